@@ -243,8 +243,12 @@ def table_from(
     for name, values in columns.items():
         if name not in known:
             raise unknown_name("column", name, known, f"product '{product}'")
-        plain = isinstance(values, pa.Array | pa.ChunkedArray) or known[name].dtype == "stamp"
-        arrays[name] = values if plain else pa.array(values, TYPES[known[name].dtype], from_pandas=False)
+        if known[name].dtype == "stamp":
+            arrays[name] = values
+        elif isinstance(values, pa.Array | pa.ChunkedArray):
+            arrays[name] = values.cast(TYPES[known[name].dtype])
+        else:
+            arrays[name] = pa.array(values, TYPES[known[name].dtype], from_pandas=False)
     return check_table(pa.table(arrays), product, bands)
 
 # %% ../../nbs/base/schema.ipynb #13eb4b9b
