@@ -6,7 +6,7 @@
 __all__ = ['TIE_TOLERANCE', 'FEW', 'checked', 'Roc', 'roc', 'TieRange', 'tpr_range_at_fpr', 'fpr_range_at_tpr', 'TiedScores',
            'refuse_ties', 'clopper_pearson', 'upper_limit', 'others_between', 'exact_interval', 'count_points',
            'mixture_interval', 'bisect', 'mixed_bits', 'one_per_host', 'design_effect', 'Measured', 'measured_table',
-           'host_index', 'negatives_needed', 'rate_interval', 'tpr_at_fpr', 'fpr_at_tpr', 'auc_influence',
+           'host_index', 'n_hosts', 'negatives_needed', 'rate_interval', 'tpr_at_fpr', 'fpr_at_tpr', 'auc_influence',
            'clustered_sd', 'auroc', 'partial_auroc', 'auprc', 'precision_from_rates', 'precision_at_recall',
            'recall_at_precision', 'bin_names', 'binned', 'tpr_by_stratum', 'fpr_by_class', 'labelled_and_vetted',
            'top_negatives', 'top_of_scores', 'operating_points']
@@ -324,14 +324,23 @@ def measured_table(rows: Sequence[Measured]) -> list[dict[str, Any]]:  # one pla
 def host_index(
     hosts: Any,  # (n,) identities of any type, or None: every stamp its own host
     n: int,  # rows
-) -> np.ndarray:  # (n,) integers, equal where the hosts are
-    "Hosts as integers"
+) -> np.ndarray | None:  # (n,) integers from 0, equal where the hosts are; None if no host repeats
+    "Hosts as integers, or None when every stamp is its own"
     if hosts is None:
-        return np.arange(n)
+        return None
     h = np.asarray(hosts)
     if len(h) != n:
         raise BadInput(f"hosts: {len(h)} rows, expected {n}, one for each score")
-    return np.unique(h, return_inverse=True)[1].reshape(-1)
+    names, index = np.unique(h, return_inverse=True)
+    return None if len(names) == n else index.reshape(-1)
+
+
+def n_hosts(
+    index: np.ndarray | None,  # (n,) from `host_index`
+    rows: np.ndarray,  # (n,) bool: the rows to look at
+) -> int:
+    "How many different hosts some rows have"
+    return int(np.count_nonzero(rows if index is None else np.bincount(index[rows])))
 
 
 def negatives_needed(
@@ -348,7 +357,7 @@ FEW = 20  # expected false positives below which only the exact interval is trus
 def rate_interval(
     s: np.ndarray,  # (n,) scores
     y: np.ndarray,  # (n,) bool
-    h: np.ndarray,  # (n,) host index
+    h: np.ndarray | None,  # (n,) host index, None if no host repeats
     curve: Roc,  # their curve
     q: float,  # fraction of the threshold-setting class above it
     threshold: float,  # where the value was read
@@ -356,15 +365,15 @@ def rate_interval(
     level: float,  # confidence
 ) -> tuple[float, float, str]:  # limits and method
     "The interval of one class's rate at the other class's quantile, hosts respected"
-    own, oth = ~y if negatives_set else y, y if negatives_set else ~y
-    single = len(np.unique(h)) == len(h)
-    hit = s >= threshold
-    deff = (1.0, 1.0) if single else (design_effect(hit[own], h[own]), design_effect(hit[oth], h[oth]))
-    events = min(q, 1 - q) * own.sum() / deff[0]
     pair = (curve.fp, curve.tp) if negatives_set else (curve.tp, curve.fp)
-    if events >= FEW and (single or min(len(np.unique(h[own & hit])), len(np.unique(h[own]))) >= FEW):
+    events, deff = min(q, 1 - q) * float(pair[0][-1]), (1.0, 1.0)
+    if h is not None:
+        own, hit = y != negatives_set, s >= threshold
+        deff = (design_effect(hit[own], h[own]), design_effect(hit[~own], h[~own]))
+        events = min(events / deff[0], n_hosts(h, own & hit), n_hosts(h, own & ~hit))
+    if events >= FEW:
         return *mixture_interval(*pair, q, level, deff), "mixture"
-    if not single:
+    if h is not None:
         rows = one_per_host(s, y, h)
         one = roc(s[rows], y[rows])
         pair = (one.fp, one.tp) if negatives_set else (one.tp, one.fp)
@@ -388,11 +397,11 @@ def tpr_at_fpr(
         refuse_ties(found, name, curve, f"and {int(fpr * curve.n_neg + 1e-9):,} negatives are allowed above")
     value = found.pessimistic if ties == "refuse" else getattr(found, ties)
     lo, hi, method = rate_interval(s, y, h, curve, fpr, found.threshold, True, level)
-    hosts_neg, need = len(np.unique(h[~y])), negatives_needed(fpr, level)
+    hosts_neg, need = n_hosts(h, ~y), negatives_needed(fpr, level)
     short = hosts_neg < need
     status = f"not enough negatives ({hosts_neg:,} hosts, {need:,} needed)" if short else "ok"
     lo, hi = (lo, hi) if short else (min(lo, value), max(hi, value))
-    counts = (curve.n_pos, curve.n_neg, len(np.unique(h[y])), hosts_neg)
+    counts = (curve.n_pos, curve.n_neg, n_hosts(h, y), hosts_neg)
     return Measured(
         name,
         float("nan") if short else value,
@@ -426,7 +435,7 @@ def fpr_at_tpr(
         refuse_ties(found, name, curve, f"and {int(np.ceil(tpr * curve.n_pos)):,} lenses are wanted above")
     value = found.pessimistic if ties == "refuse" else getattr(found, ties)
     lo, hi, method = rate_interval(s, y, h, curve, tpr, found.threshold, False, level)
-    counts = (curve.n_pos, curve.n_neg, len(np.unique(h[y])), len(np.unique(h[~y])))
+    counts = (curve.n_pos, curve.n_neg, n_hosts(h, y), n_hosts(h, ~y))
     return Measured(
         name, value, min(lo, value), max(hi, value), method, *counts, found.threshold, found.above, found.tied_pos, found.tied_neg, level
     )
@@ -450,11 +459,13 @@ def auc_influence(
 
 def clustered_sd(
     influence: np.ndarray,  # (n,) influence values
-    hosts: np.ndarray,  # (n,) host index
+    hosts: np.ndarray | None,  # (n,) host index, None if no host repeats
 ) -> float:
     "Standard error of an estimate from its influence values, stamps of one host taken together"
+    if hosts is None:
+        return float(np.sqrt((influence**2).sum()))
     sums = np.bincount(hosts, influence)
-    m = len(np.unique(hosts))
+    m = np.count_nonzero(np.bincount(hosts))
     return float(np.sqrt((sums**2).sum() * m / max(m - 1, 1)))
 
 # %% ../../nbs/stats/metrics.ipynb #81ce016f
@@ -472,7 +483,7 @@ def auroc(
     inner = min(max(auc, 1e-9), 1 - 1e-9)
     half = z * sd / (inner * (1 - inner))
     lo, hi = (float(special.expit(special.logit(inner) + sign * half)) for sign in (-1, 1))
-    return Measured("auroc", auc, lo, hi, "delong", int(y.sum()), int((~y).sum()), len(np.unique(h[y])), len(np.unique(h[~y])), level=level)
+    return Measured("auroc", auc, lo, hi, "delong", int(y.sum()), int((~y).sum()), n_hosts(h, y), n_hosts(h, ~y), level=level)
 
 # %% ../../nbs/stats/metrics.ipynb #a2d9edc8
 def partial_auroc(
@@ -544,7 +555,7 @@ def recall_at_precision(
 
     def reached(end: int) -> float:  # largest recall on a grid whose precision limit still reaches the wish
         best = 0.0
-        for r in np.linspace(0.01, 1, 100):
+        for r in np.linspace(0.02, 1, 50):
             t = fpr_range_at_tpr(curve, float(r)).threshold
             limits = rate_interval(s, y, h, curve, float(r), t, False, level)
             if precision_from_rates(r, limits[end], share) >= precision:
@@ -552,7 +563,7 @@ def recall_at_precision(
         return best
 
     value = float(curve.tpr[i]) if i >= 0 else 0.0
-    counts = (curve.n_pos, curve.n_neg, len(np.unique(h[y])), len(np.unique(h[~y])))
+    counts = (curve.n_pos, curve.n_neg, n_hosts(h, y), n_hosts(h, ~y))
     t, above = (float(curve.threshold[i]), int(curve.fp[i])) if i >= 0 else (float("inf"), 0)
     name = f"recall at precision {precision:g}, prevalence {share:.3g}"
     return Measured(name, value, min(reached(1), value), max(reached(0), value), "inverted", *counts, t, above, level=level)
@@ -593,7 +604,7 @@ def tpr_by_stratum(
     present = set(group[y].tolist())
     for name in sorted(present, key=str) if order is None else [o for o in order if o in present]:
         rows = ~y | (group == name)
-        m = tpr_at_fpr(s[rows], y[rows], fpr, h[rows], level)
+        m = tpr_at_fpr(s[rows], y[rows], fpr, None if h is None else h[rows], level)
         out.append(replace(m, name=f"{m.name}: {name}"))
     return out
 
@@ -629,7 +640,7 @@ def labelled_and_vetted(
     s, y = checked(scores, labels)
     h, out = host_index(hosts, len(s)), np.asarray(found_lenses, bool) & ~y
     a = tpr_at_fpr(s, y, fpr, h)
-    b = tpr_at_fpr(s[~out], y[~out], fpr, h[~out])
+    b = tpr_at_fpr(s[~out], y[~out], fpr, None if h is None else h[~out])
     return replace(a, name=f"{a.name}, as labelled"), replace(b, name=f"{b.name}, as vetted ({int(out.sum())} lenses out)")
 
 
