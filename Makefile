@@ -1,0 +1,50 @@
+# Everything a newcomer or a developer runs. `make demo` and `make test` each start from nothing.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup demo real test full docs bench prepare check clean
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  -/'
+
+setup: $(STAMP)  ## the environment alone, in .venv
+$(STAMP): constraints.txt settings.ini setup.py
+	@command -v $(PYTHON) >/dev/null || { echo "make: Python 3.11 is needed; name it with PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	@touch $(STAMP)
+
+demo: setup  ## the main job from nothing: a mock survey, every phase, a report
+	dhs demo --out runs/demo
+
+test: setup  ## quick evidence: every notebook and every quick test
+	nbdev_test --n_workers 2 --flags ""
+	pytest -m "not slow and not gpu" -n 2 tests
+
+full: setup  ## the evidence too heavy for every run
+	pytest -m "slow and not gpu" tests
+
+docs: setup  ## the site, in _docs
+	python .ci/docs.py
+
+bench: setup  ## figures of speed and accuracy, each beside its alternative, as JSON in runs/bench
+	mkdir -p runs/bench
+	dhs bench render --json runs/bench/render.json
+	dhs bench select --json runs/bench/select.json
+	dhs bench loader --json runs/bench/loader.json
+	dhs bench brick --json runs/bench/brick.json
+
+prepare: setup  ## format, export, clean, lint, types, contracts; before each commit
+	ruff format --quiet nbs tests setup.py
+	ruff check --fix nbs tests setup.py
+	nbdev_export
+	nbdev_clean
+	mypy
+	lint-imports
+
+clean:  ## runs and built files; the environment stays
+	rm -rf runs build dist _proc _docs *.egg-info
