@@ -10,6 +10,7 @@ __all__ = ['BRICK_SIZE', 'N_ROWS', 'row_columns', 'row_starts', 'brick_ids', 'br
 from functools import cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..base.errors import BadInput, unknown_name
 
@@ -35,8 +36,8 @@ def row_starts() -> np.ndarray:  # (722,) int64
 
 # %% ../../nbs/survey/bricks.ipynb #e48b27d7
 def brick_ids(
-    ra: np.ndarray | float,  # Right ascension, any turn of the circle [deg]
-    dec: np.ndarray | float,  # Declination [deg]
+    ra: ArrayLike,  # Right ascension, any turn of the circle [deg]
+    dec: ArrayLike,  # Declination [deg]
 ) -> np.ndarray:  # int64 ids, 1..662174
     "The brick whose own area holds each position; raises BadInput where a position is not on the sky"
     ra, dec = np.asarray(ra, np.float64), np.asarray(dec, np.float64)
