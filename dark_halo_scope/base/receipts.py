@@ -150,22 +150,11 @@ def is_done(
 def write_table(
     table: pa.Table,
     uri: str | Path,
-    row_group: int = 1024,  # Rows a row group: what a reader fetches at once
+    **options: Any,  # Of pyarrow.parquet.write_table; zstd, level 1, unless said otherwise
 ) -> str:
-    "A Parquet file, whole or not there; plain pages for fixed-size binary, so that a reader copies instead of decoding"
+    "A Parquet file, whole or not there"
     sink = pa.BufferOutputStream()
-    raw = [f.name for f in table.schema if pa.types.is_fixed_size_binary(f.type)]
-    compression = {f.name: ("none" if f.name in raw and f.type.byte_width > 20_000 else "zstd") for f in table.schema}
-    dictionary = [f.name for f in table.schema if f.type == pa.string()]
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=row_group,
-        compression=compression,
-        compression_level=1,
-        use_dictionary=dictionary,
-        write_statistics=dictionary,
-    )
+    pq.write_table(table, sink, **({"compression": "zstd", "compression_level": 1} | options))
     return write_bytes(sink.getvalue().to_pybytes(), uri)
 
 
@@ -194,10 +183,10 @@ def write_product(
     product: str,  # Name of the product
     identity: Mapping[str, Any],  # See `identity_of`
     run: Mapping[str, Any] | None = None,  # See `run_facts`
-    row_group: int = 1024,  # Rows a row group
+    **options: Any,  # See `write_table`
 ) -> Receipt:
     "Writes table, then receipt (with rows, unique hosts and content hash added to the identity)"
-    write_table(table, uri, row_group)
+    write_table(table, uri, **options)
     counted = {"rows": table.num_rows, "content": content_hash(table)}
     if {"brickid", "objid"} <= set(table.column_names):
         counted["hosts"] = count_hosts(table)
