@@ -458,7 +458,8 @@ def lensed_transforms(
 
     model, keywords = _mass_model(mass)
     grid_x, grid_y = fine_grid(size)
-    behind = [a.reshape(grid_x.shape) for a in model.ray_shooting(grid_x.ravel(), grid_y.ravel(), keywords)]
+    # A ray through the very centre of a singular lens has no deflection; a hair beside it has.
+    behind = [a.reshape(grid_x.shape) for a in model.ray_shooting(grid_x.ravel() + 1e-6, grid_y.ravel(), keywords)]
     light = LightModel(["SERSIC"])
     area = (PIXSCALE / FINER) ** 2
     transforms = []
@@ -466,6 +467,8 @@ def lensed_transforms(
         one = [{"amp": 1.0, "R_sersic": piece["radius"], "n_sersic": 1.0, "center_x": x + piece["dx"], "center_y": y + piece["dy"]}]
         bright = light.surface_brightness(*behind, one) / light.total_flux(one)[0]
         transforms.append(fine_transform(bright * area, unit=False))
+    if not np.isfinite(transforms).all():
+        raise FloatingPointError(f"lenstronomy gave light that is not a number for {mass}")
     return transforms
 
 # %% ../../nbs/survey/mock_sky.ipynb #096d2fdf
