@@ -34,9 +34,12 @@ class StampSet:
     name: str = "sim"  # For counts and messages
     column: str = "stamp"  # "stamp" or "ctrl_stamp"
     label: int | None = None  # 1 lens, 0 not; None: 1 unless is_control, or the label column where there is one
+    only: str = "all"  # "all" rows, the "injected" or the "controls"
     weight: float = 1.0  # Copies of each row in an epoch, on average
 
     def __post_init__(self) -> None:
+        if self.only not in ("all", "injected", "controls"):
+            raise unknown_name("choice", self.only, ("all", "injected", "controls"), f"set '{self.name}', only")
         if self.column == "ctrl_stamp" and self.label is None:
             raise BadInput(f"set '{self.name}' reads ctrl_stamp, whose rows are labelled for the painted stamp: give the set its own label")
 
@@ -213,6 +216,10 @@ def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: ReadRec
     sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     label = _labels(rows, chosen, uri)
     keep, lost = selected(rows, label, selection, uri)
+    if chosen.only != "all":
+        if "is_control" not in rows:
+            raise BadInput(f"{uri}: lacks column 'is_control', which set '{chosen.name}' chooses by")
+        keep &= rows["is_control"].astype(bool) == (chosen.only == "controls")
     n = len(label)
     out = {
         "unit": first_unit + np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
@@ -271,6 +278,7 @@ def upsample_hard(
     if not hard.any():
         raise BadInput(f"{recipe.hard_negatives}: none of its {len(known)} positions is a negative of the set")
     index.copies[hard] *= recipe.hard_negative_weight
+    index.identity["hard_negative"] = hard
     return index
 
 # %% ../../nbs/stamps/reader.ipynb #227cf766
