@@ -30,7 +30,7 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         return recipe_from(typing.cast(type, kind), value, where)
     if origin in (typing.Union, types.UnionType):
         return None if value is None and type(None) in args else _typed(next(a for a in args if a is not type(None)), value, where)
-    if origin is Literal:
+    if origin is typing.Literal:
         if value not in args:
             raise unknown_name("choice", str(value), map(str, args), where)
         return value
