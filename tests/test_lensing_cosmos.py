@@ -102,8 +102,12 @@ def test_a_galaxy_is_in_one_split_whatever_the_catalogue(tmp_path):
         (tmp_path / name).mkdir()
     images = [galaxy(seed=i) for i in range(8)]
     write_sample(tmp_path / "one", images)
-    write_sample(tmp_path / "two", images[::-1], name="other", RA=(150 + np.arange(8) * 0.02)[::-1] + 2e-5, DEC=(2 + np.arange(8) * 0.02)[::-1])
-    assert build_bank([tmp_path / "one", tmp_path / "two"], tmp_path / "b.h5")["set_aside"] == {"the same galaxy in an earlier catalogue": 8}
+    write_sample(
+        tmp_path / "two", images[::-1], name="other", RA=(150 + np.arange(8) * 0.02)[::-1] + 2e-5, DEC=(2 + np.arange(8) * 0.02)[::-1]
+    )
+    assert build_bank([tmp_path / "one", tmp_path / "two"], tmp_path / "b.h5")["set_aside"] == {
+        "the same galaxy in an earlier catalogue": 8
+    }
 
 
 def test_without_psf_file(tmp_path):
