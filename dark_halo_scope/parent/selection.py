@@ -81,13 +81,9 @@ def column(
     if name not in names:
         raise BadInput(f"catalogue: no column '{name}'; expected it among {', '.join(list(names)[:12])}")
     values = table[name]
-    return (
-        values
-        if isinstance(values, np.ndarray)
-        else values.to_numpy(zero_copy_only=False)
-        if isinstance(values, pa.Array)
-        else values.to_numpy()
-    )
+    if isinstance(values, pa.Array):
+        return values.to_numpy(zero_copy_only=False)
+    return values.to_numpy() if isinstance(values, pa.ChunkedArray) else np.asarray(values)
 
 
 def magnitude(

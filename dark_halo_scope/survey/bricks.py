@@ -135,14 +135,12 @@ def brick_neighbours(
     brickid: int,  # Id
 ) -> np.ndarray:  # Sorted ids, the brick itself not among them
     "Bricks that share an edge or a corner with one; raises BadInput for an id that does not exist"
-    ra1, ra2, dec1, dec2 = (float(edge) for edge in brick_edges(brickid))
-    step = 1e-6
-    found = [brick_ids([ra1 - step, ra2 + step], [(dec1 + dec2) / 2] * 2)]
-    for edge in (dec1 - step, dec2 + step):
-        if abs(edge) < 90:
-            first, last = (int(x) for x in brick_ids([ra1 - step, ra2 + step], [edge, edge]))
-            row = int(np.searchsorted(row_starts(), first, side="left") - 1)
-            width = last - first + 1 if last >= first else last - first + 1 + row_columns()[row]
-            found.append((first - row_starts()[row] - 1 + np.arange(width)) % row_columns()[row] + row_starts()[row] + 1)
+    ra1, ra2, _, _ = (float(edge) for edge in brick_edges(brickid))
+    row = int(_rows_of(np.asarray(brickid))[0])
+    step, found = 1e-6, []
+    for other in range(max(0, row - 1), min(N_ROWS, row + 2)):
+        columns = int(row_columns()[other])
+        first, last = (int(np.floor(edge / 360 * columns)) for edge in (ra1 - step, ra2 + step))
+        found.append(row_starts()[other] + 1 + np.arange(first, last + 1) % columns)
     ids = np.unique(np.concatenate(found))
     return ids[ids != brickid]
