@@ -6,7 +6,7 @@
 __all__ = ['VARIANTS', 'FLAGS', 'BRIGHT_Z', 'SELECTIONS', 'Table', 'DESI_MASKS', 'DESI_COLUMNS', 'ColourCut', 'SelectionRecipe',
            'column', 'magnitude', 'not_psf', 'passes', 'colour_flags', 'desi_lrg_colours', 'desi_lrg_quality',
            'desi_lrg', 'unit_vectors', 'near_any', 'flags', 'colour_cuts', 'cuts', 'attrition', 'select',
-           'sweep_columns', 'select_sweep', 'add_attrition', 'with_magnitudes']
+           'sweep_columns', 'check_sky', 'select_sweep', 'add_attrition', 'with_magnitudes']
 
 # %% ../../nbs/parent/selection.ipynb #311a79bd
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from ..base.schema import parse_bands
 from ..survey.bricks import is_brick_primary
 from ..survey.maskbits import any_bit, mask_value
 from ..survey.photometry import ab_magnitude, dereddened, flux_of
+from ..survey.release import sweep_bounds
 from ..survey.sweeps import table_chunks
 
 # %% ../../nbs/parent/selection.ipynb #4c1c8c44
@@ -76,14 +77,15 @@ def column(
     table: Table,  # Arrow table, or arrays by name
     name: str,  # In lower case
 ) -> np.ndarray:
-    "A column as an array; raises BadInput when it is not there"
+    "A column of numbers; raises BadInput when it is not there or is not of numbers"
     names = table.keys() if isinstance(table, Mapping) else table.schema.names
     if name not in names:
         raise BadInput(f"catalogue: no column '{name}'; expected it among {', '.join(list(names)[:12])}")
     values = table[name]
-    if isinstance(values, pa.Array):
-        return values.to_numpy(zero_copy_only=False)
-    return values.to_numpy() if isinstance(values, pa.ChunkedArray) else np.asarray(values)
+    array = np.asarray(values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array | pa.ChunkedArray) else values)
+    if array.dtype.kind not in "iufb":
+        raise BadInput(f"catalogue: column '{name}' is {array.dtype}; expected numbers")
+    return array
 
 
 def magnitude(
@@ -100,10 +102,10 @@ def not_psf(
     table: Table,  # With `type`
 ) -> np.ndarray:  # bool
     "Objects that Tractor did not fit as a point; raises BadInput when `type` is missing or is not text"
-    values = (
-        column(table, "type") if isinstance(table, Mapping) else table["type"] if "type" in table.schema.names else column(table, "type")
-    )
-    text = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
+    names = table.keys() if isinstance(table, Mapping) else table.schema.names
+    if "type" not in names:
+        raise BadInput("catalogue: no column 'type'; expected Tractor's types such as DEV or PSF")
+    text = table["type"] if isinstance(table["type"], pa.Array | pa.ChunkedArray) else pa.array(table["type"])
     if pa.types.is_binary(text.type) or pa.types.is_fixed_size_binary(text.type):
         text = text.cast(pa.string())
     if not (pa.types.is_string(text.type) or pa.types.is_large_string(text.type)):
@@ -294,13 +296,30 @@ def sweep_columns(
     return list(dict.fromkeys([*identity, *(f"{kind}_{band}" for kind in per_band for band in bands), *DESI_COLUMNS]))
 
 
+def check_sky(
+    table: pa.Table,  # With ra, dec, brickid
+    uri: str,  # The sweep, or any other catalogue
+) -> None:
+    "Refuses positions outside the sweep that its name promises, and bricks that do not exist: the marks of a file in the wrong byte order"
+    west, east, south, north = sweep_bounds(uri) if "sweep-" in uri.rsplit("/", 1)[-1] else (0.0, 360.0, -90.0, 90.0)
+    ra, dec, brickid = (column(table, name) for name in ("ra", "dec", "brickid"))
+    outside = ~((ra >= west) & (ra <= east) & (dec >= south) & (dec <= north)) | (brickid < 1) | (brickid > 662_174)
+    if outside.any():
+        raise BadInput(
+            f"{uri}: {outside.sum()} of {len(ra)} rows lie outside {west:g} to {east:g}, {south:g} to {north:g} deg, or in no brick"
+        )
+
+
 def select_sweep(
     uri: str,  # Sweep or Tractor catalogue
     recipe: SelectionRecipe,
     known: tuple[np.ndarray, np.ndarray] | None = None,  # Positions (ra, dec) of known lenses, left out [deg]
 ) -> tuple[pa.Table, pa.Table]:  # As `select` gives
     "The selected objects of one sweep in bounded memory; raises BadInput when the file is broken or lacks a column"
-    pieces = [select(chunk, recipe, known) for chunk in table_chunks(uri, sweep_columns(recipe.bands))]
+    pieces = []
+    for chunk in table_chunks(uri, sweep_columns(recipe.bands)):
+        check_sky(chunk, uri)
+        pieces.append(select(chunk, recipe, known))
     return pa.concat_tables([kept for kept, _ in pieces]), add_attrition([counts for _, counts in pieces])
 
 

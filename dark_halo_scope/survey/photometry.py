@@ -17,11 +17,11 @@ ZERO_POINT = 22.5  # AB magnitude of one nanomaggy
 
 def ab_magnitude(
     flux: np.ndarray | float,  # [nanomaggies]
-) -> np.ndarray:  # [AB mag], float64; NaN where the flux is not positive
+) -> np.ndarray:  # [AB mag], float64; NaN where the flux is not positive and finite
     "AB magnitude of a flux"
     flux = np.asarray(flux, np.float64)
     out = np.full(flux.shape, np.nan)
-    np.log10(flux, out=out, where=flux > 0)
+    np.log10(flux, out=out, where=(flux > 0) & (flux < np.inf))
     return ZERO_POINT - 2.5 * out
 
 
@@ -48,9 +48,10 @@ def transmission(
 def dereddened(
     flux: np.ndarray,  # [nanomaggies]
     mw_transmission: np.ndarray,  # MW_TRANSMISSION of the same band
-) -> np.ndarray:  # [nanomaggies], float64
+) -> np.ndarray:  # [nanomaggies], float64; NaN where the transmission is not positive
     "Flux as it would be without the Milky Way's dust"
-    return np.asarray(flux, np.float64) / np.asarray(mw_transmission, np.float64)
+    through = np.asarray(mw_transmission, np.float64)
+    return np.asarray(flux, np.float64) / np.where(through > 0, through, np.nan)
 
 # %% ../../nbs/survey/photometry.ipynb #2c0d898a
 AB_MINUS_VEGA = {"w1": 2.699, "w2": 3.339, "w3": 5.174, "w4": 6.620}  # [mag]

@@ -18,6 +18,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 from astropy.io.fits.hdu.compressed._codecs import HCompress1  # astropy's decoder of H-compress has no public name
+from astropy.io.fits.hdu.compressed._compression import CfitsioException
 
 from ..base.errors import BadInput
 from .fitsfile import CardValue, find_hdu, header_int, open_random, read_at, row_dtype
@@ -130,22 +131,19 @@ def undither(
     "Turns a tile's whole numbers to fluxes in place"
     if row < 0:
         for i in range(out.size):
-            out[i] = np.float32(np.float64(numbers[i]) * scale + zero)
-    else:
-        first = row % N_RANDOM
-        following = int(table[first] * 500)
-        for i in range(out.size):
-            if exact_zeros and numbers[i] == EXACT_ZERO:
-                out[i] = 0.0
-            else:
-                out[i] = np.float32((np.float64(numbers[i]) - np.float64(table[following]) + 0.5) * scale + zero)
-            following += 1
-            if following == N_RANDOM:
-                first = (first + 1) % N_RANDOM
-                following = int(table[first] * 500)
+            out[i] = np.nan if numbers[i] == blank else np.float32(np.float64(numbers[i]) * scale + zero)
+        return
+    first = row % N_RANDOM
+    following = int(table[first] * 500)
     for i in range(out.size):
-        if numbers[i] == blank:
-            out[i] = np.nan
+        value = numbers[i]
+        out[i] = np.float32((np.float64(value) - np.float64(table[following]) + 0.5) * scale + zero)
+        if value <= EXACT_ZERO:
+            out[i] = np.nan if value == blank else 0.0 if exact_zeros and value == EXACT_ZERO else out[i]
+        following += 1
+        if following == N_RANDOM:
+            first = (first + 1) % N_RANDOM
+            following = int(table[first] * 500)
 
 # %% ../../nbs/survey/tiles.ipynb #7199447d
 @dataclass(frozen=True)
@@ -168,6 +166,9 @@ class TiledImage:
     scale: np.ndarray  # (tiles,) float64
     zero: np.ndarray  # (tiles,) float64
     blank: int  # ZBLANK
+    block: int  # Rice: BLOCKSIZE
+    bytepix: int  # Rice: BYTEPIX
+    smooth: int  # H-compress: SMOOTH
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -218,11 +219,20 @@ def open_tiled(
     scale, zero = (_per_tile(rows, head, name, where) if quantised else np.ones(len(rows)) for name in ("zscale", "zzero"))
     dithered, exact_zeros = DITHERS[dithering]
     row = header_int(head, "ZDITHER0", where, 1, N_RANDOM, default=1) - 1 if dithered and quantised else -1
-    blank = header_int(head, "ZBLANK", where, -(2**31), 2**31 - 1, default=-(2**31))
+    blank = header_int(head, "ZBLANK", where, -(2**31), EXACT_ZERO if row >= 0 else 2**31 - 1, default=-(2**31))
     return TiledImage(
         file, where, head, shape, tile, str(head["ZCMPTYPE"]), np.dtype(IMAGE_TYPES[int(bits)]),
         row, exact_zeros, quantised, codes[:, 0], heap + codes[:, 1], packed, scale, zero, blank,
+        _setting(head, "BLOCKSIZE", 32, where), _setting(head, "BYTEPIX", 4, where), _setting(head, "SMOOTH", 0, where),
     )  # fmt: skip
+
+
+def _setting(head: dict, name: str, default: int, where: str) -> int:
+    "A parameter of the compression: ZNAMEi and ZVALi of the header; raises BadInput when it makes no sense"
+    for i in range(1, 10):
+        if head.get(f"ZNAME{i}") == name:
+            return header_int(head, f"ZVAL{i}", where, low=0 if name == "SMOOTH" else 1, high=65_536)
+    return default
 
 
 def _per_tile(rows: np.ndarray, head: dict, name: str, where: str) -> np.ndarray:
@@ -235,14 +245,6 @@ def _per_tile(rows: np.ndarray, head: dict, name: str, where: str) -> np.ndarray
     return values
 
 # %% ../../nbs/survey/tiles.ipynb #b7fbf8d7
-def _setting(image: TiledImage, name: str, default: int) -> int:
-    "A parameter of the compression: ZNAMEi and ZVALi of the header"
-    for i in range(1, 10):
-        if image.header.get(f"ZNAME{i}") == name:
-            return header_int(image.header, f"ZVAL{i}", image.where, high=65_536)
-    return default
-
-
 def _plain(code: np.ndarray, n: int, image: TiledImage) -> np.ndarray:
     "Gzipped big-endian values"
     dtype = image.dtype if image.dtype.kind == "f" else np.dtype("i4")
@@ -268,7 +270,7 @@ def decode_tile(
         if image.packed[number] or (image.method == "GZIP_1" and not image.quantised):
             return _plain(code, n, image).astype(image.dtype).reshape(shape)
         numbers = _numbers(image, code, shape)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, CfitsioException) as error:
         raise BadInput(f"{image.where}: tile {number} cannot be decoded ({error})") from error
     if not image.quantised:
         return numbers.astype(image.dtype).reshape(shape)
@@ -284,12 +286,10 @@ def _numbers(image: TiledImage, code: np.ndarray, shape: tuple[int, int]) -> np.
     if image.method == "GZIP_1":
         return np.frombuffer(gzip.decompress(code.tobytes()), ">i4", count=n).astype(np.int32)
     if image.method == "HCOMPRESS_1":
-        codec = HCompress1(
-            scale=_setting(image, "SCALE", 0), smooth=bool(_setting(image, "SMOOTH", 0)), bytepix=8, nx=shape[0], ny=shape[1]
-        )
+        codec = HCompress1(scale=0, smooth=bool(image.smooth), bytepix=8, nx=shape[0], ny=shape[1])
         return np.asarray(codec.decode(_checked_hcompress(code, shape))).reshape(-1)[:n].astype(np.int32)
     numbers = np.empty(n, np.int32)
-    if not rice_decode(code, numbers, max(1, _setting(image, "BLOCKSIZE", 32)), _setting(image, "BYTEPIX", 4)):
+    if not rice_decode(code, numbers, image.block, image.bytepix):
         raise ValueError("its Rice code ends before the tile does")
     return numbers
 

@@ -1,0 +1,439 @@
+"Catalogues and compressed images against astropy and fitsio, and against files that are broken"
+
+import gzip
+import shutil
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.parent.selection import SelectionRecipe, select_sweep, sweep_columns
+from dark_halo_scope.survey import tiles
+from dark_halo_scope.survey.coadds import read_cutouts
+from dark_halo_scope.survey.fitsfile import find_hdu, open_random, row_dtype
+from dark_halo_scope.survey.release import Release
+from dark_halo_scope.survey.sweeps import read_table, table_chunks, table_names
+
+# ---------------------------------------------------------------- catalogues
+
+
+def sweep_table(n=500, seed=1):
+    "A sweep's columns, in capitals, inside sweep-150p000-155p005"
+    draw = np.random.default_rng(seed)
+    table = {name.upper(): draw.uniform(0.5, 50, n).astype(np.float32) for name in sweep_columns()}
+    table |= {"RELEASE": np.full(n, 10_000, np.int16), "BRICKID": np.full(n, 343_928, np.int32), "OBJID": np.arange(n, dtype=np.int32)}
+    table |= {
+        "BRICKNAME": np.full(n, "1501p022"),
+        "TYPE": draw.choice(["PSF", "REX", "DEV", "SER"], n),
+        "MASKBITS": draw.choice([0, 2, 65_536], n).astype(np.int32),
+    }
+    table |= {f"NOBS_{band}": draw.integers(0, 4, n).astype(np.int16) for band in "GRZ"}
+    table |= {f"MW_TRANSMISSION_{band}": draw.uniform(0.8, 1, n).astype(np.float32) for band in ("G", "R", "Z", "W1")}
+    return Table(
+        table
+        | {"RA": draw.uniform(150.01, 150.24, n), "DEC": draw.uniform(2.13, 2.37, n), "DCHISQ": draw.random((n, 5)).astype(np.float32)}
+    )
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    "A sweep on disk"
+    path = tmp_path_factory.mktemp("sweep") / "sweep-150p000-155p005.fits"
+    sweep_table().write(path)
+    return path
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 1000, 2**20])
+def test_columns_are_those_that_astropy_reads(sweep, chunk_bytes):
+    theirs = Table.read(sweep)
+    columns = sweep_columns()
+    pieces = list(table_chunks(str(sweep), columns, chunk_bytes=chunk_bytes))
+    ours = pa.concat_tables(pieces)
+    assert ours.column_names == columns and len(pieces) == {1: 500, 1000: 84, 2**20: 1}[chunk_bytes]
+    for name in columns:
+        assert (
+            ours[name].to_pylist()
+            == np.asarray(theirs[name.upper()].astype(str) if ours[name].type == pa.string() else theirs[name.upper()]).tolist()
+        )
+
+
+def test_real_files_agree_with_fitsio(real_data):
+    fitsio = pytest.importorskip("fitsio")
+    files = sorted((real_data / "catalogues" / "desitarget_rows").glob("*.fits"))
+    assert len(files) == 7
+    for path in files:
+        theirs = fitsio.read(path)
+        names = [
+            name
+            for name in table_names(str(path))
+            if theirs[name.upper()].ndim == 1 and theirs[name.upper()].dtype.kind not in "b" and not name.endswith("params_solved")
+        ]
+        ours = read_table(str(path), names)
+        for name in names:
+            wanted = theirs[name.upper()]
+            wanted = [str(value).rstrip() for value in wanted] if wanted.dtype.kind == "U" else wanted.tolist()
+            assert ours[name].to_pylist() == wanted, (path.name, name)
+
+
+def test_a_gzipped_table_reads_the_same_and_a_cut_one_is_refused(sweep, tmp_path):
+    packed = tmp_path / "bricks.fits.gz"
+    packed.write_bytes(gzip.compress(sweep.read_bytes()))
+    assert read_table(str(packed), ["ra"]).equals(read_table(str(sweep), ["ra"]))
+    packed.write_bytes(packed.read_bytes()[:5000])
+    with pytest.raises(BadInput, match="gzip"):
+        read_table(str(packed), ["ra"])
+
+
+def test_an_empty_table_has_columns_and_no_rows(tmp_path):
+    path = tmp_path / "empty.fits"
+    sweep_table()[:0].write(path)
+    assert read_table(str(path), ["ra", "type"]).schema == pa.schema([("ra", pa.float64()), ("type", pa.string())])
+
+
+def broken(path, target, change):
+    "A copy of a file with its bytes changed"
+    data = path.read_bytes()
+    changed = change(data)
+    assert changed != data
+    target.write_bytes(changed)
+    return str(target)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda b: b[:-2880], "truncated"),
+        (lambda b: b[:3000], "truncated"),
+        (lambda b: b"", "no HDU 1"),
+        (lambda b: b"<html><body>502 Bad Gateway</body></html>", "truncated"),
+        (lambda b: (b"<html>" + b" " * 3000 + b"END" + b" " * 77 * 400)[: len(b)], "FITS"),
+        (lambda b: b.replace(b"NAXIS2  =                  500", b"NAXIS2  =              5000000"), "truncated"),
+        (lambda b: b.replace(b"NAXIS2  =                  500", b"NAXIS2  =                 -500"), "NAXIS2"),
+        (lambda b: b.replace(b"NAXIS2  =                  500", b"NAXIS2  =                  5.5"), "NAXIS2"),
+        (lambda b: b.replace(b"'BINTABLE'", b"'IMAGE   '"), "binary table"),
+        (lambda b: b.replace(b"TFORM12 = 'E", b"TFORM12 = 'D"), "bytes a row"),
+        (lambda b: b.replace(b"'FLUX_R  '", b"'FLUX_RR '"), "flux_r"),
+        (lambda b: b[:2880], "no HDU 1"),
+    ],
+)
+def test_broken_catalogues_are_refused_with_a_reason(sweep, tmp_path, change, says):
+    path = broken(sweep, tmp_path / "sweep-150p000-155p005.fits", change)
+    with pytest.raises(BadInput, match=says) as error:
+        select_sweep(path, SelectionRecipe())
+    assert "\n" not in str(error.value) and path in str(error.value)
+
+
+def test_a_header_without_end_does_not_hang(tmp_path):
+    path = tmp_path / "endless.fits"
+    path.write_bytes(b"SIMPLE  =                    T".ljust(80) + b"COMMENT again and again".ljust(80) * 500_000)
+    start = time.perf_counter()
+    with pytest.raises(BadInput, match="no FITS header"):
+        read_table(str(path), ["ra"])
+    assert time.perf_counter() - start < 5
+
+
+def test_the_wrong_byte_order_is_not_mistaken_for_a_catalogue(sweep, tmp_path):
+    with open_random(str(sweep)) as file:
+        hdu = find_hdu(file, 1, "sweep")
+        layout = row_dtype(hdu, "sweep")
+
+    def swap(data):
+        rows = np.frombuffer(data[hdu.start : hdu.start + hdu.size], layout).copy()
+        return data[: hdu.start] + rows.byteswap().tobytes() + data[hdu.start + hdu.size :]
+
+    with pytest.raises(BadInput, match="outside 150 to 155"):
+        select_sweep(broken(sweep, tmp_path / sweep.name, swap), SelectionRecipe())
+
+
+def test_text_where_numbers_belong_is_refused(tmp_path):
+    table = sweep_table()
+    table["FLUX_R"] = table["FLUX_R"].astype(str)
+    path = tmp_path / "sweep-150p000-155p005.fits"
+    table.write(path)
+    with pytest.raises(BadInput, match="'flux_r'.*expected numbers"):
+        select_sweep(str(path), SelectionRecipe())
+
+
+@settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 100_000), st.integers(1, 40), st.binary(min_size=1, max_size=80))
+def test_no_noise_in_a_header_makes_the_reader_do_anything_but_read_or_refuse(sweep, start, repeat, noise):
+    data = bytearray(sweep.read_bytes())
+    start %= 12_000
+    data[start : start + repeat * len(noise)] = noise * repeat
+    try:
+        hdu = find_hdu(pa.BufferReader(bytes(data)), 1, "noise")
+        row_dtype(hdu, "noise", ("ra",))
+    except BadInput as error:
+        assert "\n" not in str(error)
+
+
+# ---------------------------------------------------------------- compressed images
+
+RICE = {"compression_type": "RICE_1", "quantize_method": 2, "quantize_level": -1e-4, "dither_seed": 42}
+
+
+def picture(shape, seed=1):
+    "Sky with bright stars (so that a tile's numbers span many bits), exact zeros, and a flat patch"
+    draw = np.random.default_rng(seed)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    image = draw.normal(0, 0.004, shape)
+    for _ in range(6):
+        x0, y0, peak = draw.uniform(0, shape[1]), draw.uniform(0, shape[0]), 10 ** draw.uniform(-1, 4)
+        image += peak * np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / 8)
+    image[: shape[0] // 5, : shape[1] // 5] = 0
+    image[-shape[0] // 6 :, -shape[1] // 6 :] = 0.25
+    return image.astype(np.float32)
+
+
+def compressed(path, values, **options):
+    "A compressed image in HDU 1"
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(values, tile_shape=options.pop("tile_shape", (100, 100)), **options)]).writeto(
+        path, overwrite=True
+    )
+    return str(path)
+
+
+KINDS = {
+    "image": lambda s: (picture(s), RICE),
+    "image, other seed": lambda s: (picture(s, 5), RICE | {"dither_seed": 9_999}),
+    "first method": lambda s: (picture(s), RICE | {"quantize_method": 1}),
+    "invvar": lambda s: (np.abs(picture(s)) * 1e5, {"compression_type": "RICE_1", "quantize_level": 16, "quantize_method": -1}),
+    "without loss": lambda s: (picture(s), {"compression_type": "GZIP_1", "quantize_level": 0}),
+    "gzipped numbers": lambda s: (picture(s), RICE | {"compression_type": "GZIP_1"}),
+    "mask": lambda s: ((picture(s) * 100).astype(np.int32) & 0x1FFFF, {"compression_type": "HCOMPRESS_1"}),
+    "rice mask": lambda s: ((picture(s) * 1000).astype(np.int32), {"compression_type": "RICE_1"}),
+    "short": lambda s: ((picture(s) * 3).astype(np.int16), {"compression_type": "RICE_1"}),
+    "bytes": lambda s: (np.clip(picture(s) * 30, 0, 255).astype(np.uint8), {"compression_type": "RICE_1"}),
+    "gzipped mask": lambda s: ((picture(s) * 100).astype(np.int32), {"compression_type": "GZIP_1"}),
+    "noise of 32 bits": lambda s: (np.random.default_rng(2).integers(-(2**31), 2**31 - 1, s, np.int32), {"compression_type": "RICE_1"}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(330, 250), (300, 400)])
+def test_stamps_are_bit_for_bit_cuts_of_the_whole_image(tmp_path, kind, shape):
+    values, options = KINDS[kind](shape)
+    path = compressed(tmp_path / "image.fits.fz", values, **options)
+    with fits.open(path) as hdus:
+        whole = np.asarray(hdus[1].data)
+    draw = np.random.default_rng(4)
+    x0, y0 = draw.integers(0, shape[1] - 64 + 1, 30), draw.integers(0, shape[0] - 64 + 1, 30)
+    ours = tiles.read_stamps(tiles.open_tiled(path), x0, y0, 64)
+    wanted = np.stack([whole[b : b + 64, a : a + 64] for a, b in zip(x0, y0, strict=True)]).astype(ours.dtype)
+    assert ours.tobytes() == wanted.tobytes()
+
+
+def test_fitsio_agrees_too(tmp_path):
+    fitsio = pytest.importorskip("fitsio")
+    path = str(tmp_path / "image.fits.fz")
+    values = picture((330, 250))
+    fitsio.write(path, values, compress="RICE", tile_dims=(100, 100), qlevel=-1e-4, qmethod="SUBTRACTIVE_DITHER_2", clobber=True)
+    ours = tiles.read_stamps(tiles.open_tiled(path), [0, 186], [0, 266], 64)
+    with fitsio.FITS(path) as file:
+        assert ours.tobytes() == np.stack([file[1][0:64, 0:64], file[1][266:330, 186:250]]).tobytes()
+
+
+def test_a_stamp_does_not_depend_on_its_company(tmp_path):
+    path = compressed(tmp_path / "image.fits.fz", picture((500, 500)), **RICE)
+    draw = np.random.default_rng(6)
+    x0, y0 = draw.integers(0, 436, (2, 40))
+    together = tiles.read_stamps(tiles.open_tiled(path), x0, y0, 64)
+    alone = [tiles.read_stamps(tiles.open_tiled(path), [a], [b], 64)[0] for a, b in zip(x0, y0, strict=True)]
+    assert together.tobytes() == np.stack(alone).tobytes()
+
+
+@settings(max_examples=120, deadline=4000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["image", "mask", "without loss", "rice mask"]), st.data())
+def test_no_noise_in_an_image_makes_the_reader_do_anything_but_read_or_refuse(tmp_path_factory, kind, data):
+    values, options = KINDS[kind]((120, 120))
+    path = tmp_path_factory.getbasetemp() / f"noise {kind}.fits.fz"
+    if not path.exists():
+        compressed(path, values, **options)
+    whole = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 20))):
+        whole[data.draw(st.integers(2880, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        whole = whole[: data.draw(st.integers(1, len(whole)))]
+    try:
+        stamps = tiles.read_stamps(tiles.open_tiled("noise", file=pa.BufferReader(bytes(whole))), [20], [20], 64)
+        assert stamps.shape == (1, 64, 64)
+    except BadInput as error:
+        assert "\n" not in str(error)
+
+
+# ---------------------------------------------------------------- bricks
+
+SIDE = 400
+CARDS = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.125, "CRVAL2": 2.25, "CRPIX1": SIDE / 2 + 0.5, "CRPIX2": SIDE / 2 + 0.5}
+CARDS |= {"CD1_1": -0.262 / 3600, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 0.262 / 3600}
+
+
+def write_brick(root, side=SIDE, seed=1, gap=None):
+    "A brick's coadds in g, r, z as the survey writes them; `gap` is a region without r data"
+    release, cards = Release(str(root)), CARDS | {"CRPIX1": side / 2 + 0.5, "CRPIX2": side / 2 + 0.5}
+    (root / "south" / "coadd" / "150" / "1501p022").mkdir(parents=True, exist_ok=True)
+    planes = {}
+    for b, band in enumerate("grz"):
+        image, covered = picture((side, side), seed + b), np.ones((side, side), bool)
+        if gap and band == "r":
+            covered[gap] = False
+        for kind, values, options in (
+            ("image", np.where(covered, image, 0), RICE),
+            ("invvar", np.where(covered, 62_500, 0), {"compression_type": "RICE_1", "quantize_level": 16, "quantize_method": -1}),
+            ("psfsize", np.where(covered, 1.2 + 0.1 * b, 0), {"compression_type": "GZIP_1", "quantize_level": 0}),
+        ):
+            path = compressed(release.coadd("1501p022", kind, band), values.astype(np.float32), header=fits.Header(cards), **options)
+            planes[kind, band] = path
+    y, x = np.mgrid[:side, :side]
+    mask = ((np.hypot(x - 300, y - 300) < 50) * 2048 + (x < 40) * 1).astype(np.int32)
+    compressed(release.coadd("1501p022", "maskbits"), mask, header=fits.Header(cards), compression_type="HCOMPRESS_1")
+    return release
+
+
+def sky(x, y, side=SIDE):
+    "Positions of pixels, by astropy"
+    from astropy.wcs import WCS
+
+    return WCS(fits.Header(CARDS | {"CRPIX1": side / 2 + 0.5, "CRPIX2": side / 2 + 0.5})).all_pix2world(x, y, 0)
+
+
+@pytest.fixture(scope="module")
+def brick(tmp_path_factory):
+    "A brick with a masked star, an overlap at its western edge, and a corner without r data"
+    return write_brick(tmp_path_factory.mktemp("brick"), gap=np.s_[:100, 300:])
+
+
+def test_cutouts_are_what_whole_image_cuts_give(brick):
+    x, y = np.array([100.2, 250.7, 60.5]), np.array([120.4, 200.1, 331.4])
+    cutouts = read_cutouts(brick, "1501p022", *sky(x, y), bands="g,r,z")
+    for b, band in enumerate("grz"):
+        with fits.open(brick.coadd("1501p022", "image", band)) as hdus:
+            for k in range(3):
+                x0, y0 = int(round(x[k] - 31.5)), int(round(y[k] - 31.5))
+                assert (cutouts.image[k, b] == hdus[1].data[y0 : y0 + 64, x0 : x0 + 64]).all()
+                np.testing.assert_allclose(
+                    [cutouts.dx[k], cutouts.dy[k]], [(x[k] - x0 - 31.5) * 0.262, (y[k] - y0 - 31.5) * 0.262], atol=1e-6
+                )
+    np.testing.assert_allclose(cutouts.psfsize, [[1.2, 1.3, 1.4]] * 3, rtol=1e-6)
+    assert cutouts.ok.all() and (cutouts.why == "").all() and (cutouts.invvar == 62_500).all()
+
+
+def test_edges_gaps_and_stars_are_flagged_each_in_its_way(brick):
+    x, y = np.array([30.9, 31.1, 367.9, 368.1, 350.0, 300.0, -500.0]), np.array([200.0, 200, 200, 200, 50, 300, 200])
+    cutouts = read_cutouts(brick, "1501p022", *sky(x, y))
+    edge, whole = "reaches over the edge of brick 1501p022", ""
+    assert cutouts.why.tolist() == [edge, whole, whole, edge, "no r data in 100 % of the stamp", whole, edge]
+    assert cutouts.ok.tolist() == [False, True, True, False, False, True, False]
+    assert np.isnan(cutouts.image[[0, 3, 6]]).all() and (cutouts.invvar[[0, 3, 6]] == 0).all()
+    assert cutouts.bad()[5].all() and not cutouts.bad()[1].any()  # the overlap with the next brick is not bad, a star is
+
+
+def test_the_far_side_of_the_sky_is_not_in_the_brick(brick):
+    assert not read_cutouts(brick, "1501p022", np.array([330.125]), np.array([-2.25])).ok.any()
+
+
+def test_order_and_company_do_not_change_a_cutout(brick):
+    draw = np.random.default_rng(3)
+    ra, dec = sky(draw.uniform(40, 360, 25), draw.uniform(40, 360, 25))
+    one, order = read_cutouts(brick, "1501p022", ra, dec), draw.permutation(25)
+    two = read_cutouts(brick, "1501p022", ra[order], dec[order])
+    assert one.image[order].tobytes() == two.image.tobytes() and one.maskbits[order].tobytes() == two.maskbits.tobytes()
+
+
+def test_a_value_that_is_no_number_is_flagged(tmp_path):
+    release = write_brick(tmp_path)
+    values = picture((SIDE, SIDE))
+    values[210, 205] = np.nan
+    compressed(release.coadd("1501p022", "image", "z"), values, header=fits.Header(CARDS), compression_type="GZIP_1", quantize_level=0)
+    cutouts = read_cutouts(release, "1501p022", *sky(np.array([200.0, 80.0]), np.array([200.0, 80.0])))
+    assert cutouts.why.tolist() == ["not a number in z", ""]
+
+
+def edited(header_change):
+    "A change of one coadd's header"
+
+    def change(path):
+        with fits.open(path, disable_image_compression=True) as hdus:
+            header_change(hdus[1].header)
+            hdus.writeto(path, overwrite=True)
+
+    return change
+
+
+def rewritten(values, **options):
+    "A coadd with other pixels"
+    return lambda path: compressed(path, values, header=fits.Header(CARDS), **options)
+
+
+@pytest.mark.parametrize(
+    "kind, band, change, says",
+    [
+        ("image", "r", lambda p: p.unlink(), "cannot be opened"),
+        ("maskbits", None, lambda p: p.unlink(), "cannot be opened"),
+        ("image", "r", lambda p: p.write_bytes(p.read_bytes()[:20_000]), "truncated"),
+        ("image", "r", lambda p: p.write_bytes(b""), "no HDU 1"),
+        ("image", "r", lambda p: fits.PrimaryHDU().writeto(p, overwrite=True), "no HDU 1"),
+        ("image", "r", rewritten(np.zeros((300, 400), np.float32), **RICE), "as the mask"),
+        ("image", "r", rewritten(np.zeros((SIDE, SIDE), np.int32), compression_type="RICE_1"), "float32"),
+        ("maskbits", None, rewritten(np.zeros((SIDE, SIDE), np.float32), **RICE), "whole numbers"),
+        ("image", "g", edited(lambda h: h.set("CTYPE1", "RA---SIN")), "RA---TAN"),
+        ("image", "g", edited(lambda h: h.remove("CD1_1")), "CD1_1"),
+        ("image", "g", edited(lambda h: h.set("CD2_2", 0.0)), "inverted"),
+        ("image", "r", edited(lambda h: h.set("ZCMPTYPE", "PLIO_1")), "RICE_1"),
+        ("image", "r", edited(lambda h: h.set("ZTILE1", 0)), "ZTILE1"),
+        ("image", "r", edited(lambda h: h.set("ZNAXIS1", 10**9)), "ZNAXIS1"),
+        ("image", "r", edited(lambda h: h.set("ZTILE1", 50)), "tiles"),
+        ("psfsize", "r", lambda p: p.write_bytes(p.read_bytes().replace(b"\x1f\x8b", b"\x00\x00")), "cannot be decoded"),
+        ("image", "r", lambda p: fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.zeros((SIDE, SIDE), ">f4"))]).writeto(p, overwrite=True), "not an image compressed"),
+    ],
+)  # fmt: skip
+def test_a_broken_coadd_is_an_error_that_names_the_file(brick, tmp_path, kind, band, change, says):
+    shutil.copytree(brick.root, tmp_path / "copy")
+    release = Release(str(tmp_path / "copy"))
+    path = tmp_path / release.coadd("1501p022", kind, band)
+    change(path)
+    with pytest.raises(BadInput, match=says) as error:
+        read_cutouts(release, "1501p022", *sky(np.array([200.0]), np.array([200.0])))
+    assert path.name in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_whole_brick_of_3600_pixels_in_time(tmp_path):
+    side = 3600
+    release = write_brick(tmp_path, side=side)
+    draw = np.random.default_rng(5)
+    with fits.open(release.coadd("1501p022", "image", "r")) as hdus:
+        whole = hdus[1].data.copy()
+    path = release.coadd("1501p022", "image", "r")
+    tiles.read_stamps(tiles.open_tiled(path), [0], [0], 64)
+    for n, over_whole, over_section in ((1, 5, 3), (20, 5, 3), (139, 2, 3)):
+        x0, y0 = draw.integers(0, side - 64, (2, n))
+
+        def ours(x0=x0, y0=y0):
+            return tiles.read_stamps(tiles.open_tiled(path), x0, y0, 64)
+
+        def section(x0=x0, y0=y0):
+            with fits.open(path) as hdus:
+                return np.stack([hdus[1].section[b : b + 64, a : a + 64] for a, b in zip(x0, y0, strict=True)])
+
+        def everything(x0=x0, y0=y0):
+            with fits.open(path) as hdus:
+                return np.stack([hdus[1].data[b : b + 64, a : a + 64] for a, b in zip(x0, y0, strict=True)])
+
+        times = {function: min(_time(function) for _ in range(4)) for function in (ours, section, everything)}
+        cuts = np.stack([whole[b : b + 64, a : a + 64] for a, b in zip(x0, y0, strict=True)])
+        assert ours().tobytes() == cuts.tobytes() == section().tobytes()
+        assert times[section] / times[ours] > over_section and times[everything] / times[ours] > over_whole, (n, list(times.values()))
+
+
+def _time(function):
+    "Seconds that a call takes"
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
