@@ -162,9 +162,12 @@ def arc_patch(
     y, x = np.mgrid[:n_pix, :n_pix] - (n_pix - 1) / 2
     r = np.hypot(x, y)
     far = (r > 32) & (r < 48)
-    noise = np.maximum(left[:, far].std(1), 1e-6)[:, None, None]
+    low, high = np.percentile(left[:, far], [16, 84], axis=1)  # a bright neighbour moves these little
+    noise = np.maximum((high - low) / 2, 1e-3 * left.max())[:, None, None]
     score = ndimage.gaussian_filter((left[:2] / noise[:2]).sum(0), 1.2)
-    labels, _ = ndimage.label((score > sigma * max(score[far].std(), 1e-9)) & (r >= inner) & (r <= outer))
+    labels, _ = ndimage.label(
+        (score > sigma * max(np.diff(np.percentile(score[far], [16, 84]))[0] / 2, 1e-9)) & (r >= inner) & (r <= outer)
+    )
     core = r < 4
     blue = left[0] - left[2] * model[0][core].sum() / max(model[2][core].sum(), 1e-9)
     numbers = np.arange(1, labels.max() + 1)
