@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['PIXEL_COLUMNS', 'FAULTS', 'GATES', 'WHOLE', 'PLANTED', 'GateResult', 'GateRecipe', 'GateInput', 'from_table',
            'product_files', 'read_product', 'toy_product', 'toy_arcs', 'toy_columns', 'radii', 'core_light',
-           'background_features', 'normaliser_features', 'Probe', 'host_folds', 'probe', 'Excess', 'excess',
-           'excess_gate', 'not_checked', 'theta_strata', 'log_light', 'beside_host', 'core_gate', 'pixel_probe_gate',
-           'background_gate', 'brightness_gate', 'metadata_gate', 'normalisation_gate', 'arc_profiles', 'peak_of',
-           'localisation_gate', 'centring_gate', 'split_gate', 'close_pairs', 'diversity_gate', 'pairing_gate',
-           'metadata_names_gate', 'run_gates', 'usable', 'gate_rows', 'failed', 'Power', 'size_caught', 'power_table']
+           'background_features', 'normaliser_features', 'Probe', 'host_folds', 'probe', 'shuffled', 'chance_sd',
+           'Excess', 'excess', 'excess_gate', 'not_checked', 'theta_strata', 'log_light', 'beside_host', 'core_gate',
+           'pixel_probe_gate', 'background_gate', 'brightness_gate', 'metadata_gate', 'normalisation_gate',
+           'arc_profiles', 'peak_of', 'localisation_gate', 'centring_gate', 'split_gate', 'close_pairs',
+           'diversity_gate', 'pairing_gate', 'metadata_names_gate', 'run_gates', 'usable', 'gate_rows', 'failed',
+           'Power', 'size_caught', 'power_table']
 
 # %% ../../nbs/trust/gates.ipynb #ad3797f4
 from collections.abc import Callable, Mapping, Sequence
@@ -335,6 +336,46 @@ def probe(
         raise BadInput(f"probe: {len(labels)} stamps of {len(np.unique(hosts))} hosts, expected both classes in a fold")
     return Probe(float(np.mean(aucs)), influence / len(aucs))
 
+
+def shuffled(
+    labels: np.ndarray,  # (n,) bool
+    hosts: np.ndarray,  # (n,) host index
+    draws: int,
+    rng: np.random.Generator,
+) -> np.ndarray:  # (n, draws) bool
+    "Labels dealt anew among hosts of equal numbers of stamps, each host's labels kept together"
+    order = np.argsort(hosts, kind="stable")
+    size = np.unique(hosts, return_counts=True)[1]
+    start, out = np.cumsum(size) - size, np.empty((len(labels), draws), bool)
+    for k in np.unique(size):
+        rows = order[start[size == k][:, None] + np.arange(k)]  # (hosts of this size, k)
+        deal = np.argsort(rng.random((len(rows), draws)), axis=0)
+        out[rows] = labels[rows][deal].transpose(0, 2, 1)
+    return out
+
+
+def chance_sd(
+    features: np.ndarray,  # (n, f) numbers
+    labels: np.ndarray,  # (n,) bool
+    hosts: np.ndarray,  # (n,) host index
+    draws: int = 100,
+    ridge: float = 1e-3,
+) -> float:
+    "Scatter of the probe's AUC when the labels are dealt at random: wider than DeLong's, because the folds share their luck"
+    f = np.asarray(features, float).reshape(len(labels), -1)
+    f = np.clip((f - np.median(f, 0)) / np.maximum(f.std(0), 1e-12), -6, 6)
+    f = np.column_stack([f, f**2, np.ones(len(f))])
+    fold, y = host_folds(hosts), shuffled(labels, hosts, draws, np.random.default_rng(0))
+    target = np.where(y, 1.0 / max(labels.sum(), 1), -1.0 / max((~labels).sum(), 1)) * len(labels)
+    aucs = []
+    for k in range(5):
+        t = fold == k
+        w = np.linalg.solve(f[~t].T @ f[~t] + ridge * (~t).sum() * np.eye(f.shape[1]), f[~t].T @ target[~t])
+        hit = np.take_along_axis(y[t], np.argsort(f[t] @ w, axis=0), 0)
+        n1 = hit.sum(0)
+        aucs.append(((np.arange(1, len(hit) + 1)[:, None] * hit).sum(0) - n1 * (n1 + 1) / 2) / np.maximum(n1 * (len(hit) - n1), 1))
+    return float(np.mean(aucs, axis=0).std())
+
 # %% ../../nbs/trust/gates.ipynb #639a976c
 @dataclass(frozen=True)
 class Excess:
@@ -360,7 +401,8 @@ def excess(
     a = probe(measured, labels, hosts)
     b = Probe(0.5, np.zeros(len(labels))) if predicted is None else probe(predicted, labels, hosts)
     d = a.minus(b)
-    half = stats.norm.isf(alpha) * clustered_sd(d.influence, np.unique(hosts, return_inverse=True)[1].reshape(-1))
+    sd = clustered_sd(d.influence, np.unique(hosts, return_inverse=True)[1].reshape(-1))
+    half = stats.norm.isf(alpha) * (max(sd, chance_sd(measured, labels, hosts)) if predicted is None else sd)
     return Excess(a.auc, b.auc, d.auc, d.auc - half, d.auc + half, int(labels.sum()), len(np.unique(hosts[labels])))
 
 # %% ../../nbs/trust/gates.ipynb #31ff2b98
