@@ -11,7 +11,7 @@ __all__ = ['PIXSCALE', 'FINER', 'FILTERS', 'PASSIVE', 'CLASSES', 'MockRecipe', '
            'lens_name', 'lens_columns']
 
 # %% ../../nbs/survey/mock_sky.ipynb #b3dc9f4c
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -414,7 +414,7 @@ def draw_source(
     spots = draw.normal(0, 0.9 * radius, (clumps, 2))
     redder = draw.normal(-0.2, 0.15, (clumps, 2))
     return [galaxy] + [
-        {"dx": x, "dy": y, "radius": draw.uniform(0.03, 0.09), "share": s, "gr": gr + a, "rz": rz + b}
+        {"dx": x, "dy": y, "radius": draw.uniform(0.05, 0.12), "share": s, "gr": gr + a, "rz": rz + b}
         for (x, y), s, (a, b) in zip(spots.tolist(), shares.tolist(), redder.tolist())
     ]
 
@@ -431,7 +431,7 @@ def place_source(
     draw: np.random.Generator,
     mass: dict[str, float],  # From `draw_mass`
     least: float = 4.0,  # Smallest total magnification of a point there
-) -> tuple[float, float, int]:  # x, y [arcsec] behind the lens, number of images
+) -> tuple[float, float, int]:  # x, y [arcsec] behind the lens, number of images worth seeing
     "A place behind the lens, uniform in the source plane among those with two images or more and enough magnification"
     from lenstronomy.LensModel.Solver.lens_equation_solver import LensEquationSolver
 
@@ -440,9 +440,12 @@ def place_source(
     for _ in range(200):
         distance, angle = 0.7 * mass["theta_E"] * np.sqrt(draw.random()), draw.uniform(0, 2 * np.pi)
         x, y = float(distance * np.cos(angle)), float(distance * np.sin(angle))
-        images = solver.image_position_from_source(x, y, keywords, solver="analytical")
-        if len(images[0]) > 1 and np.abs(model.magnification(*images, keywords)).sum() >= least:
-            return x, y, len(images[0])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            images = solver.image_position_from_source(x, y, keywords, solver="analytical")
+            bright = np.abs(model.magnification(*images, keywords))
+        # A slope below 2 leaves a dim image in the middle, which nobody would see.
+        if (bright > 0.3).sum() > 1 and bright.sum() >= least:
+            return x, y, int((bright > 0.3).sum())
     raise RuntimeError(f"no source position with magnification {least} behind {mass}")
 
 
@@ -479,12 +482,12 @@ def draw_lens(
     "A bright LRG with a lensed source around it; the galaxy is brighter where the Einstein radius is larger, with scatter"
     mass, source = draw_mass(draw, recipe), draw_source(draw)
     theta_E, z_l = mass["theta_E"], float(draw.uniform(0.42, 0.6))
-    host = draw_lrg(draw, "lens", z_l, brighter=float(0.6 + 1.2 * np.log10(theta_E / 1.5) + draw.normal(0, 0.25)))
+    host = draw_lrg(draw, "lens", z_l, brighter=float(0.8 + 1.2 * np.log10(theta_E / 1.5) + draw.normal(0, 0.25)))
     host = replace(host, flux=host.flux * _into_cuts(host))
     x, y, n_images = place_source(draw, mass)
     size = 64 if theta_E < 2.2 else 128
     transforms = lensed_transforms(mass, source, x, y, size)
-    arc_r = min(host.mag["r"] + float(np.clip(draw.normal(2.5, 0.5), 1.5, 3.5)), 22.4)
+    arc_r = min(host.mag["r"] + float(np.clip(draw.normal(2.4, 0.5), 1.5, 3.5)), 22.2)
     lensed = sum(p["share"] * t[0, 0].real for p, t in zip(source, transforms))
     unlensed_r = arc_r + 2.5 * np.log10(lensed)
     fluxes = [p["share"] * flux_from(unlensed_r, p["gr"], p["rz"], 0.0) for p in source]
@@ -502,8 +505,16 @@ def _into_cuts(host: MockObject) -> np.ndarray:
     return np.array([1, 1, 1, 1, 10 ** (0.4 * lacking)])
 
 # %% ../../nbs/survey/mock_sky.ipynb #cb893f1b
-CLASSES = (("star", draw_star, "stars", 3.0), ("lrg", draw_lrg, "lrgs", 4.0), ("spiral", draw_spiral, "spirals", 5.0))
-CLASSES += (("ring", draw_ring, "rings", 5.0), ("merger", draw_merger, "mergers", 5.0), ("blue", draw_blue, "blue", 1.5))
+CLASSES: tuple[
+    tuple[str, Callable[..., MockObject], str, float], ...
+] = (  # Class, its maker, its field of the recipe, distance kept [arcsec]
+    ("star", draw_star, "stars", 3.0),
+    ("lrg", draw_lrg, "lrgs", 4.0),
+    ("spiral", draw_spiral, "spirals", 5.0),
+    ("ring", draw_ring, "rings", 5.0),
+    ("merger", draw_merger, "mergers", 5.0),
+    ("blue", draw_blue, "blue", 1.5),
+)
 
 
 def brick_objects(
@@ -516,8 +527,10 @@ def brick_objects(
     apart = [9.0] * len(main)
     for kind, maker, number, distance in CLASSES:
         count = int(rng("mock number", *who, kind).poisson(getattr(recipe, number)))
-        main += [maker(rng(f"mock {kind}", *who, i)) for i in range(count)]
-        apart += [distance] * count
+        things = [maker(rng(f"mock {kind}", *who, i)) for i in range(count)]
+        # Under the mask of a star of G < 13 a lens's galaxy would be listed as a point: such stars keep away from lenses.
+        apart += [16.0 if kind == "star" and thing.mag["r"] < 13.2 else distance for thing in things]
+        main += things
     placed = _set_down(main, apart, rng("mock place", *who), brick, recipe)
     beside = [_beside(o, rng("mock beside", *who, i), recipe) for i, o in enumerate(placed)]
     near = [o for group in beside for o in group if brick_ids(o.ra, o.dec) == brick.brickid]
@@ -532,12 +545,12 @@ def _set_down(
     taken = np.full((len(objects), 2), np.inf)
     low, high = recipe.margin, recipe.n_pix - 1 - recipe.margin
     for thing, distance in zip(objects, apart):
-        for xy in draw.uniform(low, high, (40, 2)):
-            if np.hypot(*(taken[: len(placed)] - xy).T).min(initial=np.inf) * PIXSCALE < distance:
+        for x, y in draw.uniform(low, high, (40, 2)).tolist():
+            if np.hypot(*(taken[: len(placed)] - (x, y)).T).min(initial=np.inf) * PIXSCALE < distance:
                 continue
-            ra, dec = (float(v) for v in pixels_to_sky(*xy, brick, recipe.n_pix))
+            ra, dec = (float(v) for v in pixels_to_sky(x, y, brick, recipe.n_pix))
             if brick_ids(ra, dec) == brick.brickid:
-                taken[len(placed)] = xy
+                taken[len(placed)] = x, y
                 placed.append(replace(thing, ra=ra, dec=dec))
                 break
     return placed
