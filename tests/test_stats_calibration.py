@@ -1,0 +1,110 @@
+"""stats.calibration against scikit-learn and simulations where the truth is known."""
+
+import numpy as np
+import pytest
+from scipy import special, stats
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+
+from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.stats import calibration as c
+
+
+def sample(r, n, prevalence=0.5, stretch=2.0):
+    y = r.random(n) < prevalence
+    odds = r.normal(np.where(y, 2, -2), 2) + special.logit(prevalence)
+    return (stretch * odds).astype(np.float32), y, special.expit(odds)
+
+
+def test_platt_and_isotonic_are_scikit_learns():
+    x, y, _ = sample(np.random.default_rng(0), 4000)
+    peer = LogisticRegression(C=np.inf, tol=1e-10, max_iter=500).fit(x[:, None].astype(float), y)
+    assert np.allclose(c.fit_calibrator(x, y)(x), peer.predict_proba(x[:, None].astype(float))[:, 1], atol=1e-4)
+    iso = IsotonicRegression(out_of_bounds="clip").fit(x.astype(float), y).predict(x.astype(float))
+    mine = c.fit_calibrator(x, y, "isotonic")(x)
+    inside = (iso > 0.01) & (iso < 0.99)
+    assert np.abs(mine - iso)[inside].max() < 0.03 and mine.min() > 0 and mine.max() < 1
+
+
+@pytest.mark.parametrize("kind", c.KINDS)
+def test_calibration_on_another_split_and_another_prevalence(kind):
+    x, y, _ = sample(np.random.default_rng(1), 30000)
+    fit = c.fit_calibrator(x, y, kind)
+    r = np.random.default_rng(2)
+    y2 = r.random(200000) < 0.02
+    odds = r.normal(np.where(y2, 2, -2), 2)  # the classes' own distributions stay, the prevalence falls
+    p = fit((2 * odds).astype(np.float32), prevalence=0.02)
+    assert abs(p.mean() - 0.02) < 0.002
+    assert c.reliability(p, y2).ece < 0.003 < 0.05 < c.reliability(fit((2 * odds).astype(np.float32)), y2).ece
+
+
+def test_ece_flags_overconfidence_and_passes_the_truth():
+    x, y, truth = sample(np.random.default_rng(3), 20000)
+    good, bad = c.reliability(truth, y), c.reliability(special.expit(x.astype(float)), y)
+    assert good.ece < good.ece_chance < bad.ece and good.n.sum() == 20000
+
+
+def test_ece_false_alarms():
+    alarms = 0
+    for i in range(200):
+        r = np.random.default_rng(i)
+        p = r.beta(0.3, 0.6, 2000)
+        rel = c.reliability(p, r.random(2000) < p, draws=100)
+        alarms += rel.ece > rel.ece_chance
+    assert alarms <= 3
+
+
+def purity_coverage(n_neg, fpr, copies, draws):
+    "Share of intervals that hold the true purity, by method"
+    shift, prevalence, held = 3.0, 1e-3, {}
+    t = stats.norm.isf(fpr)
+    truth = c.precision_from_rates(stats.norm.sf(t - shift), fpr, prevalence)
+    for i in range(draws):
+        r = np.random.default_rng(i)
+        a = r.normal(0, 1, n_neg // copies).repeat(copies)
+        b = r.normal(shift, 1, 4000 // copies).repeat(copies)
+        h = np.arange(len(a) + len(b)) // copies if copies > 1 else None
+        y = c.survey_yield(np.r_[a, b].astype(np.float32), np.arange(len(a) + len(b)) >= len(a), t, prevalence, hosts=h)
+        held.setdefault(y.method, []).append(y.purity_lo <= truth <= y.purity_hi)
+    return {k: (len(v), float(np.mean(v))) for k, v in held.items()}
+
+
+@pytest.mark.parametrize("n_neg, fpr, copies", [(20000, 1e-2, 1), (20000, 1e-4, 1), (20000, 1e-2, 10)])
+def test_purity_intervals_cover(n_neg, fpr, copies):
+    for method, (k, value) in purity_coverage(n_neg, fpr, copies, 200).items():
+        noise = 3 * np.sqrt(0.05 * 0.95 / k)
+        assert value >= 0.95 - noise, (method, value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_neg", [1000, 10000, 100000])
+@pytest.mark.parametrize("fpr", [1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("copies", [1, 10])
+def test_purity_intervals_cover_on_the_grid(n_neg, fpr, copies):
+    for method, (k, value) in purity_coverage(n_neg, fpr, copies, 1000).items():
+        noise = 2.5 * np.sqrt(0.05 * 0.95 / k)
+        assert value >= (0.94 if method == "exact" else 0.93) - noise, (method, value)
+        if method == "mixture":
+            assert value <= 0.97 + noise, (method, value)
+
+
+def test_purity_by_hand():
+    s = np.r_[np.zeros(900), np.ones(100), np.zeros(20), np.ones(80)].astype(np.float32)
+    y = np.arange(1100) >= 1000
+    got = c.survey_yield(s, y, 0.5, 0.01, density=100)
+    assert np.isclose(got.purity, 0.01 * 0.8 / (0.01 * 0.8 + 0.99 * 0.1)) and np.isclose(got.candidates, 0.8 + 9.9)
+    assert got.purity_lo < got.purity < got.purity_hi and got.candidates_lo < got.candidates < got.candidates_hi
+    wide = c.survey_yield(s, y, 0.5, (0.001, 0.1), density=100)
+    assert wide.purity_lo < got.purity_lo and wide.purity_hi > got.purity_hi
+
+
+def test_bad_input_is_named():
+    x, y, p = sample(np.random.default_rng(5), 200)
+    with pytest.raises(BadInput, match="did you mean 'platt'"):
+        c.fit_calibrator(x, y, "plat")
+    with pytest.raises(BadInput, match="expected 0 to 1"):
+        c.reliability(x, y)
+    with pytest.raises(BadInput, match="scores that overlap"):
+        c.fit_calibrator(np.r_[np.zeros(5), np.ones(5)], np.arange(10) >= 5)
+    with pytest.raises(BadInput, match="rising range"):
+        c.survey_yield(x, y, 0.0, (0.1, 0.01))
