@@ -1,0 +1,280 @@
+"The cutout service's client against a local server that behaves, and misbehaves, as the real one is known to"
+
+import io
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlparse
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.survey.viewer import ViewerRecipe, cutout_url, fetch_cutouts, parse_cutout, psfsize_of
+from dark_halo_scope.survey.web import Asker, Manners, Unavailable
+
+DEFAULTS = "grz"  # What the server falls back on
+HAS = "griz"
+
+
+def fits_bytes(hdus):
+    "Bytes of a FITS file"
+    out = io.BytesIO()
+    fits.HDUList(hdus).writeto(out)
+    return out.getvalue()
+
+
+def cutout(ra, dec, bands, size, scale=0.262, cap=3000, dtype=np.float32, kinds=("IMAGE", "INVVAR", "MASKBITS")):
+    "What fits-cutout sends, its silent habits included"
+    bands = bands if all(band in HAS for band in bands) else DEFAULTS
+    size = min(size, cap)
+    draw = np.random.default_rng([round(ra * 1e4), round(abs(dec) * 1e4)])
+    sky = draw.normal(0.01, 0.004, (len(bands), size, size)).astype(dtype)
+    covered = dec > -85
+    head = fits.Header({"BANDS": bands, "IMAGETYP": "IMAGE", "CD1_1": -scale / 3600, "CD2_2": scale / 3600})
+    planes = {"IMAGE": sky * covered, "INVVAR": np.full(sky.shape, 6e4, np.float32) * covered, "MASKBITS": np.zeros((size, size), np.int32)}
+    if len(bands) == 1:
+        planes |= {"IMAGE": planes["IMAGE"][0], "INVVAR": planes["INVVAR"][0]}
+    hdus = [fits.PrimaryHDU(planes["IMAGE"], head)]
+    hdus += [fits.ImageHDU(planes[kind], fits.Header({"IMAGETYP": kind, "BANDS": bands})) for kind in kinds[1:]]
+    return fits_bytes(hdus)
+
+
+def psf(bands, fwhm=1.3):
+    "What coadd-psf sends"
+    y, x = np.mgrid[-31:32, -31:32] * 0.262
+    image = np.exp(-(x**2 + y**2) * 4 * np.log(2) / fwhm**2).astype(np.float32)
+    kinds = [fits.PrimaryHDU, *[fits.ImageHDU] * 9]
+    return fits_bytes([kind(image, fits.Header({"BAND": band, "BANDS": bands})) for kind, band in zip(kinds, bands, strict=False)])
+
+
+class Service:
+    "A local server; `moods` are spent one a request, then it behaves"
+
+    def __init__(self):
+        service = self
+        self.moods, self.asked, self.running = [], [], 0
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                service.asked.append(self.path)
+                parts = urlparse(self.path)
+                query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+                mood = service.moods.pop(0) if service.moods else "good"
+                body = service.answer(parts.path, query)
+                try:
+                    service.send(self, mood, body)
+                except (BrokenPipeError, ConnectionResetError):
+                    pass
+
+            def log_message(self, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.server.server_port}/viewer"
+
+    def answer(self, path, query):
+        "A proper answer"
+        if "coadd-psf" in path:
+            return psf(query["bands"])
+        return cutout(float(query["ra"]), float(query["dec"]), query["bands"], int(query["size"]), float(query["pixscale"]))
+
+    def send(self, to, mood, body):
+        "The answer in a mood"
+        status = mood if isinstance(mood, int) else 200
+        if mood == "html":
+            body = b"<html><body><h1>Error</h1> No overlap with the <b>layer</b></body></html>"
+        to.send_response(status)
+        if status == 429:
+            to.send_header("Retry-After", "3")
+        to.send_header("Content-Length", str(len(body)))
+        to.end_headers()
+        if mood == "cut off":
+            to.wfile.write(body[: len(body) // 2])
+            to.close_connection = True
+        elif mood == "silent":
+            time.sleep(1.5)
+        elif mood == "trickle":
+            for k in range(60):
+                to.wfile.write(body[k : k + 1])
+                to.wfile.flush()
+                time.sleep(0.05)
+        else:
+            to.wfile.write(body)
+
+
+@pytest.fixture
+def service():
+    "A fresh server"
+    service = Service()
+    yield service
+    service.server.shutdown()
+    service.server.server_close()
+
+
+def asker(waits=None, **manners):
+    "An asker that writes its waits down instead of waiting"
+    return Asker(Manners(**({"pause": 0.0, "timeout": 0.5, "longest": 1.0} | manners)), sleep=(waits if waits is not None else []).append)
+
+
+def fetch(service, folder, n=3, recipe=None, **options):
+    "Cutouts at n positions"
+    recipe = recipe or ViewerRecipe(service=service.address)
+    return fetch_cutouts(np.linspace(150, 151, n), np.linspace(2, 3, n), recipe, str(folder), **({"asker": asker()} | options))
+
+
+def test_good_answers_become_cutouts_in_the_survey_s_units(service, tmp_path):
+    told = []
+    cutouts = fetch(service, tmp_path, progress=lambda done, of: told.append((done, of)))
+    assert cutouts.ok.all() and cutouts.image.shape == (3, 3, 64, 64) and cutouts.image.dtype == np.float32
+    assert cutouts.maskbits.dtype == np.int32 and (cutouts.invvar == 6e4).all() and told == [(1, 3), (2, 3), (3, 3)]
+    np.testing.assert_allclose(cutouts.psfsize, 1.3, rtol=1e-3)
+    assert all("layer=ls-dr10-south" in path and "bands=grz" in path for path in service.asked)
+    assert cutouts.image.std(axis=(1, 2, 3)).min() > 0 and len(np.unique(cutouts.image[:, 0, 0, 0])) == 3
+
+
+def test_a_single_band_keeps_its_axis(service, tmp_path):
+    cutouts = fetch(service, tmp_path, recipe=ViewerRecipe(service=service.address, bands=("r",)))
+    assert cutouts.ok.all() and cutouts.image.shape == (3, 1, 64, 64)
+
+
+def test_nothing_is_asked_twice(service, tmp_path):
+    one = fetch(service, tmp_path)
+    asked = len(service.asked)
+    two = fetch(service, tmp_path)
+    assert (
+        asked == 6 == len(service.asked) and one.image.tobytes() == two.image.tobytes() and one.psfsize.tobytes() == two.psfsize.tobytes()
+    )
+
+
+def test_a_run_that_was_cut_short_goes_on_where_it_stopped(service, tmp_path):
+    service.moods = ["good", "good", "html", "good", "good"]
+    first = fetch(service, tmp_path)
+    assert first.ok.tolist() == [True, False, True] and "No overlap with the layer" in first.why[1] and np.isnan(first.image[1]).all()
+    asked = len(service.asked)
+    second = fetch(service, tmp_path)
+    assert second.ok.all() and len(service.asked) == asked + 2
+
+
+def test_a_spoilt_kept_answer_is_asked_for_again(service, tmp_path):
+    one = fetch(service, tmp_path)
+    kept = sorted(tmp_path.glob("*.fits"))
+    kept[0].write_bytes(kept[0].read_bytes()[:3000])
+    kept[1].write_bytes(b"<html>")
+    two = fetch(service, tmp_path)
+    assert len(service.asked) == 8 and two.ok.all() and one.image.tobytes() == two.image.tobytes()
+
+
+def test_a_band_that_falls_back_silently_is_noticed(service, tmp_path):
+    service.answer = lambda path, query: cutout(150.0, 2.0, "gY" if "fits" in path else "grz", 64)
+    cutouts = fetch(service, tmp_path, recipe=ViewerRecipe(service=service.address, bands=("g", "i")), n=1)
+    assert not cutouts.ok.any() and "expected 'gi'" in cutouts.why[0]
+
+
+def test_bands_in_another_order_are_noticed(service, tmp_path):
+    service.answer = lambda path, query: cutout(150.0, 2.0, "zrg", 64)
+    assert "bands 'zrg' came back" in fetch(service, tmp_path, n=1).why[0]
+
+
+@pytest.mark.parametrize(
+    "answer, says",
+    [
+        (lambda: cutout(150.0, 2.0, "grz", 64, cap=60), "shape (3, 60, 60)"),
+        (lambda: cutout(150.0, 2.0, "grz", 64, scale=0.524), "pixels of"),
+        (lambda: cutout(150.0, 2.0, "grz", 64, kinds=("IMAGE", "INVVAR")), "no MASKBITS"),
+        (lambda: cutout(150.0, 2.0, "grz", 64, kinds=("IMAGE",)), "no INVVAR"),
+        (
+            lambda: cutout(150.0, 2.0, "grz", 64).replace(b"BITPIX  =                  -32", b"BITPIX  =                   77"),
+            "broken FITS",
+        ),
+        (lambda: cutout(150.0, 2.0, "grz", 64)[:4000], "broken FITS"),
+        (lambda: b"", "not FITS"),
+    ],
+)
+def test_an_answer_to_another_question_is_not_believed(answer, says, tmp_path):
+    with pytest.raises(BadInput) as error:
+        parse_cutout(answer(), ViewerRecipe(), "http://viewer/x")
+    assert says in str(error.value) and "\n" not in str(error.value) and "http://viewer/x" in str(error.value)
+
+
+def test_sizes_that_the_server_would_cut_silently_are_refused_before_asking():
+    with pytest.raises(BadInput, match="1 to 512"):
+        ViewerRecipe(n_pix=4000)
+    with pytest.raises(BadInput, match="unknown band 'i'"):
+        ViewerRecipe(layer="ls-dr9-north", bands=("g", "i"))
+    with pytest.raises(BadInput, match="unknown layer"):
+        ViewerRecipe(layer="ls-dr12")
+
+
+def test_no_image_at_a_position_is_flagged_not_zero(service, tmp_path):
+    cutouts = fetch_cutouts(np.array([10.0]), np.array([-88.0]), ViewerRecipe(service=service.address), str(tmp_path), asker())
+    assert not cutouts.ok[0] and "no g data in 100 %" in cutouts.why[0]
+
+
+@pytest.mark.parametrize("mood", [429, 500, 502, 503, 504, "cut off", "silent", "trickle"])
+def test_a_server_in_a_bad_mood_is_asked_again(service, tmp_path, mood):
+    service.moods = [mood]
+    waits = []
+    cutouts = fetch(service, tmp_path, n=1, asker=asker(waits))
+    assert cutouts.ok.all() and len(service.asked) == 3
+    assert [wait for wait in waits if wait > 0] == [3.0 if mood == 429 else 1.0]
+
+
+def test_waits_double_and_the_last_failure_is_reported(service, tmp_path):
+    service.moods = [503] * 10
+    waits = []
+    cutouts = fetch(service, tmp_path, n=1, asker=asker(waits, longest_wait=5.0))
+    assert not cutouts.ok[0] and "status 503 (5 tries)" in cutouts.why[0] and [wait for wait in waits if wait] == [1, 2, 4, 5]
+
+
+def test_a_request_that_the_server_calls_wrong_is_not_repeated(service, tmp_path):
+    service.moods = [400]
+    cutouts = fetch(service, tmp_path, n=1)
+    assert "status 400" in cutouts.why[0] and len(service.asked) == 1
+
+
+def test_requests_keep_their_distance():
+    times = [0.0]
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        times[0] += seconds
+
+    class Quick(Asker):
+        def _once(self, url):
+            times[0] += 0.1
+            return b"x"
+
+    quick = Quick(Manners(pause=0.5), sleep=sleep, clock=lambda: times[0])
+    for _ in range(4):
+        quick.get("http://x")
+    np.testing.assert_allclose(slept, [0, 0.4, 0.4, 0.4], atol=1e-9)
+
+
+def test_an_answer_without_end_is_refused(service):
+    with pytest.raises(BadInput, match="longer than 1000 bytes"):
+        asker(max_bytes=1000).get(cutout_url(ViewerRecipe(service=service.address), 150.0, 2.0))
+
+
+def test_nobody_there():
+    with pytest.raises(Unavailable, match="2 tries"):
+        asker(tries=2).get("http://127.0.0.1:9/x")
+
+
+def test_positions_off_the_sky_are_refused_before_asking(service, tmp_path):
+    with pytest.raises(BadInput, match="position"):
+        fetch_cutouts(np.array([np.nan]), np.array([0.0]), ViewerRecipe(service=service.address), str(tmp_path), asker())
+    assert not service.asked
+
+
+def test_psfsize_of_a_moffat_is_what_the_survey_would_write():
+    y, x = np.mgrid[-40:41, -40:41] * 0.262
+    beta, alpha = 3.5, 1.2
+    moffat = (1 + (x**2 + y**2) / alpha**2) ** -beta
+    assert psfsize_of(moffat) == pytest.approx(alpha * 2 * np.sqrt(2 * np.log(2)) * 0.5 * np.sqrt(2 * beta - 1) / (beta - 1), rel=2e-3)
