@@ -10,6 +10,7 @@ __all__ = ['PIXEL_COLUMNS', 'FAULTS', 'GATES', 'WHOLE', 'PLANTED', 'GateResult',
            'pixel_probe_gate', 'background_gate', 'brightness_gate', 'metadata_gate', 'normalisation_gate',
            'arc_profiles', 'peak_of', 'localisation_gate', 'centring_gate', 'split_gate', 'close_pairs',
            'diversity_gate', 'pairing_gate', 'metadata_names_gate', 'run_gates', 'usable', 'gate_rows', 'failed',
+           'calibration_gate', 'saturation_gate', 'invisible_gate', 'brick_gate', 'physics_gate', 'run_score_gates',
            'Power', 'size_caught', 'power_table']
 
 # %% ../../nbs/trust/gates.ipynb #ad3797f4
@@ -28,7 +29,8 @@ from ..base.errors import BadInput
 from ..base.schema import metadata_columns
 from ..base.storage import filesystem, is_folder, list_files
 from ..stamps.codec import decode
-from ..stats.metrics import auc_influence, bin_names, binned, clopper_pearson, clustered_sd, mixed_bits
+from ..stats.calibration import binary_score_frac, reliability
+from ..stats.metrics import auc_influence, auroc, bin_names, binned, clopper_pearson, clustered_sd, mixed_bits, top_of_scores
 
 # %% ../../nbs/trust/gates.ipynb #e50e855e
 @dataclass(frozen=True)
@@ -745,6 +747,113 @@ def failed(
 ) -> list[str]:
     "Names of the gates that failed (a gate that was not checked is not among them)"
     return [r.name for r in results if r.passed is False]
+
+# %% ../../nbs/trust/gates.ipynb #50037307
+def calibration_gate(
+    p: np.ndarray,  # (n,) probabilities
+    labels: np.ndarray,  # (n,) 0 or 1
+    recipe: GateRecipe,
+) -> GateResult:
+    "Whether the probabilities have come apart from the frequencies"
+    rel = reliability(p, labels)
+    limit = max(recipe.calibration_error, rel.ece_chance)
+    why = f"expected calibration error {rel.ece:.3f} on {len(p):,} stamps, allowed {limit:.3f}; {binary_score_frac(p):.1%} of scores within .01 of 0 or 1"
+    curve = {k: np.asarray(getattr(rel, k)).tolist() for k in ("predicted", "observed", "lo", "hi", "n")}
+    return GateResult(
+        "calibration", rel.ece, (0.0, rel.ece_chance), limit, rel.ece <= limit, why, curve | {"binary_score_frac": binary_score_frac(p)}
+    )
+
+
+def saturation_gate(
+    logit: np.ndarray,  # (n,) scores as they will be ranked
+    labels: np.ndarray,  # (n,) 0 or 1
+) -> GateResult:
+    "Whether the highest negatives have distinct scores"
+    top = top_of_scores(logit, labels)
+    shared = 1 - top["distinct_scores"] / top["negatives_looked_at"]
+    why = f"{top['distinct_scores']} distinct scores among the {top['negatives_looked_at']} highest negatives; {top['negatives_at_highest']} share the highest"
+    return GateResult("saturation", shared, (shared, shared), 0.1, shared <= 0.1, why, dict(top))
+
+# %% ../../nbs/trust/gates.ipynb #20f7a0f1
+def invisible_gate(
+    p: np.ndarray,  # (n,) probabilities
+    labels: np.ndarray,  # (n,) bool
+    arc_snr: np.ndarray,  # (n,) signal of the painted arc
+    recipe: GateRecipe,
+) -> GateResult:
+    "Whether painted stamps without any signal are called lenses: then something else than the arc is seen"
+    hidden = np.asarray(labels, bool) & (np.nan_to_num(arc_snr) <= 0)
+    if hidden.sum() < 10:
+        return not_checked("invisible arcs", f"{int(hidden.sum())} painted stamps with arc S/N 0, 10 needed")
+    k, n = int((p[hidden] >= 0.5).sum()), int(hidden.sum())
+    lo, hi = clopper_pearson(k, n, 1 - 2 * recipe.alpha)
+    other = float((p[~np.asarray(labels, bool)] >= 0.5).mean())
+    why = f"{k} of {n} painted stamps with arc S/N 0 are called lenses, and {other:.1%} of the controls; below 60 % wanted"
+    return GateResult("invisible arcs", k / n, (float(lo), float(hi)), 0.6, k / n < 0.6, why)
+
+
+def brick_gate(
+    logit: np.ndarray,  # (n,) scores
+    labels: np.ndarray,  # (n,) bool
+    brick: np.ndarray,  # (n,) brick names
+    smallest: int = 20,  # stamps of each class that a brick needs
+) -> GateResult:
+    "Spread of the AUROC from brick to brick, its own sampling scatter taken out"
+    y = np.asarray(labels, bool)
+    areas: list[float] = []
+    noise: list[float] = []
+    for b in np.unique(brick):
+        rows = brick == b
+        if min(y[rows].sum(), (~y[rows]).sum()) >= smallest:
+            auc, influence = auc_influence(logit[rows], y[rows])
+            areas.append(auc)
+            noise.append(clustered_sd(influence, None) ** 2)
+    if len(areas) < 3:
+        return not_checked("bricks", f"{len(areas)} bricks with {smallest} stamps of each class, 3 needed")
+    spread = max(float(np.var(areas, ddof=1)) - float(np.mean(noise)), 0.0) ** 0.5
+    why = f"AUROC over {len(areas)} bricks: {min(areas):.3f} to {max(areas):.3f}, spread {spread:.3f} beyond sampling, below .05 wanted"
+    return GateResult("bricks", spread, (0.0, float(np.std(areas, ddof=1))), 0.05, spread < 0.05, why, {"auroc": areas})
+
+# %% ../../nbs/trust/gates.ipynb #49366dcf
+def physics_gate(
+    logit: np.ndarray,  # (n,) scores
+    labels: np.ndarray,  # (n,) bool
+    theta_E: np.ndarray,  # (n,) [arcsec]
+    recipe: GateRecipe,
+) -> GateResult:
+    "Whether wider lenses are found at least as well as narrower ones"
+    y, name = np.asarray(labels, bool), binned(theta_E, recipe.theta_edges, "arcsec")
+    rows: list[dict[str, Any]] = []
+    for k in bin_names(recipe.theta_edges, "arcsec"):
+        use = ~y | (name == k)
+        if (y & use).sum() >= 20:
+            a = auroc(logit[use], y[use], level=1 - 2 * recipe.alpha)
+            rows.append({"theta_E": k, "auroc": a.value, "lo": a.lo, "hi": a.hi})
+    if len(rows) < 2:
+        return not_checked("physics", f"{len(rows)} strata of theta_E with 20 lenses, 2 needed")
+    falls = [(b["auroc"] - a["auroc"], a["lo"] > b["hi"]) for a, b in zip(rows, rows[1:])]
+    worst = min(f[0] for f in falls)
+    why = ", ".join(f"{r['theta_E']}: {r['auroc']:.3f}" for r in rows)
+    return GateResult("physics", worst, (worst, worst), 0.0, not any(f[1] for f in falls), f"AUROC {why}", {"strata": rows})
+
+
+def run_score_gates(
+    logit: np.ndarray,  # (n,) float32 scores
+    p_lens: np.ndarray,  # (n,) calibrated probabilities
+    labels: np.ndarray,  # (n,) 0 or 1
+    columns: Mapping[str, np.ndarray],  # brickname, theta_E and arc_snr of the same rows, as far as known
+    recipe: GateRecipe | None = None,
+) -> list[GateResult]:
+    "Every gate on scores that the columns allow"
+    recipe, y = recipe or GateRecipe(), np.asarray(labels).astype(bool)
+    out = [saturation_gate(logit, y), calibration_gate(p_lens, y, recipe)]
+    if "arc_snr" in columns:
+        out.append(invisible_gate(p_lens, y, columns["arc_snr"], recipe))
+    if "brickname" in columns:
+        out.append(brick_gate(logit, y, columns["brickname"]))
+    if "theta_E" in columns:
+        out.append(physics_gate(logit, y, columns["theta_E"], recipe))
+    return out
 
 # %% ../../nbs/trust/gates.ipynb #fefb147a
 PLANTED = {  # gate -> planted fault and the ladder of its sizes

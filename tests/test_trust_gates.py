@@ -1,0 +1,155 @@
+"""trust.gates: sound products pass, every planted fault is caught by its own gate."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.linear_model import RidgeClassifier
+
+from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.resources import manifest
+from dark_halo_scope.stamps.codec import encode
+from dark_halo_scope.stats.metrics import auc_influence
+from dark_halo_scope.trust import gates as g
+
+
+def test_a_sound_product_passes_every_gate():
+    results = g.run_gates(g.toy_product(np.random.default_rng(11)))
+    assert all(r.passed for r in results), [r.why for r in results if not r.passed]
+    json.dumps(g.gate_rows(results), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", list(g.PLANTED))
+def test_each_planted_fault_is_caught_by_its_gate(name):
+    kind, sizes = g.PLANTED[name]
+    for seed in range(3):
+        bad = g.toy_product(np.random.default_rng(seed), 200, kind, sizes[-1])
+        assert g.GATES[name](bad, g.GateRecipe()).passed is False
+
+
+def test_a_paired_set_is_flagged_and_an_unpaired_one_is_not():
+    sound = g.toy_product(np.random.default_rng(0))
+    paired = g.toy_product(np.random.default_rng(0), fault="paired", size=1.0)
+    assert g.pairing_gate(sound, g.GateRecipe()).passed and g.pairing_gate(paired, g.GateRecipe()).value == 1
+
+
+def test_seeds_repeated_host_is_caught():
+    "All injections with theta_E >= 2 on one galaxy"
+    bad = g.diversity_gate(g.toy_product(np.random.default_rng(0), fault="repeats", size=1.0), g.GateRecipe())
+    assert bad.passed is False and bad.value == 1
+
+
+def test_core_gate_without_control_stamps():
+    def core(**k):
+        s = g.toy_product(np.random.default_rng(1), **k)
+        return g.core_gate(g.GateInput(s.columns, s.image, None, s.bands), g.GateRecipe())
+
+    assert core().passed and core(fault="core leak", size=0.3).passed is False
+
+
+def test_arcs_real_core_light_is_no_fault():
+    "Arc light inside the core separates the classes; predicted by the render, it passes, unpredicted it does not"
+    s = g.toy_product(np.random.default_rng(2), 400)
+    small = s.take(~s.label | (s.columns["theta_E"] < 1.2))
+    assert g.core_gate(small, g.GateRecipe()).passed
+    blind = g.GateInput({**small.columns, "arc_core_flux_r": 0 * small.columns["theta_E"]}, small.image, small.ctrl, small.bands)
+    assert g.core_gate(blind, g.GateRecipe()).passed is False
+
+
+def test_probe_is_a_ridge_classifier_and_never_parts_a_host():
+    r = np.random.default_rng(3)
+    hosts, y = np.repeat(np.arange(150), 4), np.repeat(r.random(150) < 0.5, 4)
+    x = r.normal(0, 1, (600, 3)) + 0.7 * y[:, None]
+    fold = g.host_folds(hosts)
+    assert all(len(np.unique(fold[hosts == h])) == 1 for h in range(150)) and set(np.bincount(fold)) == {120}
+    f = np.clip((x - np.median(x, 0)) / x.std(0), -6, 6)
+    f = np.column_stack([f, f**2])
+    peer = [
+        auc_influence(RidgeClassifier(1e-6, class_weight="balanced").fit(f[fold != k], y[fold != k]).decision_function(f[fold == k]), y[fold == k])[0]
+        for k in range(5)
+    ]
+    assert abs(g.probe(x, y, hosts).auc - np.mean(peer)) < 5e-3
+
+
+def test_repeated_hosts_widen_the_interval():
+    r = np.random.default_rng(4)
+    x, y = r.normal(0, 1, (100, 3)), np.arange(100) < 50
+    once = g.excess(x, None, y, np.arange(100), 0.001)
+    copies = g.excess(np.repeat(x, 20, 0), None, np.repeat(y, 20), np.repeat(np.arange(100), 20), 0.001)
+    as_if = g.excess(np.repeat(x, 20, 0), None, np.repeat(y, 20), np.arange(2000), 0.001)
+    assert copies.hi - copies.lo > 0.8 * (once.hi - once.lo) > 2 * (as_if.hi - as_if.lo)
+
+
+def test_columns_beside_the_image_are_refused_by_name():
+    assert "arc_snr" in g.metadata_names_gate(["psfsize_r", "arc_snr"]).why
+    assert g.metadata_names_gate(["psfsize_g", "psfdepth_z"]).passed
+
+
+def as_table(s):
+    columns = {k: pa.array(v) for k, v in s.columns.items()}
+    return pa.table(columns | encode(s.image, bands=s.bands) | encode(s.ctrl, bands=s.bands, column="ctrl_stamp"))
+
+
+def test_products_on_disk_give_the_same_answer_in_any_order_of_files(tmp_path):
+    t = as_table(g.toy_product(np.random.default_rng(5)))
+    for folder, cuts in (("a", (0, 150, 400)), ("b", (0, 90, 300, 400))):
+        (tmp_path / folder).mkdir()
+        for i, (lo, hi) in enumerate(zip(cuts, cuts[1:])):
+            pq.write_table(t.slice(lo, hi - lo), tmp_path / folder / f"brick={9 - i}.parquet")
+    a, b = (g.run_gates(str(tmp_path / f), g.GateRecipe(max_stamps=300)) for f in "ab")
+    assert [r.name for r in a if not r.passed] == []
+    for x, y in zip(a, b):
+        assert np.isclose(x.value, y.value, atol=1e-9), x.name
+    assert len(g.read_product(str(tmp_path / "a"), 300)[1]) == 300
+
+
+def test_bad_products_are_named(tmp_path):
+    with pytest.raises(BadInput, match="no column is_control"):
+        g.run_gates(pa.table({"x": [1]}))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="no Parquet file"):
+        g.run_gates(str(tmp_path / "empty"))
+
+
+def test_recorded_power_of_the_gates():
+    "The stated reach of every gate: no more false alarms than 1 in 1000 would give, and a fault caught four times in five"
+    rows = json.loads(manifest("receipts", "gate_power.json").read_text())
+    assert {r["gate"] for r in rows} == set(g.PLANTED)
+    for r in rows:
+        assert r["draws"] >= 500 and r["false_alarms"] <= 3 and np.isfinite(r["fault80"]), r["gate"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_power_of_the_gates_anew():
+    recorded = {r["gate"]: r for r in json.loads(manifest("receipts", "gate_power.json").read_text())}
+    for p in g.power_table(draws=500, fault_draws=40):
+        assert p.false_alarms <= 3 and np.isclose(p.fault80, recorded[p.gate]["fault80"], rtol=0.3), p
+
+
+def scored(r, n=6000):
+    y = r.random(n) < 0.5
+    columns = {
+        "theta_E": np.where(y, r.uniform(0.5, 3, n), 0),
+        "brickname": r.integers(0, 20, n).astype(str),
+        "arc_snr": np.where(r.random(n) < 0.05, 0, 20.0),
+    }
+    odds = r.normal(np.where(y & (columns["arc_snr"] > 0), 1.5, -1.5), 1.0) * 3
+    return odds, y, columns
+
+
+def test_honest_scores_pass_and_each_fault_in_scores_is_caught():
+    odds, y, columns = scored(np.random.default_rng(6))
+
+    def failures(o, **changed):
+        return g.failed(g.run_score_gates(o.astype(np.float32), 1 / (1 + np.exp(-o)), y, {**columns, **changed}))
+
+    assert failures(odds) == []
+    assert failures(np.minimum(odds, 2.0))[0] == "saturation"
+    assert "calibration" in failures(6 * odds)
+    assert "invisible arcs" in failures(np.where(y & (columns["arc_snr"] == 0), 5 + odds * 1e-3, odds))
+    bad = np.isin(columns["brickname"], ["3", "7"])
+    assert "bricks" in failures(np.where(bad, np.random.default_rng(0).normal(0, 3, len(odds)), odds))
+    assert "physics" in failures(np.where(columns["theta_E"] > 2, odds - 4, odds))
