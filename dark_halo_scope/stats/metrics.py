@@ -89,7 +89,9 @@ def narrow_sigmoid(
     "The sigmoid as a narrow float keeps it (round to nearest even; subnormals not flushed)"
     if kind not in MANTISSA:
         raise unknown_name("float", kind, MANTISSA)
-    mantissa, exponent = np.frexp(special.expit(np.asarray(logit, np.float64)))
+    with np.errstate(over="ignore"):
+        p = np.float32(1) / (np.float32(1) + np.exp(-np.asarray(logit, np.float32)))  # computed in float32, then stored
+    mantissa, exponent = np.frexp(p.astype(np.float64))
     steps = 2.0 ** MANTISSA[kind]
     return np.ldexp(np.rint(mantissa * steps) / steps, exponent).astype(np.float32)
 
