@@ -18,10 +18,13 @@ from scipy import fft, ndimage
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.survey import mock, mock_sky
 from dark_halo_scope.survey.bricks import brick_ids
+from dark_halo_scope.survey.coadds import read_cutouts
 from dark_halo_scope.survey.maskbits import any_bit
 from dark_halo_scope.survey.mock import PIXSCALE, MockRecipe, draw_light, make_brick, make_mock, mock_bricks, observe_brick, read_columns
 from dark_halo_scope.survey.mock_sky import Light, MockObject, brick_objects, flux_from, pixels_to_sky, sky_to_pixels, smooth_galaxy
+from dark_halo_scope.survey.photometry import axis_ratio
 from dark_halo_scope.survey.release import Release
+from dark_halo_scope.survey.sweeps import read_table
 
 SMALL = MockRecipe(seed=3, rows=1, columns=2, n_pix=400, lrgs=14, blue=20, spirals=1, rings=1, mergers=1, stars=8, n_lenses=4)
 EMPTY = MockRecipe(seed=3, rows=1, columns=1, n_pix=400, lrgs=0, blue=0, spirals=0, rings=0, mergers=0, stars=0, n_lenses=0, uncovered=0.0)
@@ -379,3 +382,35 @@ def test_full_bricks_overlap_consistently():
             ]
             assert flux[0] == pytest.approx(flux[1], rel=0.25, abs=0.5)
     assert matched >= 3
+
+
+def test_catalogue_shape_points_where_the_light_does():
+    for phi in (0.3, 1.2, 2.6):
+        recipe, brick = EMPTY, mock_bricks(EMPTY)[0]
+        long = smooth_galaxy("lrg", flux_from(17.5, 1.6, 1.0, 1.0), 1.8, 3.0, 0.45, phi, 0.5)
+        stacks, _, tractor = observe_brick(brick, [at_centre(long, brick, recipe)], recipe)
+        box = np.where(
+            np.hypot(*(np.indices((61, 61)) - 30.0)) < 25, stacks["r"].image[202 - 30 : 202 + 31, 199 - 30 : 199 + 31], 0
+        ).astype(float)
+        y, x = np.indices(box.shape) - 30.0
+        measured = 0.5 * np.arctan2(2 * np.sum(box * x * y), np.sum(box * (x**2 - y**2)))
+        position = 0.5 * np.arctan2(tractor["shape_e2"][0], tractor["shape_e1"][0])  # from north through east
+        direction = np.arctan2(np.cos(position), -np.sin(position))  # east is -x
+        assert abs((measured - direction + np.pi / 2) % np.pi - np.pi / 2) < 0.06
+        assert axis_ratio(tractor["shape_e1"][0], tractor["shape_e2"][0]) == pytest.approx(0.45, abs=1e-3)
+        assert tractor["shape_r"][0] * np.sqrt(0.45) == pytest.approx(1.8, rel=1e-5)  # the survey's radius is of the major axis
+
+
+def test_the_projects_own_readers_find_the_galaxies(release):
+    lenses = pq.read_table(f"{release.root}/truth/planted_lenses.parquet").to_pandas()
+    for name, group in lenses.groupby("brickname"):
+        cutouts = read_cutouts(release, name, group.ra.to_numpy(), group.dec.to_numpy())
+        assert cutouts.ok.all() and np.allclose(cutouts.psfsize[:, 1], group.psfsize_r, rtol=1e-3)
+        for image, dx, dy in zip(cutouts.image, cutouts.dx, cutouts.dy):
+            core = np.maximum(image[2, 24:40, 24:40], 0) ** 2
+            y, x = np.indices(core.shape) - 7.5
+            centre = np.array([np.sum(core * x), np.sum(core * y)]) / core.sum() * PIXSCALE
+            assert np.hypot(*(centre - (dx, dy))) < 0.4
+    columns = ["flux_r", "flux_z", "flux_w1", "type", "maskbits"]
+    table = read_table(release.sweeps()[0], columns)
+    assert table["type"].to_pylist()[0] in ("PSF", "REX", "EXP", "DEV", "SER") and table["maskbits"].type == "int32"

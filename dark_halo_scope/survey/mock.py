@@ -83,7 +83,7 @@ def _radial(k: np.ndarray, beta: float, wing: float) -> np.ndarray:
 
     return (1 - wing) * moffat(k, beta) + wing * moffat(3 * k, 2.2)
 
-
+# %% ../../nbs/survey/mock.ipynb #d29a574c
 def psf_alpha(
     psf: MockPSF,
 ) -> float:  # [arcsec]
@@ -92,7 +92,7 @@ def psf_alpha(
     nea = 2 * np.pi / np.trapezoid(_radial(k, psf.beta, psf.wing) ** 2 * k, k)
     return psf.psfsize / (np.sqrt(nea / (4 * np.pi)) * 2 * np.sqrt(2 * np.log(2)))
 
-
+# %% ../../nbs/survey/mock.ipynb #e9c5b3cd
 @lru_cache(maxsize=32)
 def psf_table(
     psf: MockPSF,
@@ -101,7 +101,7 @@ def psf_table(
     k = np.linspace(0, 2 * np.pi / PIXSCALE, 4001)
     return k, _radial(k * psf_alpha(psf), psf.beta, psf.wing)
 
-
+# %% ../../nbs/survey/mock.ipynb #357fdeef
 def psf_transform(
     psf: MockPSF,
     size: int,  # Side of the stamp [pix]
@@ -124,7 +124,7 @@ class Exposure:
     shift: tuple[float, float]  # Position of its pixels against the brick's [pix]
     key: tuple[int, int, str, int]  # Names its draws
 
-
+# %% ../../nbs/survey/mock.ipynb #0cbee7ac
 def exposures_of(
     brickid: int,
     band: str,
@@ -148,7 +148,7 @@ def exposures_of(
         found.append(Exposure(psf, sigma, GAIN[band] / number, edge, tuple(draw.uniform(-0.5, 0.5, 2).tolist()), (*who, i)))
     return found
 
-
+# %% ../../nbs/survey/mock.ipynb #ee101879
 def covered(
     exposure: Exposure,
     n_pix: int,  # Side of the image
@@ -185,7 +185,7 @@ def lanczos3(
     taps = np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
     return (taps / taps.sum()).astype(np.float32)
 
-
+# %% ../../nbs/survey/mock.ipynb #ae9c1071
 def resampled_noise(
     exposure: Exposure,
     variance: np.ndarray,  # (n_pix, n_pix) [nmgy^2]
@@ -208,7 +208,7 @@ def to_pixels(
     places = ((o, sky_to_pixels(o.ra, o.dec, brick, n_pix)) for o in objects)
     return [(o, float(x), float(y)) for o, (x, y) in places]
 
-
+# %% ../../nbs/survey/mock.ipynb #e23f4745
 def draw_light(
     placed: Sequence[Placed],
     band: str,
@@ -257,7 +257,7 @@ class BandStack:
     saturated: np.ndarray  # bool, in any exposure
     allmask: np.ndarray  # bool, observed and bad in every exposure
 
-
+# %% ../../nbs/survey/mock.ipynb #06956a89
 def stack_band(
     brick: MockBrick,
     band: str,
@@ -290,7 +290,7 @@ def stack_band(
     psfsize = np.where(data, np.sqrt(weight / np.where(data, one_over_nea, 1)), 0).astype(np.float32)
     return BandStack(image, weight, psfsize, good, saturated, covered_any & ~data)
 
-
+# %% ../../nbs/survey/mock.ipynb #fc74c4be
 def bleeding(
     core: np.ndarray,  # (n_pix, n_pix) bool, pixels above saturation
 ) -> np.ndarray:  # bool
@@ -306,7 +306,7 @@ def bleeding(
             wide[max(patch[0].start - 4 * height, 0) : patch[0].stop + 4 * height, middle - 1 : middle + 2] = True
     return wide
 
-
+# %% ../../nbs/survey/mock.ipynb #8e8aa40d
 def uncovered_corner(
     brickid: int,
     band: str,
@@ -327,14 +327,14 @@ def gaia_magnitude(
     "G of a mock star, near its r magnitude"
     return star.mag["r"] - 0.1
 
-
+# %% ../../nbs/survey/mock.ipynb #d491fc2a
 def mask_radius(
     magnitude: float,  # Gaia G
 ) -> float:  # [arcsec]
     "Radius of a star's mask"
     return float(min(1800.0, 150 * 2.5 ** ((11 - magnitude) / 3)) * 0.262)
 
-
+# %% ../../nbs/survey/mock.ipynb #74392db4
 def maskbits_of(
     brick: MockBrick,
     stacks: dict[str, BandStack],  # By band
@@ -362,7 +362,7 @@ def _circle(mask: np.ndarray, x: float, y: float, radius: float, name: str) -> N
     yy, xx = np.ogrid[y0:y1, x0:x1]
     mask[y0:y1, x0:x1] |= np.where((xx - x) ** 2 + (yy - y) ** 2 <= radius**2, np.int32(1 << MASKBITS[name]), np.int32(0))
 
-
+# %% ../../nbs/survey/mock.ipynb #94a51d46
 def primary_pixels(
     brick: MockBrick,
     n_pix: int,
@@ -391,7 +391,7 @@ def flux_ivar(
     area = 4 * np.pi * ((psfsize / GAUSS_FWHM) ** 2 + (np.asarray(radius) / 1.17741) ** 2)
     return invvar * PIXSCALE**2 / np.where(area > 0, area, 1)
 
-
+# %% ../../nbs/survey/mock.ipynb #f9872f22
 @lru_cache(maxsize=4096)
 def fibre_share(
     radius: float,  # Half-light radius, 0 for a point [arcsec]
@@ -419,7 +419,7 @@ def type_of(
         return "EXP"
     return "DEV" if thing.n == 4.0 else "SER"
 
-
+# %% ../../nbs/survey/mock.ipynb #fcad1ba3
 def shape_columns(
     objects: Sequence[MockObject],
     types: Sequence[str],
@@ -473,7 +473,7 @@ def band_columns(
     )
     return {f"{k}_{band}": np.asarray(v, np.float32) for k, v in columns.items()} | {f"{k}_{band}": v for k, v in whole.items()}
 
-
+# %% ../../nbs/survey/mock.ipynb #df734c71
 def wise_columns(
     objects: Sequence[MockObject],
     ebv: float,
@@ -533,12 +533,12 @@ def catalogue_columns(
     }
     return columns | optical | wise_columns(objects, ebv, draw) | shape_columns(objects, types) | gaia_columns(objects)
 
-
+# %% ../../nbs/survey/mock.ipynb #09858606
 def brick_ebv(brickid: int, recipe: MockRecipe) -> float:
     "Reddening E(B-V) of a brick [mag]"
     return float(rng("mock dust", recipe.seed, brickid).uniform(0.015, 0.07))
 
-
+# %% ../../nbs/survey/mock.ipynb #c07ab2da
 def gaia_columns(objects: Sequence[MockObject]) -> dict[str, np.ndarray]:
     "Reference catalogue of the stars that Gaia sees"
     magnitude = np.array([gaia_magnitude(o) if o.kind == "star" else 99.0 for o in objects])
@@ -592,7 +592,7 @@ def coadd_header(
         header["BUNIT"] = UNIT[kind]
     return header
 
-
+# %% ../../nbs/survey/mock.ipynb #f809138e
 def coadd_bytes(
     images: Sequence[np.ndarray],  # One, or for maskbits three
     header: fits.Header,
@@ -611,7 +611,7 @@ def coadd_bytes(
     hdus.writeto(out)
     return undated(out.getvalue(), started, int(time.time()))
 
-
+# %% ../../nbs/survey/mock.ipynb #3c2ff9ba
 _GZIP = re.compile(rb"(\x1f\x8b\x08\x00)(.{4})([\x00\x02\x04]\xff)", re.DOTALL)
 
 
@@ -628,7 +628,7 @@ def undated(
 
     return _GZIP.sub(without, data)
 
-# %% ../../nbs/survey/mock.ipynb #3c2ff9ba
+# %% ../../nbs/survey/mock.ipynb #cac9d841
 def table_bytes(
     columns: dict[str, np.ndarray],
     extname: str = "",
@@ -652,7 +652,7 @@ def table_bytes(
     fits.HDUList([fits.PrimaryHDU(), table]).writeto(out)
     return out.getvalue()
 
-
+# %% ../../nbs/survey/mock.ipynb #4e0e97f0
 def sweep_columns(
     tractor: dict[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
@@ -660,7 +660,7 @@ def sweep_columns(
     keep = tractor["brick_primary"]
     return {k.upper(): v[keep] for k, v in tractor.items() if k not in ("brick_primary", "bx", "by")}
 
-
+# %% ../../nbs/survey/mock.ipynb #68237cfc
 def read_columns(
     data: bytes,  # A FITS file whose first extension is a table
 ) -> dict[str, np.ndarray]:  # In this machine's byte order
@@ -680,7 +680,7 @@ class BrickMade:
     truth: dict[str, list[Any]]  # One row an object, see `truth_columns`
     lenses: dict[str, list[Any]]  # One row a planted lens, see `lens_columns`
 
-
+# %% ../../nbs/survey/mock.ipynb #af4a4290
 def place_objects(
     brick: MockBrick,
     objects: Sequence[MockObject],  # The brick's own
@@ -698,7 +698,7 @@ def place_objects(
     foreign = [(o, x, y) for o, x, y in to_pixels(others, brick, recipe.n_pix) if low < x < high and low < y < high]
     return to_pixels(objects, brick, recipe.n_pix) + foreign
 
-
+# %% ../../nbs/survey/mock.ipynb #a97968d3
 def observe_brick(
     brick: MockBrick,
     objects: Sequence[MockObject],  # The brick's own
@@ -710,7 +710,7 @@ def observe_brick(
     mask = maskbits_of(brick, stacks, placed, recipe.n_pix)
     return stacks, mask, catalogue_columns(brick, placed, stacks, mask, recipe)
 
-
+# %% ../../nbs/survey/mock.ipynb #299253ae
 def make_brick(
     brick: MockBrick,
     recipe: MockRecipe,
@@ -733,7 +733,7 @@ def make_brick(
     write_bytes(table_bytes(catalogue, MOCKID=recipe_identity(recipe), BRICK=brick.name), release.tractor(brick.name))
     return made
 
-
+# %% ../../nbs/survey/mock.ipynb #921c30ea
 def brick_is_made(
     brick: MockBrick,
     recipe: MockRecipe,
@@ -769,7 +769,7 @@ def brick_row(
     row |= {"brickid": np.int32(brick.brickid), "ra1": ra1, "ra2": ra2, "dec1": dec1, "dec2": dec2, "area": np.float32(brick.area)}
     return row | {"survey_primary": True, "in_desi": True}
 
-
+# %% ../../nbs/survey/mock.ipynb #0ddf42ca
 def gather(
     rows: Sequence[dict[str, Any]],  # All with the same keys
 ) -> dict[str, np.ndarray]:
@@ -777,7 +777,7 @@ def gather(
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return {k: np.char.encode(v, "ascii") if v.dtype.kind == "U" else v for k, v in columns.items()}
 
-
+# %% ../../nbs/survey/mock.ipynb #59b5df92
 def gzipped(
     data: bytes,
 ) -> bytes:
@@ -787,7 +787,7 @@ def gzipped(
         file.write(data)
     return out.getvalue()
 
-# %% ../../nbs/survey/mock.ipynb #0e81ca80
+# %% ../../nbs/survey/mock.ipynb #5560a403
 def write_catalogues(
     bricks: Sequence[MockBrick],
     tractors: Sequence[dict[str, np.ndarray]],  # Their catalogues
@@ -806,7 +806,7 @@ def write_catalogues(
         write_bytes(table_bytes({k: v[names == name] for k, v in whole.items()}, "SWEEP"), release.sweep(name))
     return {"bricks": len(bricks), "sweeps": len(set(names.tolist())), "objects": len(names)}
 
-
+# %% ../../nbs/survey/mock.ipynb #e048520d
 def truth_type(
     name: str,  # Column of a truth table
 ) -> pa.DataType:
@@ -815,7 +815,7 @@ def truth_type(
         return pa.string()
     return pa.int32() if name in ("brickid", "objid", "n_images", "n_clumps") else pa.float64()
 
-
+# %% ../../nbs/survey/mock.ipynb #43455426
 def with_seeing(
     lenses: dict[str, list[Any]],  # Planted lenses of one brick
     tractor: dict[str, np.ndarray],  # Its catalogue
@@ -823,7 +823,7 @@ def with_seeing(
     "Planted lenses with PSFSIZE at their place, without which a lens that was missed says little"
     return lenses | {f"psfsize_{b}": tractor[f"psfsize_{b}"][lenses["objid"]].tolist() if lenses["objid"] else [] for b in BANDS}
 
-
+# %% ../../nbs/survey/mock.ipynb #9f9884c5
 def write_truth(
     made: Sequence[BrickMade],  # In the order of brick ids
     root: str,
@@ -841,7 +841,7 @@ def write_truth(
             write_bytes(("\n".join(lines) + "\n").encode(), join(root, "truth", "known_lenses.csv"))
     return tables
 
-# %% ../../nbs/survey/mock.ipynb #0ddf42ca
+# %% ../../nbs/survey/mock.ipynb #ba398ec0
 def make_bricks(
     bricks: Sequence[MockBrick],
     recipe: MockRecipe,
@@ -856,7 +856,7 @@ def make_bricks(
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield from pool.map(task, bricks)
 
-
+# %% ../../nbs/survey/mock.ipynb #9ed8441d
 def make_mock(
     root: str | Path,  # Folder or s3://bucket/prefix
     recipe: MockRecipe,

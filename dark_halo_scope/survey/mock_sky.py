@@ -77,7 +77,7 @@ class MockBrick:
     area: float  # [deg^2]
     n_lenses: int = 0
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #e4abbbc3
 def mock_bricks(
     recipe: MockRecipe,
 ) -> list[MockBrick]:
@@ -112,7 +112,7 @@ def sky_to_pixels(
     pixel = np.deg2rad(PIXSCALE / 3600)
     return (n_pix - 1) / 2 - east / pixel, (n_pix - 1) / 2 + north / pixel
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #62994b03
 def pixels_to_sky(
     x: np.ndarray | float,  # Pixels from 0
     y: np.ndarray | float,  # Pixels from 0
@@ -152,7 +152,7 @@ def frequencies(
     scale = 2 * np.pi / PIXSCALE
     return scale * np.fft.rfftfreq(size)[None, :], scale * np.fft.fftfreq(size)[:, None]
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #7358bc4a
 def sersic_transform(
     size: int,  # Side of the stamp [pix]
     radius: float,  # Half-light radius of the product-averaged axis [arcsec]
@@ -179,7 +179,7 @@ def fine_grid(
     x, y = np.meshgrid(axis, axis)
     return x, y
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #5c5c6fa0
 def fine_transform(
     image: np.ndarray,  # (4 size, 4 size) surface brightness
     unit: bool = True,  # Bring the flux to 1
@@ -204,7 +204,7 @@ class Light:
     dx: float = 0.0  # Offset from the object to the right [arcsec]
     dy: float = 0.0  # Offset upwards [arcsec]
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #8fdb3b77
 @dataclass(frozen=True)
 class MockObject:
     "One thing in the sky"
@@ -226,7 +226,7 @@ class MockObject:
         "AB magnitude in each filter"
         return dict(zip(FILTERS, (22.5 - 2.5 * np.log10(self.flux)).tolist()))
 
-# %% ../../nbs/survey/mock_sky.ipynb #8fdb3b77
+# %% ../../nbs/survey/mock_sky.ipynb #7d06654a
 def flux_from(
     r: float,  # r magnitude
     gr: float,  # g - r
@@ -236,7 +236,7 @@ def flux_from(
     "Fluxes from a magnitude and colours; i lies two fifths of the way from r to z"
     return 10 ** (0.4 * (22.5 - np.array([r + gr, r, r - 0.4 * rz, r - rz, r - rz - zw1])))
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #6e7f3455
 def smooth_galaxy(
     kind: str,  # Class for the truth table
     flux: np.ndarray,  # (5,) [nmgy]
@@ -268,7 +268,7 @@ def passive_colours(
     gr, rz, zw1 = (float(np.interp(z, PASSIVE["z"], PASSIVE[c])) for c in ("g-r", "r-z", "z-w1"))
     return gr, rz, zw1
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #dc9c9934
 def passive_magnitude(
     z: float,  # Redshift
 ) -> float:  # z magnitude
@@ -292,7 +292,7 @@ def draw_lrg(
     q = float(1 - 0.55 * draw.beta(1.4, 3.0))
     return smooth_galaxy(kind, flux_from(z_mag + rz, gr, rz, zw1), radius, n, q, draw.uniform(0, np.pi), z)
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #323627f3
 def draw_companion(
     draw: np.random.Generator,
     host: MockObject,  # The galaxy beside which it stands
@@ -314,7 +314,7 @@ def draw_blue(
     radius = float(np.clip(10 ** (-0.17 * (r - 20.5) + draw.normal(-0.1, 0.18)), 0.15, 2.5))
     return smooth_galaxy("blue", flux, radius, 1.0, draw.uniform(0.3, 1.0), draw.uniform(0, np.pi), float(draw.uniform(0.1, 1.2)))
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #35ccc3c9
 def draw_star(
     draw: np.random.Generator,
 ) -> MockObject:
@@ -357,7 +357,7 @@ def draw_spiral(
     shape = np.exp(-radius / scale) * (1 - np.exp(-((radius / scale) ** 2))) * (0.15 + (0.5 + 0.5 * wave) ** 2)
     return _impostor(draw, "spiral", shape, 0.6, 1.4 * scale, q, phi)
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #e1de4636
 def draw_ring(
     draw: np.random.Generator,
 ) -> MockObject:
@@ -368,7 +368,7 @@ def draw_ring(
     shape = np.exp(-0.5 * ((radius - r0) / (0.12 * r0 + 0.15)) ** 2) * np.maximum(0.05, 1 + clumps)
     return _impostor(draw, "ring", shape, 0.4, r0, q, phi)
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #4016dd5d
 def draw_merger(
     draw: np.random.Generator,
 ) -> MockObject:
@@ -401,7 +401,7 @@ def draw_mass(
         "gamma2": float(min(shear, 0.15) * np.sin(2 * angle)),
     }
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #30cc3401
 def draw_source(
     draw: np.random.Generator,
 ) -> list[dict[str, float]]:  # First the galaxy, then its clumps: offsets [arcsec], radius, share of flux in r, colours
@@ -448,7 +448,7 @@ def place_source(
             return x, y, int((bright > 0.3).sum())
     raise RuntimeError(f"no source position with magnification {least} behind {mass}")
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #9ab401b1
 def lensed_transforms(
     mass: dict[str, float],  # From `draw_mass`
     source: Sequence[dict[str, float]],  # From `draw_source`
@@ -586,7 +586,7 @@ def truth_columns(
         columns[name] = [float(getattr(o, name)) for o in objects]
     return columns | {f"true_flux_{f}": [float(o.flux[i]) for o in objects] for i, f in enumerate(FILTERS)}
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #4db68885
 def lens_name(
     ra: float,  # [deg]
     dec: float,  # [deg]
@@ -594,7 +594,7 @@ def lens_name(
     "MOCK-RRR.rrrr+DD.dddd, as the Legacy lens lists write names"
     return f"MOCK-{ra:08.4f}{dec:+08.4f}"
 
-
+# %% ../../nbs/survey/mock_sky.ipynb #97160185
 def lens_columns(
     objects: Sequence[MockObject],
     brick: MockBrick,
