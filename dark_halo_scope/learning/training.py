@@ -328,8 +328,6 @@ def build_learner(
     set_meta_scale(model, torch.from_numpy(train.meta))
     model = model.double() if recipe.precision == "fp64" else model
     model = model.to(place.device)
-    if place.device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optim = torch.optim.AdamW(model.parameters(), lr=recipe.optim.lr, weight_decay=recipe.optim.weight_decay)
     scaler = torch.amp.GradScaler(place.device.type, enabled=recipe.precision == "fp16" and place.device.type == "cuda")
     wrapped: nn.Module = torch.compile(model) if recipe.compile else model  # type: ignore[assignment]

@@ -95,7 +95,7 @@ def augment(
     if draw.core.any():
         offset = torch.arange(size, device=image.device) - (size - 1) / 2
         inside = torch.hypot(offset[:, None], offset[None, :]) <= recipe.core_radius
-        out[torch.from_numpy(draw.core).to(image.device)[:, None, None, None] & inside] = 0
+        out.masked_fill_(torch.from_numpy(draw.core).to(image.device)[:, None, None, None] & inside, 0.0)
     return out
 
 # %% ../../nbs/stamps/augment.ipynb #e786a8ae
