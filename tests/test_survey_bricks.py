@@ -29,7 +29,7 @@ def test_every_brick_of_the_sky(theirs):
 
 
 def test_every_name_leads_back_to_its_brick():
-    ids = np.arange(1, 662_175, 7)
+    ids = np.arange(1, 662_175)
     assert (bricks.ids_of_names(bricks.brick_names(ids)) == ids).all()
 
 

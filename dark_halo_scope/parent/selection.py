@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VARIANTS', 'FLAGS', 'BRIGHT_Z', 'SELECTIONS', 'Table', 'DESI_MASKS', 'DESI_COLUMNS', 'ColourCut', 'SelectionRecipe',
            'column', 'magnitude', 'not_psf', 'passes', 'colour_flags', 'desi_lrg_colours', 'desi_lrg_quality',
-           'desi_lrg', 'unit_vectors', 'near_any', 'flags', 'colour_cuts', 'cuts', 'attrition', 'select',
-           'sweep_columns', 'check_sky', 'select_sweep', 'add_attrition', 'with_magnitudes']
+           'desi_lrg', 'unit_vectors', 'near_any', 'flags', 'colour_cuts', 'quality_cuts', 'cuts', 'attrition',
+           'select', 'sweep_columns', 'check_sky', 'select_sweep', 'add_attrition', 'with_magnitudes']
 
 # %% ../../nbs/parent/selection.ipynb #311a79bd
 from collections.abc import Mapping
@@ -243,6 +243,20 @@ def colour_cuts(
     return galaxy | positive | colours
 
 # %% ../../nbs/parent/selection.ipynb #5b3d4ed7
+def quality_cuts(
+    table: Table,  # With the columns of `sweep_columns`
+    recipe: SelectionRecipe,
+) -> dict[str, np.ndarray]:  # Name of a cut -> bool
+    "The cuts that say which measurements are trusted; raises BadInput when a column is missing"
+    ra, dec = column(table, "ra"), column(table, "dec")
+    quality = {"its brick owns it": is_brick_primary(column(table, "brickid"), ra, dec)} if recipe.brick_primary else {}
+    observed = [column(table, f"nobs_{band}") >= recipe.min_nobs for band in recipe.bands]
+    quality[f"NOBS >= {recipe.min_nobs} in {', '.join(recipe.bands)}"] = np.logical_and.reduce(observed)
+    if recipe.mask_names:
+        quality[f"not in {', '.join(recipe.mask_names)}"] = ~any_bit(column(table, "maskbits"), recipe.mask_names)
+    return quality
+
+
 def cuts(
     table: Table,  # With the columns of `sweep_columns`
     recipe: SelectionRecipe,
@@ -250,14 +264,9 @@ def cuts(
     known: tuple[np.ndarray, np.ndarray] | None = None,  # Positions (ra, dec) of known lenses [deg]
 ) -> dict[str, np.ndarray]:  # Name of a cut -> bool, in the order in which they are counted
     "Every cut of a recipe; raises BadInput when a column is missing"
-    ra, dec = column(table, "ra"), column(table, "dec")
-    quality = {"its brick owns it": is_brick_primary(column(table, "brickid"), ra, dec)} if recipe.brick_primary else {}
-    observed = [column(table, f"nobs_{band}") >= recipe.min_nobs for band in recipe.bands]
-    quality[f"NOBS >= {recipe.min_nobs} in {', '.join(recipe.bands)}"] = np.logical_and.reduce(observed)
-    if recipe.mask_names:
-        quality[f"not in {', '.join(recipe.mask_names)}"] = ~any_bit(column(table, "maskbits"), recipe.mask_names)
-    named = quality | colour_cuts(table, recipe, found)
+    named = quality_cuts(table, recipe) | colour_cuts(table, recipe, found)
     if known is not None:
+        ra, dec = column(table, "ra"), column(table, "dec")
         named[f"no known lens within {recipe.known_lens_arcsec:g} arcsec"] = ~near_any(ra, dec, *known, recipe.known_lens_arcsec)
     return named
 

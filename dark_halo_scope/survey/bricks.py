@@ -102,24 +102,20 @@ def ids_of_names(
 ) -> np.ndarray:  # int64 ids
     "Ids of named bricks; raises BadInput for a name that no brick has"
     names = np.asarray(names, dtype="U8")
-    unique, back = np.unique(names, return_inverse=True)
-    ids = np.array([_id_of_name(str(name)) for name in unique], np.int64)
-    return ids[back].reshape(names.shape)
-
-
-def _id_of_name(name: str) -> int:
-    "Id of one named brick"
-    try:
-        ra, dec = int(name[:4]) / 10, int(name[5:]) / 10 * {"m": -1, "p": 1}[name[4]]
-        # The cut-off digit may hide up to a tenth of a degree of declination, away from zero: less than half a row.
-        dec = float(np.clip(np.sign(dec or 1) * np.ceil(abs(dec) / BRICK_SIZE - 1e-9) * BRICK_SIZE, -90, 90))
-        nearby = np.unique(brick_ids(np.clip(ra + np.array([-0.05, 0.0, 0.05, 0.1, 0.15]), 0, 359.999), dec))
-    except (ValueError, KeyError, IndexError):
-        nearby = np.array([], np.int64)
-    for brickid in nearby:
-        if brick_names(brickid) == name:
-            return int(brickid)
-    raise unknown_name("brick", name, brick_names(nearby) if nearby.size else ["1501p022, for example"])
+    letters = np.ascontiguousarray(names.reshape(-1)).view(np.uint32).reshape(-1, 8).astype(np.int64)
+    digits = np.delete(letters, 4, axis=1) - ord("0")
+    shaped = ((digits >= 0) & (digits <= 9)).all(axis=1) & np.isin(letters[:, 4], [ord("p"), ord("m")])
+    tens_ra, tens_dec = digits[:, :4] @ [1000, 100, 10, 1], digits[:, 4:] @ [100, 10, 1]
+    # A row is centred on a multiple of a quarter degree, at most .09 degrees farther from the equator than the cut-off digits say.
+    quarters = -(-tens_dec * 10 // 25)
+    row = np.clip(360 + np.where(letters[:, 4] == ord("m"), -quarters, quarters), 0, N_ROWS - 1)
+    guess, ids = (tens_ra / 3600 * row_columns()[row]).astype(np.int64), np.zeros(len(row), np.int64)
+    for step in (-1, 0, 1):
+        candidate = row_starts()[row] + np.clip(guess + step, 0, row_columns()[row] - 1) + 1
+        ids = np.where(shaped & (brick_names(candidate) == names.reshape(-1)), candidate, ids)
+    if (ids == 0).any():
+        raise unknown_name("brick", str(names.reshape(-1)[ids == 0][0]), ["1501p022, for example"])
+    return ids.reshape(names.shape)
 
 # %% ../../nbs/survey/bricks.ipynb #45634e1d
 def is_brick_primary(
