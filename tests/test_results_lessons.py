@@ -1,0 +1,53 @@
+"""A lesson's page must go red when its guard is taken away."""
+
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+from dark_halo_scope.stats import metrics
+from dark_halo_scope.trust import anchors, gates
+
+RESULTS = Path(__file__).parents[1] / "nbs" / "results"
+
+
+def passing(gate):
+    "The gate with its verdict taken away"
+    return lambda *a, **k: replace(gate(*a, **k), passed=True)
+
+
+def run_page(name):
+    "The code cells of a page, one after the other, in this process"
+    matplotlib.use("Agg")
+    (path,) = RESULTS.glob(f"{name}*.ipynb")
+    scope = {"__name__": "page"}
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), str(path), "exec"), scope)
+
+
+DELETED = {  # page -> module and guard, and what stands in its place
+    "lesson_01": (metrics, "tpr_at_fpr", lambda s, y, f: metrics.auroc(s, y)),
+    "lesson_02": (metrics, "refuse_ties", lambda *a: None),
+    "lesson_03": (gates, "pairing_gate", passing(gates.pairing_gate)),
+    "lesson_14": (anchors, "reference_separation", lambda t, r: np.full(len(t["name"]), np.nan)),
+    "lesson_19": (metrics, "host_index", lambda hosts, n: None),
+    "lesson_20": (metrics, "labelled_and_vetted", lambda s, y, out, f: (metrics.tpr_at_fpr(s, y, f),) * 2),
+    "lesson_21": (metrics, "best_epoch", lambda a, b: metrics.BestEpoch(int(np.argmax(a)), max(a), max(a))),
+}
+
+
+@pytest.mark.parametrize("page", sorted(DELETED))
+def test_page_without_its_guard_goes_red(page, monkeypatch):
+    module, guard, instead = DELETED[page]
+    monkeypatch.setattr(importlib.import_module(module.__name__), guard, instead)
+    with pytest.raises(AssertionError):
+        run_page(page)
+
+
+def test_a_page_with_its_guard_runs():
+    run_page("lesson_03")
