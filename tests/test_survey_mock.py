@@ -322,8 +322,10 @@ def test_second_call_does_nothing_and_an_unfinished_brick_is_made_again(tmp_path
     before = hashes(tmp_path)
     monkeypatch.setattr(mock, "observe_brick", lambda *a: pytest.fail("observed again"))
     assert make_mock(tmp_path, recipe) == receipt
-    monkeypatch.undo()
     release = Release(str(tmp_path))
+    Path(release.bricks()).unlink()
+    assert make_mock(tmp_path, recipe).identity == receipt.identity  # the bricks were kept, the rest was made again
+    monkeypatch.undo()
     Path(release.tractor(mock_bricks(recipe)[0].name)).unlink()
     Path(release.bricks()).unlink()
     assert make_mock(tmp_path, recipe).identity == receipt.identity and hashes(tmp_path) == before
@@ -414,3 +416,26 @@ def test_the_projects_own_readers_find_the_galaxies(release):
     columns = ["flux_r", "flux_z", "flux_w1", "type", "maskbits"]
     table = read_table(release.sweeps()[0], columns)
     assert table["type"].to_pylist()[0] in ("PSF", "REX", "EXP", "DEV", "SER") and table["maskbits"].type == "int32"
+
+
+def test_sweeps_leave_out_what_another_brick_owns():
+    tractor = {"brick_primary": np.array([True, False, True]), "flux_r": np.arange(3.0), "bx": np.zeros(3)}
+    assert {k: v.tolist() for k, v in mock.sweep_columns(tractor).items()} == {"FLUX_R": [0.0, 2.0]}
+
+
+def test_planted_lenses_are_red_enough_in_the_infrared_wherever_they_are():
+    near = mock_sky.draw_lrg(mock_sky.rng("test"), z=0.3)
+    flux = near.flux * mock_sky._into_cuts(near)
+    assert near.mag["z"] - near.mag["w1"] < 0.8 and -2.5 * np.log10(flux[3] / flux[4]) == pytest.approx(0.9)
+    far = mock_sky.draw_lrg(mock_sky.rng("test"), z=0.6)
+    assert (mock_sky._into_cuts(far) == 1).all()
+
+
+def test_another_seed_is_another_night_under_another_sky():
+    brick = mock_bricks(SMALL)[0]
+    one, two = ([o.ra for o in brick_objects(brick, replace(SMALL, seed=s, n_lenses=0))] for s in (1, 2))
+    assert set(one).isdisjoint(two)
+    for band in "grz":
+        assert mock.exposures_of(brick.brickid, band, replace(SMALL, seed=1)) != mock.exposures_of(
+            brick.brickid, band, replace(SMALL, seed=2)
+        )
