@@ -240,3 +240,13 @@ def test_positions_that_are_not_numbers_are_refused_not_selected():
     table = table.set_column(table.schema.get_field_index("ra"), "ra", pa.array([np.nan] * 10))
     with pytest.raises(BadInput, match="positions"):
         selection.select(table, SelectionRecipe())
+
+
+@pytest.mark.slow
+def test_two_million_rows_a_second_and_a_sweep_in_bounded_memory():
+    from dark_halo_scope.run.bench_select import bench_select
+
+    figures = bench_select(n=2_000_000)
+    assert figures["five_selections_rows_per_s"] > 2e6 and figures["desi_lrg_rows_per_s"] > 2e6, figures
+    assert figures["kept"] == figures["stream_kept"] and figures["pieces"] > 5
+    assert 0 < figures["stream_peak_mb"] < 400, figures

@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..base.errors import BadInput, unknown_name
-from .selection import FLAGS, SelectionRecipe, Table, check_sky, column, flags, not_psf, quality_cuts, sweep_columns
+from .selection import FLAGS, SelectionRecipe, Table, check_sky, column, measure, not_psf, quality_cuts, sweep_columns
 from ..survey.bricks import brick_areas, brick_centres, brick_names, brick_neighbours
 from ..survey.sweeps import table_chunks
 
@@ -28,9 +28,9 @@ def count_rows(
     recipe: SelectionRecipe,
 ) -> dict[int, np.ndarray]:  # Brick id -> (len(COUNTS),) int64
     "Counts of every selection in each brick of a catalogue; raises BadInput when a column is missing"
-    found = flags(table, recipe)
-    good = np.logical_and.reduce(list(quality_cuts(table, recipe).values()))
-    masks = np.stack([good & (found[flag] if flag else not_psf(table)) for flag in COUNTS.values()])
+    measured = measure(table, recipe)
+    good = np.logical_and.reduce(list(quality_cuts(table, recipe, measured).values()))
+    masks = np.stack([good & (measured.flags[flag] if flag else not_psf(table)) for flag in COUNTS.values()])
     ids, back = np.unique(column(table, "brickid"), return_inverse=True)
     totals = np.stack([np.bincount(back, weights=mask, minlength=len(ids)) for mask in masks], axis=1).astype(np.int64)
     return dict(zip(ids.tolist(), totals, strict=True))

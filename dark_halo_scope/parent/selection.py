@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'FLAGS', 'BRIGHT_Z', 'SELECTIONS', 'Table', 'DESI_MASKS', 'DESI_COLUMNS', 'ColourCut', 'SelectionRecipe',
-           'column', 'magnitude', 'not_psf', 'passes', 'colour_flags', 'desi_lrg_colours', 'desi_lrg_quality',
-           'desi_lrg', 'unit_vectors', 'near_any', 'flags', 'colour_cuts', 'quality_cuts', 'cuts', 'attrition',
-           'select', 'sweep_columns', 'check_sky', 'select_sweep', 'add_attrition', 'with_magnitudes']
+           'column', 'magnitude', 'not_psf', 'passes', 'colours', 'colour_flags', 'desi_lrg_colours',
+           'desi_lrg_quality', 'desi_lrg', 'unit_vectors', 'near_any', 'Measured', 'measure', 'colour_cuts',
+           'quality_cuts', 'cuts', 'attrition', 'select', 'sweep_columns', 'check_sky', 'select_sweep', 'add_attrition',
+           'with_magnitudes']
 
 # %% ../../nbs/parent/selection.ipynb #311a79bd
 from collections.abc import Mapping
@@ -123,15 +124,24 @@ def passes(
     return (z < cut.z_max) & (rz > cut.rz_min) & (zw1 > cut.zw1_min)
 
 
+def colours(
+    table: Table,  # With flux_r, flux_z, flux_w1, and the transmissions when dust is taken off
+    recipe: SelectionRecipe,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # z, r - z, z - W1 [AB mag]
+    "The magnitude and the two colours that the selections cut; raises BadInput when a column is missing"
+    r, z, w1 = (magnitude(table, band, recipe.dereddened) for band in ("r", "z", "w1"))
+    return z, r - z, z - w1
+
+
 def colour_flags(
     table: Table,  # With flux_r, flux_z, flux_w1, `type`, and the transmissions when dust is taken off
     recipe: SelectionRecipe,
+    measured: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,  # What `colours` gave, if it is at hand
 ) -> dict[str, np.ndarray]:  # is_v1 ... is_v5, bool
     "Which of the five selections each object passes; raises BadInput when a column is missing"
-    r, z, w1 = (magnitude(table, band, recipe.dereddened) for band in ("r", "z", "w1"))
-    rz, zw1 = r - z, z - w1
+    measured = measured or colours(table, recipe)
     galaxy = not_psf(table) if recipe.exclude_psf else True
-    return {FLAGS[name]: passes(cut, z, rz, zw1) & galaxy for name, cut in VARIANTS.items()}
+    return {FLAGS[name]: passes(cut, *measured) & galaxy for name, cut in VARIANTS.items()}
 
 # %% ../../nbs/parent/selection.ipynb #f971638c
 def desi_lrg_colours(
@@ -211,45 +221,49 @@ def near_any(
     return near
 
 # %% ../../nbs/parent/selection.ipynb #b2445e29
-def flags(
+@dataclass(frozen=True)
+class Measured:
+    "What the cuts of a table have in common, worked out once"
+
+    colours: tuple[np.ndarray, np.ndarray, np.ndarray]  # What `colours` gave
+    owned: np.ndarray  # bool: the brick that lists the object owns its position
+    flags: dict[str, np.ndarray]  # is_v1 ... is_v5, is_desi_lrg, bool
+
+
+def measure(
     table: Table,  # With the columns of `sweep_columns`
     recipe: SelectionRecipe,
-) -> dict[str, np.ndarray]:  # is_v1 ... is_v5, is_desi_lrg, bool
-    "Which selections each object passes; raises BadInput when a column is missing"
-    owned = is_brick_primary(column(table, "brickid"), column(table, "ra"), column(table, "dec"))
-    return colour_flags(table, recipe) | {"is_desi_lrg": desi_lrg(table) & owned}
+) -> Measured:
+    "Colours, ownership, and which selections each object passes; raises BadInput when a column is missing"
+    owned, measured = is_brick_primary(column(table, "brickid"), column(table, "ra"), column(table, "dec")), colours(table, recipe)
+    return Measured(measured, owned, colour_flags(table, recipe, measured) | {"is_desi_lrg": desi_lrg(table) & owned})
 
 
 def colour_cuts(
     table: Table,
     recipe: SelectionRecipe,
-    found: Mapping[str, np.ndarray],  # What `flags` gave
+    measured: Measured,
 ) -> dict[str, np.ndarray]:  # Name of a cut -> bool
     "The cuts that define the recipe's variant, one by one"
     if recipe.variant == "desi_lrg":
-        return {"DESI LRG (South)": found["is_desi_lrg"]}
-    z = magnitude(table, "z", recipe.dereddened)
+        return {"DESI LRG (South)": measured.flags["is_desi_lrg"]}
+    z, rz, zw1 = measured.colours
     galaxy = {"TYPE is not PSF": not_psf(table)} if recipe.exclude_psf else {}
     if recipe.variant == "bright_z20":
         return galaxy | {f"z < {BRIGHT_Z}": z < BRIGHT_Z}
-    r, w1 = (magnitude(table, band, recipe.dereddened) for band in ("r", "w1"))
     cut = VARIANTS[recipe.variant]
-    positive = {"r, z and W1 fluxes are positive": np.isfinite(r) & np.isfinite(z) & np.isfinite(w1)}
-    colours = {
-        f"z < {cut.z_max}": z < cut.z_max,
-        f"r - z > {cut.rz_min}": r - z > cut.rz_min,
-        f"z - W1 > {cut.zw1_min}": z - w1 > cut.zw1_min,
-    }
-    return galaxy | positive | colours
+    positive = {"r, z and W1 fluxes are positive": np.isfinite(rz) & np.isfinite(zw1)}
+    limits = {f"z < {cut.z_max}": z < cut.z_max, f"r - z > {cut.rz_min}": rz > cut.rz_min, f"z - W1 > {cut.zw1_min}": zw1 > cut.zw1_min}
+    return galaxy | positive | limits
 
 # %% ../../nbs/parent/selection.ipynb #5b3d4ed7
 def quality_cuts(
     table: Table,  # With the columns of `sweep_columns`
     recipe: SelectionRecipe,
+    measured: Measured,
 ) -> dict[str, np.ndarray]:  # Name of a cut -> bool
     "The cuts that say which measurements are trusted; raises BadInput when a column is missing"
-    ra, dec = column(table, "ra"), column(table, "dec")
-    quality = {"its brick owns it": is_brick_primary(column(table, "brickid"), ra, dec)} if recipe.brick_primary else {}
+    quality = {"its brick owns it": measured.owned} if recipe.brick_primary else {}
     observed = [column(table, f"nobs_{band}") >= recipe.min_nobs for band in recipe.bands]
     quality[f"NOBS >= {recipe.min_nobs} in {', '.join(recipe.bands)}"] = np.logical_and.reduce(observed)
     if recipe.mask_names:
@@ -260,11 +274,11 @@ def quality_cuts(
 def cuts(
     table: Table,  # With the columns of `sweep_columns`
     recipe: SelectionRecipe,
-    found: Mapping[str, np.ndarray],  # What `flags` gave
+    measured: Measured,
     known: tuple[np.ndarray, np.ndarray] | None = None,  # Positions (ra, dec) of known lenses [deg]
 ) -> dict[str, np.ndarray]:  # Name of a cut -> bool, in the order in which they are counted
     "Every cut of a recipe; raises BadInput when a column is missing"
-    named = quality_cuts(table, recipe) | colour_cuts(table, recipe, found)
+    named = quality_cuts(table, recipe, measured) | colour_cuts(table, recipe, measured)
     if known is not None:
         ra, dec = column(table, "ra"), column(table, "dec")
         named[f"no known lens within {recipe.known_lens_arcsec:g} arcsec"] = ~near_any(ra, dec, *known, recipe.known_lens_arcsec)
@@ -288,10 +302,10 @@ def select(
     known: tuple[np.ndarray, np.ndarray] | None = None,  # Positions (ra, dec) of known lenses, left out [deg]
 ) -> tuple[pa.Table, pa.Table]:  # The selected rows with is_v1 ... is_v5 and is_desi_lrg added, and the attrition table
     "The objects that pass every cut of a recipe; raises BadInput when a column is missing"
-    found = flags(table, recipe)
-    named = cuts(table, recipe, found, known)
+    measured = measure(table, recipe)
+    named = cuts(table, recipe, measured, known)
     keep = np.logical_and.reduce(list(named.values()))
-    for name, flag in found.items():
+    for name, flag in measured.flags.items():
         table = table.append_column(name, pa.array(flag))
     return table.filter(pa.array(keep)), attrition(named)
 
