@@ -10,7 +10,7 @@ import torch
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.stamps import codec, reader
-from dark_halo_scope.stamps.reader import ReadRecipe, Reader, Selection, StampSet, build_index
+from dark_halo_scope.stamps.reader import Reader, ReadRecipe, Selection, StampSet, build_index
 
 from .stamp_toys import toy_images, toy_table, write_bricks
 
@@ -113,7 +113,9 @@ def test_bands_are_taken_in_the_order_asked_for(bricks):
 
 def test_the_earlier_npz_column_is_read(tmp_path):
     images, control, _ = toy_images(20)
-    table = pa.table({"stamp_npz": codec.encode_npz(images), "ctrl_stamp_npz": codec.encode_npz(control), "is_control": np.arange(20) % 2 == 0})
+    table = pa.table(
+        {"stamp_npz": codec.encode_npz(images), "ctrl_stamp_npz": codec.encode_npz(control), "is_control": np.arange(20) % 2 == 0}
+    )
     pq.write_table(table, tmp_path / "old.parquet", row_group_size=8)
     recipe = ReadRecipe(batch_size=20, with_control=True)
     index = build_index([StampSet((str(tmp_path / "old.parquet"),))], Selection(splits=()), recipe)

@@ -20,7 +20,7 @@ from ..base.errors import BadInput
 from ..base.schema import table_from
 from .checkpoints import check_fit, load_model
 from .models import LensNet
-from .recipes import TrainRecipe, make_inputs, reading, training_sets
+from .recipes import TrainRecipe, alone, make_inputs, reading, training_sets
 from ..stamps.augment import dihedral
 from ..stamps.reader import Batch, Selection, StampIndex, StampSet, build_index, gather, stream_units
 
@@ -123,7 +123,7 @@ def score_images(
     "Logits of stamps held in memory; raises BadInput when they are of another size, or the network needs what an image cannot give"
     if recipe.pairs in ("input", "residual") or images.shape[1] != len(recipe.read.bands):
         raise BadInput(f"network with pairs='{recipe.pairs}' and bands {recipe.read.bands} cannot score images of shape {images.shape}")
-    n, single = len(images), replace(recipe, pairs="none")
+    n, single = len(images), alone(recipe)
     given = np.zeros((n, 0)) if meta is None else np.asarray(meta)
     out = []
     for i in range(0, n, SIZE):
@@ -173,9 +173,10 @@ def score_stamps(
     committee = checkpoints if isinstance(checkpoints, Committee) else load_committee(checkpoints)
     total: np.ndarray | float = 0.0
     for model, recipe, _ in committee.members:
-        index = build_index(training_sets(sets), Selection(splits=tuple(splits)), reading(recipe, shuffle=False))
-        rows, logit, _ = predict(model, index, recipe, size, turns)
-        total = total + logit[: len(index)][np.argsort(rows[: len(index)])].astype(np.float64)
+        single = alone(recipe)
+        index = build_index(training_sets(sets), Selection(splits=tuple(splits)), reading(single, shuffle=False))
+        rows, logit, _ = predict(model, index, single, size, turns)
+        total = total + logit[np.unique(rows, return_index=True)[1]].astype(np.float64)
     mean = (np.asarray(total) / len(committee.members)).astype(np.float32)
     missing = [n for n in ("task_id", "release", "brickid", "objid", "brickname", "ra", "dec", "split") if n not in index.identity]
     if missing:

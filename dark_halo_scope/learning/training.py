@@ -31,7 +31,7 @@ from ..base.errors import BadInput
 from .checkpoints import data_identity, load_checkpoint, model_name, recipe_difference, save_checkpoint
 from .losses import pair_loss, weighted_loss
 from .models import LensNet, build_model, freeze_backbone, set_meta_scale
-from .recipes import Inputs, OptimRecipe, TrainRecipe, make_inputs, reading, training_sets
+from .recipes import Inputs, OptimRecipe, TrainRecipe, alone, make_inputs, reading, training_sets
 from .scoring import mixed_precision, predict
 from ..stamps.reader import Batch, Reader, StampIndex, StampSet, build_index, prefetched
 from ..stats import metrics
@@ -305,9 +305,8 @@ def run_data(
 ) -> RunData:
     "Indexes of the three splits; raises BadInput naming the split that is empty"
     train = build_index(training_sets(sets, recipe.pairs), recipe.select, reading(recipe))
-    alone = recipe.pairs in ("negatives", "same_batch")
-    looked = replace(recipe, pairs="none") if alone else recipe
-    seen = training_sets(sets, "negatives" if alone else recipe.pairs)
+    looked = alone(recipe)
+    seen = training_sets(sets, "negatives" if recipe.pairs == "same_batch" else recipe.pairs)
     read = reading(looked, shuffle=False)
     choose = build_index(seen, replace(recipe.select, splits=(recipe.choose_on,)), read)
     try:

@@ -1,0 +1,240 @@
+"""A run learns, stops, refuses and warns as it should."""
+
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.learning import training
+from dark_halo_scope.learning.checkpoints import load_checkpoint, save_checkpoint
+from dark_halo_scope.learning.losses import LossRecipe
+from dark_halo_scope.learning.models import ModelRecipe, build_model
+from dark_halo_scope.learning.recipes import OptimRecipe, TrainRecipe
+from dark_halo_scope.learning.scoring import predict, score_stamps
+from dark_halo_scope.learning.training import (
+    Place,
+    build_learner,
+    epoch_metrics,
+    epoch_warnings,
+    improved,
+    learning_rate,
+    run_data,
+    to_inputs,
+    train,
+    train_step,
+)
+from dark_halo_scope.stamps.augment import AugmentRecipe
+from dark_halo_scope.stamps.normalise import NormaliseRecipe
+from dark_halo_scope.stamps.reader import Reader, ReadRecipe
+
+from .stamp_toys import write_bricks
+
+SPLITS = ("train", "train", "val", "test")
+
+
+@pytest.fixture(scope="module")
+def bricks(tmp_path_factory):
+    return write_bricks(tmp_path_factory.mktemp("stamps"), bricks=2, n=64, row_group=16, splits=SPLITS, control=True)
+
+
+def recipe(**more):
+    return replace(TrainRecipe(read=ReadRecipe(batch_size=16, window=32), epochs=2, optim=OptimRecipe(lr=1e-3)), **more)
+
+
+def weights(folder, name="last.pt"):
+    return load_checkpoint(str(Path(folder) / name))["model"]
+
+
+def test_processes_without_enough_lanes_are_told(bricks, monkeypatch):
+    data = run_data(bricks, recipe())
+    with pytest.raises(BadInput, match="set lanes to a multiple of 2"):
+        Reader(data.train, recipe().read, 0, 2)
+
+
+def test_overfits_64_stamps(bricks):
+    chosen = recipe(augment=AugmentRecipe(dihedral=False))
+    data, place = run_data(bricks, chosen), Place()
+    learner = build_learner(chosen, data.train, place)
+    for epoch in range(30):
+        for batch in Reader(data.train, chosen.read).batches(epoch):
+            train_step(learner, to_inputs(batch, chosen, place, epoch), chosen, place, 3e-3 if epoch < 22 else 5e-4)
+    _, logit, label = predict(learner.model, data.train, chosen)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(torch.from_numpy(logit), torch.from_numpy(label)).item()
+    assert len(label) == 64 and loss < 1e-3, loss
+
+
+def test_random_labels_teach_nothing(tmp_path):
+    paths = write_bricks(tmp_path / "stamps", bricks=2, n=320, row_group=64, splits=("train", "val", "val", "test"), arc=0.0)
+    summary = train(paths, recipe(epochs=3), str(tmp_path / "run"), progress=False, device="cpu")
+    held = summary["chosen_on"]
+    lo, hi = held["intervals"]["auroc"]
+    assert lo < 0.5 < hi and 0.35 < held["auroc"] < 0.65
+
+
+def test_early_stopping_keeps_the_best_and_resumes_to_the_same(tmp_path, bricks):
+    chosen = recipe(epochs=6, patience=2, monitor="auroc", min_delta=1.0, optim=OptimRecipe(lr=1e-4))
+    summary = train(bricks, chosen, str(tmp_path), progress=False, device="cpu")
+    assert summary["finished"] == "early stopping" and summary["epochs"] == 3 and summary["best"]["epoch"] == 0
+    again = train(bricks, chosen, str(tmp_path), progress=False, device="cpu")
+    assert again["model_id"] == summary["model_id"] and again["reported_on"] == summary["reported_on"]
+
+
+def test_ctrl_c_ends_with_a_checkpoint(tmp_path, bricks, monkeypatch):
+    step, calls = training.train_step, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    monkeypatch.setattr(training, "train_step", interrupted)
+    out = train(bricks, recipe(), str(tmp_path / "a"), progress=False, device="cpu")
+    assert out["interrupted"] and out["step"] == 2
+    monkeypatch.setattr(training, "train_step", step)
+    train(bricks, recipe(), str(tmp_path / "a"), progress=False, device="cpu")
+    train(bricks, recipe(), str(tmp_path / "b"), progress=False, device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(weights(tmp_path / "a").values(), weights(tmp_path / "b").values()))
+
+
+@pytest.mark.parametrize("pairs", ["negatives", "same_batch", "input", "residual"])
+def test_every_way_of_pairing_trains(tmp_path, bricks, pairs):
+    loss = LossRecipe(contrastive=0.1) if pairs == "same_batch" else LossRecipe("focal")
+    summary = train(bricks, recipe(pairs=pairs, epochs=1, loss=loss), str(tmp_path), progress=False, device="cpu")
+    shown = {"negatives": 64, "same_batch": 32, "input": 64, "residual": 32}
+    assert summary["rows"]["train"] == shown[pairs] and summary["chosen_on"]["n_other"] > 0
+    if pairs in ("negatives", "same_batch"):
+        assert score_stamps(bricks, summary["checkpoint"], splits=("test",)).num_rows == summary["rows"]["test"] // 2 + 16
+
+
+def test_a_meta_network_uses_its_columns(tmp_path, bricks):
+    chosen = recipe(read=ReadRecipe(batch_size=16, meta_columns=("psfsize_r", "psfdepth_r")), epochs=1)
+    train(bricks, chosen, str(tmp_path), progress=False, device="cpu")
+    state = load_checkpoint(str(tmp_path / "best.pt"))["model"]
+    assert torch.allclose(state["meta_centre"], torch.tensor([1.3, 1200.0]), rtol=0.05) and state["meta_scale"][1] > 50
+
+
+def test_mixed_precision_keeps_distinct_logits(tmp_path):
+    paths = write_bricks(tmp_path / "stamps", bricks=2, n=300, row_group=64, splits=("train", "val", "val", "test"))
+    summary = train(paths, recipe(precision="bf16", epochs=1), str(tmp_path / "run"), progress=False, device="cpu")
+    logit = score_stamps(paths, summary["checkpoint"])["logit"].to_numpy()
+    assert logit.dtype == np.float32 and len(np.unique(logit)) > 0.99 * len(logit)
+
+
+class Hostile:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_hostile_and_broken_checkpoints_are_refused(tmp_path, bricks):
+    marker, path = tmp_path / "owned", str(tmp_path / "evil.pt")
+    torch.save({"format": 1, "recipe": "{}", "model": Hostile(marker)}, path)
+    with pytest.raises(BadInput, match="evil.pt: refused"):
+        score_stamps(bricks, path)
+    Path(path).write_bytes(pickle.dumps(Hostile(marker)))
+    with pytest.raises(BadInput, match="evil.pt"):
+        score_stamps(bricks, path)
+    assert not marker.exists()
+    save_checkpoint({"recipe": TrainRecipe(), "model": build_model().state_dict(), "data": "", "epoch": 0, "step": 0}, path)
+    Path(path).write_bytes(Path(path).read_bytes()[:50_000])
+    with pytest.raises(BadInput, match="not readable as a checkpoint"):
+        load_checkpoint(path)
+    other = build_model(ModelRecipe(norm="none")).state_dict()
+    save_checkpoint({"recipe": TrainRecipe(), "model": other, "data": "", "epoch": 0, "step": 0}, path)
+    with pytest.raises(BadInput, match="not those of 'small_cnn'"):
+        score_stamps(bricks, path)
+
+
+def saved(path, chosen):
+    model = build_model(chosen.model, chosen.channels, len(chosen.read.meta_columns))
+    save_checkpoint({"recipe": chosen, "model": model.state_dict(), "data": "", "epoch": 0, "step": 0}, str(path))
+    return str(path)
+
+
+def test_a_checkpoint_that_does_not_fit_the_data_is_refused_by_name(tmp_path, bricks):
+    bands = saved(tmp_path / "bands.pt", recipe(read=ReadRecipe(bands=("g", "i"))))
+    with pytest.raises(BadInput, match="unknown band 'i'"):
+        score_stamps(bricks, bands)
+    small = write_bricks(tmp_path / "small", bricks=1, n=8, size=48)
+    with pytest.raises(BadInput, match="n_pix = 64"):
+        score_stamps(small, saved(tmp_path / "ok.pt", recipe()))
+    with pytest.raises(BadInput, match="trained with bands"):
+        score_stamps(bricks, [str(tmp_path / "ok.pt"), bands])
+    run = str(tmp_path / "run")
+    train(bricks, recipe(epochs=1), run, progress=False, device="cpu")
+    with pytest.raises(BadInput, match="normalise.method: outer and full"):
+        train(bricks, recipe(epochs=1, normalise=NormaliseRecipe("full")), run, progress=False, device="cpu")
+    with pytest.raises(BadInput, match="other data"):
+        train(bricks[:1], recipe(epochs=1), run, progress=False, device="cpu")
+
+
+def test_metrics_that_cannot_be_measured_are_refused_as_monitor(tmp_path, bricks):
+    for monitor, words in (("tpr@fpr0.0001", "not enough negatives"), ("auc", "is not measured")):
+        with pytest.raises(BadInput, match=words):
+            train(bricks, recipe(monitor=monitor, epochs=1), str(tmp_path / monitor), progress=False, device="cpu")
+
+
+def test_scores_do_not_depend_on_company(bricks, tmp_path):
+    path = saved(tmp_path / "m.pt", recipe())
+    both, one = score_stamps(bricks, path), score_stamps(bricks[1:], path)
+    assert both["logit"].to_pylist()[64:] == one["logit"].to_pylist()
+    swapped = score_stamps(bricks[::-1], path)
+    assert dict(zip(both["task_id"].to_pylist(), both["logit"].to_pylist())) == dict(
+        zip(swapped["task_id"].to_pylist(), swapped["logit"].to_pylist())
+    )
+
+
+def test_schedule_and_improvement():
+    cosine = OptimRecipe(lr=1e-3, min_lr=1e-6, warmup_steps=10)
+    assert learning_rate(cosine, 0, 10, 0) == pytest.approx(1e-4) and learning_rate(cosine, 10, 10, 999) == pytest.approx(1e-6)
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    reference = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, T_0=10, T_mult=2, eta_min=1e-6)
+    for epoch in range(50):
+        mine = learning_rate(OptimRecipe(lr=1e-3, min_lr=1e-6, schedule="restarts"), epoch, 50, 0)
+        assert mine == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9)
+        optimiser.step()
+        reference.step()
+    low, high = TrainRecipe(monitor="loss", min_delta=0.01), TrainRecipe(monitor="auroc")
+    assert improved(0.5, 0.52, low) and not improved(0.515, 0.52, low) and improved(0.9, 0.8, high) and not improved(0.8, 0.9, high)
+
+
+def test_epoch_metrics_against_sklearn():
+    from sklearn import metrics as reference
+
+    rng = np.random.default_rng(0)
+    label = rng.random(5000) < 0.3
+    logit = (rng.normal(size=5000) + 1.5 * label).astype(np.float32)
+    got = epoch_metrics(logit, label)
+    tn, fp, fn, tp = reference.confusion_matrix(label, logit >= 0).ravel()
+    assert (got["tn"], got["fp"], got["fn"], got["tp"]) == (tn, fp, fn, tp)
+    assert got["auroc"] == pytest.approx(reference.roc_auc_score(label, logit)) and got["accuracy"] == pytest.approx((tp + tn) / 5000)
+    assert got["auprc"] == pytest.approx(reference.average_precision_score(label, logit))
+    fpr, tpr, _ = reference.roc_curve(label, logit, drop_intermediate=False)
+    assert got["tpr@fpr0.01"] == pytest.approx(tpr[fpr <= 0.01].max()) and got["tpr@fpr0.0001"] is None
+
+
+def test_warnings_are_named():
+    quiet = {"top_tied_others": 0, "fpr@tpr0.5": 0.01, "fpr@tpr0.85": 0.1, "binary_score_frac": 0.1, "loss": 0.3, "split": "val"}
+    row = {"choose": quiet, "loss": 0.3, "gradient_max": 1.0, "early_gradient": 0.1, "lr": 1e-3, "stamps": 100, "unique_stamps": 100}
+    assert epoch_warnings(row, 1e-3) == []
+    faults = {
+        "ties": {"choose": quiet | {"top_tied_others": 40}},
+        "collapse": {"choose": quiet | {"fpr@tpr0.85": 0.01}},
+        "overconfident": {"choose": quiet | {"binary_score_frac": 0.93}},
+        "train/val gap": {"choose": quiet | {"loss": 0.5}},
+        "gradient norm": {"gradient_max": 11.0},
+        "vanishing": {"early_gradient": 1e-6},
+        "learning rate": {"lr": 2e-3},
+        "repeats": {"stamps": 800},
+    }
+    for name, fault in faults.items():
+        found = epoch_warnings(row | fault, 1e-3)
+        assert len(found) == 1 and found[0].startswith(name)
