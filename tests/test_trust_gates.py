@@ -67,7 +67,9 @@ def test_probe_is_a_ridge_classifier_and_never_parts_a_host():
     f = np.clip((x - np.median(x, 0)) / x.std(0), -6, 6)
     f = np.column_stack([f, f**2])
     peer = [
-        auc_influence(RidgeClassifier(1e-6, class_weight="balanced").fit(f[fold != k], y[fold != k]).decision_function(f[fold == k]), y[fold == k])[0]
+        auc_influence(
+            RidgeClassifier(1e-6, class_weight="balanced").fit(f[fold != k], y[fold != k]).decision_function(f[fold == k]), y[fold == k]
+        )[0]
         for k in range(5)
     ]
     assert abs(g.probe(x, y, hosts).auc - np.mean(peer)) < 5e-3
