@@ -9,8 +9,9 @@ __all__ = ['PSFSIZE', 'SIGMA', 'GAIN', 'SATURATED', 'W1_SIGMA', 'Placed', 'GAUSS
            'uncovered_corner', 'gaia_magnitude', 'mask_radius', 'maskbits_of', 'primary_pixels', 'flux_ivar',
            'fibre_share', 'type_of', 'shape_columns', 'band_columns', 'wise_columns', 'catalogue_columns', 'brick_ebv',
            'gaia_columns', 'coadd_header', 'coadd_bytes', 'undated', 'table_bytes', 'sweep_columns', 'read_columns',
-           'BrickMade', 'place_objects', 'observe_brick', 'make_brick', 'brick_is_made', 'brick_row', 'gather',
-           'gzipped', 'write_catalogues', 'truth_type', 'with_seeing', 'write_truth', 'make_bricks', 'make_mock']
+           'BrickMade', 'place_objects', 'observe_brick', 'make_brick', 'brick_is_made', 'brick_row', 'sky_row',
+           'gather', 'gzipped', 'write_catalogues', 'truth_type', 'with_seeing', 'write_truth', 'make_bricks',
+           'make_mock']
 
 # %% ../../nbs/survey/mock.ipynb #a2c0a681
 import gzip
@@ -35,7 +36,16 @@ from ..base.draws import rng
 from ..base.receipts import Receipt, identity_of, is_done, read_receipt, run_facts, write_product, write_receipt
 from ..base.schema import BANDS
 from ..base.storage import exists, join, read_bytes, write_bytes
-from .bricks import brick_areas, brick_centres, brick_edges, brick_ids, brick_names, brick_neighbours
+from dark_halo_scope.survey.bricks import (
+    BRICK_SIZE,
+    brick_areas,
+    brick_centres,
+    brick_edges,
+    brick_ids,
+    brick_names,
+    brick_neighbours,
+    row_columns,
+)
 from .maskbits import MASKBITS
 from dark_halo_scope.survey.mock_sky import (
     FILTERS,
@@ -769,6 +779,17 @@ def brick_row(
     row |= {"brickid": np.int32(brick.brickid), "ra1": ra1, "ra2": ra2, "dec1": dec1, "dec2": dec2, "area": np.float32(brick.area)}
     return row | {"survey_primary": True, "in_desi": True}
 
+# %% ../../nbs/survey/mock.ipynb #f0b57027
+def sky_row(
+    brick: MockBrick,
+) -> dict[str, Any]:
+    "One row of the table of all bricks; BRICKQ tells four interleaved sets of bricks apart"
+    row = round((brick.dec + 90) / BRICK_SIZE)
+    column = int(brick.ra / 360 * row_columns()[row])
+    numbers = {"BRICKQ": np.int16(column % 2 + 2 * (row % 2)), "BRICKROW": np.int32(row), "BRICKCOL": np.int32(column)}
+    edges = dict(zip(("RA1", "RA2", "DEC1", "DEC2"), (float(e) for e in brick_edges(brick.brickid))))
+    return {"BRICKNAME": brick.name, "BRICKID": np.int32(brick.brickid), **numbers, "RA": brick.ra, "DEC": brick.dec, **edges}
+
 # %% ../../nbs/survey/mock.ipynb #0ddf42ca
 def gather(
     rows: Sequence[dict[str, Any]],  # All with the same keys
@@ -796,9 +817,7 @@ def write_catalogues(
     "Both bricks tables and the sweeps"
     release = Release(root)
     write_bytes(gzipped(table_bytes(gather([brick_row(b, t) for b, t in zip(bricks, tractors)]))), release.bricks())
-    sky = [{"BRICKNAME": b.name, "BRICKID": np.int32(b.brickid), "BRICKQ": np.int16(0), "RA": b.ra, "DEC": b.dec} for b in bricks]
-    edges = [dict(zip(("RA1", "RA2", "DEC1", "DEC2"), (float(e) for e in brick_edges(b.brickid)))) for b in bricks]
-    write_bytes(gzipped(table_bytes(gather([a | e for a, e in zip(sky, edges)]))), release.all_bricks())
+    write_bytes(gzipped(table_bytes(gather([sky_row(b) for b in bricks]))), release.all_bricks())
     sweeps = [sweep_columns(t) for t in tractors]
     whole = {name: np.concatenate([s[name] for s in sweeps]) for name in sweeps[0]}
     names = np.array([sweep_name(ra, dec) for ra, dec in zip(whole["RA"].tolist(), whole["DEC"].tolist())])
