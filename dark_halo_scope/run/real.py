@@ -6,7 +6,8 @@
 __all__ = ['PRIOR_THETA', 'GAIN', 'INPUT_PIXELS', 'HELD_OUT', 'EXAM', 'ROWS', 'RealRecipe', 'RealData', 'read_real', 'ArcPool',
            'paint_pool', 'paste_pool', 'arc_flux', 'visible', 'turned', 'compose', 'draw_stamps', 'network_input',
            'train_network', 'logits', 'Exam', 'Task', 'run_task', 'without_arc', 'prepare', 'count',
-           'nested_thresholds', 'summarise', 'realism', 'real_demo', 'append_ledger', 'default_ledger', 'report_html']
+           'nested_thresholds', 'summarise', 'realism', 'real_demo', 'measured_arcs', 'append_ledger', 'default_ledger',
+           'report_html']
 
 # %% ../../nbs/run/real.ipynb #538ece24
 import json
@@ -39,6 +40,7 @@ from ..stamps.augment import dihedral
 from ..stats.metrics import auroc, clopper_pearson, upper_limit
 from dark_halo_scope.trust.realism import (
     arc_patch,
+    arc_shapes,
     fold_of,
     frechet_distance,
     from_8bit,
@@ -581,6 +583,7 @@ def real_demo(
     report["counts"] = {f"{p}, {n} galaxies, {w}": summarise(scores[p, n, w]) for p, n, w in cells}
     report["probes"] = {prior: realism(folder, prior, recipe) for prior in recipe.priors}
     report["rendering"] = _rendering(folder, recipe)
+    report["arcs"] = measured_arcs(folder, recipe)
     report["seconds"] = round(time.perf_counter() - started, 1)
     report["html"] = report_html(report, folder)
     (Path(out_dir) / "report.json").write_text(json.dumps({k: v for k, v in report.items() if k != "html"}, indent=1) + "\n")
@@ -597,6 +600,17 @@ def _rendering(folder: Path, recipe: RealRecipe) -> dict[str, dict[str, float]]:
         name: rendering_facts(pictures)
         for name, pictures in ({"real lenses": data.lenses, "bare galaxies": render_8bit(data.hosts)} | ours).items()
     }
+
+# %% ../../nbs/run/real.ipynb #2d935876
+def measured_arcs(
+    folder: Path,  # Shared arrays
+    recipe: RealRecipe,
+) -> dict[
+    str, dict[str, tuple[float, float, float]]
+]:  # Quartiles of radius, sizes, colours and contrast: real lenses, injections of each prior
+    "Real and painted arcs in the same rendering, found and measured by one code"
+    ours = {f"injections, {p}": from_8bit(render_8bit(np.load(folder / f"asked_{p}.npz")["injected"][::4])) for p in recipe.priors}
+    return {name: arc_shapes(frames) for name, frames in ({"real lenses": np.load(folder / "exam.npz")["real"]} | ours).items()}
 
 # %% ../../nbs/run/real.ipynb #49a94b2f
 def append_ledger(
@@ -686,6 +700,14 @@ def report_html(
             ["rendering", *next(iter(report["rendering"].values()))],
             [[name, *(f"{v:.4f}" for v in facts.values())] for name, facts in report["rendering"].items()],
         )
+    )
+    columns = list(next(iter(report["arcs"].values())))
+    rows = [
+        [name, *(f"{b:.2f} ({a:.2f} to {c:.2f})" if k != "found" else f"{b:.0%}" for k, (a, b, c) in arcs.items())]
+        for name, arcs in report["arcs"].items()
+    ]
+    parts.append(
+        "<h3>Arcs, real and painted, by one code</h3><p>Median and quartiles; lengths in arcsec.</p>" + _table(["", *columns], rows)
     )
     return "\n".join(parts + _pictures(report, folder))
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RENDER_PIXELS', 'UP_PIXELS', 'RING_EDGES', 'hann_matrix', 'padded', 'render_8bit', 'from_8bit', 'softened',
            'rendering_facts', 'ellipse', 'ring_index', 'host_model', 'arc_patch', 'opposite', 'painted_out',
-           'arc_shape', 'radial_features', 'fold_of', 'ridge_scores', 'Probe', 'probe', 'frechet_distance']
+           'arc_shape', 'arc_shapes', 'radial_features', 'fold_of', 'ridge_scores', 'Probe', 'probe',
+           'frechet_distance']
 
 # %% ../../nbs/trust/realism.ipynb #73c3c2aa
 from collections.abc import Sequence
@@ -227,6 +228,21 @@ def arc_shape(
         "r_over_z": float(total[1] / max(total[2], 1e-30)),
         "contrast": float(total[1] / max(model[1][r < 12].sum(), 1e-30)),
     }
+
+# %% ../../nbs/trust/realism.ipynb #5e847bfa
+def arc_shapes(
+    frames: np.ndarray,  # (n, 3, y, x) g, r, z
+    pixscale: float = 0.262,  # [arcsec/pixel]
+) -> dict[
+    str, tuple[float, float, float]
+]:  # Lower quartile, median, upper quartile of every number of `arc_shape`; "found": share of frames with a patch, thrice
+    "The arcs of many frames, found and measured by one code whatever they are"
+    patches = [arc_patch(frame) for frame in frames]
+    found = [arc_shape(frame, patch, pixscale) for frame, patch in zip(frames, patches) if patch.any()]
+    if not found:
+        raise BadInput(f"arcs: none stands out in {len(frames)} frames; expected at least one")
+    quartiles = {name: np.percentile([f[name] for f in found], [25, 50, 75]) for name in found[0]}
+    return {name: (float(a), float(b), float(c)) for name, (a, b, c) in quartiles.items()} | {"found": (len(found) / len(frames),) * 3}
 
 # %% ../../nbs/trust/realism.ipynb #440dc2cd
 RING_EDGES = (0.0, 2.0, 4.0, 6.0, 8.0, 11.0, 14.0, 18.0, 24.0, 32.0)  # [pixel]
