@@ -93,7 +93,7 @@ def psf_params(
     if recipe.psf == "gaussian":
         return psf_from_psfsize(psfsize, None)
     if recipe.psfsize_means == "fwhm":
-        return MoffatPSF(psfsize, recipe.beta, includes_pixel=True)
+        return MoffatPSF(psfsize, np.array(recipe.beta), includes_pixel=True)
     return psf_from_psfsize(psfsize, recipe.beta)
 
 # %% ../../nbs/injection/paint.ipynb #4ffc1c4a

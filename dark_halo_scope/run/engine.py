@@ -93,9 +93,12 @@ def run_local(
     step: Callable[[int], None] = lambda n: None,  # Told of each finished task
 ) -> list[Outcome]:  # In the order of tasks
     "Runs tasks in a pool of processes; a dying worker costs nothing but time"
-    if workers <= 1:
-        return [(attempt(function, name, task), step(1))[0] for name, task in tasks]
-    waiting, deaths, done = deque(range(len(tasks))), [0] * len(tasks), {}
+    waiting, deaths = deque(range(len(tasks))), [0] * len(tasks)
+    done: dict[int, Outcome] = {}
+    while workers <= 1 and waiting:
+        i = waiting.popleft()
+        done[i] = attempt(function, *tasks[i])
+        step(1)
     while waiting:
         with ProcessPoolExecutor(workers, env=worker_environment()) as pool:
             _drain(pool, function, tasks, waiting, deaths, done, workers, step)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'WEIGHTS', 'preview', 'png_uri', 'axes_grid', 'show_stamp', 'stamp_sheet', 'brick_picture', 'roc_figure',
-           'training_figure', 'attrition_figure', 'recall_figure', 'gate_figure']
+           'training_figure', 'histogram', 'attrition_figure', 'recall_figure', 'gate_figure']
 
 # %% ../../nbs/run/figures.ipynb #42554c06
 import base64
@@ -142,6 +142,19 @@ def training_figure(
         ax.axvline(best, color="0.6", lw=0.8, ls="--")
         ax.set_xlabel("epoch")
         ax.legend(fontsize=7)
+    return figure
+
+
+def histogram(
+    columns: Mapping[str, Any],  # Label of a panel -> values
+    bins: int = 30,
+) -> Figure:
+    "One histogram a panel"
+    figure, axes = axes_grid(1, len(columns), (2.7, 2.1))
+    for ax, (label, values) in zip(axes[0], columns.items()):
+        finite = np.asarray(values, float)
+        ax.hist(finite[np.isfinite(finite)], bins=bins, color=COLOURS["blue"])
+        ax.set_xlabel(label)
     return figure
 
 
