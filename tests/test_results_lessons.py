@@ -34,6 +34,7 @@ DELETED = {  # page -> module and guard, and what stands in its place
     "lesson_01": (metrics, "tpr_at_fpr", lambda s, y, f: metrics.auroc(s, y)),
     "lesson_02": (metrics, "refuse_ties", lambda *a: None),
     "lesson_03": (gates, "pairing_gate", passing(gates.pairing_gate)),
+    "lesson_09": (gates, "core_gate", passing(gates.core_gate)),
     "lesson_14": (anchors, "reference_separation", lambda t, r: np.full(len(t["name"]), np.nan)),
     "lesson_19": (metrics, "host_index", lambda hosts, n: None),
     "lesson_20": (metrics, "labelled_and_vetted", lambda s, y, out, f: (metrics.tpr_at_fpr(s, y, f),) * 2),

@@ -529,7 +529,7 @@ def normalisation_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
 def arc_profiles(
     s: GateInput,
     pixscale: float,  # [arcsec per pixel]
-    bins: np.ndarray,  # edges in r / theta_E
+    bins: np.ndarray,  # edges in r / theta_E, evenly spaced
 ) -> np.ndarray:  # (painted stamps, bins) surface brightness, each summing to 1
     "Radial profiles of the painted light in units of theta_E"
     rows, count = np.flatnonzero(s.label), len(bins) - 1
@@ -538,7 +538,7 @@ def arc_profiles(
     for first in range(0, len(rows), 256):
         part = rows[first : first + 256]
         light = np.clip((s.image[part] - s.ctrl[part])[:, s.r], 0, None).reshape(len(part), -1)  # type: ignore[index]
-        k = np.searchsorted(bins, r / s.columns["theta_E"][part, None], side="right") - 1
+        k = np.floor((r / s.columns["theta_E"][part, None] - bins[0]) / (bins[1] - bins[0])).astype(np.int64)
         k = np.where((k >= 0) & (k < count), k, count) + (count + 1) * np.arange(len(part))[:, None]  # the last bin is thrown away
         size = len(part) * (count + 1)
         total, area = np.bincount(k.ravel(), light.ravel(), size), np.bincount(k.ravel(), minlength=size)
