@@ -1,0 +1,227 @@
+"The main job end to end at toy scale, its determinism, and what happens when its input is bad"
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from astropy.io import fits
+
+from dark_halo_scope.base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts
+from dark_halo_scope.injection.plan import make_plan
+from dark_halo_scope.parent.selection import near_any
+from dark_halo_scope.run import steps
+from dark_halo_scope.run.phases import Run, load_recipe, open_run, phase_names
+from dark_halo_scope.stamps.codec import decode
+
+PRODUCTS = ("density.parquet", "parent.parquet", "plan.parquet", "stamps", "model", "scores.parquet", "gates.json", "stage0.json")
+
+
+def dhs(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    "The command, as a user runs it"
+    return subprocess.run([sys.executable, "-m", "dark_halo_scope.run.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "A folder in which `dhs demo --recipe toy` ran: every phase notebook once, through papermill"
+    folder = tmp_path_factory.mktemp("toy")
+    done = dhs("demo", "--recipe", "toy", "--out", "runs/toy", "--workers", "2", cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "runs" / "toy"
+
+
+def test_demo_runs_every_phase_and_reports(toy: Path) -> None:
+    ran = {p.stem for p in (toy / "logs").glob("*.ipynb")}
+    assert ran == set(phase_names()) - {"phase1_observability", "phase4b_cache"}
+    page = (toy / "report.html").read_text()
+    assert page.count("<img ") >= 7 and "src=\"data:image/png" in page and "http" not in page.split("</style>")[1].split("<img")[0]
+    for product in PRODUCTS:
+        assert read_receipt(toy / product).name
+
+
+def test_same_seed_same_products(toy: Path, tmp_path: Path) -> None:
+    "One worker instead of two, no notebooks: the same identity hashes, product by product"
+    run = open_run("toy", str(tmp_path), workers=1)
+    for step in (*steps.ORDER.values(), steps.gates, steps.anchors):
+        step(run)
+    for product in PRODUCTS:
+        assert read_receipt(tmp_path / product).name == read_receipt(toy / product).name, product
+    other = open_run("toy", str(tmp_path / "other"), ["mock.seed=3"], workers=2)
+    steps.ensure(other, "plan.parquet")
+    assert read_receipt(other.path("plan.parquet")).name != read_receipt(toy / "plan.parquet").name
+
+
+def test_second_run_makes_nothing_again(toy: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in toy.rglob("*.parquet")}
+    steps.ensure(open_run("toy", str(toy)), "scores.parquet")
+    steps.inject(open_run("toy", str(toy)))
+    assert {p: p.stat().st_mtime_ns for p in toy.rglob("*.parquet")} == before
+
+
+def planted(toy: Path) -> tuple[np.ndarray, np.ndarray]:
+    truth = read_table(toy / "release" / "truth" / "planted_lenses.parquet")
+    return truth["ra"].to_numpy(), truth["dec"].to_numpy()
+
+
+def test_no_planted_lens_is_host_or_control(toy: Path, tmp_path: Path) -> None:
+    parent = read_table(toy / "parent.parquet")
+    assert not near_any(parent["ra"].to_numpy(), parent["dec"].to_numpy(), *planted(toy), 11.0).any()
+    # Without the crossmatch they would be in: the assertion above can fail.
+    shutil.copytree(toy / "release", tmp_path / "release")
+    (tmp_path / "release" / "truth" / "known_lenses.csv").write_text("name,ra,dec\nnone,0.0,0.0\n")
+    run = open_run("toy", str(tmp_path))
+    steps.ensure(run, "parent.parquet")
+    careless = read_table(run.path("parent.parquet"))
+    assert near_any(careless["ra"].to_numpy(), careless["dec"].to_numpy(), *planted(toy), 11.0).any()
+
+
+def test_replicates_of_one_galaxy_are_different_arcs(toy: Path) -> None:
+    plan = read_table(toy / "plan.parquet").to_pandas()
+    injected = plan[~plan.is_control]
+    galaxy, group = max(injected.groupby(["brickid", "objid"]), key=lambda item: len(item[1]))
+    assert len(group) >= 2 and group[["theta_E", "phi", "src_x", "seed"]].drop_duplicates().shape[0] == len(group)
+    brick = group.brickname.iloc[0]
+    stamps = read_table(toy / "stamps" / brick[:3] / f"{brick}.parquet")
+    mine = stamps.filter(pa.array(np.isin(stamps["task_id"].to_numpy(zero_copy_only=False), group.task_id)))
+    images = decode(mine)
+    for i in range(len(images)):
+        for j in range(i):
+            assert np.abs(images[i] - images[j]).max() > 0.005
+
+
+def test_a_draw_that_forgets_the_replicate_is_caught(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "The mistake put back: every replicate drawn alike makes the test above fail"
+    from dark_halo_scope.injection import plan as module
+
+    drawn = module.draw_lenses
+    monkeypatch.setattr(module, "draw_lenses", lambda host, replicate, recipe, bands: drawn(host, replicate * 0, recipe, bands))
+    made = make_plan(read_table(toy / "parent.parquet"), load_recipe("toy").plan).to_pandas()
+    injected = made[~made.is_control]
+    _, group = max(injected.groupby(["brickid", "objid"]), key=lambda item: len(item[1]))
+    assert group[["theta_E", "phi", "src_x", "seed"]].drop_duplicates().shape[0] < len(group)
+
+
+def test_receipt_does_not_depend_on_the_clock() -> None:
+    import time
+
+    identity = identity_of({"a": 1}, {"parent": "abc"}, rows=3)
+    quick, slow = (Receipt("x", identity, run_facts(time.perf_counter() - wait, 3)) for wait in (1, 100))
+    assert quick.run != slow.run and quick.name == slow.name
+    assert Receipt("x", {**identity, "finished": quick.run["finished"] + "!"}, {}).name != quick.name
+
+
+def test_splits_share_no_brick_and_no_host(toy: Path) -> None:
+    plan = read_table(toy / "plan.parquet").to_pandas()
+    assert plan.groupby("brickname").split.nunique().max() == 1
+    controls, injected = ({*zip(p.brickid, p.objid)} for p in (plan[plan.is_control], plan[~plan.is_control]))
+    assert not controls & injected and len(controls) == plan.is_control.sum()
+
+
+# Bad input: one clear line, exit code 2, nothing half-written.
+
+
+def one_line(done: subprocess.CompletedProcess) -> str:
+    "The error line of a command that refused its input"
+    assert done.returncode == 2, (done.returncode, done.stderr[-2000:])
+    lines = [line for line in done.stderr.splitlines() if line.startswith("dhs:")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    return lines[0]
+
+
+def test_undeclared_parameter(tmp_path: Path) -> None:
+    line = one_line(dhs("run", "phase3_parent", "-p", "no_such=1", cwd=tmp_path))
+    assert "no_such" in line and "recipe" in line and "workers" in line
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("plan.priorr=wide", "did you mean 'prior'"), ("bands=[g, r, y]", "unknown band 'y'"), ("selection.variant=v9", "unknown selection 'v9'")],
+)
+def test_wrong_recipe(override: str, said: str, tmp_path: Path) -> None:
+    assert said in one_line(dhs("run", "phase3_parent", "--recipe", "toy", "--set", override, cwd=tmp_path))
+
+
+def test_misspelt_key_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\nselektion: {variant: v3_color_relaxed}\n")
+    line = one_line(dhs("run", "phase3_parent", "--recipe", "mine.yaml", cwd=tmp_path))
+    assert "mine.yaml" in line and "did you mean 'selection'" in line
+
+
+def broken_copy(toy: Path, tmp_path: Path, *products: str) -> Run:
+    "A run with the toy's release and some of its products, to be broken"
+    shutil.copytree(toy / "release", tmp_path / "release")
+    for product in products:
+        for name in (product, f"{product}.receipt.json"):
+            shutil.copy(toy / name, tmp_path / name)
+    return open_run("toy", str(tmp_path))
+
+
+def refused(function, *arguments) -> str:
+    "The message of the refusal"
+    from dark_halo_scope.base.errors import BadInput
+
+    with pytest.raises(BadInput) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_truncated_sweep(toy: Path, tmp_path: Path) -> None:
+    run = broken_copy(toy, tmp_path, "density.parquet")
+    sweep = Path(run.release.sweeps()[0])
+    sweep.write_bytes(sweep.read_bytes()[:-4000])
+    said = refused(steps.parent, run)
+    assert sweep.name in said and not (tmp_path / "parent.parquet").exists()
+
+
+def test_sweep_without_a_needed_column(toy: Path, tmp_path: Path) -> None:
+    run = broken_copy(toy, tmp_path, "density.parquet")
+    sweep = run.release.sweeps()[0]
+    with fits.open(sweep) as hdus:
+        columns = [c for c in hdus[1].columns if c.name.upper() != "FLUX_W1"]
+        table = fits.BinTableHDU.from_columns(columns)
+    table.writeto(sweep, overwrite=True)
+    assert "flux_w1" in refused(steps.parent, run).lower()
+
+
+def test_no_galaxy_selected(toy: Path, tmp_path: Path) -> None:
+    broken_copy(toy, tmp_path, "density.parquet")
+    run = open_run("toy", str(tmp_path), ["selection.min_nobs=99"])
+    steps.density(run)
+    assert "no galaxy passes" in refused(steps.parent, run) and not (tmp_path / "parent.parquet").exists()
+
+
+def test_bad_brick_is_set_aside_and_the_rest_is_kept(toy: Path, tmp_path: Path) -> None:
+    products = ("density.parquet", "parent.parquet", "plan.parquet")
+    run = broken_copy(toy, tmp_path, *products)
+    bricks = list(json.loads((toy / "stamps.receipt.json").read_text())["identity"]["content"])
+    image = Path(run.release.coadd(bricks[0], "image", "r"))
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    said = refused(steps.inject, run)
+    assert bricks[0] in said and "--allow-missing" in said and not (tmp_path / "stamps.receipt.json").exists()
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "stamps").rglob("*.parquet")}
+    assert len(kept) == len(bricks) - 1
+    allowed = open_run("toy", str(tmp_path), allow_missing=True)
+    assert steps.inject(allowed).identity["set_aside"] == [bricks[0]]
+    image.write_bytes(whole)
+    assert steps.inject(run).identity["content"] == read_receipt(toy / "stamps").identity["content"]
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept  # the rerun did only what was missing
+
+
+def test_missing_coadd_and_missing_input(toy: Path, tmp_path: Path) -> None:
+    run = broken_copy(toy, tmp_path)
+    assert "phase3_parent" in refused(steps.plan, run)
+    assert not is_done(run.path("plan.parquet"), {})
+
+
+def test_unwritable_output(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    line = one_line(dhs("run", "phase2_density", "--recipe", "toy", "--out", "file/inside", cwd=tmp_path))
+    assert "file" in line
