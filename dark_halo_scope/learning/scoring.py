@@ -60,8 +60,8 @@ def mixed_precision(
     precision: str,  # "fp64", "fp32", "bf16" or "fp16"
     device: torch.device,
 ) -> AbstractContextManager:
-    "The context in which a backbone runs"
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    "The context in which a backbone runs; fp16 is a GPU's format, and a CPU takes bf16 in its place"
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16 if device.type == "cuda" else torch.bfloat16}
     return torch.autocast(device.type, dtype=kinds[precision]) if precision in kinds else nullcontext()
 
 

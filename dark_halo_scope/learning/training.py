@@ -6,7 +6,7 @@
 __all__ = ['FPRS', 'TPRS', 'PRESSED', 'SUMS', 'LOWER', 'learning_rate', 'Place', 'processes', 'Learner', 'StepResult',
            'train_step', 'calibration_error', 'epoch_metrics', 'epoch_warnings', 'State', 'start_epoch', 'state_dict',
            'restore', 'RunData', 'run_data', 'build_learner', 'to_inputs', 'train_epoch', 'measure', 'improved',
-           'monitored', 'end_epoch', 'epoch_line', 'write_history', 'train', 'keep_epoch', 'summarise']
+           'monitored', 'end_epoch', 'epoch_line', 'write_history', 'train', 'keep_epoch', 'summarise', 'rehearse']
 
 # %% ../../nbs/learning/training.ipynb #aaa91847
 import json
@@ -606,3 +606,34 @@ def summarise(
     if place.first:
         storage.write_bytes((json.dumps(out, indent=1) + "\n").encode(), storage.join(out_dir, "summary.json"))
     return out
+
+# %% ../../nbs/learning/training.ipynb #caee62b9
+def rehearse(
+    sets: Sequence[StampSet | str],  # Sets of stamps, or paths of one set
+    recipe: TrainRecipe,
+    out_dir: str,  # Where the checkpoint goes
+    steps: int = 2,  # Steps before the checkpoint
+    batch_size: int = 8,  # Stamps a step
+) -> dict[str, Any]:  # Network, parameters, loss of each step, and of the last one again after resuming
+    "A few steps of the recipe's own network, a checkpoint, and the next step both ways; raises RuntimeError for a loss that is not finite"
+    few = replace(recipe, read=replace(recipe.read, batch_size=batch_size, lanes=1, hard_negatives="", window=batch_size))
+    train_index = build_index(training_sets(sets, few.pairs), few.select, reading(few))
+    place, name, path = Place(), data_identity(train_index), storage.join(out_dir, "rehearsal.pt")
+    batches = [batch for batch, _ in zip(Reader(train_index, reading(few)).batches(), range(steps + 1))]
+
+    def step(learner: Learner, number: int) -> float:
+        torch.manual_seed(number)
+        batch = batches[number % len(batches)]
+        result = train_step(learner, to_inputs(batch, few, place, 0), few, place, few.optim.lr)
+        if not math.isfinite(result.loss):
+            raise RuntimeError(f"{few.model.name}: the loss of step {number} is {result.loss}")
+        return result.loss / result.weight
+
+    learner = build_learner(few, train_index, place)
+    losses = [step(learner, number) for number in range(steps)]
+    save_checkpoint(state_dict(State(step=steps, steps=steps), learner, few, name), path)
+    losses.append(step(learner, steps))
+    again = build_learner(few, train_index, place)
+    restore(load_checkpoint(path), again, few, name, len(train_index), path)
+    parameters = sum(p.numel() for p in again.model.parameters())
+    return {"network": few.model.name, "parameters": parameters, "losses": losses, "resumed_loss": step(again, steps)}
