@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'TYPICAL_MB', 'brick_files', 'FetchPlan', 'plan_fetch', 'check_whole', 'fetch_file', 'is_intact',
-           'FetchResult', 'fetch', 'mark_used', 'trim', 'ensure_brick']
+           'FetchResult', 'fetch', 'copy_bricks', 'mark_used', 'trim', 'ensure_brick']
 
 # %% ../../nbs/survey/cache.ipynb #266af970
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from ..base.errors import BadInput
+from ..base.receipts import Receipt, identity_of, run_facts, write_receipt
 from ..base.schema import parse_bands
 from ..base.storage import exists, filesystem, read_bytes, scheme_of, write_bytes
 from .fitsfile import read_header
@@ -135,6 +137,31 @@ def fetch(
         if progress:
             progress(k + 1, len(plan.todo), size)
     return FetchResult(files, size, set_aside)
+
+# %% ../../nbs/survey/cache.ipynb #3dfbaa1a
+def copy_bricks(
+    source: Release,
+    copy: Release,
+    bricks: Iterable[str],  # Brick names; repeats do not matter
+    bands: Sequence[str] = ("g", "r", "z"),
+    inputs: Mapping[str, str] | None = None,  # Name of each input -> its receipt's name, such as the plan's
+    allow_missing: bool = False,  # Accept files that had to be set aside
+    asker: Asker | None = None,  # Another one for other manners
+    progress: Callable[[int, int, int], None] | None = None,  # As for `fetch`
+) -> Receipt:
+    "Copies what is missing and writes the receipt; raises BadInput when files had to be set aside and that is not allowed"
+    started, names = time.perf_counter(), sorted(set(bricks))
+    result = fetch(plan_fetch(source, copy, names, bands), asker, progress)
+    if result.set_aside and not allow_missing:
+        raise BadInput(f"{len(result.set_aside)} files set aside (the rest is kept), the first: {next(iter(result.set_aside.values()))}")
+    targets = [target for brick in names for target in brick_files(copy, brick, bands) if exists(_sum_path(target))]
+    content = hashlib.sha256()
+    for target in targets:
+        content.update(f"{target.rsplit('/', 1)[-1]} {read_bytes(_sum_path(target)).decode()}".encode())
+    facts = {"bricks": len(names), "files": len(targets), "bands": ",".join(bands), "content": content.hexdigest()}
+    aside = sorted(name.rsplit("/", 1)[-1] for name in result.set_aside)
+    run = run_facts(started, result.files, fetched=result.files, megabytes=round(result.size / 1e6, 3), set_aside=result.set_aside)
+    return write_receipt(Receipt("coadds", identity_of(None, inputs, set_aside=aside, **facts), run), copy.path("coadd"))
 
 # %% ../../nbs/survey/cache.ipynb #202971b5
 def mark_used(
