@@ -50,7 +50,7 @@ def band_spectrum(
 ) -> None:
     "Add one group's spectrum times one band's PSF to the band's spectrum on the pixel grid"
     n, size = out.shape[0], light.shape[0]
-    half, reach = n // 2, min(int(last), size // 2 - 1)
+    reach = min(int(last), size // 2 - 1)
     for jy in range(reach + 1):
         width = min(int(math.sqrt(max(last * last - np.float32(jy * jy), np.float32(0)))), reach)
         scale = flux * factor[jy]
@@ -68,10 +68,11 @@ def band_spectrum(
                 out[there, jx] += row[jx] * light[source, jx]
             for jx in range((n - 1) // 2 + 1, width + 1):
                 value = row[jx] * light[source, jx]
-                if 2 * jx == n:
-                    out[there, half] += value
-                if 2 * jx >= n:
-                    out[back, n - jx if n > jx else jx - n] += value.conjugate()
+                folded = jx % n
+                if 2 * folded <= n:
+                    out[there, folded] += value
+                if 2 * folded >= n or folded == 0:
+                    out[back, (n - folded) % n] += value.conjugate()
 
 
 def blur(
