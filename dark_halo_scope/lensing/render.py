@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['Components', 'Source', 'band_spectrum', 'blur', 'cells_per_pixel', 'grid_padding', 'grid_factor', 'Accuracy',
-           'components', 'shoot', 'psf_tables', 'numba_stamps', 'matched', 'render_arcs', 'LensParams', 'SersicParams',
-           'ClumpyParams', 'ImageParams', 'SourceBank', 'clumpy', 'MoffatPSF', 'GaussianPSF', 'psf_from_psfsize']
+           'components', 'shoot', 'Batch', 'batches', 'numba_stamps', 'torch_stamps', 'matched', 'render_arcs',
+           'LensParams', 'SersicParams', 'ClumpyParams', 'ImageParams', 'SourceBank', 'clumpy', 'MoffatPSF',
+           'GaussianPSF', 'psf_from_psfsize']
 
 # %% ../../nbs/lensing/render.ipynb #3afbf8eb
+import importlib
 import math
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -17,6 +19,7 @@ import numpy as np
 from scipy import fft
 
 from ..base.errors import BadInput, unknown_name
+from .batched import blur_batch, shoot_batch
 from .deflection import LensParams
 from .psf import PSF, TABLE_END, TABLE_SIZE, GaussianPSF, MoffatPSF, psf_from_psfsize, radial_table, scale_radius
 from .rays import MAX_TILES, block_maps, compiled, image_rows, kernel, lens_rows, paint_component, sersic_rows
@@ -197,16 +200,42 @@ def shoot(
 _NO_STAMP = np.zeros((0, 0), np.float32), np.zeros((2, 0, 0), np.float32)
 
 
-def psf_tables(
+@dataclass(frozen=True, eq=False)
+class Batch:
+    "Systems that share a grid, and what the Fourier half needs to know of their PSFs"
+
+    members: np.ndarray  # Which systems, (m,)
+    cells: int  # Cells per pixel
+    side: int  # Pixels along the periodic grid
+    factor: np.ndarray  # `grid_factor`
+    per_step: np.ndarray  # Table steps per frequency step, (m, n_band) float32
+    last: np.ndarray  # Frequency steps kept, (m, n_band) float32
+    which: np.ndarray  # Table of each system and band, (m, n_band)
+
+
+def batches(
     psf: PSF,  # n by n_band widths
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # Tables (n_table, TABLE_SIZE), last k FWHM of each, table of each system and band
-    "The radial tables that a batch needs"
+    n_pix: int,  # Pixels along one side
+    pixscale: float,  # [arcsec]
+    accuracy: Accuracy,
+) -> tuple[np.ndarray, list[Batch]]:  # Radial tables (n_table, TABLE_SIZE), and the batches
+    "Group systems by the grid that their PSFs ask for"
     betas = np.full(psf.fwhm.shape, np.nan) if isinstance(psf, GaussianPSF) else psf.beta
     kinds, which = np.unique(betas, return_inverse=True, equal_nan=True)
     made = [radial_table(None if np.isnan(b) else float(b)) for b in kinds]
-    return np.stack([table for table, _ in made]), np.array([end for _, end in made]), which.reshape(betas.shape)
+    which, ends = which.reshape(betas.shape), np.array([end for _, end in made])
+    asked = np.stack([cells_per_pixel(psf.fwhm, pixscale), grid_padding(psf, pixscale, accuracy.spill)], -1)
+    found = []
+    for cells, padding in np.unique(asked, axis=0).tolist():
+        side = fft.next_fast_len(n_pix + padding, real=True)
+        members = np.flatnonzero((asked == (cells, padding)).all(1))
+        for m in (members[i : i + accuracy.chunk] for i in range(0, len(members), accuracy.chunk)):
+            step = psf.fwhm[m] * (2 * np.pi / (side * pixscale))
+            per_step, last = (step * ((TABLE_SIZE - 1) / TABLE_END)).astype(np.float32), (ends[which[m]] / step).astype(np.float32)
+            found.append(Batch(m, cells, side, grid_factor(side, cells, not psf.includes_pixel), per_step, last, which[m]))
+    return np.stack([table for table, _ in made]), found
 
-
+# %% ../../nbs/lensing/render.ipynb #b889f09b
 def numba_stamps(
     lens: LensParams,  # n deflectors
     source: SersicParams | ClumpyParams | ImageParams,  # n sources
@@ -215,27 +244,56 @@ def numba_stamps(
     pixscale: float,  # [arcsec per pixel]
     accuracy: Accuracy = Accuracy(),  # noqa: B008
 ) -> np.ndarray:  # (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
-    "Stamps by adaptive rays and the closed-form PSF"
+    "Stamps by compiled adaptive rays and the closed-form PSF"
     n, n_band = psf.fwhm.shape
-    tables, ends, which = psf_tables(psf)
     (rows, group, flux), systems = components(source), lens_rows(lens)
     stamps = np.zeros((n, n_band, n_pix, n_pix), np.float32)
-    grids_of = np.stack([cells_per_pixel(psf.fwhm, pixscale), grid_padding(psf, pixscale, accuracy.spill)], -1)
-    for cells, padding in np.unique(grids_of, axis=0).tolist():
-        side = fft.next_fast_len(n_pix + padding, real=True)
-        step = psf.fwhm * (2 * np.pi / (side * pixscale))
-        per_step, last = (step * ((TABLE_SIZE - 1) / TABLE_END)).astype(np.float32), (ends[which] / step).astype(np.float32)
-        members, factor = np.flatnonzero((grids_of == (cells, padding)).all(1)), grid_factor(side, cells, not psf.includes_pixel)
-        for chunk in (members[i : i + accuracy.chunk] for i in range(0, len(members), accuracy.chunk)):
-            drawn = [
-                (source.bank.images[source.index[i]], _maps(source.bank, source.index[i])) if isinstance(source, ImageParams) else _NO_STAMP
-                for i in chunk
-            ]
-            grids = np.zeros((len(chunk), flux.shape[1], cells * side, cells * side), np.float32)
-            shoot(systems[chunk], rows[chunk], group, drawn, accuracy, cells * n_pix, pixscale / cells, cells // 2, grids)
-            spectra = np.zeros((len(chunk), n_band, side, side // 2 + 1), np.complex64)
-            compiled(blur)(fft.rfft2(grids), flux[chunk], per_step[chunk], last[chunk], tables, which[chunk], factor, spectra)
-            stamps[chunk] = fft.irfft2(spectra, s=(side, side))[..., 1 : 1 + n_pix, 1 : 1 + n_pix]
+    tables, found = batches(psf, n_pix, pixscale, accuracy)
+    for b in found:
+        m = b.members
+        drawn = [
+            (source.bank.images[source.index[i]], _maps(source.bank, source.index[i])) if isinstance(source, ImageParams) else _NO_STAMP
+            for i in m
+        ]
+        grids = np.zeros((len(m), flux.shape[1], b.cells * b.side, b.cells * b.side), np.float32)
+        shoot(systems[m], rows[m], group, drawn, accuracy, b.cells * n_pix, pixscale / b.cells, b.cells // 2, grids)
+        spectra = np.zeros((len(m), n_band, b.side, b.side // 2 + 1), np.complex64)
+        compiled(blur)(fft.rfft2(grids), flux[m], b.per_step, b.last, tables, b.which, b.factor, spectra)
+        stamps[m] = fft.irfft2(spectra, s=(b.side, b.side))[..., 1 : 1 + n_pix, 1 : 1 + n_pix]
+    return stamps
+
+# %% ../../nbs/lensing/render.ipynb #f4e82edf
+def torch_stamps(
+    lens: LensParams,  # n deflectors
+    source: SersicParams | ClumpyParams | ImageParams,  # n sources
+    psf: PSF,  # n by n_band widths
+    n_pix: int,  # Pixels along one side
+    pixscale: float,  # [arcsec per pixel]
+    accuracy: Accuracy = Accuracy(chunk=256),  # noqa: B008
+    device: str | None = None,  # As torch names it; the GPU if there is one
+) -> np.ndarray:  # (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
+    "Stamps by adaptive rays of whole batches"
+    torch = importlib.import_module("torch")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def there(array: np.ndarray) -> Any:
+        return torch.as_tensor(np.ascontiguousarray(array), device=place)
+
+    (rows, group, flux), systems = components(source), lens_rows(lens)
+    stamps = np.zeros((*psf.fwhm.shape, n_pix, n_pix), np.float32)
+    tables, found = batches(psf, n_pix, pixscale, accuracy)
+    pixels = there(source.bank.packed[0]) if isinstance(source, ImageParams) else None
+    for b in found:
+        m, size = b.members, b.cells * b.side
+        held = (pixels, there(source.bank.packed[1][source.index[m]])) if isinstance(source, ImageParams) else None
+        limits = (accuracy.image_fine if held else accuracy.fine, accuracy.drop, accuracy.cusp)
+        grids = torch.zeros((flux.shape[1], len(m), size, size), device=place)
+        for part, g in enumerate(group):
+            shoot_batch(there(systems[m]), there(rows[m, part]), held, limits, b.cells * n_pix, pixscale / b.cells, b.cells // 2, grids[g])
+        blurred = blur_batch(
+            grids.transpose(0, 1), there(flux[m]), there(b.per_step), there(b.last), there(tables[b.which]), there(b.factor), b.cells, n_pix
+        )
+        stamps[m] = blurred.cpu().numpy()
     return stamps
 
 # %% ../../nbs/lensing/render.ipynb #9fe007e9
@@ -285,5 +343,7 @@ def render_arcs(
     if margin < 0 or margin != int(margin):
         raise BadInput(f"margin is {margin}; expected a whole number of at least 0")
     lens, source, psf = matched(lens, source, psf)
-    drawn = {"numba": numba_stamps, "lenstronomy": reference_stamps}[backend](lens, source, psf, int(n_pix + 2 * margin), pixscale)
+    drawn = {"numba": numba_stamps, "torch": torch_stamps, "lenstronomy": reference_stamps}[backend](
+        lens, source, psf, int(n_pix + 2 * margin), pixscale
+    )
     return drawn[..., margin : margin + n_pix, margin : margin + n_pix]
