@@ -49,7 +49,7 @@ def check_citations() -> list[str]:
         text = prose(page)
         if not CITED.search(text):
             continue
-        arguments = ["--from=markdown", "--to=plain", "--citeproc", f"--bibliography={ROOT / 'nbs' / 'references.bib'}", "--fail-if-warnings"]
+        arguments = ["--from=markdown", "--to=html", "--mathjax", "--citeproc", f"--bibliography={ROOT / 'nbs' / 'references.bib'}", "--fail-if-warnings"]
         kept = REFERENCE.sub("reference", text)
         done = subprocess.run([pypandoc.get_pandoc_path(), *arguments], input=kept, capture_output=True, text=True)
         if done.returncode:
@@ -70,7 +70,9 @@ def build() -> None:
     if shutil.which("quarto"):
         subprocess.run(["quarto", "render", str(PROC), "--no-execute"], check=True)
     else:
-        subprocess.run([sys.executable, "-m", "smalldocs", "render", str(PROC)], check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run([Path(sys.executable).parent / "smalldocs", "render", str(PROC)], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"docs: smalldocs failed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     if not (SITE / "index.html").exists():
         sys.exit(f"docs: no index.html in {SITE}")
 

@@ -23,7 +23,7 @@ PRODUCTS = ("density.parquet", "parent.parquet", "plan.parquet", "stamps", "mode
 
 def dhs(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     "The command, as a user runs it"
-    return subprocess.run([sys.executable, "-m", "dark_halo_scope.run.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600)
+    return subprocess.run([sys.executable, "-m", "dark_halo_scope", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="session")

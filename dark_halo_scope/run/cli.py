@@ -175,7 +175,3 @@ def bench(
 def version() -> None:
     """The package's version."""
     print(__version__)
-
-# %% ../../nbs/run/cli.ipynb #ff633a21
-if __name__ == "__main__" and "ipykernel" not in sys.modules:
-    main()

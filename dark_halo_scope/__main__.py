@@ -1,0 +1,5 @@
+"`python -m dark_halo_scope` is the `dhs` command"
+
+from dark_halo_scope.run.cli import main
+
+main()
