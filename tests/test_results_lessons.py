@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+from dark_halo_scope.lensing import psf
 from dark_halo_scope.stats import metrics
 from dark_halo_scope.trust import anchors, gates
 
@@ -34,6 +35,7 @@ DELETED = {  # page -> module and guard, and what stands in its place
     "lesson_01": (metrics, "tpr_at_fpr", lambda s, y, f: metrics.auroc(s, y)),
     "lesson_02": (metrics, "refuse_ties", lambda *a: None),
     "lesson_03": (gates, "pairing_gate", passing(gates.pairing_gate)),
+    "lesson_05": (psf, "psf_from_psfsize", lambda size, beta=3.5: psf.MoffatPSF(size, beta, includes_pixel=True)),
     "lesson_09": (gates, "core_gate", passing(gates.core_gate)),
     "lesson_14": (anchors, "reference_separation", lambda t, r: np.full(len(t["name"]), np.nan)),
     "lesson_19": (metrics, "host_index", lambda hosts, n: None),

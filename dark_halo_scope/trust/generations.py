@@ -110,6 +110,8 @@ def cell(
         return g.notes.get(key, "") if section == "results" else ""
     if section == "anchors" and isinstance(value, list):
         return f"{value[0]} of {value[1]}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     text = f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
     limits = g.intervals.get(key) if section == "results" else None
     return f"{text} [{limits[0]:.3g}, {limits[1]:.3g}]" if limits else text
