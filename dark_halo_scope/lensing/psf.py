@@ -106,7 +106,7 @@ def _moffat_nodes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     j = np.arange(40)
     angle = (2 * j + 1) * np.pi / 80
     nodes = 0.425 + 0.375 * np.cos(angle)
-    tables = [psf_transform(MoffatPSF([[1.0]], 1 / t), _z()) for t in nodes]
+    tables = [psf_transform(MoffatPSF(np.ones((1, 1)), np.array(1 / t)), _z()) for t in nodes]
     return nodes, (-1.0) ** j * np.sin(angle), np.stack(tables)
 
 
@@ -116,7 +116,7 @@ def radial_table(
 ) -> tuple[np.ndarray, float]:  # (TABLE_SIZE,) float32 at equal steps of k FWHM, and the k FWHM from which on it is negligible
     "The transform of a profile of unit FWHM"
     if beta is None:
-        table = psf_transform(GaussianPSF([[1.0]]), _z())
+        table = psf_transform(GaussianPSF(np.ones((1, 1))), _z())
     else:
         nodes, weights, tables = _moffat_nodes()
         gap = 1 / beta - nodes

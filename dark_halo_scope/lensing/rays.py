@@ -41,7 +41,7 @@ def compiled(
 ) -> Any:  # The same, compiled when first called
     "Compile for this machine, keeping the result on disk where a scratch folder can be had"
     try:
-        config.CACHE_DIR = config.CACHE_DIR or _scratch()
+        config.CACHE_DIR = config.CACHE_DIR or _scratch()  # type: ignore[attr-defined]
         return njit(cache=True, nogil=True, **MATHS)(function)
     except (OSError, RuntimeError):
         return njit(nogil=True, **MATHS)(function)

@@ -11,6 +11,7 @@ __all__ = ['Components', 'Source', 'band_spectrum', 'blur', 'cells_per_pixel', '
 # %% ../../nbs/lensing/render.ipynb #3afbf8eb
 import importlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -242,7 +243,7 @@ def numba_stamps(
     psf: PSF,  # n by n_band widths
     n_pix: int,  # Pixels along one side
     pixscale: float,  # [arcsec per pixel]
-    accuracy: Accuracy = Accuracy(),  # noqa: B008
+    accuracy: Accuracy = Accuracy(),
 ) -> np.ndarray:  # (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
     "Stamps by compiled adaptive rays and the closed-form PSF"
     n, n_band = psf.fwhm.shape
@@ -269,7 +270,7 @@ def torch_stamps(
     psf: PSF,  # n by n_band widths
     n_pix: int,  # Pixels along one side
     pixscale: float,  # [arcsec per pixel]
-    accuracy: Accuracy = Accuracy(chunk=256),  # noqa: B008
+    accuracy: Accuracy = Accuracy(chunk=256),
     device: str | None = None,  # As torch names it; the GPU if there is one
 ) -> np.ndarray:  # (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
     "Stamps by adaptive rays of whole batches"
@@ -334,8 +335,9 @@ def render_arcs(
     margin: int = 0,  # Pixels around the stamp whose light the PSF brings in; 0 draws none, as lenstronomy does
 ) -> np.ndarray:  # (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
     "Lensed and blurred images of sources; raises `BadInput` where lengths or bands do not fit"
-    if backend not in ("numba", "torch", "lenstronomy"):
-        raise unknown_name("backend", backend, ("numba", "torch", "lenstronomy"))
+    draw: dict[str, Callable[..., np.ndarray]] = {"numba": numba_stamps, "torch": torch_stamps, "lenstronomy": reference_stamps}
+    if backend not in draw:
+        raise unknown_name("backend", backend, draw)
     if n_pix < 1 or n_pix != int(n_pix):
         raise BadInput(f"n_pix is {n_pix}; expected a whole number of at least 1")
     if not (np.isfinite(pixscale) and pixscale > 0):
@@ -343,7 +345,5 @@ def render_arcs(
     if margin < 0 or margin != int(margin):
         raise BadInput(f"margin is {margin}; expected a whole number of at least 0")
     lens, source, psf = matched(lens, source, psf)
-    drawn = {"numba": numba_stamps, "torch": torch_stamps, "lenstronomy": reference_stamps}[backend](
-        lens, source, psf, int(n_pix + 2 * margin), pixscale
-    )
+    drawn = draw[backend](lens, source, psf, int(n_pix + 2 * margin), pixscale)
     return drawn[..., margin : margin + n_pix, margin : margin + n_pix]
