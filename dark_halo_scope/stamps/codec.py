@@ -235,14 +235,17 @@ def decode_npz(
     bands: Sequence[str] = ("g", "r", "z"),  # Arrays image_<band> wanted
 ) -> np.ndarray:  # (n, band, y, x) float32 [nmgy/pix]
     "Stamps from the earlier pipeline's column; raises BadInput naming the row that is broken or lacks a band"
-    out: list[np.ndarray] = []
+    out = np.empty((len(values), len(bands), 64, 64), np.float32)
     for row, value in enumerate(values):
         try:
             arrays = npz_arrays(value.as_py())
-            out.append(np.stack([arrays[f"image_{b}"] for b in bands]).astype(np.float32))
+            if row == 0:
+                out = np.empty((len(values), len(bands), *arrays[f"image_{bands[0]}"].shape), np.float32)
+            for i, band in enumerate(bands):
+                out[row, i] = arrays[f"image_{band}"]
         except (struct.error, ValueError, zlib.error, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"npz column, row {row}: not an npz with {', '.join(f'image_{b}' for b in bands)} ({error!r})") from None
-    return np.stack(out) if out else np.empty((0, len(bands), 64, 64), np.float32)
+    return out
 
 
 def encode_npz(
