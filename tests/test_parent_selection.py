@@ -113,6 +113,7 @@ def test_desi_colours_on_either_side_of_every_line():
     # Near galaxies: g - W1 > 2.9 or r - W1 > 1.8, at W1 = 17.5 so that the sliding cut leaves room
     near = {"w1": 17.5, "z": 18.6, "f": 19.5}
     assert passes(**near, r=19.31, g=20.0) and not passes(**near, r=19.29, g=20.39) and passes(**near, r=19.29, g=20.41)
+    assert passes(**near, r=19.29, g=np.nan)  # A g flux that is not positive counts as red
     # r - W1 > 1.8 (W1 - 17.14) and r - W1 > W1 - 16.33, or r - W1 > 3.3
     faint = {"w1": 18.8, "z": 20.2, "g": 25.0}  # 1.8 x 1.66 = 2.988, W1 - 16.33 = 2.47
     assert passes(**faint, r=18.8 + 2.99) and not passes(**faint, r=18.8 + 2.985)
@@ -164,7 +165,7 @@ def test_dust_changes_the_answer_when_the_recipe_says_so():
 
 def test_a_flux_that_is_not_positive_or_not_a_number_never_passes():
     for name in ("flux_r", "flux_z", "flux_w1"):
-        for value in (0.0, -1.0, np.nan):
+        for value in (0.0, -1.0, np.nan, np.inf):
             table = rows_of(18.0, 1.0, 2.0)
             table[name] = np.full_like(table[name], value)
             assert not any(flag.any() for flag in selection.colour_flags(table, RAW).values()), (name, value)

@@ -129,6 +129,13 @@ def test_broken_catalogues_are_refused_with_a_reason(sweep, tmp_path, change, sa
     assert "\n" not in str(error.value) and path in str(error.value)
 
 
+def test_a_file_that_ends_early_is_refused_before_its_data_are_read(sweep):
+    data = sweep.read_bytes()
+    assert find_hdu(pa.BufferReader(data), 1, "whole").end == len(data)
+    with pytest.raises(BadInput, match="header promises"):
+        find_hdu(pa.BufferReader(data[:-5000]), 1, "cut")
+
+
 def test_a_header_without_end_does_not_hang(tmp_path):
     path = tmp_path / "endless.fits"
     path.write_bytes(b"SIMPLE  =                    T".ljust(80) + b"COMMENT again and again".ljust(80) * 500_000)
@@ -267,6 +274,18 @@ def test_no_noise_in_an_image_makes_the_reader_do_anything_but_read_or_refuse(tm
         assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("at, value", [(2, 1), (5, 101), (9, 0), (22, 255), (0, 0)])
+def test_an_h_compressed_tile_that_claims_another_size_is_refused_before_decoding(tmp_path, at, value):
+    "The decoder would write as many pixels as the code claims"
+    values, options = KINDS["mask"]((100, 100))
+    path = compressed(tmp_path / "mask.fits.fz", values, **options)
+    image = tiles.open_tiled(path)
+    data = bytearray((tmp_path / "mask.fits.fz").read_bytes())
+    data[int(image.start[0]) + at] = value
+    with pytest.raises(BadInput, match="H-compress header"):
+        tiles.read_stamps(tiles.open_tiled(path, file=pa.BufferReader(bytes(data))), [0], [0], 64)
+
+
 # ---------------------------------------------------------------- bricks
 
 SIDE = 400
@@ -278,7 +297,7 @@ def write_brick(root, side=SIDE, seed=1, gap=None):
     "A brick's coadds in g, r, z as the survey writes them; `gap` is a region without r data"
     release, cards = Release(str(root)), CARDS | {"CRPIX1": side / 2 + 0.5, "CRPIX2": side / 2 + 0.5}
     (root / "south" / "coadd" / "150" / "1501p022").mkdir(parents=True, exist_ok=True)
-    planes = {}
+    planes, (y, x) = {}, np.mgrid[:side, :side]
     for b, band in enumerate("grz"):
         image, covered = picture((side, side), seed + b), np.ones((side, side), bool)
         if gap and band == "r":
@@ -286,11 +305,10 @@ def write_brick(root, side=SIDE, seed=1, gap=None):
         for kind, values, options in (
             ("image", np.where(covered, image, 0), RICE),
             ("invvar", np.where(covered, 62_500, 0), {"compression_type": "RICE_1", "quantize_level": 16, "quantize_method": -1}),
-            ("psfsize", np.where(covered, 1.2 + 0.1 * b, 0), {"compression_type": "GZIP_1", "quantize_level": 0}),
+            ("psfsize", np.where(covered, 1.2 + 0.1 * b + 1e-4 * x + 1e-3 * y, 0), {"compression_type": "GZIP_1", "quantize_level": 0}),
         ):
             path = compressed(release.coadd("1501p022", kind, band), values.astype(np.float32), header=fits.Header(cards), **options)
             planes[kind, band] = path
-    y, x = np.mgrid[:side, :side]
     mask = ((np.hypot(x - 300, y - 300) < 50) * 2048 + (x < 40) * 1).astype(np.int32)
     compressed(release.coadd("1501p022", "maskbits"), mask, header=fits.Header(cards), compression_type="HCOMPRESS_1")
     return release
@@ -310,7 +328,7 @@ def brick(tmp_path_factory):
 
 
 def test_cutouts_are_what_whole_image_cuts_give(brick):
-    x, y = np.array([100.2, 250.7, 60.5]), np.array([120.4, 200.1, 331.4])
+    x, y = np.array([100.2, 250.7, 60.6]), np.array([120.4, 200.1, 331.4])
     cutouts = read_cutouts(brick, "1501p022", *sky(x, y), bands="g,r,z")
     for b, band in enumerate("grz"):
         with fits.open(brick.coadd("1501p022", "image", band)) as hdus:
@@ -320,7 +338,8 @@ def test_cutouts_are_what_whole_image_cuts_give(brick):
                 np.testing.assert_allclose(
                     [cutouts.dx[k], cutouts.dy[k]], [(x[k] - x0 - 31.5) * 0.262, (y[k] - y0 - 31.5) * 0.262], atol=1e-6
                 )
-    np.testing.assert_allclose(cutouts.psfsize, [[1.2, 1.3, 1.4]] * 3, rtol=1e-6)
+    at_the_galaxy = 1e-4 * np.rint(x) + 1e-3 * np.rint(y)
+    np.testing.assert_allclose(cutouts.psfsize, at_the_galaxy[:, None] + [1.2, 1.3, 1.4], rtol=1e-6)
     assert cutouts.ok.all() and (cutouts.why == "").all() and (cutouts.invvar == 62_500).all()
 
 
