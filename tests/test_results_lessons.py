@@ -11,7 +11,7 @@ import pytest
 
 from dark_halo_scope.base import schema
 from dark_halo_scope.injection import quality
-from dark_halo_scope.lensing import psf
+from dark_halo_scope.lensing import psf, render
 from dark_halo_scope.stats import metrics
 from dark_halo_scope.trust import anchors, gates
 
@@ -33,7 +33,14 @@ def run_page(name):
             exec(compile("".join(cell["source"]), str(path), "exec"), scope)
 
 
-MEASURED = quality.measure
+MEASURED, RENDER, BRIGHTNESS = quality.measure, render.render_arcs, gates.brightness_gate
+
+
+def capped(lens, source, shape, *, n_pix, margin):
+    "A painter whose seeing fails on small stamps, as a kernel cut at 63 pixels does"
+    return RENDER(lens, source, shape if n_pix >= 63 else psf.MoffatPSF(0.5 * shape.fwhm, 3.5, True), n_pix=n_pix, margin=margin)
+
+
 DELETED = {  # page -> module and guard, and what stands in its place
     "lesson_01": (metrics, "tpr_at_fpr", lambda s, y, f: metrics.auroc(s, y)),
     "lesson_02": (metrics, "refuse_ties", lambda *a: None),
@@ -41,9 +48,11 @@ DELETED = {  # page -> module and guard, and what stands in its place
     "lesson_05": (psf, "psf_from_psfsize", lambda size, beta=3.5: psf.MoffatPSF(size, beta, includes_pixel=True)),
     "lesson_08": (gates, "calibration_gate", passing(gates.calibration_gate)),
     "lesson_09": (gates, "core_gate", passing(gates.core_gate)),
+    "lesson_10": (render, "render_arcs", capped),
     "lesson_11": (schema, "parse_bands", lambda text: (text,) if isinstance(text, str) else tuple(text)),
     "lesson_13": (quality, "measure", lambda *a: MEASURED(*a) | {"metrics_ok": np.ones(3, bool)}),
     "lesson_14": (anchors, "reference_separation", lambda t, r: np.full(len(t["name"]), np.nan)),
+    "lesson_18": (gates, "brightness_gate", lambda s, r: replace(BRIGHTNESS(s, r), curve={"total light with arcs": {"measured": 0.5}})),
     "lesson_19": (metrics, "host_index", lambda hosts, n: None),
     "lesson_20": (metrics, "labelled_and_vetted", lambda s, y, out, f: (metrics.tpr_at_fpr(s, y, f),) * 2),
     "lesson_21": (metrics, "best_epoch", lambda a, b: metrics.BestEpoch(int(np.argmax(a)), max(a), max(a))),
