@@ -37,7 +37,7 @@ from ..lensing.visibility import shot_noise
 from .engine import run_local
 from .figures import png_uri, recall_figure, stamp_sheet
 from ..stamps.augment import dihedral
-from ..stats.metrics import auroc, clopper_pearson, upper_limit
+from ..stats.metrics import auroc, clopper_pearson, design_effect, upper_limit
 from dark_halo_scope.trust.realism import (
     arc_patch,
     arc_shapes,
@@ -301,7 +301,7 @@ def network_input(
     cut = np.clip(values[..., start : start + INPUT_PIXELS, start : start + INPUT_PIXELS], -0.1, 1)
     return torch.from_numpy(np.ascontiguousarray(np.arcsinh(30 * cut) / np.arcsinh(30), np.float32))
 
-
+# %% ../../nbs/run/real.ipynb #5e0106d3
 def train_network(
     positive: torch.Tensor,  # (n, 3, 48, 48)
     negative: torch.Tensor,  # (m, 3, 64, 64)
@@ -364,10 +364,10 @@ class Task:
     recipe: RealRecipe
     folder: str  # Of the shared arrays
 
-
+# %% ../../nbs/run/real.ipynb #c77a168a
 def run_task(
     task: Task,
-) -> dict[str, np.ndarray]:  # host: rows of the held-out hosts; lrg, injected, pasted (+ injected_host ...); real, removed, control
+) -> dict[str, np.ndarray]:  # Scores of every kind in HELD_OUT and EXAM; `<kind>_host`: the galaxy of each
     "Train on the other folds, score the held-out hosts and the exam; 0 and 1 are the medians of the network's own training galaxies and injections"
     torch.set_num_threads(1)
     recipe, shared = task.recipe, Path(task.folder)
@@ -386,12 +386,12 @@ def run_task(
     model = train_network(positive, negative, recipe, f"{name} {task.negatives} {task.world}")
     low, high = (float(np.median(logits(model, part))) for part in (negative, positive[:128]))
     asked = np.load(shared / f"asked_{task.prior}.npz")
-    out = {"host": test, "lrg": logits(model, to_input(data.hosts[test]))}
+    out = {"lrg_host": test, "lrg": logits(model, to_input(data.hosts[test]))}
     for kind in ("injected", "pasted", "injected_removed", "injected_control") if task.world == "8bit" else ("injected", "pasted"):
         mine = np.isin(asked[f"{kind}_host"], test)
         frames = asked[kind][mine]
         out[kind] = logits(model, to_input(frames) if kind in ("injected", "pasted") else network_input(frames))
-        out[f"{kind}_row"] = np.flatnonzero(mine)
+        out[f"{kind}_host"] = asked[f"{kind}_host"][mine]
     if task.world == "8bit":
         exam = np.load(shared / "exam.npz")
         out |= {kind: logits(model, network_input(exam[kind])) for kind in EXAM}
@@ -479,14 +479,19 @@ def _asked(prior: str, pool: ArcPool, fold: np.ndarray, data: RealData, recipe: 
 # %% ../../nbs/run/real.ipynb #a868fe7b
 def count(
     passed: np.ndarray,  # (n,) boolean
-) -> dict[str, Any]:  # k, n, rate, lo, hi, and text such as "12 of 47 (26 %, 14 to 40)"
-    "A count with its exact 95 % interval; none in n is said as an upper limit"
+    hosts: np.ndarray | None = None,  # (n,) galaxy of each stamp; None: each its own
+) -> dict[str, Any]:  # k, n, hosts, rate, lo, hi, and text such as "12 of 47 (26 %, 14 % to 40 %)"
+    "A count with its exact 95 % interval, that of as many independent stamps as the repeated galaxies are worth; none in n is said as an upper limit"
     k, n = int(np.sum(passed)), len(passed)
-    lo, hi = map(float, clopper_pearson(k, n))
-    text = f"{k} of {n} ({k / n:.0%}, {lo:.0%} to {hi:.0%})" if k else f"0 of {n} (below {upper_limit(0, n):.1%})"
-    return {"k": k, "n": n, "rate": k / n, "lo": lo, "hi": hi, "text": text.replace("%", " %")}
+    rows = np.arange(n) if hosts is None else np.asarray(hosts)
+    galaxies = len(np.unique(rows))
+    worth = n if galaxies == n else n / design_effect(np.asarray(passed, bool), rows)
+    lo, hi = map(float, clopper_pearson(k / n * worth, worth))
+    text = f"{k} of {n} ({k / n:.0%}, {lo:.0%} to {hi:.0%})" if k else f"0 of {n} (below {upper_limit(0, galaxies):.1%})"
+    text = text.replace("%", " %") + (f" on {galaxies} galaxies" if galaxies < n else "")
+    return {"k": k, "n": n, "hosts": galaxies, "rate": k / n, "lo": lo, "hi": hi, "text": text}
 
-
+# %% ../../nbs/run/real.ipynb #4f6b52a7
 def nested_thresholds(
     lrg: Sequence[np.ndarray],  # Logits of each fold's held-out galaxies
     allowed: int,  # How many of the other folds' galaxies may pass
@@ -502,9 +507,13 @@ def summarise(
     out: dict[str, Any] = {}
     for allowed in (0, 1):
         limit = nested_thresholds([f["lrg"] for f in folds], allowed)
-        own = {kind: np.concatenate([f[kind] > t for f, t in zip(folds, limit)]) for kind in folds[0] if kind in HELD_OUT}
+        own = {
+            kind: count(np.concatenate([f[kind] > t for f, t in zip(folds, limit)]), np.concatenate([f[f"{kind}_host"] for f in folds]))
+            for kind in HELD_OUT
+            if kind in folds[0]
+        }
         votes = {kind: np.sum([f[kind] > t for f, t in zip(folds, limit)], 0) * 2 > len(folds) for kind in EXAM if kind in folds[0]}
-        out[f"allowed_{allowed}"] = {kind: count(passed) for kind, passed in (own | votes).items()}
+        out[f"allowed_{allowed}"] = own | {kind: count(passed) for kind, passed in votes.items()}
         if votes:
             found = votes["real"]
             out[f"allowed_{allowed}"] |= {f"{kind}_of_found": count(votes[kind][found]) for kind in ("removed", "control") if found.any()}
@@ -579,6 +588,7 @@ def real_demo(
     if failed:
         raise BadInput(f"real demo: {len(failed)} of {len(tasks)} networks failed, the first: {failed[0]}")
     scores = {cell: [o.value for o in outcomes[i * recipe.n_folds : (i + 1) * recipe.n_folds]] for i, cell in enumerate(cells)}
+    np.savez(folder / "scores.npz", **{f"{name}/{kind}": v for (name, _), o in zip(tasks, outcomes) for kind, v in o.value.items()})
     report: dict[str, Any] = {"recipe": recipe_to_dict(recipe), "identity": recipe_identity(recipe), **made}
     report["counts"] = {f"{p}, {n} galaxies, {w}": summarise(scores[p, n, w]) for p, n, w in cells}
     report["probes"] = {prior: realism(folder, prior, recipe) for prior in recipe.priors}
@@ -669,7 +679,7 @@ ROWS = (
     ("injected_control", "injections flagged with the opposite patch painted out"),
 )
 
-
+# %% ../../nbs/run/real.ipynb #fb5fc3b9
 def report_html(
     report: Mapping[str, Any],  # From `real_demo`, without its html
     folder: Path,  # Shared arrays, for the sheet of stamps
