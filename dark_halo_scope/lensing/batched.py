@@ -97,14 +97,28 @@ def image_batch(part: Tensor, pixels: Tensor, place: Tensor, bx: Tensor, by: Ten
     return peak * torch.lerp(low, high, r)
 
 
-def judge_image_batch(lens: Tensor, part: Tensor, at: tuple[Tensor, Tensor, Tensor], side: float, fine: float) -> tuple[Tensor, Tensor]:
-    "Tiles that can see a stamp, and tiles to split"
+def judge_image_batch(
+    lens: Tensor,  # (m, 11)
+    part: Tensor,  # (m, 8)
+    maps: Tensor,  # `bank_maps` of the bank, (4, blocks)
+    place: Tensor,  # (offset, height, width) of each tile's maps, (m, 3)
+    at: tuple[Tensor, Tensor, Tensor],  # Source position of each tile's middle, and psi; (m,)
+    side: float,  # Of the tiles [arcsec]
+    limits: tuple[Tensor, Tensor],  # What a tile may miss, and what counts as empty; (m,)
+) -> tuple[Tensor, Tensor]:  # Tiles that hold light, tiles to split
+    "What `judge_image` says, for a tensor of tiles"
     torch = importlib.import_module("torch")
     stretch, far = stretch_batch(lens, at[2], side)
     u, v = image_at(part, at[0], at[1])
     reach = far * part[:, 4] + 1
     seen = (u > -reach) & (v > -reach) & (u < 2 * part[:, 5] + reach) & (v < 2 * part[:, 6] + reach)
-    return seen, torch.minimum(stretch * side, 2 * far) * part[:, 4] > fine
+    row = torch.minimum((v / 8).long().clamp(min=0), place[:, 1] - 1)
+    column = torch.minimum((u / 8).long().clamp(min=0), place[:, 2] - 1)
+    index, near = place[:, 0] + row * place[:, 2] + column, (reach > 8).long()
+    apart = torch.minimum(stretch * side, 2 * far) * part[:, 4] / 4
+    missed = maps[2 + near, index] * apart**2 / 8 * side**2
+    unknown = reach > 16
+    return seen & (unknown | (maps[near, index] > limits[1])), unknown | (missed > limits[0])
 
 # %% ../../nbs/lensing/batched.ipynb #a5d3799e
 def spline_batch(at: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,8 +147,9 @@ def give_batch(
 def shoot_batch(
     lens: Tensor,  # Rows of `lens_rows`, (n, 11)
     part: Tensor,  # Rows of one component, (n, ...)
-    stamps: tuple[Tensor, Tensor] | None,  # All pixels of a bank and (offset, height, width) of each system's image; None for Sersics
-    limits: tuple[float, float, float],  # fine, drop, cusp of `Accuracy`; for stamps the first is `image_fine`
+    stamps: tuple[Tensor, Tensor, Tensor, Tensor]
+    | None,  # All pixels of a bank, (offset, height, width) of each system's image, and the same two of the maps; None for Sersics
+    limits: Any,  # fine, drop, cusp of `Accuracy`; for stamps what a tile may miss and what is empty, a tensor (n,) each
     size: int,  # Cells of the window along one side, even
     cell: float,  # [arcsec]
     offset: int,  # Grid index of the window's edge
@@ -156,7 +171,7 @@ def shoot_batch(
         lit, rough = (
             judge_sersic_batch(mine, theirs, middle, side, limits)
             if stamps is None
-            else judge_image_batch(mine, theirs, middle, side, limits[0])
+            else judge_image_batch(mine, theirs, stamps[2], stamps[3][owner], middle, side, (limits[0][owner], limits[1][owner]))
         )
         beyond = 4 * torch.maximum(ix, iy) + 4 > size << level
         split = lit & (beyond | rough) if level < MAX_LEVEL else lit & beyond

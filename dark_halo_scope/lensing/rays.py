@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['MATHS', 'kernel', 'F', 'DROP', 'TRACE', 'SPLIT', 'NODES', 'WEIGHTS', 'BATCH', 'MAX_LEVEL', 'MAX_TILES', 'compiled',
            'fast_log2', 'fast_exp2', 'fast_atan', 'fast_atanh', 'lens_rows', 'sersic_rows', 'trace', 'sersic_light_of',
-           'stretch_of', 'judge_sersic', 'block_maps', 'image_pixels', 'judge_image', 'image_light_of', 'image_rows',
-           'lines_of', 'spline_shares', 'combine', 'give', 'ray_positions', 'next_level', 'paint_component']
+           'stretch_of', 'judge_sersic', 'block_maps', 'bank_maps', 'image_pixels', 'judge_image', 'image_light_of',
+           'image_rows', 'lines_of', 'spline_shares', 'combine', 'give', 'ray_positions', 'next_level',
+           'paint_component']
 
 # %% ../../nbs/lensing/rays.ipynb #2157d152
 import math
@@ -18,10 +19,10 @@ from typing import Any
 
 import numpy as np
 from numba import config, njit
-from scipy.ndimage import maximum_filter
+from scipy.ndimage import convolve, maximum_filter
 
 from .deflection import LensParams
-from .sources import ImageParams, sersic_b, sersic_central
+from .sources import ImageParams, SourceBank, sersic_b, sersic_central
 
 # %% ../../nbs/lensing/rays.ipynb #d30883a9
 MATHS: dict[str, Any] = {"fastmath": {"contract", "nsz", "arcp", "nnan", "ninf", "reassoc"}, "error_model": "numpy"}
@@ -225,13 +226,33 @@ _BLOCK = 8
 
 def block_maps(
     image: np.ndarray,  # (height, width)
-) -> np.ndarray:  # (2, ceil(height / 8), ceil(width / 8)) float32
-    "The largest absolute value within one and within two blocks of each block of 8 x 8 pixels"
+) -> np.ndarray:  # (4, ceil(height / 8), ceil(width / 8)) float32
+    "Largest absolute value, then largest second difference, each within one and within two blocks of each block of 8 x 8 pixels"
     height, width = (-(-n // _BLOCK) for n in image.shape)
-    padded = np.zeros((height * _BLOCK, width * _BLOCK), F)
-    padded[: image.shape[0], : image.shape[1]] = np.abs(image)
-    blocks = padded.reshape(height, _BLOCK, width, _BLOCK).max((1, 3))
-    return np.stack([maximum_filter(blocks, size, mode="constant") for size in (3, 5)])
+    kernels = (
+        np.array([[[0, 0, 0], [-1, 2, -1], [0, 0, 0]], [[0, -1, 0], [0, 2, 0], [0, -1, 0]], [[-1, 0, 1], [0, 0, 0], [1, 0, -1]]])
+        / np.array([1, 1, 4])[:, None, None]
+    )
+    rough = np.max([np.abs(convolve(image.astype(np.float64), k, mode="constant")) for k in kernels], 0)
+    maps = []
+    for layer in (np.abs(image), rough):
+        padded = np.zeros((height * _BLOCK, width * _BLOCK), F)
+        padded[: image.shape[0], : image.shape[1]] = layer
+        blocks = padded.reshape(height, _BLOCK, width, _BLOCK).max((1, 3))
+        maps += [maximum_filter(blocks, size, mode="constant") for size in (3, 5)]
+    return np.stack(maps)
+
+
+@lru_cache(8)
+def bank_maps(
+    bank: SourceBank,
+) -> tuple[np.ndarray, np.ndarray]:  # `block_maps` of all images, (4, blocks) float32; (offset, height, width) of each image's
+    "The maps of a whole bank in one array"
+    made = [block_maps(image) for image in bank.images]
+    sizes = np.array([m[0].size for m in made])
+    return np.concatenate([m.reshape(4, -1) for m in made], 1), np.column_stack(
+        [np.cumsum(sizes) - sizes, [m.shape[1:] for m in made]]
+    ).astype(np.int64)
 
 
 @kernel
@@ -256,20 +277,22 @@ def judge_image(
 ) -> None:
     "Drop, trace or split each of m tiles over a stamp"
     width, height, fine, floor = _TWO * part[5], _TWO * part[6], limits[0], limits[1]
-    for k in range(m):
-        i = np.uint64(k)
+    for i in range(m):
         stretch, far = stretch_of(lens, psi[i], _REACH * side)
         u, v = image_pixels(part, bx[i], by[i])
         reach = far * part[4] + _ONE
         verdict[i] = DROP
         if u > -reach and v > -reach and u < width + reach and v < height + reach:
-            seen = _ONE
-            if reach <= F(2 * _BLOCK):
-                row = min(max(int(v) // _BLOCK, 0), maps.shape[1] - 1)
-                column = min(max(int(u) // _BLOCK, 0), maps.shape[2] - 1)
-                seen = maps[0 if reach <= F(_BLOCK) else 1, row, column]
-            if seen > floor:
-                verdict[i] = SPLIT if min(stretch * side, _TWO * far) * part[4] > fine else TRACE
+            if reach > F(2 * _BLOCK):
+                verdict[i] = SPLIT
+                continue
+            row = min(max(int(v) // _BLOCK, 0), maps.shape[1] - 1)
+            column = min(max(int(u) // _BLOCK, 0), maps.shape[2] - 1)
+            near = 0 if reach <= F(_BLOCK) else 1
+            if maps[near, row, column] > floor:
+                apart = _QUARTER * min(stretch * side, _TWO * far) * part[4]
+                missed = maps[2 + near, row, column] * apart * apart * F(0.125) * side * side
+                verdict[i] = SPLIT if missed > fine else TRACE
 
 
 @kernel
@@ -277,15 +300,24 @@ def image_light_of(
     part: np.ndarray, image: np.ndarray, bx: np.ndarray, by: np.ndarray, m: int, weight: np.float32, out: np.ndarray
 ) -> None:
     "Bilinear light of a stamp, whose outermost ring is zero, at m source positions"
-    peak = part[7] * weight
+    peak, width, last_column, last_row = (
+        part[7] * weight,
+        np.int32(image.shape[1]),
+        np.int32(image.shape[1] - 2),
+        np.int32(image.shape[0] - 2),
+    )
+    x, y, c, s, scale, middle_x, middle_y = part[0], part[1], part[2], part[3], part[4], part[5], part[6]
+    pixels = image.reshape(image.size)
     for k in range(m):
         i = np.uint64(k)
-        u, v = image_pixels(part, bx[i], by[i])
-        u, v = min(max(u, _ZERO), _TWO * part[5]), min(max(v, _ZERO), _TWO * part[6])
-        column, row = min(int(u), image.shape[1] - 2), min(int(v), image.shape[0] - 2)
+        dx, dy = (bx[i] - x) * scale, (by[i] - y) * scale
+        u, v = min(max(c * dx + s * dy + middle_x, _ZERO), _TWO * middle_x), min(max(c * dy - s * dx + middle_y, _ZERO), _TWO * middle_y)
+        column, row = min(np.int32(u), last_column), min(np.int32(v), last_row)
         p, r = u - np.float32(column), v - np.float32(row)
-        low = image[row, column] + p * (image[row, column + 1] - image[row, column])
-        high = image[row + 1, column] + p * (image[row + 1, column + 1] - image[row + 1, column])
+        at = np.uint32(row * width + column)
+        below = np.uint32(at + width)
+        low = pixels[at] + p * (pixels[at + np.uint32(1)] - pixels[at])
+        high = pixels[below] + p * (pixels[below + np.uint32(1)] - pixels[below])
         out[i] = peak * (low + r * (high - low))
 
 

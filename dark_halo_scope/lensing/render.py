@@ -23,7 +23,7 @@ from ..base.errors import BadInput, unknown_name
 from .batched import blur_batch, shoot_batch
 from .deflection import LensParams
 from .psf import PSF, TABLE_END, TABLE_SIZE, GaussianPSF, MoffatPSF, psf_from_psfsize, radial_table, scale_radius
-from .rays import MAX_TILES, block_maps, compiled, image_rows, kernel, lens_rows, paint_component, sersic_rows
+from .rays import MAX_TILES, bank_maps, compiled, image_rows, kernel, lens_rows, paint_component, sersic_rows
 from .reference import reference_stamps
 from .sources import ClumpyParams, ImageParams, SersicParams, SourceBank, clumpy, sersic_parts
 
@@ -80,7 +80,7 @@ def band_spectrum(
 
 
 def blur(
-    light: np.ndarray,  # Spectra of the groups, (m, n_group, s N, s N / 2 + 1) complex64
+    light: np.ndarray,  # Spectra of the groups, (m, n_group, s N, columns up to the last frequency kept) complex64
     flux: np.ndarray,  # (m, n_group, n_band) float32
     per_step: np.ndarray,  # Table steps per frequency step, (m, n_band) float32
     last: np.ndarray,  # Frequency steps kept, (m, n_band) float32
@@ -147,15 +147,10 @@ class Accuracy:
     fine: float = 6.0  # Widest tile [scale lengths of a Sersic profile]
     drop: float = 3e-6  # Light that a dropped tile may hold [share of the source's flux]
     cusp: float = 0.01  # Light times its variation that a tile at the cusp may hold [share of the source's flux]
-    image_fine: float = 10.0  # Widest tile [pixels of a stamp]
+    image_fine: float = 5e-4  # Brightness that a tile of a stamp may miss, times its area [share of the stamp's peak, arcsec^2]
     image_drop: float = 1e-4  # Pixels below this count as empty [share of a stamp's peak]
     spill: float = 0.01  # Light that the PSF may throw further than the padding of the periodic grid [share of a point source]
-    chunk: int = 16  # Stamps in memory together; changes no stamp
-
-
-@lru_cache(1024)
-def _maps(bank: SourceBank, index: int) -> np.ndarray:
-    return block_maps(bank.images[index])
+    chunk: int = 4  # Stamps in memory together; changes no stamp
 
 
 Components = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -189,7 +184,9 @@ def shoot(
     rays = 0
     for i, (image, maps) in enumerate(stamps):
         limits = (
-            (accuracy.image_fine, accuracy.image_drop * image.max(), 0) if image.size else (accuracy.fine, accuracy.drop, accuracy.cusp)
+            (accuracy.image_fine * image.max(), accuracy.image_drop * image.max(), 0)
+            if image.size
+            else (accuracy.fine, accuracy.drop, accuracy.cusp)
         )
         for part, g in enumerate(group):
             rays += paint(
@@ -198,7 +195,13 @@ def shoot(
     return rays
 
 # %% ../../nbs/lensing/render.ipynb #4d7d3e8a
-_NO_STAMP = np.zeros((0, 0), np.float32), np.zeros((2, 0, 0), np.float32)
+_NO_STAMP = np.zeros((0, 0), np.float32), np.zeros((4, 0, 0), np.float32)
+
+
+def _stamp(bank: SourceBank, index: int) -> tuple[np.ndarray, np.ndarray]:
+    maps, place = bank_maps(bank)
+    offset, height, width = place[index]
+    return bank.images[index], maps[:, offset : offset + height * width].reshape(4, height, width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,14 +255,13 @@ def numba_stamps(
     tables, found = batches(psf, n_pix, pixscale, accuracy)
     for b in found:
         m = b.members
-        drawn = [
-            (source.bank.images[source.index[i]], _maps(source.bank, source.index[i])) if isinstance(source, ImageParams) else _NO_STAMP
-            for i in m
-        ]
+        drawn = [_stamp(source.bank, int(source.index[i])) if isinstance(source, ImageParams) else _NO_STAMP for i in m]
         grids = np.zeros((len(m), flux.shape[1], b.cells * b.side, b.cells * b.side), np.float32)
         shoot(systems[m], rows[m], group, drawn, accuracy, b.cells * n_pix, pixscale / b.cells, b.cells // 2, grids)
         spectra = np.zeros((len(m), n_band, b.side, b.side // 2 + 1), np.complex64)
-        compiled(blur)(fft.rfft2(grids), flux[m], b.per_step, b.last, tables, b.which, b.factor, spectra)
+        # Rows below the last one that light reaches are empty, and columns beyond the PSF's last frequency are not read: neither is transformed.
+        columns = fft.rfft(grids[:, :, : b.cells * n_pix + 8])[..., : int(b.last.max()) + 2]
+        compiled(blur)(fft.fft(columns, n=b.cells * b.side, axis=2), flux[m], b.per_step, b.last, tables, b.which, b.factor, spectra)
         stamps[m] = fft.irfft2(spectra, s=(b.side, b.side))[..., 1 : 1 + n_pix, 1 : 1 + n_pix]
     return stamps
 
@@ -283,11 +285,18 @@ def torch_stamps(
     (rows, group, flux), systems = components(source), lens_rows(lens)
     stamps = np.zeros((*psf.fwhm.shape, n_pix, n_pix), np.float32)
     tables, found = batches(psf, n_pix, pixscale, accuracy)
-    pixels = there(source.bank.packed[0]) if isinstance(source, ImageParams) else None
     for b in found:
         m, size = b.members, b.cells * b.side
-        held = (pixels, there(source.bank.packed[1][source.index[m]])) if isinstance(source, ImageParams) else None
-        limits = (accuracy.image_fine if held else accuracy.fine, accuracy.drop, accuracy.cusp)
+        held: tuple | None = None
+        limits: tuple = (accuracy.fine, accuracy.drop, accuracy.cusp)
+        if isinstance(source, ImageParams):
+            (pixels, places), (maps, blocks), peaks = (
+                source.bank.packed,
+                bank_maps(source.bank),
+                np.array([i.max() for i in source.bank.images]),
+            )
+            held = there(pixels), there(places[source.index[m]]), there(maps), there(blocks[source.index[m]])
+            limits = there(accuracy.image_fine * peaks[source.index[m]]), there(accuracy.image_drop * peaks[source.index[m]])
         grids = torch.zeros((flux.shape[1], len(m), size, size), device=place)
         for part, g in enumerate(group):
             shoot_batch(there(systems[m]), there(rows[m, part]), held, limits, b.cells * n_pix, pixscale / b.cells, b.cells // 2, grids[g])
