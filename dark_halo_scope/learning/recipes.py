@@ -16,6 +16,7 @@ import torch
 from ..base.errors import BadInput, unknown_name
 from .losses import LossRecipe
 from .models import ModelRecipe
+from .online import OnlineRecipe, host_columns
 from ..stamps.augment import AugmentRecipe, augment, draw_augmentation
 from ..stamps.normalise import NormaliseRecipe, normalise
 from ..stamps.reader import Batch, ReadRecipe, Selection, StampSet
@@ -60,6 +61,7 @@ class TrainRecipe:
     read: ReadRecipe = field(default_factory=ReadRecipe)
     normalise: NormaliseRecipe = field(default_factory=NormaliseRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    online: OnlineRecipe = field(default_factory=OnlineRecipe)
     n_pix: int = 64  # Side of a stamp [pix]
     pairs: str = "none"  # One of PAIRS
     epochs: int = 5
@@ -84,6 +86,8 @@ class TrainRecipe:
             raise BadInput(f"the best epoch would be chosen and reported on the same split '{self.report_on}'; expected two")
         if self.loss.contrastive and self.pairs != "same_batch":
             raise BadInput(f"loss.contrastive compares pairs, which pairs='{self.pairs}' does not put in one batch; expected same_batch")
+        if self.online.enabled and self.pairs not in ("none", "same_batch"):
+            raise BadInput(f"online painting works with pairs none or same_batch, not '{self.pairs}'")
         if self.epochs < 1 or self.patience < 0:
             raise BadInput(f"expected epochs of at least 1 and patience of at least 0, got {self.epochs} and {self.patience}")
 
@@ -136,6 +140,8 @@ def reading(
     "The recipe's reader, with the control stamp where pairs need it"
     control = recipe.pairs in ("same_batch", "input", "residual")
     read = replace(recipe.read, with_control=control, seed=recipe.seed)
+    if recipe.online.enabled and shuffle:
+        read = replace(read, with_control=True, keep_columns=host_columns(read.bands))
     return read if shuffle else replace(read, shuffle=False, lanes=1, positive_fraction=None, hard_negatives="")
 
 
@@ -145,7 +151,7 @@ def alone(
     "The recipe as it looks at stamps outside training: one at a time, unless its network needs the control beside"
     if recipe.pairs in ("input", "residual"):
         return recipe
-    return replace(recipe, pairs="none", loss=replace(recipe.loss, contrastive=0.0))
+    return replace(recipe, pairs="none", loss=replace(recipe.loss, contrastive=0.0), online=replace(recipe.online, enabled=False))
 
 # %% ../../nbs/learning/recipes.ipynb #26112e0e
 @dataclass

@@ -31,6 +31,7 @@ from ..base.errors import BadInput
 from .checkpoints import data_identity, load_checkpoint, model_name, recipe_difference, save_checkpoint
 from .losses import pair_loss, weighted_loss
 from .models import LensNet, build_model, freeze_backbone, set_meta_scale
+from .online import painted
 from .recipes import Inputs, OptimRecipe, TrainRecipe, alone, make_inputs, reading, training_sets
 from .scoring import mixed_precision, predict
 from ..stamps.reader import Batch, Reader, StampIndex, StampSet, build_index, prefetched
@@ -303,8 +304,11 @@ def run_data(
     sets: Sequence[StampSet | str],  # Sets, or paths of one set
     recipe: TrainRecipe,
 ) -> RunData:
-    "Indexes of the three splits; raises BadInput naming the split that is empty"
-    train = build_index(training_sets(sets, recipe.pairs), recipe.select, reading(recipe))
+    "Indexes of the three splits; raises BadInput naming the split that is empty; online, hosts are not cut by arcs nobody will see"
+    cuts = recipe.select
+    if recipe.online.enabled:
+        cuts = replace(cuts, min_theta_over_psf=0.0, min_arc_snr=0.0, min_magnification=0.0, exclude_arc_snr_0=False)
+    train = build_index(training_sets(sets, recipe.pairs), cuts, reading(recipe))
     looked = alone(recipe)
     seen = training_sets(sets, "negatives" if recipe.pairs == "same_batch" else recipe.pairs)
     read = reading(looked, shuffle=False)
@@ -369,7 +373,10 @@ def train_epoch(
     learner.model.train()
     freeze_backbone(learner.model, state.epoch < recipe.freeze_epochs)
     hard = reader.index.identity.get("hard_negative", np.zeros(len(reader.index), bool))
-    stream = prefetched(reader.batches(state.epoch, state.step))
+    batches: Iterator[Batch] = reader.batches(state.epoch, state.step)
+    if recipe.online.enabled:
+        batches = painted(batches, reader.index, recipe.online, recipe.select, recipe.read.bands, state.epoch, recipe.seed)
+    stream = prefetched(batches)
     for batch in stream:
         start = time.perf_counter()
         torch.manual_seed(int.from_bytes(draws.draw_key("step", recipe.seed, state.epoch, state.step, place.rank)[:7], "little"))

@@ -73,6 +73,7 @@ class ReadRecipe:
     bands: tuple[str, ...] = ("g", "r", "z")  # Bands wanted, in order
     meta_columns: tuple[str, ...] = ()  # Observing conditions given beside the image
     with_control: bool = False  # Also read ctrl_stamp of the same row
+    keep_columns: tuple[str, ...] = ()  # Further columns kept in the index
     seed: int = 0  # Of the order
 
     def __post_init__(self) -> None:
@@ -211,10 +212,11 @@ def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: ReadRec
     "Columns of the index for one file, rows lost, and the number of its row groups"
     file = open_stamps(uri)
     names = file.schema_arrow.names
-    wanted = {*KEPT, "is_control", "label", "weight", "cutout_ok", "theta_over_psf", "arc_snr", "magnification", *recipe.meta_columns}
-    lacking = [name for name in recipe.meta_columns if name not in names]
+    wanted = {*KEPT, "is_control", "label", "weight", "cutout_ok", "theta_over_psf", "arc_snr", "magnification"}
+    lacking = [name for name in (*recipe.meta_columns, *recipe.keep_columns) if name not in names]
     if lacking:
-        raise BadInput(f"{uri}: lacks metadata column(s) {', '.join(lacking)}")
+        raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
+    wanted |= {*recipe.meta_columns, *recipe.keep_columns}
     scales = [_scale_columns(names, column, recipe.bands, uri) for column in pixel_columns(chosen, recipe)]
     table = file.read(columns=[n for n in names if n in wanted or any(n in s for s in scales)])
     rows = {name: table[name].to_numpy() for name in table.column_names}
@@ -235,7 +237,7 @@ def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: ReadRec
         "weight": rows.get("weight", np.ones(n)).astype(np.float32),
         "copies": np.full(n, chosen.weight),
         "meta": np.stack([rows[c].astype(np.float32) for c in recipe.meta_columns], 1) if recipe.meta_columns else np.empty((n, 0), "f4"),
-        **{f"identity {name}": rows[name] for name in KEPT if name in rows},
+        **{f"identity {name}": rows[name] for name in (*KEPT, *recipe.keep_columns) if name in rows},
         **{
             f"scale {i}": np.stack([rows[s] for s in names], 1) if names else np.ones((n, len(recipe.bands)), "f4")
             for i, names in enumerate(scales)
