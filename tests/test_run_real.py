@@ -99,6 +99,15 @@ def test_counts_say_what_none_means():
     assert count(np.arange(30) < 1)["lo"] == pytest.approx(0.00084, abs=1e-4)
 
 
+def test_stamps_of_one_galaxy_count_as_what_they_are_worth():
+    "Eight stamps a galaxy that all agree give the interval of the galaxies; eight that do not depend on it, nearly that of the stamps"
+    galaxy = np.repeat(np.arange(30), 8)
+    agree, alone = count(np.repeat(np.arange(30) < 9, 8), galaxy), count(np.arange(30) < 9)
+    assert abs((agree["hi"] - agree["lo"]) / (alone["hi"] - alone["lo"]) - 1) < 0.05 and agree["hosts"] == 30
+    free = count(np.random.default_rng(0).random(240) < 0.3, galaxy)
+    assert (free["hi"] - free["lo"]) < 0.6 * (agree["hi"] - agree["lo"])
+
+
 def test_bad_input(tmp_path):
     with pytest.raises(BadInput, match="lrg_des_grz.npz: not found"):
         read_real(tmp_path)
