@@ -243,6 +243,22 @@ def test_positions_that_are_not_numbers_are_refused_not_selected():
         selection.select(table, SelectionRecipe())
 
 
+@pytest.mark.parametrize("variant", ["v1_pure_massive", "v3_color_relaxed", "desi_lrg", "bright_z20"])
+def test_the_fate_of_each_position_adds_up_to_the_attrition(variant):
+    table, recipe = random_table(2000), SelectionRecipe(variant=variant)
+    fate = selection.fates(table, recipe, table["ra"].to_numpy(), table["dec"].to_numpy())
+    _, counts = selection.select(table, recipe)
+    lost = {name: before - kept for name, before, kept in zip(*(counts[key].to_pylist() for key in ("cut", "before", "kept")), strict=True)}
+    assert {name: int((fate == name).sum()) for name in lost} == lost and (fate == "selected").sum() == counts["kept"][-1].as_py()
+
+
+def test_a_position_without_a_galaxy_is_not_given_its_neighbour_s_fate():
+    table = random_table(50)
+    ra, dec = table["ra"].to_numpy()[:1], table["dec"].to_numpy()[:1]
+    near, far = (selection.fates(table, SelectionRecipe(), ra, dec + offset / 3600)[0] for offset in (1.4, 1.6))
+    assert near != "not in the catalogue" == far
+
+
 @pytest.mark.slow
 def test_two_million_rows_a_second_and_a_sweep_in_bounded_memory():
     from dark_halo_scope.run.bench_select import bench_select

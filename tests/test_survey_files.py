@@ -422,37 +422,78 @@ def test_a_broken_coadd_is_an_error_that_names_the_file(brick, tmp_path, kind, b
     assert path.name in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.fixture(scope="module")
+def whole_brick(tmp_path_factory):
+    "A mock brick of DR10's size, a corner of which one band never saw"
+    from dark_halo_scope.survey.mock import make_mock
+    from dark_halo_scope.survey.mock_sky import MockRecipe
+
+    root = tmp_path_factory.mktemp("whole")
+    make_mock(str(root), MockRecipe(rows=1, columns=1, n_pix=3600, uncovered=1.0, n_lenses=4, stars=60))
+    return Release(str(root)), next(path.name for path in (root / "south" / "coadd").glob("*/*"))
+
+
+def by_astropy(release, name, x, y, n_pix, section):
+    "Stamps as astropy gives them: by sections of compressed images, or out of whole images"
+    x0, y0 = (np.floor(np.asarray(position) - (n_pix - 1) / 2 + 0.5).astype(int) for position in (x, y))
+    planes = {}
+    for kind, band in [(kind, band) for kind in ("image", "invvar", "psfsize") for band in "grz"] + [("maskbits", None)]:
+        with fits.open(release.coadd(name, kind, band)) as hdus:
+            source = hdus[1].section if section else hdus[1].data
+            corners = zip(np.rint(x).astype(int), np.rint(y).astype(int), strict=True) if kind == "psfsize" else zip(x0, y0, strict=True)
+            side = 1 if kind == "psfsize" else n_pix
+            planes[kind, band] = np.stack([source[b : b + side, a : a + side] for a, b in corners])
+    return planes
+
+
 @pytest.mark.slow
-def test_a_whole_brick_of_3600_pixels_in_time(tmp_path):
-    side = 3600
-    release = write_brick(tmp_path, side=side)
-    draw = np.random.default_rng(5)
-    with fits.open(release.coadd("1501p022", "image", "r")) as hdus:
-        whole = hdus[1].data.copy()
-    path = release.coadd("1501p022", "image", "r")
-    tiles.read_stamps(tiles.open_tiled(path), [0], [0], 64)
-    for n, over_whole, over_section in ((1, 5, 3), (20, 5, 3), (139, 2, 3)):
-        x0, y0 = draw.integers(0, side - 64, (2, n))
+@pytest.mark.parametrize("n, over_whole, over_section", [(1, 5, 3), (20, 5, 3), (139, 2, 3)])
+def test_a_brick_of_3600_pixels_is_read_as_astropy_reads_it_and_sooner(whole_brick, n, over_whole, over_section):
+    from astropy.wcs import WCS
 
-        def ours(x0=x0, y0=y0):
-            return tiles.read_stamps(tiles.open_tiled(path), x0, y0, 64)
+    release, name = whole_brick
+    x, y = np.random.default_rng(n).uniform(40, 3560, (2, n))
+    position = WCS(fits.getheader(release.coadd(name, "image", "r"), 1)).all_pix2world(x, y, 0)
+    read_cutouts(release, name, *position)
+    ways = {
+        "ours": lambda: read_cutouts(release, name, *position),
+        "section": lambda: by_astropy(release, name, x, y, 64, True),
+        "whole": lambda: by_astropy(release, name, x, y, 64, False),
+    }
+    seconds, found = {key: np.inf for key in ways}, {}
+    for _ in range(3):
+        for key, way in ways.items():
+            start = time.perf_counter()
+            found[key] = way()
+            seconds[key] = min(seconds[key], time.perf_counter() - start)
+    ours = found["ours"]
+    for key in ("section", "whole"):
+        for b, band in enumerate("grz"):
+            assert ours.image[:, b].tobytes() == found[key]["image", band].astype(np.float32).tobytes()
+            assert ours.invvar[:, b].tobytes() == found[key]["invvar", band].astype(np.float32).tobytes()
+            assert (ours.psfsize[:, b] == found[key]["psfsize", band][:, 0, 0]).all()
+        assert (ours.maskbits == found[key]["maskbits", None]).all()
+    assert seconds["whole"] > over_whole * seconds["ours"] and seconds["section"] > over_section * seconds["ours"], seconds
 
-        def section(x0=x0, y0=y0):
-            with fits.open(path) as hdus:
-                return np.stack([hdus[1].section[b : b + 64, a : a + 64] for a, b in zip(x0, y0, strict=True)])
 
-        def everything(x0=x0, y0=y0):
-            with fits.open(path) as hdus:
-                return np.stack([hdus[1].data[b : b + 64, a : a + 64] for a, b in zip(x0, y0, strict=True)])
+@pytest.mark.slow
+def test_stamps_on_the_edge_in_stars_and_outside_coverage_of_a_whole_brick(whole_brick):
+    from astropy.wcs import WCS
 
-        times = {function: min(_time(function) for _ in range(4)) for function in (ours, section, everything)}
-        cuts = np.stack([whole[b : b + 64, a : a + 64] for a, b in zip(x0, y0, strict=True)])
-        assert ours().tobytes() == cuts.tobytes() == section().tobytes()
-        assert times[section] / times[ours] > over_section and times[everything] / times[ours] > over_whole, (n, list(times.values()))
-
-
-def _time(function):
-    "Seconds that a call takes"
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+    release, name = whole_brick
+    wcs = WCS(fits.getheader(release.coadd(name, "image", "r"), 1))
+    grid = np.arange(10.0, 3600, 60)
+    x, y = (position.ravel() for position in np.meshgrid(grid, grid))
+    cutouts = read_cutouts(release, name, *wcs.all_pix2world(x, y, 0))
+    whole = {band: fits.getdata(release.coadd(name, "invvar", band), 1) > 0 for band in "grz"}
+    edge = (np.minimum(x, y) < 31) | (np.maximum(x, y) > 3600 - 32.5)
+    assert (np.char.find(cutouts.why, "edge") >= 0).tolist() == edge.tolist() and np.isnan(cutouts.image[edge]).all()
+    covered = np.array(
+        [
+            min(whole[band][int(b) - 31 : int(b) + 33, int(a) - 31 : int(a) + 33].mean() for band in "grz")
+            for a, b in zip(x[~edge], y[~edge])
+        ]
+    )
+    assert (np.char.find(cutouts.why[~edge][covered < 0.49], "data") >= 0).all() and (covered < 0.49).sum() > 5
+    starry = cutouts.ok & (cutouts.bad().mean(axis=(1, 2)) > 0.9)
+    assert starry.any() and np.isfinite(cutouts.image[cutouts.ok]).all() and (cutouts.image[cutouts.ok].std(axis=(2, 3)) > 0).all()

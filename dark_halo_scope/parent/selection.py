@@ -6,8 +6,8 @@
 __all__ = ['VARIANTS', 'FLAGS', 'BRIGHT_Z', 'SELECTIONS', 'Table', 'DESI_MASKS', 'DESI_COLUMNS', 'ColourCut', 'SelectionRecipe',
            'column', 'magnitude', 'not_psf', 'passes', 'colours', 'colour_flags', 'desi_lrg_colours',
            'desi_lrg_quality', 'desi_lrg', 'unit_vectors', 'near_any', 'Measured', 'measure', 'colour_cuts',
-           'quality_cuts', 'cuts', 'attrition', 'select', 'sweep_columns', 'check_sky', 'select_sweep', 'add_attrition',
-           'with_magnitudes']
+           'quality_cuts', 'cuts', 'attrition', 'select', 'fates', 'sweep_columns', 'check_sky', 'select_sweep',
+           'add_attrition', 'with_magnitudes']
 
 # %% ../../nbs/parent/selection.ipynb #311a79bd
 from collections.abc import Mapping
@@ -308,6 +308,23 @@ def select(
     for name, flag in measured.flags.items():
         table = table.append_column(name, pa.array(flag))
     return table.filter(pa.array(keep)), attrition(named)
+
+# %% ../../nbs/parent/selection.ipynb #3f723461
+def fates(
+    table: Table,  # With the columns of `sweep_columns`
+    recipe: SelectionRecipe,
+    ra: np.ndarray,  # (n,) positions [deg]
+    dec: np.ndarray,  # (n,) [deg]
+    radius: float = 1.5,  # Farthest galaxy that is taken for the one meant [arcsec]
+) -> np.ndarray:  # (n,) "selected", "not in the catalogue", or the first cut that its galaxy fails
+    "What a selection does to positions; raises BadInput when a column is missing or a position is not on the sky"
+    named = cuts(table, recipe, measure(table, recipe))
+    fate = np.full(len(column(table, "ra")), "selected", dtype=object)
+    for name, keep in reversed(named.items()):
+        fate[~keep] = name
+    chord = 2 * np.sin(np.deg2rad(radius / 3600) / 2)
+    distance, nearest = cKDTree(unit_vectors(column(table, "ra"), column(table, "dec"))).query(unit_vectors(ra, dec))
+    return np.where(distance <= chord, fate[np.minimum(nearest, len(fate) - 1)], "not in the catalogue").astype(str)
 
 # %% ../../nbs/parent/selection.ipynb #9b6420c1
 def sweep_columns(
