@@ -9,7 +9,11 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith((".", "_")) or part == "runs" for part in p.relative_to(ROOT).parts))
+NOTEBOOKS = sorted(
+    p
+    for p in (ROOT / "nbs").rglob("*.ipynb")
+    if not any(part.startswith((".", "_")) or part == "runs" for part in p.relative_to(ROOT).parts)
+)
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -29,7 +33,12 @@ def test_painting_needs_neither_torch_nor_lenstronomy() -> None:
 def test_importing_needs_no_writable_place(tmp_path: Path) -> None:
     "numba compiles when it is first asked to paint, into a scratch folder; importing leaves no file behind"
     code = "import dark_halo_scope.injection.paint, dark_halo_scope.run.steps"
-    subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, env={"HOME": "/nonexistent", "PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)}, check=True)
+    subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        cwd=tmp_path,
+        env={"HOME": "/nonexistent", "PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)},
+        check=True,
+    )
     assert not [p for p in tmp_path.rglob("*.nb[ic]")]
 
 
@@ -37,7 +46,9 @@ def test_importing_needs_no_writable_place(tmp_path: Path) -> None:
 def test_a_notebook_is_a_page(path: Path) -> None:
     cells = read(path).cells
     lines = [line for line in cells[0].source.splitlines() if line.strip()]
-    assert cells[0].cell_type == "markdown" and lines[0].startswith("# ") and all(line.startswith("> ") for line in lines[1:]), "a title and a promise, alone in the first cell"
+    assert cells[0].cell_type == "markdown" and lines[0].startswith("# ") and all(line.startswith("> ") for line in lines[1:]), (
+        "a title and a promise, alone in the first cell"
+    )
     assert len(lines) > 1, "a one-line promise under the title"
     for cell in cells:
         if exported(cell):
@@ -70,15 +81,22 @@ def test_results_and_libraries_show_what_they_claim() -> None:
 @pytest.mark.slow
 def test_the_wheel_alone_runs_the_demo(tmp_path: Path) -> None:
     "Built, installed without the checkout, and asked for the whole toy search"
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)],
+        check=True,
+    )
     subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", str(tmp_path / "env")], check=True)
     python = tmp_path / "env" / "bin" / "python"
     wheel = next(tmp_path.glob("*.whl"))
-    site = subprocess.run([python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True, check=True).stdout.strip()
+    site = subprocess.run(
+        [python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, str(wheel)], check=True)
     outer = [p for p in sys.path if p.endswith("site-packages")]
     (Path(site) / "outer.pth").write_text("\n".join(outer))
-    where = subprocess.run([python, "-c", "import dark_halo_scope; print(dark_halo_scope.__file__)"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    where = subprocess.run(
+        [python, "-c", "import dark_halo_scope; print(dark_halo_scope.__file__)"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
     assert str(tmp_path) in where
     subprocess.run([python, "-m", "dark_halo_scope", "demo", "--recipe", "toy", "--out", "run"], cwd=tmp_path, check=True, timeout=900)
     assert (tmp_path / "run" / "report.html").exists()

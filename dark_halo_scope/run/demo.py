@@ -125,7 +125,7 @@ def sky_section(run: Run) -> Section:
     )
     return section
 
-
+# %% ../../nbs/run/demo.ipynb #019a6b01
 def parent_section(run: Run) -> Section:
     "Attrition and splits"
     section, counts = Section("The parent sample"), read_table(run.path("attrition.parquet")).to_pydict()
@@ -134,7 +134,7 @@ def parent_section(run: Run) -> Section:
     section.add_table([{"split": k, "galaxies": v["rows"], "unique hosts": v["hosts"]} for k, v in hosts.items()])
     return section
 
-
+# %% ../../nbs/run/demo.ipynb #1df99125
 def stamps_section(run: Run) -> Section:
     "Injected stamps from weak to strong, controls, and what visibility cuts leave"
     files = steps.stamp_files(run)
@@ -160,7 +160,7 @@ def stamps_section(run: Run) -> Section:
     section.add_table(steps.attrition_of_stamps(files))
     return section
 
-
+# %% ../../nbs/run/demo.ipynb #8221e980
 def learning_section(run: Run) -> Section:
     "Training curve and ROC with intervals"
     history, summary = steps.read_json(run.path("model", "history.json")), steps.read_json(run.path("model", "summary.json"))
@@ -184,7 +184,7 @@ def learning_section(run: Run) -> Section:
     section.add_table([metric_row(m) for m in (auroc(logit, label, host), *points)])
     return section
 
-
+# %% ../../nbs/run/demo.ipynb #f4a39b16
 def test_scores(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Logits, labels and hosts of the test split"
     scores = steps.as_columns(read_table(run.path("scores.parquet")))
@@ -192,7 +192,7 @@ def test_scores(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     host = scores["brickid"].astype(np.int64) * (1 << 24) + scores["objid"]
     return scores["logit"][test], scores["label"][test], host[test]
 
-
+# %% ../../nbs/run/demo.ipynb #c16de20e
 def metric_row(measured: Any) -> dict[str, Any]:
     "A measured rate as a row of the report"
     row = plain(vars(measured))
@@ -208,7 +208,7 @@ def metric_row(measured: Any) -> dict[str, Any]:
         "their hosts ": row["hosts_pos"],
     }
 
-
+# %% ../../nbs/run/demo.ipynb #aaf0dc8b
 def trust_section(run: Run) -> Section:
     "Every gate"
     rows = steps.read_json(run.path("gates.json"))
@@ -220,7 +220,7 @@ def trust_section(run: Run) -> Section:
     )
     return section
 
-
+# %% ../../nbs/run/demo.ipynb #6ed316c5
 def anchors_section(run: Run) -> Section:
     "Recall on planted lenses"
     report = steps.read_json(run.path("stage0.json"))
@@ -242,7 +242,7 @@ def anchors_section(run: Run) -> Section:
     section.add_table([{k: s[k] for k in keys} for s in (*report["recall"], *report["contamination"])])
     return section
 
-
+# %% ../../nbs/run/demo.ipynb #f03d6794
 def throughput_section(run: Run, seconds: Mapping[str, float]) -> Section:
     "Wall time and rate of each phase"
     products = {

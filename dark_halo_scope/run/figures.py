@@ -160,7 +160,7 @@ def training_figure(
         ax.legend(fontsize=7)
     return figure
 
-
+# %% ../../nbs/run/figures.ipynb #e95e8723
 def histogram(
     columns: Mapping[str, Any],  # Label of a panel -> values
     bins: int = 30,
@@ -173,7 +173,7 @@ def histogram(
         ax.set_xlabel(label)
     return figure
 
-
+# %% ../../nbs/run/figures.ipynb #c8fa10f6
 def attrition_figure(
     cuts: Sequence[str],
     kept: Sequence[int],  # Rows left after each cut
@@ -190,7 +190,7 @@ def attrition_figure(
     ax.spines[["top", "right"]].set_visible(False)
     return figure
 
-
+# %% ../../nbs/run/figures.ipynb #4ceb60dc
 def recall_figure(
     strata: Sequence[str],
     found: Sequence[int],
@@ -211,7 +211,7 @@ def recall_figure(
     ax.grid(axis="y", alpha=0.25)
     return figure
 
-
+# %% ../../nbs/run/figures.ipynb #7dd3bd17
 def gate_figure(
     rows: Sequence[Mapping[str, Any]],  # Gates as plain rows: name, value, interval, threshold, passed
 ) -> Figure:

@@ -34,7 +34,7 @@ from dark_halo_scope.base.receipts import (
     write_table,
 )
 from ..base.schema import check_table, product_columns
-from ..base.storage import exists, join, read_bytes, write_bytes
+from ..base.storage import exists, join, read_bytes
 from ..injection.paint import paint_brick
 from ..injection.plan import make_plan, validate
 from ..parent.density import count_rows, counts_table, regions
@@ -144,7 +144,7 @@ def known_positions(
     ra, dec = ([np.asarray(t[c], float) for t in tables] for c in ("ra", "dec"))
     return np.concatenate([np.zeros(0), *ra]), np.concatenate([np.zeros(0), *dec])
 
-
+# %% ../../nbs/run/steps.ipynb #e62dee18
 def _select_task(task: tuple) -> dict[str, str]:
     "One sweep file: selected rows and attrition, written beside the product"
     sweep, recipe, known, rows_uri, counts_uri = task
@@ -153,7 +153,7 @@ def _select_task(task: tuple) -> dict[str, str]:
     write_table(counts, counts_uri)
     return {"rows": rows_uri, "counts": counts_uri}
 
-
+# %% ../../nbs/run/steps.ipynb #64be17ac
 def parent(
     run: Run,
 ) -> Receipt:
@@ -180,7 +180,7 @@ def parent(
     facts = run_facts(started, int(counts["before"][0].as_py()), engine=run.engine.kind, set_aside=set_aside(outcomes))
     return write_product(check_table(table, "parent", recipe.bands), uri, "parent", identity, facts)
 
-
+# %% ../../nbs/run/steps.ipynb #99a3166f
 def with_splits(
     rows: pa.Table,  # Selected galaxies with magnitudes
     counts: pa.Table,  # Attrition so far
@@ -197,14 +197,14 @@ def with_splits(
     ordered = rows.sort_by([("brickid", "ascending"), ("objid", "ascending")]).combine_chunks()
     return ordered, pa.concat_tables([counts, cut.cast(counts.schema)])
 
-
+# %% ../../nbs/run/steps.ipynb #4b07ed5d
 def region_of(run: Run, brickid: np.ndarray) -> np.ndarray:
     "Region of each brick as phase 2 found them; -1 outside regions"
     counted = as_columns(read_input(run, "density.parquet", ["brickid", "region_id"]))
     known = dict(zip(counted["brickid"].tolist(), counted["region_id"].tolist()))
     return np.array([known.get(b, -1) for b in brickid.tolist()], np.int32)
 
-
+# %% ../../nbs/run/steps.ipynb #258a4951
 def release_identity(run: Run) -> str:
     "Name of the survey's files: the mock's receipt, or the root they are read from"
     return read_receipt(run.release.bricks()).name if not run.recipe.release else run.recipe.release
@@ -238,7 +238,7 @@ def _ipc(table: pa.Table) -> bytes:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
 
-
+# %% ../../nbs/run/steps.ipynb #f16ce82b
 def _paint_task(task: tuple) -> dict[str, Any]:
     "One brick: cutouts in, stamps and receipt out; returns the receipt's facts"
     brick, plan_bytes, release, recipe, bands, lensed, uri, identity = task
@@ -256,7 +256,7 @@ def _paint_task(task: tuple) -> dict[str, Any]:
     receipt = write_product(stamps, uri, "stamps", identity, facts, **parquet_options(stamps, recipe.codec))
     return {"identity": receipt.identity, "run": receipt.run, "skipped": False}
 
-
+# %% ../../nbs/run/steps.ipynb #6dc62cd2
 def brick_tasks(
     run: Run,
     rows: pa.Table,  # The plan, sorted by brick
@@ -286,7 +286,7 @@ def brick_tasks(
         )
     return tasks
 
-
+# %% ../../nbs/run/steps.ipynb #13699e4e
 def inject(
     run: Run,
 ) -> Receipt:
@@ -298,7 +298,7 @@ def inject(
     outcomes = run_tasks(run.engine, _paint_task, tasks, "bricks")
     return finish_bricks(run, uri, "stamps", outcomes, identity_of(section_identity(run, "paint"), {"plan": before.name}), started)
 
-
+# %% ../../nbs/run/steps.ipynb #c2231a8f
 def finish_bricks(
     run: Run,
     uri: str,  # The product's folder
@@ -323,7 +323,7 @@ def finish_bricks(
     )
     return write_receipt(Receipt(product, full, facts), uri)
 
-
+# %% ../../nbs/run/steps.ipynb #19882ba1
 def stamp_files(
     run: Run,
 ) -> list[str]:
@@ -427,10 +427,10 @@ def gates(
     )
     return results
 
-
+# %% ../../nbs/run/steps.ipynb #1e5af221
 IMPOSTORS = ("ring", "spiral", "merger")
 
-
+# %% ../../nbs/run/steps.ipynb #0218a5bc
 def cut_positions(
     run: Run,
     table: Mapping[str, np.ndarray],  # brickname, ra, dec, each (n,)
@@ -445,7 +445,7 @@ def cut_positions(
         images[rows], ok[rows], seeing[rows] = np.nan_to_num(cut.image), cut.ok, cut.psfsize[:, recipe.bands.index("r")]
     return images, ok, seeing
 
-
+# %% ../../nbs/run/steps.ipynb #36572100
 def anchors(
     run: Run,
 ) -> tuple[StageZero, dict[str, np.ndarray]]:  # The report, and the anchors with their logits and stamps
@@ -489,12 +489,12 @@ def anchors(
     write_receipt(Receipt("stage0", identity, run_facts(started, len(planted["ra"]))), run.path("stage0.json"))
     return report, planted
 
-
+# %% ../../nbs/run/steps.ipynb #c74aad23
 def sigmoid(logit: np.ndarray) -> np.ndarray:
     "Probability of a logit, float64"
     return 1 / (1 + np.exp(-np.asarray(logit, np.float64)))
 
-
+# %% ../../nbs/run/steps.ipynb #e7ff7b38
 def as_columns(table: pa.Table) -> dict[str, np.ndarray]:
     "A table's columns as arrays"
     return {c: table[c].to_numpy(zero_copy_only=False) for c in table.column_names}
