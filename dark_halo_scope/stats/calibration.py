@@ -51,7 +51,7 @@ class Calibrator:
             odds = self.values[0] + slope * (x - self.knots[0])
         return shift_prior(special.expit(odds), self.prevalence, self.prevalence if prevalence is None else prevalence)
 
-
+# %% ../../nbs/stats/calibration.ipynb #1d81741b
 def shift_prior(
     p: Any,  # (n,) probabilities at the old prevalence
     old: float,  # fraction of lenses they were made for
@@ -83,7 +83,7 @@ def log_loss_fit(
 # %% ../../nbs/stats/calibration.ipynb #49d860eb
 KINDS = ("platt", "temperature", "isotonic")
 
-
+# %% ../../nbs/stats/calibration.ipynb #bf44dd03
 def fit_calibrator(
     logit: Any,  # (n,) raw logits of a split kept for calibration
     labels: Any,  # (n,) 0 or 1
@@ -120,7 +120,7 @@ class Reliability:
     ece: float  # expected calibration error
     ece_chance: float  # 99.9th percentile of the error of perfect probabilities
 
-
+# %% ../../nbs/stats/calibration.ipynb #99d5190a
 def reliability(
     p: Any,  # (n,) probabilities
     labels: Any,  # (n,) 0 or 1
@@ -169,7 +169,7 @@ class Yield:
     hosts: int  # unique hosts among the negatives
     prevalence: tuple[float, float]  # range assumed
 
-
+# %% ../../nbs/stats/calibration.ipynb #bd96f9b3
 def survey_yield(
     scores: Any,  # (n,) logits of a labelled set, not the one that chose the threshold
     labels: Any,  # (n,) 0 or 1

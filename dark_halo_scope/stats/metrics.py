@@ -81,7 +81,7 @@ def roc(
 # %% ../../nbs/stats/metrics.ipynb #be4e2a24
 MANTISSA = {"bf16": 8, "fp16": 11, "fp32": 24}  # significant bits
 
-
+# %% ../../nbs/stats/metrics.ipynb #f8f94bef
 def narrow_sigmoid(
     logit: Any,  # (n,) logits
     kind: str = "bf16",  # a key of MANTISSA
@@ -156,7 +156,7 @@ class TiedScores(BadInput):
 # %% ../../nbs/stats/metrics.ipynb #378fe80a
 TIE_TOLERANCE = 0.01  # conventions that differ by more than this give different answers
 
-
+# %% ../../nbs/stats/metrics.ipynb #62c8d21b
 def refuse_ties(
     found: TieRange,  # a rate in three conventions
     what: str,  # the metric's name, for the message
@@ -186,7 +186,7 @@ def clopper_pearson(
         hi = np.where(k < n, special.betaincinv(k + 1, np.maximum(n - k, 1e-300), 1 - tail), 1.0)
     return lo[()], hi[()]
 
-
+# %% ../../nbs/stats/metrics.ipynb #9a0b2493
 def upper_limit(
     k: int,  # successes
     n: int,  # trials
@@ -209,7 +209,7 @@ def others_between(
     most = np.where(k + 1 > ref[-1], other[-1], other[np.minimum(nxt, len(other) - 1)])
     return fewest, most
 
-
+# %% ../../nbs/stats/metrics.ipynb #73606c5b
 def exact_interval(
     ref: np.ndarray,  # (k,) cumulative counts of the threshold-setting sample
     other: np.ndarray,  # (k,) cumulative counts of the measured sample
@@ -223,7 +223,7 @@ def exact_interval(
     fewest, most = others_between(ref, other, k)
     return float(clopper_pearson(fewest[0], p, 1 - 2 * tail)[0]), float(clopper_pearson(most[1], p, 1 - 2 * tail)[1])
 
-# %% ../../nbs/stats/metrics.ipynb #73606c5b
+# %% ../../nbs/stats/metrics.ipynb #d0270545
 def count_points(
     n: float,  # trials
     q: float,  # rate
@@ -237,7 +237,7 @@ def count_points(
         return k, w / w.sum()
     return stats.binom.ppf((np.arange(most) + 0.5) / most, n, q), np.full(most, 1 / most)
 
-
+# %% ../../nbs/stats/metrics.ipynb #ab5e47bf
 def mixture_interval(
     ref: np.ndarray,  # (k,) cumulative counts of the threshold-setting sample
     other: np.ndarray,  # (k,) cumulative counts of the measured sample
@@ -282,7 +282,7 @@ def mixed_bits(x: np.ndarray) -> np.ndarray:  # (n,) uint64, unrelated to the or
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
-
+# %% ../../nbs/stats/metrics.ipynb #00e85ad8
 def one_per_host(
     scores: np.ndarray,  # (n,) scores
     labels: np.ndarray,  # (n,) bool
@@ -293,7 +293,7 @@ def one_per_host(
     order = np.lexsort((mixed_bits(scores), key))
     return np.sort(order[np.append(True, np.diff(key[order]) != 0)])
 
-
+# %% ../../nbs/stats/metrics.ipynb #e57780df
 def design_effect(
     above: np.ndarray,  # (n,) bool: above the threshold
     hosts: np.ndarray,  # (n,) host index, int
@@ -333,12 +333,12 @@ class Measured:
         where = f", {self.above:,} of {self.n_neg:,} negatives ({self.hosts_neg:,} hosts) above" if self.above >= 0 else ""
         return f"{self.name} = {body} [{self.lo:.3g}, {self.hi:.3g}] ({self.method}{where})"
 
-
+# %% ../../nbs/stats/metrics.ipynb #66c73d6e
 def measured_table(rows: Sequence[Measured]) -> list[dict[str, Any]]:  # one plain dictionary a row
     "Measured values as plain rows, for a table or JSON"
     return [asdict(r) for r in rows]
 
-# %% ../../nbs/stats/metrics.ipynb #66c73d6e
+# %% ../../nbs/stats/metrics.ipynb #0fb3b1ab
 def host_index(
     hosts: Any,  # (n,) identities of any type, or None: every stamp its own host
     n: int,  # rows
@@ -352,7 +352,7 @@ def host_index(
     names, index = np.unique(h, return_inverse=True)
     return None if len(names) == n else index.reshape(-1)
 
-
+# %% ../../nbs/stats/metrics.ipynb #4514cd6f
 def n_hosts(
     index: np.ndarray | None,  # (n,) from `host_index`
     rows: np.ndarray,  # (n,) bool: the rows to look at
@@ -360,7 +360,7 @@ def n_hosts(
     "How many different hosts some rows have"
     return int(np.count_nonzero(rows if index is None else np.bincount(index[rows])))
 
-
+# %% ../../nbs/stats/metrics.ipynb #d192f803
 def negatives_needed(
     fpr: float,  # false-positive rate
     level: float = 0.95,  # confidence
@@ -371,7 +371,7 @@ def negatives_needed(
 # %% ../../nbs/stats/metrics.ipynb #8560ff01
 FEW = 20  # expected false positives below which only the exact interval is trusted
 
-
+# %% ../../nbs/stats/metrics.ipynb #efcbc676
 def rate_interval(
     s: np.ndarray,  # (n,) scores
     y: np.ndarray,  # (n,) bool
@@ -474,7 +474,7 @@ def auc_influence(
     auc = float(part[y].mean())
     return auc, (part - auc) / np.where(y, n_pos, n_neg)
 
-
+# %% ../../nbs/stats/metrics.ipynb #339bb9be
 def clustered_sd(
     influence: np.ndarray,  # (n,) influence values
     hosts: np.ndarray | None,  # (n,) host index, None if no host repeats
@@ -519,7 +519,7 @@ def partial_auroc(
     least = max_fpr**2 / 2
     return float(0.5 * (1 + (np.trapezoid(y, x) - least) / (max_fpr - least)))
 
-
+# %% ../../nbs/stats/metrics.ipynb #5e3b2b00
 def auprc(
     scores: Any,  # (n,) scores
     labels: Any,  # (n,) 0 or 1
@@ -538,7 +538,7 @@ def precision_from_rates(
     hit, miss = prevalence * np.asarray(tpr, float), (1 - prevalence) * np.asarray(fpr, float)
     return np.where(hit + miss > 0, hit / np.where(hit + miss > 0, hit + miss, 1), 1.0)[()]
 
-
+# %% ../../nbs/stats/metrics.ipynb #43a9acec
 def precision_at_recall(
     scores: Any,  # (n,) float32 logits
     labels: Any,  # (n,) 0 or 1
@@ -595,7 +595,7 @@ def bin_names(
     u = f" {unit}" if unit else ""
     return [f"< {edges[0]:g}{u}", *(f"{a:g}-{b:g}{u}" for a, b in zip(edges, edges[1:])), f">= {edges[-1]:g}{u}"]
 
-
+# %% ../../nbs/stats/metrics.ipynb #22336412
 def binned(
     values: Any,  # (n,) numbers; not-a-number is its own bin, "unknown"
     edges: Sequence[float],  # rising edges; the outer bins are open
@@ -605,7 +605,7 @@ def binned(
     v = np.asarray(values, float)
     return np.where(np.isnan(v), "unknown", np.array(bin_names(edges, unit), dtype=object)[np.digitize(v, edges)])
 
-
+# %% ../../nbs/stats/metrics.ipynb #6914a0d5
 def tpr_by_stratum(
     scores: Any,  # (n,) float32 logits
     labels: Any,  # (n,) 0 or 1
@@ -661,7 +661,7 @@ def labelled_and_vetted(
     b = tpr_at_fpr(s[~out], y[~out], fpr, None if h is None else h[~out])
     return replace(a, name=f"{a.name}, as labelled"), replace(b, name=f"{b.name}, as vetted ({int(out.sum())} lenses out)")
 
-
+# %% ../../nbs/stats/metrics.ipynb #97ff0387
 def top_negatives(
     scores: Any,  # (n,) scores
     labels: Any,  # (n,) 0 or 1
@@ -698,7 +698,7 @@ class BestEpoch:
     chosen: float  # its value on the split that chose it: too good
     reported: float  # its value on the other: the one to quote
 
-
+# %% ../../nbs/stats/metrics.ipynb #4a2e4dfb
 def best_epoch(
     select: Sequence[float],  # metric of every epoch on the choosing split; not-a-number is never best
     report: Sequence[float],  # the same epochs on another split

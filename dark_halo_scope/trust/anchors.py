@@ -31,7 +31,7 @@ from ..stats.metrics import TiedScores, bin_names, binned, clopper_pearson, tpr_
 NUMBERS = ("ra", "dec", "theta_E", "z_lens", "z_src", "seeing", "arc_snr", "arc_mag_r")  # the columns read as numbers; all others are text
 Table = dict[str, np.ndarray]  # column name -> (n,)
 
-
+# %% ../../nbs/trust/anchors.ipynb #2e5d1130
 def read_positions(
     uri: str,  # a CSV file with at least name, ra and dec
 ) -> Table:  # numbers as float64, blank as not-a-number
@@ -52,7 +52,7 @@ def read_positions(
         out[c] = np.array([float(r[c]) if r[c] else np.nan for r in rows])
     return out
 
-
+# %% ../../nbs/trust/anchors.ipynb #4b5d06a5
 def is_number(text: str | None) -> bool:
     "Whether a cell reads as a finite number"
     try:
@@ -79,7 +79,7 @@ class NamedPosition:
     dec_unit: float  # last digit of the declination [deg]
     sign: int  # of the declination
 
-
+# %% ../../nbs/trust/anchors.ipynb #2c6af5f1
 def sexagesimal(
     digits: str,  # such as "0029", "002927" or "002927.38"
 ) -> tuple[float, float]:  # value and last digit, in units of the first two digits
@@ -90,7 +90,7 @@ def sexagesimal(
     unit = scale * 10.0 ** -len(fraction)
     return sum(p / 60**i for i, p in enumerate(parts)) + (float(f"0.{fraction}") * scale if fraction else 0.0), unit
 
-
+# %% ../../nbs/trust/anchors.ipynb #11fb6dd3
 def parse_name(
     name: str,  # an IAU or survey name
 ) -> NamedPosition | None:  # None when the name carries no position
@@ -127,7 +127,7 @@ def short_name(name: str) -> str:
     found = re.search(r"J(\d{4})[\d.]*([+-])(\d{4})", name.replace("−", "-"))
     return f"J{found[1]}{found[2]}{found[3]}" if found else name.strip()
 
-
+# %% ../../nbs/trust/anchors.ipynb #03796013
 def separation(
     ra: Any,  # [deg]
     dec: Any,  # [deg]
@@ -140,7 +140,7 @@ def separation(
     )
     return np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1))) * 3600
 
-
+# %% ../../nbs/trust/anchors.ipynb #9f9f52b8
 def reference_separation(
     table: Table,  # positions to check
     reference: Table,  # sourced positions
@@ -164,7 +164,7 @@ def in_footprint(
     sky = SkyCoord(np.atleast_1d(ra) * u.deg, np.atleast_1d(dec) * u.deg)
     return (np.atleast_1d(dec) < 32.375) & (np.abs(sky.galactic.b.deg) > 20)
 
-
+# %% ../../nbs/trust/anchors.ipynb #a4792297
 def duplicate_of(
     table: Table,
     radius: float = 2.0,  # [arcsec]
@@ -179,7 +179,7 @@ def duplicate_of(
             out[second] = first
     return out
 
-
+# %% ../../nbs/trust/anchors.ipynb #60bfd0f4
 def galaxy_at_centre(
     image: np.ndarray,  # (band, y, x) [nmgy per pixel]
     pixscale: float = 0.262,  # [arcsec per pixel]
@@ -215,7 +215,7 @@ class AnchorRecipe:
     recall: float = 0.5  # the gating rule: recall at the first cut above this,
     contamination: float = 0.2  # and contamination below this
 
-
+# %% ../../nbs/trust/anchors.ipynb #d957ef7b
 def check_anchors(
     table: Table,  # name, ra, dec
     reference: Table | None = None,  # sourced positions; None: no such check
@@ -266,14 +266,14 @@ class Share:
     lo: float
     hi: float
 
-
+# %% ../../nbs/trust/anchors.ipynb #136ce822
 def share(what: str, found: Any) -> Share:
     "Share of True in a bool array, with Clopper and Pearson's limits"
     f = np.asarray(found, bool)
     lo, hi = clopper_pearson(int(f.sum()), len(f)) if len(f) else (0.0, 1.0)
     return Share(what, int(f.sum()), len(f), float(f.mean()) if len(f) else float("nan"), float(lo), float(hi))
 
-
+# %% ../../nbs/trust/anchors.ipynb #b5d6fc20
 @dataclass(frozen=True)
 class StageZero:
     "What a finder does on lenses that nobody painted"
@@ -329,14 +329,14 @@ def fixed_rate_recall(
             rows.append({"name": f"tpr at fpr {f:g}", "value": float("nan"), "status": str(error)})
     return rows
 
-
+# %% ../../nbs/trust/anchors.ipynb #d35b0a38
 def distribution(p: np.ndarray) -> dict[str, float]:
     "Mean, median, spread and number of a set of probabilities"
     if not len(p):
         return {"n": 0}
     return {"n": len(p), "mean": float(p.mean()), "median": float(np.median(p)), "std": float(p.std())}
 
-# %% ../../nbs/trust/anchors.ipynb #d35b0a38
+# %% ../../nbs/trust/anchors.ipynb #bcc3202e
 def stage0(
     anchors: Table,  # (n,) name, and where known theta_E, seeing, arc_snr, arc_mag_r, survey
     logit: np.ndarray,  # (n,) float32 score of each anchor
@@ -377,13 +377,13 @@ def stage0(
     scores = {"lenses": distribution(p), "impostors": distribution(wrong)}
     return StageZero(recall, at_fpr, strata, contamination, scores, rows[:10], rows[::-1][:10], passed, verdict, dict(refused or {}))
 
-
+# %% ../../nbs/trust/anchors.ipynb #25e7c691
 def plain(x: Any) -> Any:
     "A value as JSON takes it; not-a-number becomes None"
     x = x.item() if isinstance(x, np.generic) else x
     return None if isinstance(x, float) and not np.isfinite(x) else x
 
-# %% ../../nbs/trust/anchors.ipynb #bcc3202e
+# %% ../../nbs/trust/anchors.ipynb #e0236b5c
 def gating_rule(
     recall: Share,  # at the first cut
     contamination: Share,  # at the first cut
@@ -399,7 +399,7 @@ def gating_rule(
     )
     return enough and clean, line
 
-
+# %% ../../nbs/trust/anchors.ipynb #8fcc8585
 def next_recipe_allowed(
     report: StageZero,  # the generation before
     recipe_name: str,  # the recipe that wants to run

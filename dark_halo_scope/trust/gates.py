@@ -44,7 +44,7 @@ class GateResult:
     why: str  # one line with counts and unique hosts
     curve: dict[str, Any] = field(default_factory=dict)  # numbers of its figure
 
-
+# %% ../../nbs/trust/gates.ipynb #6b4769f1
 @dataclass(frozen=True)
 class GateRecipe:
     "Thresholds of the gates; the defaults are the project's"
@@ -108,7 +108,7 @@ class GateInput:
 # %% ../../nbs/trust/gates.ipynb #25342d36
 PIXEL_COLUMNS = ("stamp", "ctrl_stamp", "stamp_npz", "ctrl_stamp_npz")
 
-
+# %% ../../nbs/trust/gates.ipynb #3eb29d1d
 def from_table(
     table: pa.Table,  # a stamps product, with or without pixels
 ) -> GateInput:
@@ -121,7 +121,7 @@ def from_table(
     image, ctrl = (decode(table, c) if {c, f"{c}_npz"} & set(table.column_names) else None for c in ("stamp", "ctrl_stamp"))
     return GateInput(columns, image, ctrl, bands)
 
-
+# %% ../../nbs/trust/gates.ipynb #abe239d7
 def product_files(
     product: str | Sequence[str],  # a folder, a file, or a list of files
 ) -> list[str]:
@@ -190,7 +190,7 @@ def toy_product(
         ("r",),
     )
 
-
+# %% ../../nbs/trust/gates.ipynb #a608f6a3
 FAULTS = {  # what the size of each planted fault means
     "core leak": "extra light in the core, share of the host's flux",
     "pedestal": "sky added with the arc, per cent of the host's flux in every pixel",
@@ -204,7 +204,7 @@ FAULTS = {  # what the size of each planted fault means
     "metadata": "seeing of injected stamps worse, in its standard deviation",
 }
 
-# %% ../../nbs/trust/gates.ipynb #a608f6a3
+# %% ../../nbs/trust/gates.ipynb #c025dde9
 def toy_arcs(
     rng: np.random.Generator,
     radius: np.ndarray,  # (n,) ring radius [pix]; 0 for none
@@ -218,7 +218,7 @@ def toy_arcs(
     light = ring * (np.exp(3 * (side - 1)) + 0.3 * np.exp(3 * (-side - 1)))
     return light / light.sum((1, 2), keepdims=True)
 
-
+# %% ../../nbs/trust/gates.ipynb #35cfcc7e
 def toy_columns(
     rng: np.random.Generator,
     painted: np.ndarray,  # (n,) bool
@@ -260,7 +260,7 @@ def radii(
     y, x = np.mgrid[:n_pix, :n_pix]
     return np.hypot(x - half, y - half)
 
-
+# %% ../../nbs/trust/gates.ipynb #807784ef
 def core_light(
     image: np.ndarray,  # (n, band, y, x) [nmgy per pixel]
     radius: float = 5.0,  # [pix]
@@ -268,7 +268,7 @@ def core_light(
     "Light within a radius of the centre"
     return image[..., radii(image.shape[-1]) <= radius].sum(-1, dtype=np.float64)
 
-
+# %% ../../nbs/trust/gates.ipynb #325fd126
 def background_features(
     image: np.ndarray,  # (n, band, y, x) [nmgy per pixel]
 ) -> np.ndarray:  # (n, 4 band): median, interquartile range, 5th and 95th percentile
@@ -291,7 +291,7 @@ class Probe:
         "The difference of two probes of the same stamps"
         return Probe(self.auc - other.auc, self.influence - other.influence)
 
-
+# %% ../../nbs/trust/gates.ipynb #768cd1e6
 def host_folds(
     hosts: np.ndarray,  # (n,) host index
     folds: int = 5,  # how many
@@ -303,7 +303,7 @@ def host_folds(
     rank[order] = np.arange(len(names))
     return (rank % folds)[index.reshape(-1)]
 
-# %% ../../nbs/trust/gates.ipynb #768cd1e6
+# %% ../../nbs/trust/gates.ipynb #d8383f94
 def probe(
     features: np.ndarray,  # (n, f) numbers
     labels: np.ndarray,  # (n,) bool
@@ -330,7 +330,7 @@ def probe(
         raise BadInput(f"probe: {len(labels)} stamps of {len(np.unique(hosts))} hosts, expected both classes in a fold")
     return Probe(float(np.mean(aucs)), influence / len(aucs))
 
-
+# %% ../../nbs/trust/gates.ipynb #cfec4ab7
 def shuffled(
     labels: np.ndarray,  # (n,) bool
     hosts: np.ndarray,  # (n,) host index
@@ -347,7 +347,7 @@ def shuffled(
         out[rows] = labels[rows][deal].transpose(0, 2, 1)
     return out
 
-
+# %% ../../nbs/trust/gates.ipynb #bd0efd05
 def chance_sd(
     features: np.ndarray,  # (n, f) numbers
     labels: np.ndarray,  # (n,) bool
@@ -383,7 +383,7 @@ class Excess:
     n: int  # painted stamps
     hosts: int  # their unique hosts
 
-
+# %% ../../nbs/trust/gates.ipynb #31ff2b98
 def excess(
     measured: np.ndarray,  # (n, f) features of the stamps
     predicted: np.ndarray | None,  # (n, f) the same from the render; None: nothing is expected (AUC .5)
@@ -399,7 +399,7 @@ def excess(
     half = stats.norm.isf(alpha) * (max(sd, chance_sd(measured, labels, hosts)) if predicted is None else sd)
     return Excess(a.auc, b.auc, d.auc, d.auc - half, d.auc + half, int(labels.sum()), len(np.unique(hosts[labels])))
 
-# %% ../../nbs/trust/gates.ipynb #31ff2b98
+# %% ../../nbs/trust/gates.ipynb #979c0e6a
 def excess_gate(
     name: str,  # the gate
     found: Mapping[str, Excess],  # by stratum
@@ -418,7 +418,7 @@ def excess_gate(
         name, w.value, (w.lo, w.hi), recipe.excess, not bad, why, {"strata": rows, "references": {"seeds": 0.7, "chance": 0.5}}
     )
 
-
+# %% ../../nbs/trust/gates.ipynb #d87eb127
 def not_checked(
     name: str,  # the gate
     why: str,  # what was missing
@@ -437,12 +437,12 @@ def theta_strata(
     rows = {"all": np.ones(len(s), bool)} | {k: (name == k) | ~s.label for k in bin_names(edges, "arcsec")}
     return {k: v for k, v in rows.items() if (v & s.label).sum() >= smallest}
 
-
+# %% ../../nbs/trust/gates.ipynb #426a6d8f
 def log_light(x: np.ndarray) -> np.ndarray:
     "Light on a scale where noise around zero stays harmless [nmgy]"
     return np.arcsinh(np.asarray(x, float) / 0.1)
 
-# %% ../../nbs/trust/gates.ipynb #426a6d8f
+# %% ../../nbs/trust/gates.ipynb #1acdd1db
 def beside_host(
     s: GateInput,
     light: np.ndarray,  # (n,) [nmgy]
@@ -450,7 +450,7 @@ def beside_host(
     "Core light with the brightness of its host beside it, so that the probe can compare the two"
     return np.column_stack([log_light(light), *([s.columns["mag_r"].astype(float)] if "mag_r" in s.columns else [])])
 
-
+# %% ../../nbs/trust/gates.ipynb #7d05c4a3
 def core_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     "Excess light in the core of painted stamps over what the render put there"
     if s.image is None or "arc_core_flux_r" not in s.columns:
@@ -483,7 +483,7 @@ def pixel_probe_gate(
     predicted = None if s.ctrl is None else features(s.ctrl)
     return excess_gate(name, {"all": excess(features(s.image), predicted, s.label, s.host, recipe.alpha)}, recipe)
 
-
+# %% ../../nbs/trust/gates.ipynb #3879f515
 def background_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     "Excess separation by the rim of the stamps, among injections whose arcs do not reach it"
     if s.image is None:
@@ -492,7 +492,7 @@ def background_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     inside = ~s.label | (2 * s.columns["theta_E"].astype(float) + 1 < room)  # images lie within 2 theta_E: no arc light in the rim
     return pixel_probe_gate("background", s.take(inside), recipe, background_features)
 
-# %% ../../nbs/trust/gates.ipynb #3879f515
+# %% ../../nbs/trust/gates.ipynb #063ba867
 def brightness_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     "Whether injected hosts themselves are brighter or fainter than controls; the AUC with the arcs' light stands beside it"
     if "mag_r" not in s.columns or s.label.all() or not s.label.any():
@@ -504,7 +504,7 @@ def brightness_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
         result.curve["total light with arcs"] = asdict(excess(total, None, s.label, s.host, recipe.alpha))
     return result
 
-
+# %% ../../nbs/trust/gates.ipynb #d86233cf
 def metadata_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     "Whether the observing conditions tell painted from unpainted"
     names = sorted(c for c in s.columns if c.startswith(("psfsize_", "psfdepth_")) or c in ("ebv", "bad_pixel_frac"))
@@ -554,7 +554,7 @@ def peak_of(
     top = np.clip(profile - 0.5 * profile.max(), 0, None)
     return float((top * centre).sum() / max(top.sum(), 1e-30))
 
-
+# %% ../../nbs/trust/gates.ipynb #c8ce4083
 def localisation_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     "Whether the painted light peaks at theta_E"
     if s.image is None or s.ctrl is None or s.label.sum() < 20:
@@ -628,7 +628,7 @@ def split_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
         "split integrity", float(total), (float(total), float(total)), 0.0, total == 0, why, {"shared": shared, "splits": counts}
     )
 
-
+# %% ../../nbs/trust/gates.ipynb #e84ee878
 def close_pairs(
     s: GateInput,
     arcsec: float,  # separation
@@ -641,7 +641,7 @@ def close_pairs(
     split = s.columns["split"][first].astype(str)
     return int((split[pairs[:, 0]] != split[pairs[:, 1]]).sum())
 
-# %% ../../nbs/trust/gates.ipynb #e84ee878
+# %% ../../nbs/trust/gates.ipynb #865906b2
 def diversity_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     "Largest share of one galaxy in a cell of theta_E, and in the controls"
     cell = np.where(s.label, binned(s.columns["theta_E"], recipe.theta_edges, "arcsec"), "controls")
@@ -659,7 +659,7 @@ def diversity_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     limit = worst["allowed"] / worst["stamps"]
     return GateResult("host diversity", share, (share, share), limit, worst["most"] <= worst["allowed"], why, {"cells": rows})
 
-
+# %% ../../nbs/trust/gates.ipynb #9b691acb
 def pairing_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     "Share of control galaxies that are painted too"
     control, painted = np.unique(s.host[~s.label]), np.unique(s.host[s.label])
@@ -699,7 +699,7 @@ GATES: dict[str, Callable[[GateInput, GateRecipe], GateResult]] = {
 }
 WHOLE = ("split integrity", "host diversity", "pairing", "brightness", "metadata")  # look at every row; the others at the sample's pixels
 
-
+# %% ../../nbs/trust/gates.ipynb #2d65655b
 def run_gates(
     product: "pa.Table | GateInput | str | Sequence[str]",  # a stamps table, or where one is
     recipe: GateRecipe | None = None,
@@ -714,12 +714,12 @@ def run_gates(
     every, sample = usable(every), usable(sample)
     return [gate(every if name in WHOLE else sample, recipe) for name, gate in GATES.items()]
 
-
+# %% ../../nbs/trust/gates.ipynb #ffb23777
 def usable(s: GateInput) -> GateInput:
     "The stamps whose cutout was made"
     return s.take(s.columns["cutout_ok"].astype(bool)) if "cutout_ok" in s.columns else s
 
-# %% ../../nbs/trust/gates.ipynb #2d65655b
+# %% ../../nbs/trust/gates.ipynb #8ae624c9
 def gate_rows(
     results: Sequence[GateResult],
 ) -> list[dict[str, Any]]:  # JSON-able: not-a-number becomes None
@@ -736,7 +736,7 @@ def gate_rows(
 
     return [plain(asdict(r)) for r in results]
 
-
+# %% ../../nbs/trust/gates.ipynb #153832e0
 def failed(
     results: Sequence[GateResult],
 ) -> list[str]:
@@ -758,7 +758,7 @@ def calibration_gate(
         "calibration", rel.ece, (0.0, rel.ece_chance), limit, rel.ece <= limit, why, curve | {"binary_score_frac": binary_score_frac(p)}
     )
 
-
+# %% ../../nbs/trust/gates.ipynb #20f7a0f1
 def saturation_gate(
     logit: np.ndarray,  # (n,) scores as they will be ranked
     labels: np.ndarray,  # (n,) 0 or 1
@@ -769,7 +769,7 @@ def saturation_gate(
     why = f"{top['distinct_scores']} distinct scores among the {top['negatives_looked_at']} highest negatives; {top['negatives_at_highest']} share the highest"
     return GateResult("saturation", shared, (shared, shared), 0.1, shared <= 0.1, why, dict(top))
 
-# %% ../../nbs/trust/gates.ipynb #20f7a0f1
+# %% ../../nbs/trust/gates.ipynb #49366dcf
 def invisible_gate(
     p: np.ndarray,  # (n,) probabilities
     labels: np.ndarray,  # (n,) bool
@@ -786,7 +786,7 @@ def invisible_gate(
     why = f"{k} of {n} painted stamps with arc S/N 0 are called lenses, and {other:.1%} of the controls; below 60 % wanted"
     return GateResult("invisible arcs", k / n, (float(lo), float(hi)), 0.6, k / n < 0.6, why)
 
-
+# %% ../../nbs/trust/gates.ipynb #321b43b7
 def brick_gate(
     logit: np.ndarray,  # (n,) scores
     labels: np.ndarray,  # (n,) bool
@@ -809,7 +809,7 @@ def brick_gate(
     why = f"AUROC over {len(areas)} bricks: {min(areas):.3f} to {max(areas):.3f}, spread {spread:.3f} beyond sampling, below .05 wanted"
     return GateResult("bricks", spread, (0.0, float(np.std(areas, ddof=1))), 0.05, spread < 0.05, why, {"auroc": areas})
 
-# %% ../../nbs/trust/gates.ipynb #49366dcf
+# %% ../../nbs/trust/gates.ipynb #c0e7c3b5
 def physics_gate(
     logit: np.ndarray,  # (n,) scores
     labels: np.ndarray,  # (n,) bool
@@ -831,7 +831,7 @@ def physics_gate(
     why = ", ".join(f"{r['theta_E']}: {r['auroc']:.3f}" for r in rows)
     return GateResult("physics", worst, (worst, worst), 0.0, not any(f[1] for f in falls), f"AUROC {why}", {"strata": rows})
 
-
+# %% ../../nbs/trust/gates.ipynb #be98658f
 def run_score_gates(
     logit: np.ndarray,  # (n,) float32 scores
     p_lens: np.ndarray,  # (n,) calibrated probabilities
@@ -864,7 +864,7 @@ PLANTED = {  # gate -> planted fault and the ladder of its sizes
     "metadata": ("metadata", (0.2, 0.4, 0.6, 0.8, 1.0)),
 }
 
-
+# %% ../../nbs/trust/gates.ipynb #0668b05d
 @dataclass(frozen=True)
 class Power:
     "False alarms and reach of a gate, at a number of hosts"
@@ -880,7 +880,7 @@ class Power:
     caught: tuple[float, ...]  # share caught at each size
     fault80: float  # smallest size caught four times in five; nan if none was
 
-# %% ../../nbs/trust/gates.ipynb #0668b05d
+# %% ../../nbs/trust/gates.ipynb #a50d2067
 def size_caught(
     sizes: Sequence[float],  # ladder of fault sizes, by growing magnitude
     caught: Sequence[float],  # share caught at each
@@ -894,7 +894,7 @@ def size_caught(
         before = (size, share)
     return float("nan")
 
-
+# %% ../../nbs/trust/gates.ipynb #39e37528
 def power_table(
     names: Sequence[str] = tuple(PLANTED),  # gates
     hosts: int = 200,  # of each class

@@ -33,7 +33,7 @@ class Generation:
     anchors: dict[str, Any] = field(default_factory=dict)  # stage 0
     history: list[dict[str, Any]] = field(default_factory=list)  # metrics of every epoch
 
-
+# %% ../../nbs/trust/generations.ipynb #d8f928de
 def recorded_generations() -> list[Generation]:
     "The earlier generations, as their documents state them"
     rows = json.loads(manifest("generations", "recorded_results.json").read_text())
@@ -53,7 +53,7 @@ def read_json(
     except ValueError as error:
         raise BadInput(f"{uri}: not readable as JSON ({error}), expected a run's own file") from error
 
-
+# %% ../../nbs/trust/generations.ipynb #8eb8aff9
 def flat(
     values: dict[str, Any],
     prefix: str = "",
@@ -96,7 +96,7 @@ def from_run(
 SECTIONS = ("data", "configuration", "results", "gates", "anchors")
 MAIN = ("auroc", "tpr@fpr0.01", "tpr@fpr0.001", "tpr@fpr0.0001", "fpr@tpr0.5", "fpr@tpr0.85", "auprc", "ece", "binary_score_frac")
 
-
+# %% ../../nbs/trust/generations.ipynb #3e3b24ce
 def cell(
     g: Generation,
     section: str,  # one of SECTIONS
@@ -116,7 +116,7 @@ def cell(
     limits = g.intervals.get(key) if section == "results" else None
     return f"{text} [{limits[0]:.3g}, {limits[1]:.3g}]" if limits else text
 
-
+# %% ../../nbs/trust/generations.ipynb #888eaee0
 def compare(
     generations: Sequence[Generation],
 ) -> dict[str, list[dict[str, str]]]:  # section -> rows: what, and a cell for every generation
@@ -150,7 +150,7 @@ def progression(
         if g.results.get(metric) is not None
     ]
 
-
+# %% ../../nbs/trust/generations.ipynb #9748368b
 def document(
     generations: Sequence[Generation],
     metric: str = "tpr@fpr0.0001",  # of the progression

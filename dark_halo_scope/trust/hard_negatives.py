@@ -47,10 +47,10 @@ class MineRecipe:
         if not 0 <= self.threshold < 1 or self.match_radius <= 0 or self.lens_radius < 0 or self.per_model < 0:
             raise BadInput(f"hard negatives: threshold {self.threshold}, radii {self.match_radius}, {self.lens_radius} out of range")
 
-
+# %% ../../nbs/trust/hard_negatives.ipynb #6b9732e2
 NEEDED = ("ra", "dec", "brickname", "label", "p_lens")
 
-
+# %% ../../nbs/trust/hard_negatives.ipynb #1c2ea5ec
 def model_rows(
     name: str,  # model id
     columns: Mapping[str, np.ndarray],  # ra, dec, brickname, label, p_lens of its scores
@@ -112,7 +112,7 @@ def lookup(
     keys = {f"{c}_key": pa.array(np.round(mined[c].to_numpy(), 6)) for c in ("ra", "dec")}
     return pa.table(keys | {"brickname": mined["brickname"], "source_model": mined["source_model"]})
 
-
+# %% ../../nbs/trust/hard_negatives.ipynb #0b24c18b
 def positions(
     table: pa.Table,  # with ra and dec, or ra_key and dec_key
     where: str = "hard negatives",  # for the message
@@ -123,7 +123,7 @@ def positions(
             return table[pair[0]].to_numpy(), table[pair[1]].to_numpy()
     raise BadInput(f"{where}: columns {table.column_names}, expected ra, dec or ra_key, dec_key")
 
-
+# %% ../../nbs/trust/hard_negatives.ipynb #f96b75aa
 def training_weights(
     ra: np.ndarray,  # (n,) galaxies of the training set [deg]
     dec: np.ndarray,  # (n,) [deg]
