@@ -36,7 +36,7 @@ def count_rows(
     totals = np.stack([np.bincount(back, weights=mask, minlength=len(ids)) for mask in masks], axis=1).astype(np.int64)
     return dict(zip(ids.tolist(), totals, strict=True))
 
-
+# %% ../../nbs/parent/density.ipynb #adb8e3a3
 def add_counts(
     pieces: Iterable[dict[int, np.ndarray]],  # As `count_rows` gives
 ) -> dict[int, np.ndarray]:
@@ -47,7 +47,7 @@ def add_counts(
             totals[brickid] = totals.get(brickid, 0) + counts
     return totals
 
-
+# %% ../../nbs/parent/density.ipynb #4f4d58f9
 def count_sweep(
     uri: str,  # Sweep or Tractor catalogue
     recipe: SelectionRecipe,
@@ -61,7 +61,7 @@ def count_sweep(
 
     return add_counts(counted())
 
-
+# %% ../../nbs/parent/density.ipynb #d27dd256
 def count_bricks(
     sweeps: Iterable[str],  # Sweeps or Tractor catalogues
     recipe: SelectionRecipe,
@@ -106,7 +106,7 @@ class RegionRecipe:
                 f"regions: dense_share={self.dense_share}, min_bricks={self.min_bricks}, top={self.top}; expected 0 to 1, >= 1, >= 1"
             )
 
-
+# %% ../../nbs/parent/density.ipynb #018fdd44
 def touching(
     brickid: Sequence[int] | np.ndarray,  # Ids
 ) -> np.ndarray:  # (n,) int32: the group each brick belongs to, from 0

@@ -36,7 +36,7 @@ class ColourCut:
     rz_min: float  # Smallest r - z, exclusive [mag]
     zw1_min: float  # Smallest z - W1, exclusive [mag]
 
-
+# %% ../../nbs/parent/selection.ipynb #e634974f
 VARIANTS = {
     "v1_pure_massive": ColourCut(20.0, 0.5, 1.6),
     "v2_baseline_dr10": ColourCut(20.4, 0.4, 1.6),
@@ -88,7 +88,7 @@ def column(
         raise BadInput(f"catalogue: column '{name}' is {array.dtype}; expected numbers")
     return array
 
-
+# %% ../../nbs/parent/selection.ipynb #822c3156
 def magnitude(
     table: Table,  # With flux_{band}, and mw_transmission_{band} when dust is taken off
     band: str,  # g, r, i, z or w1
@@ -123,7 +123,7 @@ def passes(
     "Whether magnitudes pass a cut"
     return (z < cut.z_max) & (rz > cut.rz_min) & (zw1 > cut.zw1_min)
 
-
+# %% ../../nbs/parent/selection.ipynb #15fe3d08
 def colours(
     table: Table,  # With flux_r, flux_z, flux_w1, and the transmissions when dust is taken off
     recipe: SelectionRecipe,
@@ -132,7 +132,7 @@ def colours(
     r, z, w1 = (magnitude(table, band, recipe.dereddened) for band in ("r", "z", "w1"))
     return z, r - z, z - w1
 
-
+# %% ../../nbs/parent/selection.ipynb #718a0743
 def colour_flags(
     table: Table,  # With flux_r, flux_z, flux_w1, `type`, and the transmissions when dust is taken off
     recipe: SelectionRecipe,
@@ -180,7 +180,7 @@ def desi_lrg_quality(
     not_too_bright = column(table, "fibertotflux_z") < flux_of(17.5)
     return good & ((gaia == 0) | (gaia > 18)) & (column(table, "fiberflux_z") > 0) & not_too_bright
 
-
+# %% ../../nbs/parent/selection.ipynb #17bb00f0
 def desi_lrg(
     table: Table,  # With DESI_COLUMNS
 ) -> np.ndarray:  # bool
@@ -201,7 +201,7 @@ def unit_vectors(
     lon, lat = np.deg2rad(ra), np.deg2rad(dec)
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 
-
+# %% ../../nbs/parent/selection.ipynb #0c468446
 def near_any(
     ra: np.ndarray,  # (n,) [deg]
     dec: np.ndarray,  # (n,) [deg]
@@ -229,7 +229,7 @@ class Measured:
     owned: np.ndarray  # bool: the brick that lists the object owns its position
     flags: dict[str, np.ndarray]  # is_v1 ... is_v5, is_desi_lrg, bool
 
-
+# %% ../../nbs/parent/selection.ipynb #5b3d4ed7
 def measure(
     table: Table,  # With the columns of `sweep_columns`
     recipe: SelectionRecipe,
@@ -238,7 +238,7 @@ def measure(
     owned, measured = is_brick_primary(column(table, "brickid"), column(table, "ra"), column(table, "dec")), colours(table, recipe)
     return Measured(measured, owned, colour_flags(table, recipe, measured) | {"is_desi_lrg": desi_lrg(table) & owned})
 
-
+# %% ../../nbs/parent/selection.ipynb #274b07f2
 def colour_cuts(
     table: Table,
     recipe: SelectionRecipe,
@@ -256,7 +256,7 @@ def colour_cuts(
     limits = {f"z < {cut.z_max}": z < cut.z_max, f"r - z > {cut.rz_min}": rz > cut.rz_min, f"z - W1 > {cut.zw1_min}": zw1 > cut.zw1_min}
     return galaxy | positive | limits
 
-# %% ../../nbs/parent/selection.ipynb #5b3d4ed7
+# %% ../../nbs/parent/selection.ipynb #82ef9f31
 def quality_cuts(
     table: Table,  # With the columns of `sweep_columns`
     recipe: SelectionRecipe,
@@ -270,7 +270,7 @@ def quality_cuts(
         quality[f"not in {', '.join(recipe.mask_names)}"] = ~any_bit(column(table, "maskbits"), recipe.mask_names)
     return quality
 
-
+# %% ../../nbs/parent/selection.ipynb #f8eb1011
 def cuts(
     table: Table,  # With the columns of `sweep_columns`
     recipe: SelectionRecipe,
@@ -284,7 +284,7 @@ def cuts(
         named[f"no known lens within {recipe.known_lens_arcsec:g} arcsec"] = ~near_any(ra, dec, *known, recipe.known_lens_arcsec)
     return named
 
-
+# %% ../../nbs/parent/selection.ipynb #8d24a524
 def attrition(
     named: Mapping[str, np.ndarray],  # What `cuts` gave
 ) -> pa.Table:  # cut, before, kept
@@ -335,7 +335,7 @@ def sweep_columns(
     per_band = ["flux", "flux_ivar", "mw_transmission", "nobs", "psfsize", "psfdepth"]
     return list(dict.fromkeys([*identity, *(f"{kind}_{band}" for kind in per_band for band in bands), *DESI_COLUMNS]))
 
-
+# %% ../../nbs/parent/selection.ipynb #170f9160
 def check_sky(
     table: pa.Table,  # With ra, dec, brickid
     uri: str,  # The sweep, or any other catalogue
@@ -349,7 +349,7 @@ def check_sky(
             f"{uri}: {outside.sum()} of {len(ra)} rows lie outside {west:g} to {east:g}, {south:g} to {north:g} deg, or in no brick"
         )
 
-
+# %% ../../nbs/parent/selection.ipynb #c2d21b25
 def select_sweep(
     uri: str,  # Sweep or Tractor catalogue
     recipe: SelectionRecipe,
@@ -362,7 +362,7 @@ def select_sweep(
         pieces.append(select(chunk, recipe, known))
     return pa.concat_tables([kept for kept, _ in pieces]), add_attrition([counts for _, counts in pieces])
 
-
+# %% ../../nbs/parent/selection.ipynb #ec873765
 def add_attrition(
     tables: list[pa.Table],  # Attrition tables of one recipe
 ) -> pa.Table:

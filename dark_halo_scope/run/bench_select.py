@@ -58,14 +58,14 @@ def best_of(
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 
-
+# %% ../../nbs/run/bench_select.ipynb #73518c7b
 def peak_mb() -> float:
     "The most memory that this process ever held; where the system does not say, 0 [MB]"
     status = Path("/proc/self/status")
     found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
     return int(found.group(1)) / 1e3 if found else 0.0
 
-# %% ../../nbs/run/bench_select.ipynb #73518c7b
+# %% ../../nbs/run/bench_select.ipynb #f5dfa832
 def stream_memory(
     uri: str,  # A sweep
     recipe: SelectionRecipe,
@@ -83,7 +83,7 @@ def stream_memory(
         "stream_peak_mb": peak_mb() - before, "pieces": len(counts), "stream_kept": total["kept"][-1].as_py(),
     }  # fmt: skip
 
-
+# %% ../../nbs/run/bench_select.ipynb #e81a10b6
 def write_sweep(
     columns: dict[str, np.ndarray],
     path: str,
@@ -95,7 +95,7 @@ def write_sweep(
         rows[name.upper()] = values
     fits.BinTableHDU(rows).writeto(path)
 
-
+# %% ../../nbs/run/bench_select.ipynb #84e01593
 ALONE = """
 import json, sys
 from dark_halo_scope.parent.selection import SelectionRecipe

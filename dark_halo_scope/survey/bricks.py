@@ -58,7 +58,7 @@ def _rows_of(brickid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     row = np.searchsorted(row_starts(), brickid, side="left") - 1
     return row, brickid - 1 - row_starts()[row]
 
-
+# %% ../../nbs/survey/bricks.ipynb #f86e02b1
 def brick_centres(
     brickid: np.ndarray | int,  # Ids
 ) -> tuple[np.ndarray, np.ndarray]:  # (ra, dec) [deg]

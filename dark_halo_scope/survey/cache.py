@@ -60,7 +60,7 @@ class FetchPlan:
             f"{hours:.1f} h at {megabytes_per_second:g} MB/s"
         )
 
-
+# %% ../../nbs/survey/cache.ipynb #01e24adf
 def plan_fetch(
     source: Release,  # Where the files are
     copy: Release,  # Where they shall be
@@ -73,7 +73,7 @@ def plan_fetch(
     size = sum(TYPICAL_MB[kind] * 1e6 for _, target in todo for kind in TYPICAL_MB if f"-{kind}" in target.rsplit("/", 1)[-1])
     return FetchPlan(todo, len(pairs) - len(todo), size)
 
-
+# %% ../../nbs/survey/cache.ipynb #15305dd1
 def _sum_path(target: str) -> str:
     "Where the checksum of a file stands"
     return f"{target}.sha256"
@@ -88,7 +88,7 @@ def check_whole(
     while start < len(data) or start == 0:
         start = read_header(file, start, where).end
 
-
+# %% ../../nbs/survey/cache.ipynb #b8a7d76b
 def fetch_file(
     source: str,  # Address or path
     target: str,  # Path or s3 address
@@ -101,7 +101,7 @@ def fetch_file(
     write_bytes(f"{hashlib.sha256(data).hexdigest()}  {len(data)}\n".encode(), _sum_path(target))
     return len(data)
 
-
+# %% ../../nbs/survey/cache.ipynb #4c2d4664
 def is_intact(
     target: str,  # A file of the copy
 ) -> bool:
@@ -120,7 +120,7 @@ class FetchResult:
     size: int  # Of them [bytes]
     set_aside: dict[str, str]  # Address -> reason
 
-
+# %% ../../nbs/survey/cache.ipynb #6cdd1805
 def fetch(
     plan: FetchPlan,
     asker: Asker | None = None,  # Another one for other manners
@@ -173,7 +173,7 @@ def mark_used(
     if folder.is_dir():
         (folder / ".used").touch()
 
-
+# %% ../../nbs/survey/cache.ipynb #f12994fe
 def trim(
     copy: Release,  # On a local disk
     max_bytes: float,  # Limit of all bricks together [bytes]

@@ -30,7 +30,7 @@ class TangentPlane:
     y: float
     cd: tuple[float, float, float, float]  # CD1_1, CD1_2, CD2_1, CD2_2 [deg/pixel]
 
-
+# %% ../../nbs/survey/coadds.ipynb #3e9c7ba7
 def tangent_plane(
     header: dict[str, CardValue],
     where: str,  # Name of the file, for the message
@@ -110,7 +110,7 @@ class BrickImages:
         "(y, x) of every plane"
         return self.maskbits.shape
 
-
+# %% ../../nbs/survey/coadds.ipynb #b87c7747
 def open_brick(
     release: Release,
     brickname: str,

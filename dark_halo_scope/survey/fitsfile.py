@@ -35,7 +35,7 @@ def open_random(
     except OSError as error:
         raise BadInput(f"{uri}: cannot be opened ({error.strerror or 'no such file'})") from error
 
-
+# %% ../../nbs/survey/fitsfile.ipynb #453f86dc
 def read_at(
     file: pa.NativeFile,
     start: int,  # Offset [bytes]
@@ -71,7 +71,7 @@ def parse_value(
             continue
     return text.decode("ascii", "replace")
 
-
+# %% ../../nbs/survey/fitsfile.ipynb #c49df388
 def parse_cards(
     block: bytes,  # A whole header
 ) -> dict[str, CardValue]:
@@ -97,7 +97,7 @@ class Hdu:
         "First byte of the next header"
         return self.start + -(-self.size // BLOCK) * BLOCK
 
-
+# %% ../../nbs/survey/fitsfile.ipynb #99535369
 def header_int(
     header: dict[str, CardValue],
     key: str,
@@ -112,7 +112,7 @@ def header_int(
         raise BadInput(f"{where}: {key} = {value!r}; expected a whole number from {low} to {high}")
     return value
 
-# %% ../../nbs/survey/fitsfile.ipynb #99535369
+# %% ../../nbs/survey/fitsfile.ipynb #9dce66fb
 def data_size(
     header: dict[str, CardValue],
     where: str,  # Name of the file, for the message
@@ -128,7 +128,7 @@ def data_size(
     groups = header_int(header, "GCOUNT", where, default=1)
     return abs(int(bits)) // 8 * groups * (header_int(header, "PCOUNT", where, default=0) + prod(shape))
 
-
+# %% ../../nbs/survey/fitsfile.ipynb #47d7a9e4
 def read_header(
     file: pa.NativeFile,
     start: int,  # Offset of the header [bytes]
@@ -148,7 +148,7 @@ def read_header(
         raise BadInput(f"{where}: header promises {hdu.size} bytes of data, the file has {max(0, size - hdu.start)} left (truncated file?)")
     return hdu
 
-
+# %% ../../nbs/survey/fitsfile.ipynb #fd773fbd
 def _end_of_header(block: bytes) -> int:
     "Offset just behind the END card, which stands at a multiple of 80; 0 when there is none"
     at = block.find(b"END" + b" " * 77)
@@ -199,7 +199,7 @@ def row_dtype(
         raise BadInput(f"{where}: columns take {offset} bytes a row, NAXIS1 says {width}")
     return _dtype_of({name: fields[name] for name in (wanted or fields) if _has(name, fields, where)}, hdu, width, where)
 
-
+# %% ../../nbs/survey/fitsfile.ipynb #4b0e11b5
 def _has(name: str, fields: dict, where: str) -> bool:
     "True when a column is there; raises BadInput when it is not"
     if name not in fields:
@@ -208,14 +208,14 @@ def _has(name: str, fields: dict, where: str) -> bool:
         )
     return True
 
-
+# %% ../../nbs/survey/fitsfile.ipynb #5eb9cf17
 def _column_width(code: str, repeat: int) -> int:
     "Bytes of a column in a row"
     if code == "X":
         return -(-repeat // 8)
     return repeat * {"L": 1, "B": 1, "A": 1, "I": 2, "J": 4, "E": 4, "K": 8, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}[code]
 
-
+# %% ../../nbs/survey/fitsfile.ipynb #2a8c50c3
 def _dtype_of(fields: dict, hdu: Hdu, width: int, where: str) -> np.dtype:
     "Structured type of some columns; raises BadInput for types and scalings that no product of the survey has"
     formats: list = []

@@ -45,7 +45,7 @@ def mask_value(
         value |= 1 << MASKBITS[name]
     return value
 
-
+# %% ../../nbs/survey/maskbits.ipynb #a38db9b2
 def mask_names(
     value: int,  # One MASKBITS value
 ) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ def bad_pixel_bits(
     mask_value(names)
     return (*STAR_BITS, *names)
 
-
+# %% ../../nbs/survey/maskbits.ipynb #04e74b65
 def bad_pixels(
     maskbits: np.ndarray,  # Coadd mask, (..., y, x) integers
     bands: Iterable[str],  # Bands of the stamp

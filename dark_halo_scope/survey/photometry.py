@@ -24,7 +24,7 @@ def ab_magnitude(
     np.log10(flux, out=out, where=(flux > 0) & (flux < np.inf))
     return ZERO_POINT - 2.5 * out
 
-
+# %% ../../nbs/survey/photometry.ipynb #6f4506e5
 def flux_of(
     magnitude: np.ndarray | float,  # [AB mag]
 ) -> np.ndarray:  # [nanomaggies]

@@ -37,7 +37,7 @@ def sweep_corner(
     "A corner as sweeps write it"
     return f"{ra:03d}{'m' if dec < 0 else 'p'}{abs(dec):03d}"
 
-
+# %% ../../nbs/survey/release.ipynb #49ef3242
 def sweep_name(
     ra: float,  # Right ascension [deg]
     dec: float,  # Declination [deg]

@@ -62,7 +62,7 @@ def read_table(
     "The columns of a FITS table in memory; raises BadInput as `table_chunks` does"
     return pa.concat_tables(table_chunks(uri, columns, extension=extension)).combine_chunks()
 
-
+# %% ../../nbs/survey/sweeps.ipynb #9a24db5c
 def table_names(
     uri: str,  # Local path or address
     extension: int | str = 1,  # HDU

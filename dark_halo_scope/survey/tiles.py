@@ -33,7 +33,7 @@ def compiled(
     except RuntimeError:
         return numba.njit(nogil=True)(function)
 
-
+# %% ../../nbs/survey/tiles.ipynb #9d9eb31a
 LEADING_ZEROS = np.array([8, *(7 - int(np.log2(i)) for i in range(1, 256))], np.uint8)  # Of a byte
 
 
@@ -57,7 +57,7 @@ def _refill(
         return at + 4, held, have + 32
     return at, held, have
 
-
+# %% ../../nbs/survey/tiles.ipynb #a773e340
 @compiled
 def rice_decode(
     code: np.ndarray,  # (bytes,) uint8: one tile's code
@@ -116,7 +116,7 @@ def dither_table() -> np.ndarray:  # (10000,) float32
     assert seed == 1_043_618_065, "the standard's check of the generator"
     return values.astype(np.float32)
 
-
+# %% ../../nbs/survey/tiles.ipynb #4564b7f1
 @compiled
 def undither(
     numbers: np.ndarray,  # (pixels,) int32
@@ -226,7 +226,7 @@ def open_tiled(
         _setting(head, "BLOCKSIZE", 32, where), _setting(head, "BYTEPIX", 4, where), _setting(head, "SMOOTH", 0, where),
     )  # fmt: skip
 
-
+# %% ../../nbs/survey/tiles.ipynb #aabf1b2b
 def _setting(head: dict, name: str, default: int, where: str) -> int:
     "A parameter of the compression: ZNAMEi and ZVALi of the header; raises BadInput when it makes no sense"
     for i in range(1, 10):
@@ -234,7 +234,7 @@ def _setting(head: dict, name: str, default: int, where: str) -> int:
             return header_int(head, f"ZVAL{i}", where, low=0 if name == "SMOOTH" else 1, high=65_536)
     return default
 
-
+# %% ../../nbs/survey/tiles.ipynb #b5d94fcf
 def _per_tile(rows: np.ndarray, head: dict, name: str, where: str) -> np.ndarray:
     "ZSCALE or ZZERO of every tile, from its column or from the header"
     values = (
@@ -253,7 +253,7 @@ def _plain(code: np.ndarray, n: int, image: TiledImage) -> np.ndarray:
         dtype = np.dtype(f"{'u' if len(data) == n else 'i'}{len(data) // n}")
     return np.frombuffer(data, dtype.newbyteorder(">"), count=n)
 
-
+# %% ../../nbs/survey/tiles.ipynb #86259715
 def decode_tile(
     image: TiledImage,
     number: int,  # Row of the tile in the table
@@ -279,7 +279,7 @@ def decode_tile(
     undither(numbers, out, image.scale[number], image.zero[number], row, image.exact_zeros, image.blank, dither_table())
     return out.reshape(shape)
 
-
+# %% ../../nbs/survey/tiles.ipynb #14705fd5
 def _numbers(image: TiledImage, code: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     "The whole numbers of a tile, flat int32; raises ValueError when the code is broken"
     n = shape[0] * shape[1]

@@ -50,7 +50,7 @@ class ViewerRecipe:
         if not 1 <= self.n_pix <= MAX_SIZE or self.pixscale <= 0:
             raise BadInput(f"viewer: n_pix={self.n_pix}, pixscale={self.pixscale}; expected 1 to {MAX_SIZE} pixels and a positive scale")
 
-
+# %% ../../nbs/survey/viewer.ipynb #c3a645ae
 def cutout_url(
     recipe: ViewerRecipe,
     ra: float,  # [deg]
@@ -59,7 +59,7 @@ def cutout_url(
     "Address of one cutout with inverse variance and mask; raises BadInput off the sky"
     return f"{recipe.service}/fits-cutout?{_query(recipe, ra, dec)}&pixscale={recipe.pixscale}&size={recipe.n_pix}&invvar=1&maskbits=1"
 
-
+# %% ../../nbs/survey/viewer.ipynb #d8d4970a
 def psf_url(
     recipe: ViewerRecipe,
     ra: float,  # [deg]
@@ -68,7 +68,7 @@ def psf_url(
     "Address of the coadd's point-spread function at a position; raises BadInput off the sky"
     return f"{recipe.service}/coadd-psf/?{_query(recipe, ra, dec)}"
 
-
+# %% ../../nbs/survey/viewer.ipynb #59de7d78
 def _query(recipe: ViewerRecipe, ra: float, dec: float) -> str:
     "What both requests have in common"
     if not (np.isfinite(ra) and abs(dec) <= 90):
@@ -84,7 +84,7 @@ class Answer:
     invvar: np.ndarray  # (band, y, x) float32 [nanomaggies^-2]
     maskbits: np.ndarray  # (y, x) int32
 
-
+# %% ../../nbs/survey/viewer.ipynb #49169756
 def open_answer(
     body: bytes,
     where: str,  # The address, for the message
@@ -101,7 +101,7 @@ def open_answer(
         raise BadInput(f"{where}: broken FITS ({error}); expected a whole file") from error
     return hdus
 
-
+# %% ../../nbs/survey/viewer.ipynb #74884650
 def parse_cutout(
     body: bytes,
     recipe: ViewerRecipe,
@@ -148,7 +148,7 @@ def psfsize_of(
     area = pixscale**2 / np.sum((psf / total) ** 2)
     return float(2 * np.sqrt(2 * np.log(2)) * np.sqrt(area / (4 * np.pi)))
 
-
+# %% ../../nbs/survey/viewer.ipynb #0deaa775
 def parse_psf(
     body: bytes,
     recipe: ViewerRecipe,

@@ -35,7 +35,7 @@ class Manners:
                 f"manners: tries={self.tries}, timeout={self.timeout}; expected at least one try, a timeout and no negative waits"
             )
 
-
+# %% ../../nbs/survey/web.ipynb #c8d1087c
 class Unavailable(Exception):
     "A server that did not answer properly after every try: the request may be right, and may be made again later"
 
@@ -87,7 +87,7 @@ class Asker:
             raise _Busy(f"broken off after {len(body)} of {promised} bytes")
         return bytes(body)
 
-
+# %% ../../nbs/survey/web.ipynb #75e5ff52
 class _Busy(Exception):
     "A failure that another try may mend"
 
