@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Out', 'RecipeName', 'Set', 'EngineName', 'Workers', 'BENCHES', 'main', 'parse_parameters', 'demo', 'mock',
-           'run', 'bank', 'bench', 'version']
+           'run', 'bank', 'bench', 'fetch', 'gates', 'anchors', 'compare', 'version']
 
 # %% ../../nbs/run/cli.ipynb #e4ee75b1
 import json
@@ -170,7 +170,84 @@ def bench(
         write_bytes((text + "\n").encode(), json_)
     print(text)
 
+# %% ../../nbs/run/cli.ipynb #e5c4082f
+@app.command()
+def fetch(
+    positions: Annotated[str, typer.Argument(help="CSV with name, ra, dec in degrees.")],
+    out: Annotated[str, typer.Option("--out", help="Folder of the stamps.")] = "runs/fetch",
+    layer: Annotated[str, typer.Option("--layer", help="Layer of the survey's viewer.")] = "ls-dr10-south",
+    bands: Annotated[str, typer.Option("--bands", help="Bands, such as grz.")] = "grz",
+    service: Annotated[str, typer.Option("--service", help="Address of the cutout service.")] = "",
+) -> None:
+    """Cutouts of a list of positions, every answer checked; a second call asks only for what is missing.
 
+    Example: dhs fetch my_lenses.csv --out runs/my_lenses
+    """
+    from dark_halo_scope.base.schema import parse_bands
+    from dark_halo_scope.run.positions import fetch_positions
+    from dark_halo_scope.survey.viewer import ViewerRecipe
+
+    chosen = {"layer": layer, "bands": parse_bands(bands)} | ({"service": service} if service else {})
+    receipt = fetch_positions(positions, out, ViewerRecipe(**chosen))
+    print(f"{receipt.identity['rows']} stamps in {out}/stamps.parquet, {receipt.run['refused']} without a usable cutout")
+
+
+@app.command()
+def gates(
+    product: Annotated[str, typer.Argument(help="A stamps product: folder or file.")],
+    out: Annotated[str, typer.Option("--out", help="JSON file for the results.")] = "gates.json",
+) -> None:
+    """Every gate on a stamp product; exits 1 when one fails.
+
+    Example: dhs gates runs/demo/stamps --out gates.json
+    """
+    from dark_halo_scope.run.demo import gates_page
+    from dark_halo_scope.run.phases import write_json
+    from dark_halo_scope.trust.gates import failed, gate_rows, run_gates
+
+    results = run_gates(product)
+    write_json(gate_rows(results), out)
+    write_bytes(gates_page(gate_rows(results), product).encode(), f"{out.removesuffix('.json')}.html")
+    for r in results:
+        print(f"{ {True: 'pass', False: 'FAIL', None: 'none'}[r.passed] }  {r.name}: {r.value:.4g} (threshold {r.threshold:.4g}); {r.why}")
+    raise typer.Exit(1 if failed(results) else 0)
+
+
+@app.command()
+def anchors(
+    checkpoint: Annotated[str, typer.Option("--checkpoint", help="A trained network, such as runs/demo/model/best.pt.")],
+    positions: Annotated[str, typer.Option("--positions", help="CSV with name, ra, dec; empty takes the package's own anchors.")] = "",
+    out: Annotated[str, typer.Option("--out", help="Folder of stamps and report.")] = "runs/anchors",
+    service: Annotated[str, typer.Option("--service", help="Address of the cutout service.")] = "",
+) -> None:
+    """Stage 0 on the sky: known lenses cut out, guarded, scored.
+
+    Example: dhs anchors --checkpoint runs/demo/model/best.pt --positions my_lenses.csv
+    """
+    from dark_halo_scope.run.positions import stage0_on_sky
+    from dark_halo_scope.survey.viewer import ViewerRecipe
+
+    report = stage0_on_sky(checkpoint, out, positions, viewer=ViewerRecipe(service=service) if service else None)
+    print(f"stage 0 {report.verdict}")
+    for reason, n in report.refused.items():
+        print(f"refused, {reason}: {n}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Folders of runs.")],
+    out: Annotated[str, typer.Option("--out", help="Markdown file for the document.")] = "comparison.md",
+) -> None:
+    """The generations side by side: the recorded ones and these runs.
+
+    Example: dhs compare runs/gen2 runs/gen3 --out comparison.md
+    """
+    from dark_halo_scope.trust.generations import document, from_run, recorded_generations
+
+    write_bytes(document([*recorded_generations(), *(from_run(r) for r in runs)]).encode(), out)
+    print(f"comparison: {out}")
+
+# %% ../../nbs/run/cli.ipynb #797cb405
 @app.command()
 def version() -> None:
     """The package's version."""

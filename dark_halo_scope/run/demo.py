@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PHASES', 'run_demo', 'Section', 'shown', 'render_page', 'sky_section', 'parent_section', 'stamps_section',
-           'learning_section', 'test_scores', 'metric_row', 'trust_section', 'anchors_section', 'throughput_section',
-           'write_report']
+           'learning_section', 'test_scores', 'metric_row', 'trust_section', 'gates_page', 'anchors_section',
+           'throughput_section', 'write_report']
 
 # %% ../../nbs/run/demo.ipynb #d97bfbcd
 import time
@@ -219,6 +219,26 @@ def trust_section(run: Run) -> Section:
         [{"gate": r["name"], "value": r["value"], "threshold": r["threshold"], "verdict": r["passed"], "why": r["why"]} for r in rows]
     )
     return section
+
+# %% ../../nbs/run/demo.ipynb #34d2b172
+def gates_page(
+    rows: Sequence[Mapping[str, Any]],  # Gates as plain rows
+    product: str,  # What they looked at
+) -> str:  # HTML, self-contained
+    "The gates of any stamp product as a page"
+    verdicts = [bool(r["passed"]) for r in rows if r["passed"] is not None]
+    section = Section("Gates")
+    section.add_figure(figures.gate_figure(rows), "Every gate's value over its threshold")
+    section.add_table(
+        [{"gate": r["name"], "value": r["value"], "threshold": r["threshold"], "verdict": r["passed"], "why": r["why"]} for r in rows]
+    )
+    return render_page(
+        "Gates",
+        product,
+        [(f"{sum(verdicts)} of {len(verdicts)}", "gates passed")],
+        [section],
+        f"dark_halo_scope {dark_halo_scope.__version__}",
+    )
 
 # %% ../../nbs/run/demo.ipynb #6ed316c5
 def anchors_section(run: Run) -> Section:
