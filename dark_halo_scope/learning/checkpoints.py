@@ -49,7 +49,7 @@ def save_checkpoint(
     torch.save({**state, "format": FORMAT, "recipe": json.dumps(recipe_to_dict(state["recipe"]))}, buffer)
     storage.write_bytes(buffer.getvalue(), uri)
 
-
+# %% ../../nbs/learning/checkpoints.ipynb #ef5188cf
 def load_checkpoint(
     uri: str,  # File
 ) -> dict[str, Any]:  # As it was saved, "recipe" a TrainRecipe again
@@ -81,14 +81,14 @@ def load_model(
         raise BadInput(f"{uri}: the weights are not those of '{recipe.model.name}' ({str(error).splitlines()[-1].strip()[:160]})") from None
     return model.eval(), recipe, model_name(state)
 
-
+# %% ../../nbs/learning/checkpoints.ipynb #576a0d1d
 def without_weights(recipe: TrainRecipe) -> TrainRecipe:
     "The recipe with its network built from scratch, since a checkpoint brings its own weights"
     values = recipe_to_dict(recipe)
     values["model"]["weights"] = ""
     return recipe_from(TrainRecipe, values)
 
-
+# %% ../../nbs/learning/checkpoints.ipynb #9c9398e2
 def model_name(
     state: Mapping[str, Any],  # A checkpoint
 ) -> str:  # 16 hexadecimal digits
@@ -109,7 +109,7 @@ def check_fit(
         if trained[name] != value:
             raise BadInput(f"{uri}: trained with {name} = {trained[name]}, but the data has {name} = {value}")
 
-
+# %% ../../nbs/learning/checkpoints.ipynb #390fc66e
 def recipe_difference(
     one: TrainRecipe,
     other: TrainRecipe,

@@ -49,7 +49,7 @@ def per_stamp_loss(
     alpha = torch.where(label > 0.5, recipe.alpha, 1 - recipe.alpha).to(logit.dtype)
     return alpha * torch.exp(recipe.gamma * F.logsigmoid(-signed)) * entropy
 
-
+# %% ../../nbs/learning/losses.ipynb #7fe7192f
 def weighted_loss(
     logit: torch.Tensor,  # (n,) float
     label: torch.Tensor,  # (n,) 1 lens, 0 not

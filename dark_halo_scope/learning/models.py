@@ -63,7 +63,7 @@ def small_cnn(
         layers.append(nn.ReLU(inplace=norm == "batch"))
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
-
+# %% ../../nbs/learning/models.ipynb #9c70ad5d
 def timm_backbone(
     recipe: ModelRecipe,
     channels: int,  # Input channels
@@ -130,7 +130,7 @@ def build_model(
         load_backbone(model.backbone, recipe.weights)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the layout in which convolutions are fastest
 
-
+# %% ../../nbs/learning/models.ipynb #2b19a429
 def set_meta_scale(
     model: LensNet,
     meta: torch.Tensor,  # (n, k) metadata of the training set
@@ -160,7 +160,7 @@ def load_backbone(
     backbone.load_state_dict(fits, strict=False)
     return sorted(set(own) - set(fits))
 
-
+# %% ../../nbs/learning/models.ipynb #26a05f0c
 def freeze_backbone(
     model: LensNet,
     frozen: bool,  # True: only the head and the metadata branch learn

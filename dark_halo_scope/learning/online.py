@@ -35,7 +35,7 @@ class OnlineRecipe:
         if self.enabled and self.plan.src_kind == "hst":
             raise BadInput("online painting draws its sources from laws: expected plan.src_kind sersic or clumpy, got hst")
 
-
+# %% ../../nbs/learning/online.ipynb #c1fc26f8
 def host_columns(
     bands: tuple[str, ...],  # Such as ("g", "r", "z")
 ) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def new_arcs(
             arcs[i] += shot_noise(arcs[i], gain, draws.rng("shot noise", int(t["seed"][i])))
     return arcs, t["theta_E"] / of["psfsize_r"], magnification
 
-
+# %% ../../nbs/learning/online.ipynb #23bcbd20
 def paint_batch(
     batch: Batch,  # With the unpainted cutouts as `control`
     index: StampIndex,
@@ -95,7 +95,7 @@ def paint_batch(
     weight[hosts] *= torch.from_numpy(visible.astype(np.float32))
     return replace(batch, image=image, weight=weight)
 
-
+# %% ../../nbs/learning/online.ipynb #43b0320f
 def painted(
     batches: Iterator[Batch],
     index: StampIndex,

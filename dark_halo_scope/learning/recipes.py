@@ -132,7 +132,7 @@ def training_sets(
     unpainted = [replace(s, only="injected", column="ctrl_stamp", label=0, name=f"{s.name}, unpainted") for s in given if s.label is None]
     return (*painted, *unpainted)
 
-
+# %% ../../nbs/learning/recipes.ipynb #d67cd522
 def reading(
     recipe: TrainRecipe,
     shuffle: bool = True,  # False: file order, every row once
@@ -144,7 +144,7 @@ def reading(
         read = replace(read, with_control=True, keep_columns=host_columns(read.bands))
     return read if shuffle else replace(read, shuffle=False, lanes=1, positive_fraction=None, hard_negatives="")
 
-
+# %% ../../nbs/learning/recipes.ipynb #d515ddf1
 def alone(
     recipe: TrainRecipe,
 ) -> TrainRecipe:
@@ -164,7 +164,7 @@ class Inputs:
     meta: torch.Tensor | None  # (m, k)
     pairs: int = 0  # The first `pairs` inputs and the next `pairs` are of the same cutouts
 
-
+# %% ../../nbs/learning/recipes.ipynb #e54b1e32
 def make_inputs(
     batch: Batch,  # On the device of the network
     recipe: TrainRecipe,

@@ -38,7 +38,7 @@ def brick_batches(
     runs = np.split(np.arange(len(index)), cuts)
     return [run[i : i + size] for run in runs for i in range(0, len(run), size)]
 
-
+# %% ../../nbs/learning/scoring.ipynb #011a69bc
 def stored_batches(
     index: StampIndex,
     recipe: TrainRecipe,  # Bands, metadata and control as trained
@@ -64,13 +64,13 @@ def mixed_precision(
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16 if device.type == "cuda" else torch.bfloat16}
     return torch.autocast(device.type, dtype=kinds[precision]) if precision in kinds else nullcontext()
 
-
+# %% ../../nbs/learning/scoring.ipynb #bec108f3
 def _filled(values: torch.Tensor, size: int) -> torch.Tensor:
     "Zeros appended up to a fixed size"
     missing = size - len(values)
     return torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing > 0 else values
 
-
+# %% ../../nbs/learning/scoring.ipynb #317b7bf3
 @torch.no_grad()
 def batch_logits(
     model: LensNet,  # In evaluation mode
@@ -147,7 +147,7 @@ class Committee:
         names = [name for _, _, name in self.members]
         return names[0] if len(names) == 1 else recipe_identity({"committee": names})
 
-
+# %% ../../nbs/learning/scoring.ipynb #b6f7c016
 def load_committee(
     checkpoints: Sequence[str] | str,  # One or more checkpoints
     device: str = "cpu",

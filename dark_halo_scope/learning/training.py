@@ -76,7 +76,7 @@ class Place:
         "Whether this is the process that writes"
         return self.rank == 0
 
-
+# %% ../../nbs/learning/training.ipynb #e24efc99
 @contextmanager
 def processes(
     device: str = "",  # "cpu", "cuda" ...; empty: a GPU where there is one
@@ -107,7 +107,7 @@ class Learner:
     scaler: torch.amp.GradScaler
     average: dict[str, torch.Tensor] | None = None  # Running average of the weights, where the recipe keeps one
 
-
+# %% ../../nbs/learning/training.ipynb #224873bd
 @dataclass
 class StepResult:
     "What a step measured"
@@ -117,7 +117,7 @@ class StepResult:
     gradient: float  # Norm of the gradient
     early: float  # Norm of the first layer's gradient over the head's
 
-
+# %% ../../nbs/learning/training.ipynb #207d486c
 def train_step(
     learner: Learner,
     inputs: Inputs,
@@ -166,7 +166,7 @@ def calibration_error(
     n, p, y = (np.bincount(which, w, bins) for w in (np.ones_like(probability), probability, label.astype(float)))
     return float(np.abs(p - y).sum() / n.sum())
 
-
+# %% ../../nbs/learning/training.ipynb #0a2d1879
 def epoch_metrics(
     logit: np.ndarray,  # (n,) float32
     label: np.ndarray,  # (n,) 1 lens, 0 not
@@ -236,7 +236,7 @@ class State:
     waited: int = 0  # Epochs since the best
     finished: str = ""  # Why the run ended: "epochs", "early stopping"; empty while it goes on
 
-
+# %% ../../nbs/learning/training.ipynb #c0e8bbba
 SUMS = ("loss", "weight", "stamps", "lenses", "hard_negatives", "gradient", "gradient_max", "early_gradient", "batches", "seconds")
 
 
@@ -244,7 +244,7 @@ def start_epoch(state: State, n_rows: int) -> None:
     "Clears what belongs to an epoch"
     state.step, state.sums, state.seen = 0, dict.fromkeys(SUMS, 0.0), np.zeros(n_rows, bool)
 
-
+# %% ../../nbs/learning/training.ipynb #756accc8
 def state_dict(
     state: State,
     learner: Learner,
@@ -267,7 +267,7 @@ def state_dict(
         "run": json.dumps({k: v for k, v in vars(state).items() if k != "seen"}),
     }
 
-
+# %% ../../nbs/learning/training.ipynb #e3aae214
 def restore(
     saved: Mapping[str, Any],  # A checkpoint
     learner: Learner,
@@ -299,7 +299,7 @@ class RunData:
     report: StampIndex | None  # Rows that the best epoch is reported on; None where the data have no such split
     recipe: TrainRecipe  # How the last two are looked at
 
-
+# %% ../../nbs/learning/training.ipynb #b98ac3b6
 def run_data(
     sets: Sequence[StampSet | str],  # Sets, or paths of one set
     recipe: TrainRecipe,
@@ -319,7 +319,7 @@ def run_data(
         report = None
     return RunData(train, choose, report, looked)
 
-
+# %% ../../nbs/learning/training.ipynb #6d86490d
 def build_learner(
     recipe: TrainRecipe,
     train: StampIndex,
@@ -358,7 +358,7 @@ def to_inputs(
         inputs = replace(inputs, image=inputs.image.double(), meta=None if inputs.meta is None else inputs.meta.double())
     return inputs
 
-
+# %% ../../nbs/learning/training.ipynb #6eca3dcf
 def train_epoch(
     state: State,
     learner: Learner,
@@ -405,7 +405,7 @@ def train_epoch(
             break
     stream.close()  # type: ignore[attr-defined]
 
-# %% ../../nbs/learning/training.ipynb #6eca3dcf
+# %% ../../nbs/learning/training.ipynb #65a59e22
 def measure(
     learner: Learner,
     index: StampIndex,
@@ -424,7 +424,7 @@ def measure(
     total, by = weighted_loss(logit64, y, weight, recipe.loss)
     return {"split": split, "loss": (total / by).item(), **epoch_metrics(logit, label, hosts)}
 
-
+# %% ../../nbs/learning/training.ipynb #08378a58
 LOWER = ("loss", "ece", "fpr", "binary", "tied", "top_tied")  # Metrics that are better small
 
 
@@ -439,7 +439,7 @@ def improved(
     gain = best - value if recipe.monitor.startswith(LOWER) else value - best
     return gain > recipe.min_delta
 
-
+# %% ../../nbs/learning/training.ipynb #3d95063e
 def monitored(
     chosen: Mapping[str, Any],  # Metrics of the split that chooses
     recipe: TrainRecipe,
@@ -484,7 +484,7 @@ def end_epoch(
         state.finished = "early stopping"
     return row
 
-
+# %% ../../nbs/learning/training.ipynb #7c73a2b2
 def epoch_line(
     row: Mapping[str, Any],  # Of the history
     epochs: int,  # Of the whole run
@@ -496,7 +496,7 @@ def epoch_line(
     rest = f"{row['stamps']} stamps ({row['unique_stamps']} unique), {row['stamps_per_s']:.0f}/s{', best' if row['best'] else ''}"
     return "\n  ! ".join([f"epoch {row['epoch'] + 1}/{epochs}: {body}, {rest}", *row["warnings"]])
 
-
+# %% ../../nbs/learning/training.ipynb #01f8729c
 def write_history(
     history: Sequence[Mapping[str, Any]],
     out_dir: str,
@@ -577,7 +577,7 @@ def keep_epoch(
     if recipe.keep_every and state.epoch % recipe.keep_every == 0:
         save_checkpoint(kept, storage.join(out_dir, f"epoch_{state.epoch:03d}.pt"))
 
-
+# %% ../../nbs/learning/training.ipynb #f8d146c5
 def summarise(
     state: State,
     learner: Learner,

@@ -34,7 +34,7 @@ def bench_stamps(
     noise = draw.standard_normal((n, 3, 64, 64), np.float32) * np.array([0.0031, 0.0044, 0.0117], np.float32)[:, None, None]
     return noise + galaxy.astype(np.float32) * draw.uniform(0.3, 1, (n, 1, 1, 1)).astype(np.float32)
 
-
+# %% ../../nbs/run/bench_loader.ipynb #50dbd741
 def write_layouts(
     folder: str,
     n: int,  # Stamps in the fast layouts; a quarter of them as npz
@@ -62,7 +62,7 @@ def read_epoch(
     index = build_index([StampSet((path,))], Selection(splits=()), recipe)
     return sum(len(batch.image) for batch in Reader(index, recipe).batches(epoch))
 
-
+# %% ../../nbs/run/bench_loader.ipynb #d0ccf273
 def numpy_epoch(
     path: str,
     threads: int,  # Not used: one thread
@@ -80,7 +80,7 @@ def numpy_epoch(
         seen += len(torch.from_numpy(np.stack(stamps)))
     return seen
 
-# %% ../../nbs/run/bench_loader.ipynb #d0ccf273
+# %% ../../nbs/run/bench_loader.ipynb #71f3ab2f
 @contextmanager
 def on_cores(
     n: int,  # Cores this process may use
@@ -98,7 +98,7 @@ def on_cores(
         if before is not None:
             os.sched_setaffinity(0, before)
 
-
+# %% ../../nbs/run/bench_loader.ipynb #318fec43
 def bench_loader(
     seed: int = 0,
     n: int = 4096,  # Stamps

@@ -29,7 +29,7 @@ class AugmentRecipe:
         if self.max_shift < 0 or not (0 <= self.band_dropout <= 1 and 0 <= self.core_dropout <= 1):
             raise BadInput(f"augmentation: expected max_shift >= 0 and chances between 0 and 1, got {self}")
 
-
+# %% ../../nbs/stamps/augment.ipynb #0e05b9f1
 @dataclass(frozen=True)
 class AugmentDraw:
     "What is done to each stamp of a batch"
@@ -39,7 +39,7 @@ class AugmentDraw:
     band: np.ndarray  # (n,) int64, band set to zero, -1 none
     core: np.ndarray  # (n,) bool, core set to zero
 
-
+# %% ../../nbs/stamps/augment.ipynb #57eaaa69
 def draw_augmentation(
     recipe: AugmentRecipe,
     rows: np.ndarray,  # (n,) whole numbers that name the stamps
@@ -66,7 +66,7 @@ def dihedral(
     mirrored = image.flip(-1) if element >= 4 else image
     return torch.rot90(mirrored, element % 4, dims=(-1, -2))
 
-
+# %% ../../nbs/stamps/augment.ipynb #6645e168
 def _turned(image: torch.Tensor, turn: np.ndarray) -> torch.Tensor:
     "Each stamp by its own element"
     out = torch.empty_like(image)

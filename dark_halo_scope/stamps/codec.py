@@ -55,7 +55,7 @@ def column_prefix(
         raise unknown_name("pixel column", column, ("stamp", "ctrl_stamp"))
     return column.removesuffix("stamp")
 
-
+# %% ../../nbs/stamps/codec.ipynb #73a9a091
 def check_images(
     images: np.ndarray,  # To be (n, band, y, x), square and finite
     bands: Sequence[str],  # Their bands
@@ -124,7 +124,7 @@ def stored_bands(
         raise BadInput(f"stamps table: column '{column}' has no scale columns ({head}g ...) beside it")
     return bands
 
-
+# %% ../../nbs/stamps/codec.ipynb #a02e3b62
 def pixel_words(
     values: pa.FixedSizeBinaryArray,  # One chunk of a pixel column, without nulls
 ) -> tuple[np.ndarray, str]:  # (n, words) view of the stored 16-bit numbers, and their codec
@@ -208,7 +208,7 @@ def _npy_header(header: bytes) -> tuple[np.dtype, tuple[int, ...]]:
     shape, _, dtype = npy_format.read_array_header_1_0(stream) if version == (1, 0) else npy_format.read_array_header_2_0(stream)
     return dtype, shape
 
-
+# %% ../../nbs/stamps/codec.ipynb #f50cd8d9
 def npz_arrays(
     value: bytes,  # An .npz file, stored or deflated
 ) -> dict[str, np.ndarray]:  # Array name -> array
@@ -229,7 +229,7 @@ def npz_arrays(
         out[name.removesuffix(".npy")] = np.frombuffer(plain, dtype, offset=head).reshape(shape)
     return out
 
-# %% ../../nbs/stamps/codec.ipynb #f50cd8d9
+# %% ../../nbs/stamps/codec.ipynb #c1f00c9b
 def decode_npz(
     values: pa.Array | pa.ChunkedArray,  # Binary column of npz files
     bands: Sequence[str] = ("g", "r", "z"),  # Arrays image_<band> wanted
@@ -247,7 +247,7 @@ def decode_npz(
             raise BadInput(f"npz column, row {row}: not an npz with {', '.join(f'image_{b}' for b in bands)} ({error!r})") from None
     return out
 
-
+# %% ../../nbs/stamps/codec.ipynb #f808539e
 def encode_npz(
     images: np.ndarray,  # (n, band, y, x) [nmgy/pix]
     bands: Sequence[str] = ("g", "r", "z"),  # Names of the bands, in order

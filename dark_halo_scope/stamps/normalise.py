@@ -48,7 +48,7 @@ def annulus(
         raise BadInput(f"normalisation: no pixel of a {size}-px stamp lies between {r_in} and {r_out} px")
     return inside
 
-
+# %% ../../nbs/stamps/normalise.ipynb #93823c2e
 def statistics(
     image: torch.Tensor,  # (n, channel, y, x) float32 [nmgy/pix]
     recipe: NormaliseRecipe,
@@ -78,7 +78,7 @@ def apply(
         return out.clamp_(recipe.clip_low, recipe.clip_high)
     return out.asinh_() if recipe.method == "asinh" else out
 
-
+# %% ../../nbs/stamps/normalise.ipynb #a6e3082a
 def normalise(
     image: torch.Tensor,  # (n, channel, y, x) float32 [nmgy/pix]
     recipe: NormaliseRecipe | None = None,

@@ -30,7 +30,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         if byte < 128:
             return value, at
 
-
+# %% ../../nbs/stamps/pages.ipynb #2aff0e09
 def _thrift(data: memoryview, at: int) -> tuple[dict, int]:
     "Fields of a structure in compact protocol, and where it ends; raises BadInput for a field no page header has"
     fields: dict = {}
@@ -133,7 +133,7 @@ class Pixels:
             stamps = numbers.reshape(hi - lo, *self.shape)
             out[lo:hi].copy_(torch.from_numpy(stamps if self.picks is None else stamps[:, self.picks]))
 
-
+# %% ../../nbs/stamps/pages.ipynb #6198731b
 def stored_pixels(
     pages: Sequence[np.ndarray],  # Pages of 16-bit words
     stored: Sequence[str],  # Bands as stored

@@ -45,7 +45,7 @@ class StampSet:
         if self.column == "ctrl_stamp" and self.label is None:
             raise BadInput(f"set '{self.name}' reads ctrl_stamp, whose rows are labelled for the painted stamp: give the set its own label")
 
-
+# %% ../../nbs/stamps/reader.ipynb #96b462ed
 @dataclass(frozen=True)
 class Selection:
     "Which rows are used"
@@ -57,7 +57,7 @@ class Selection:
     min_magnification: float = 0.0  # Injections: magnification at least this
     exclude_bricks: tuple[str, ...] = ()  # Bricks left out whole
 
-
+# %% ../../nbs/stamps/reader.ipynb #109b54c5
 @dataclass(frozen=True)
 class ReadRecipe:
     "How rows become batches"
@@ -96,7 +96,7 @@ def stamp_files(
         out += found
     return out
 
-
+# %% ../../nbs/stamps/reader.ipynb #eaf16a5f
 def open_source(
     uri: str,  # A file, local or s3://
 ) -> pa.NativeFile:
@@ -104,7 +104,7 @@ def open_source(
     system, path = storage.filesystem(uri)
     return pa.memory_map(path) if storage.scheme_of(uri) == "file" else system.open_input_file(path)
 
-
+# %% ../../nbs/stamps/reader.ipynb #3d793755
 def open_stamps(
     uri: str,  # A Parquet file, local or s3://
     metadata: Any = None,  # Its footer, where it is known already
@@ -171,7 +171,7 @@ class StampIndex:
     def __len__(self) -> int:
         return len(self.row)
 
-
+# %% ../../nbs/stamps/reader.ipynb #3f953a80
 KEPT = ("task_id", "release", "brickid", "objid", "brickname", "ra", "dec", "split")  # Identity kept for scores
 
 
@@ -186,7 +186,7 @@ def _labels(rows: dict[str, np.ndarray], chosen: StampSet, where: str) -> np.nda
         raise BadInput(f"{where}: has neither 'label' nor 'is_control', and set '{chosen.name}' gives no label")
     return 1 - rows["is_control"].astype(np.float32)
 
-# %% ../../nbs/stamps/reader.ipynb #3f953a80
+# %% ../../nbs/stamps/reader.ipynb #d4a039ae
 def pixel_columns(
     chosen: StampSet,
     recipe: ReadRecipe,
@@ -194,7 +194,7 @@ def pixel_columns(
     "The pixel columns read of a set"
     return [chosen.column, *(["ctrl_stamp"] if recipe.with_control else [])]
 
-
+# %% ../../nbs/stamps/reader.ipynb #1d5e0416
 def _scale_columns(names: Sequence[str], column: str, bands: Sequence[str], uri: str) -> list[str]:
     "Scale columns of a pixel column, band by band; none for an npz column; BadInput when neither is there"
     if column not in names and f"{column}_npz" in names:
@@ -312,7 +312,7 @@ def epoch_copies(
     chance = draws.rng("copies", recipe.seed, epoch).random(len(index))
     return (whole + (chance < copies - whole)).astype(np.int64)
 
-
+# %% ../../nbs/stamps/reader.ipynb #62081478
 def lane_units(
     index: StampIndex,
     recipe: ReadRecipe,
@@ -341,7 +341,7 @@ class Unit:
     number: int  # Which unit of the index
     pixels: list[Pixels]  # Of the pixel column, and of ctrl_stamp where it is read
 
-
+# %% ../../nbs/stamps/reader.ipynb #b93f6745
 def _arrow_pixels(uri: str, metadata: Any, group: int, column: str, stored: Sequence[str], bands: Sequence[str]) -> Pixels:
     "A pixel column of a row group through Arrow, npz included"
     file = open_stamps(uri, metadata)
@@ -353,7 +353,7 @@ def _arrow_pixels(uri: str, metadata: Any, group: int, column: str, stored: Sequ
     images = decode_npz(file.read_row_group(group, columns=[f"{column}_npz"], use_threads=False)[f"{column}_npz"], bands)
     return Pixels(np.zeros(1, np.int64), [images.reshape(len(images), -1)], images.shape[1:], "float32", None)
 
-
+# %% ../../nbs/stamps/reader.ipynb #d2edd644
 def decode_unit(
     index: StampIndex,
     number: int,  # Which unit
@@ -451,7 +451,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.row)
 
-
+# %% ../../nbs/stamps/reader.ipynb #8a8e44cb
 def join_batches(
     parts: Sequence[Batch],  # At least one
 ) -> Batch:
@@ -462,7 +462,7 @@ def join_batches(
     image, label, weight, meta = (torch.cat([getattr(p, name) for p in parts]) for name in ("image", "label", "weight", "meta"))
     return Batch(image, label, weight, meta, np.concatenate([p.row for p in parts]), control)
 
-
+# %% ../../nbs/stamps/reader.ipynb #b031dad6
 def _gather(units: dict[int, Unit], index: StampIndex, rows: np.ndarray, which: int) -> torch.Tensor:
     "float32 pixels of rows of the index (sorted), out of decoded units"
     source, first = index.unit[rows], index.row[rows]
@@ -476,7 +476,7 @@ def _gather(units: dict[int, Unit], index: StampIndex, rows: np.ndarray, which: 
             out[begin:end] *= torch.from_numpy(index.scale[which][rows[begin:end]])[:, :, None, None]
     return out
 
-
+# %% ../../nbs/stamps/reader.ipynb #0a1ba5ee
 def gather(
     units: dict[int, Unit],  # Decoded units by number
     index: StampIndex,
@@ -494,7 +494,7 @@ def gather(
         _gather(units, index, rows, 1) if read_control else None,
     )
 
-# %% ../../nbs/stamps/reader.ipynb #8a8e44cb
+# %% ../../nbs/stamps/reader.ipynb #0cbd0644
 def lane_windows(
     index: StampIndex,
     units: np.ndarray,  # Units of the lane, in order
@@ -507,7 +507,7 @@ def lane_windows(
     window = np.unique((np.cumsum(samples) - samples) // max(recipe.window, 1), return_inverse=True)[1]
     return window, np.bincount(window, samples).astype(np.int64)
 
-
+# %% ../../nbs/stamps/reader.ipynb #c0a8da7f
 def window_rows(
     index: StampIndex,
     held: Sequence[Unit],  # The units of a window, as they were decoded
