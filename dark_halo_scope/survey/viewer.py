@@ -10,6 +10,7 @@ __all__ = ['LAYERS', 'MAX_SIZE', 'ViewerRecipe', 'cutout_url', 'psf_url', 'Answe
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 
 from ..base.errors import BadInput, unknown_name
 from ..base.schema import parse_bands
@@ -94,10 +96,12 @@ def open_answer(
         words = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body[:2000].decode("utf-8", "replace"))).strip()
         raise BadInput(f"{where}: not FITS; the server says '{words[:120]}'")
     try:
-        hdus = fits.open(io.BytesIO(body), memmap=False)
-        for hdu in hdus:
-            np.shape(hdu.data)  # Reading the data is the check
-    except (OSError, ValueError, TypeError, KeyError, IndexError, fits.VerifyError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="File may have been truncated")
+            hdus = fits.open(io.BytesIO(body), memmap=False)
+            for hdu in hdus:
+                np.shape(hdu.data)  # Reading the data is the check
+    except (AstropyUserWarning, OSError, ValueError, TypeError, KeyError, IndexError, fits.VerifyError) as error:
         raise BadInput(f"{where}: broken FITS ({error}); expected a whole file") from error
     return hdus
 
