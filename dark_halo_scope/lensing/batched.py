@@ -72,8 +72,8 @@ def judge_sersic_batch(
     held = side * side * sersic_batch(part, near * near * part[:, 5])[1]
     mean = torch.maximum(near, width / 2)
     drops = math.log(2) * sersic_batch(part, mean * mean * part[:, 5])[0]
-    inside = near < width / 4
-    rough = torch.where(inside, held * torch.clamp(drops, max=1) > limits[2], drops * 2 * part[:, 6] * width > limits[0] * mean)
+    inside, allowed = near < width / 4, limits[2] * torch.where(at[2] < side, 0.05, 1.0)
+    rough = torch.where(inside, held * torch.clamp(drops, max=1) > allowed, drops * 2 * part[:, 6] * width > limits[0] * mean)
     return held >= limits[1], rough
 
 # %% ../../nbs/lensing/batched.ipynb #80d1c3fe

@@ -177,7 +177,7 @@ def sersic_light_of(part: np.ndarray, bx: np.ndarray, by: np.ndarray, m: int, we
 
 # %% ../../nbs/lensing/rays.ipynb #03b26aac
 DROP, TRACE, SPLIT = 0, 1, 2
-_REACH, _QUARTER = F(math.sqrt(0.5)), F(0.25)
+_REACH, _QUARTER, _TWENTIETH = F(math.sqrt(0.5)), F(0.25), F(0.05)
 
 
 @kernel
@@ -217,7 +217,8 @@ def judge_sersic(
         mean = max(near, _HALF * width)
         drops = _LN2 * fast_exp2(power * fast_log2(mean * mean * inverse + _TINY) + shift)
         inside = near < _QUARTER * width
-        rough = (held * min(drops, _ONE) > cusp) if inside else (drops * _TWO * power * width > fine * mean)
+        allowed = cusp * (_TWENTIETH if psi[i] < side else _ONE)
+        rough = (held * min(drops, _ONE) > allowed) if inside else (drops * _TWO * power * width > fine * mean)
         verdict[i] = DROP if held < drop else (SPLIT if rough else TRACE)
 
 # %% ../../nbs/lensing/rays.ipynb #d9839dcd
