@@ -406,6 +406,8 @@ def rewritten(values, **options):
         ("image", "g", edited(lambda h: h.set("CD2_2", 0.0)), "inverted"),
         ("image", "r", edited(lambda h: h.set("ZCMPTYPE", "PLIO_1")), "RICE_1"),
         ("image", "r", edited(lambda h: h.set("ZTILE1", 0)), "ZTILE1"),
+        ("maskbits", None, edited(lambda h: h.set("BZERO", 32768)), "not scaled"),
+        ("image", "r", edited(lambda h: h.set("TTYPE2", "ZBLANK")), "ZBLANK"),
         ("image", "r", edited(lambda h: h.set("ZNAXIS1", 10**9)), "ZNAXIS1"),
         ("image", "r", edited(lambda h: h.set("ZTILE1", 50)), "tiles"),
         ("psfsize", "r", lambda p: p.write_bytes(p.read_bytes().replace(b"\x1f\x8b", b"\x00\x00")), "cannot be decoded"),

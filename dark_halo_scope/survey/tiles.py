@@ -198,6 +198,8 @@ def open_tiled(
         raise BadInput(
             f"{where}: ZNAXIS = {head.get('ZNAXIS')!r}, ZBITPIX = {bits!r}, ZQUANTIZ = {dithering!r}; expected a flat image of DR10's kind"
         )
+    if head.get("BZERO", 0) != 0 or head.get("BSCALE", 1) != 1:
+        raise BadInput(f"{where}: BZERO = {head.get('BZERO')!r}, BSCALE = {head.get('BSCALE')!r}; expected an image that is not scaled")
     shape = (header_int(head, "ZNAXIS2", where, 1, 100_000), header_int(head, "ZNAXIS1", where, 1, 100_000))
     tile = (header_int(head, "ZTILE2", where, 1, 10_000, default=1), header_int(head, "ZTILE1", where, 1, 100_000, default=shape[1]))
     if tile[0] * tile[1] > 4_000_000:
@@ -205,6 +207,8 @@ def open_tiled(
     layout = row_dtype(hdu, where)
     names = layout.names or ()
     rows = np.frombuffer(read_at(file, hdu.start, layout.itemsize * header_int(head, "NAXIS2", where), where), layout)
+    if "zblank" in names:
+        raise BadInput(f"{where}: a column ZBLANK; expected one number for all tiles in the header, as in DR10")
     if len(rows) != -(-shape[0] // tile[0]) * -(-shape[1] // tile[1]) or "compressed_data" not in names:
         raise BadInput(f"{where}: {len(rows)} tiles for an image of {shape[1]} x {shape[0]} in tiles of {tile[1]} x {tile[0]}")
     codes = rows["compressed_data"].astype(np.int64)
