@@ -180,3 +180,23 @@ def test_auroc_interval_takes_hosts_together():
             a = m.auroc(s, y, hosts)
             held[k].append(a.lo <= truth <= a.hi)
     assert np.mean(held["hosts"]) > 0.9 > 0.6 > np.mean(held["alone"])
+
+
+def test_exact_interval_by_hand():
+    "Limits are Clopper-Pearson's at the order statistics that hold the threshold, a quarter of the risk in each of four tails"
+    n, p, q = 1000, 400, 0.02
+    s = np.r_[np.arange(n), np.linspace(0.5, n + 200.5, p)].astype(np.float32)
+    curve = m.roc(s, np.arange(n + p) >= n)
+    k_lo, k_hi = stats.binom.ppf(0.0125, n, q), stats.binom.isf(0.0125, n, q)
+    fewest, most = (s[n:] > n - k_lo).sum(), (s[n:] >= n - 1 - k_hi).sum()
+    wanted = stats.beta.ppf(0.0125, fewest, p - fewest + 1), stats.beta.ppf(1 - 0.0125, most + 1, p - most)
+    assert np.allclose(m.exact_interval(curve.fp, curve.tp, q), wanted)
+
+
+def test_design_effect_of_copies_is_their_number():
+    r = np.random.default_rng(3)
+    one = r.normal(size=2000)
+    for copies in (1, 5, 20):
+        assert np.isclose(m.design_effect(np.repeat(one, copies) > 1, np.repeat(np.arange(2000), copies)), copies, rtol=0.05)
+    half = np.where(np.arange(8000) % 4 < 2, np.repeat(one, 4), r.normal(size=8000))  # two of four are the same galaxy's luck
+    assert 1.2 < m.design_effect(half > 1, np.repeat(np.arange(2000), 4)) < 2.2

@@ -113,3 +113,7 @@ def test_bad_lists_are_named(tmp_path):
         a.read_positions(str(tmp_path / "b.csv"))
     with pytest.raises(BadInput, match="expected as many of each"):
         a.stage0({"name": np.array(["a"], object)}, np.zeros(2), np.zeros(2))
+
+
+def test_footprint_ends_in_the_north_and_at_the_plane():
+    assert a.in_footprint([150, 150, 266.4, 350], [2, 33, -29, -40]).tolist() == [True, False, False, True]
