@@ -5,6 +5,7 @@ import pytest
 from astropy.cosmology import FlatLambdaCDM
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import gammainc
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.lensing.cosmology import (
@@ -45,6 +46,14 @@ def test_slacs_like_galaxies_have_slacs_like_rings():
     "SLACS: r about 17.3 at z .2, sources near z .6, theta_E .8 to 1.7 (Bolton et al. 2008)"
     theta_E = einstein_radius(dispersion_from_light(16.8, 0.2), 0.2, 0.6)
     assert 0.8 < theta_E < 1.7
+
+
+def test_source_redshifts_follow_their_density():
+    "Share of field sources below z = 1 against the integral of z^2 exp(-(z/z0)^1.5): a gamma function of order 2"
+    u = (np.arange(20000) + 0.5) / 20000
+    drawn = draw_source_redshift(u, np.zeros(20000), z0=0.9, by_area=False)
+    assert np.mean(drawn < 1.0) == pytest.approx(gammainc(2, (1 / 0.9) ** 1.5), abs=2e-3)
+    assert np.mean(drawn < 2.0) == pytest.approx(gammainc(2, (2 / 0.9) ** 1.5), abs=2e-3)
 
 
 def test_draws_do_not_depend_on_their_company():

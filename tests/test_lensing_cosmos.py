@@ -18,10 +18,10 @@ PSF = gaussian_psf()
 NOISE = 0.002
 
 
-def galaxy(pedestal=0.0, neighbour=0.0, seed=0, n=72, r_half=5.0, flux=8.0, shift=0.0):
+def galaxy(pedestal=0.0, neighbour=0.0, seed=0, n=72, r_half=5.0, flux=8.0, shift=0.0, at=(24, 22)):
     y, x = np.mgrid[:n, :n] - (n - 1) / 2
     disc = np.exp(-np.hypot(x / 1.2 - shift, y * 1.2) * 1.678347 / r_half)
-    image = flux * disc / disc.sum() + neighbour * np.exp(-((x - 24) ** 2 + (y - 22) ** 2) / 8)
+    image = flux * disc / disc.sum() + neighbour * np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 8)
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(0, 1, (n, n)), 0.58, mode="wrap")
     return ndimage.gaussian_filter(image, 1.7) + pedestal + NOISE * noise / noise.std()
 
@@ -75,6 +75,33 @@ def test_neighbour_is_left_out_and_flux_and_size_come_back():
     alone, beside = clean_source(galaxy(seed=3), PSF), clean_source(galaxy(seed=3, neighbour=0.1), PSF)
     assert beside.image[50:, 52:].sum() < 1e-3 and abs(beside.flux / 8 - 1) < 0.06
     assert abs(beside.r_half / alone.r_half - 1) < 0.05 and abs(alone.r_half / 5 - 1) < 0.15
+
+
+def test_a_touching_neighbour_is_cut_off():
+    "Outskirts that touch: the neighbour's own light stays out, and none of it is smeared in by the deconvolution"
+    alone, beside = clean_source(galaxy(seed=3), PSF), clean_source(galaxy(seed=3, neighbour=0.1, at=(21, 17)), PSF)
+    y, x = np.mgrid[:72, :72] - 35.5
+    near = np.hypot(x - 21, y - 17) < 3
+    assert beside.image[near].sum() < 2e-3 and abs(beside.flux / alone.flux - 1) < 0.1
+    lit = beside.mask & ~near
+    assert np.abs(beside.image - alone.image)[lit].max() < 0.02 * alone.image.max()
+
+
+def test_the_galaxy_stays_where_it_was():
+    "Centroid of the cleaned picture against the true centre, for a galaxy off the middle by a fraction of a pixel"
+    for shift in (0.0, 0.4, -1.3):
+        image = clean_source(galaxy(shift=shift, flux=40.0), PSF).image
+        y, x = np.mgrid[:72, :72] - 35.5
+        assert (image * x).sum() == pytest.approx(1.2 * shift, abs=0.1) and (image * y).sum() == pytest.approx(0, abs=0.1)
+
+
+def test_a_changed_byte_is_noticed(tmp_path):
+    write_sample(tmp_path, [galaxy(seed=i) for i in range(2)])
+    build_bank(tmp_path, tmp_path / "bank.h5")
+    with h5py.File(tmp_path / "bank.h5", "r+") as file:
+        file["images"][100] += 1e-3
+    with pytest.raises(BadInput, match="checksum"):
+        load_bank(tmp_path / "bank.h5")
 
 
 def test_deconvolution_moves_nothing():
