@@ -1,0 +1,410 @@
+"Phase 4c however it is run: engines, workers, order, restarts, disks, S3, and everything that goes wrong on the way"
+
+import functools
+import hashlib
+import http.client
+import http.server
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import boto3
+import cloudpickle
+import pytest
+
+from dark_halo_scope.base import storage
+from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.receipts import read_receipt, receipt_path
+from dark_halo_scope.base.storage import join, list_files, read_bytes, write_bytes
+from dark_halo_scope.run import steps
+from dark_halo_scope.run.engine import Engine, run_tasks
+from dark_halo_scope.run.phases import Run, open_run
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Spark's workers do not find this file by name
+
+SMALL = [
+    "mock.rows=2", "mock.columns=2", "mock.lrgs=8", "mock.blue=6", "mock.n_lenses=2", "mock.stars=3",
+    "splits.fractions={train: 1.0, val: 0.0, test: 0.0}", "plan.n_total_per_split={train: 96}",
+]  # fmt: skip
+SECRET = "not-a-real-secret-4711"
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    "A release of four small bricks and a plan of some 70 stamps"
+    run = open_run("toy", str(tmp_path_factory.mktemp("planned")), SMALL, workers=1)
+    for step in (steps.mock, steps.density, steps.parent, steps.plan):
+        step(run)
+    return run
+
+
+def run_at(planned: Run, out: str, **engine) -> Run:
+    "A run on the planned survey with its products elsewhere"
+    for name in ("plan.parquet", "plan.parquet.receipt.json"):
+        write_bytes(read_bytes(planned.path(name)), join(out, name))
+    return open_run("toy", out, [*SMALL, f"release={planned.path('release')}"], **engine)
+
+
+def products(run: Run) -> dict[str, str]:
+    "Every stamps file by the hash of its bytes, and the name of the product's receipt"
+    files = {uri.removeprefix(run.out): hashlib.sha256(read_bytes(uri)).hexdigest() for uri in list_files(run.path("stamps"), ".parquet")}
+    return files | {"receipt": read_receipt(run.path("stamps")).name}
+
+
+@pytest.fixture(scope="module")
+def reference(planned: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    "What one worker in this process makes"
+    run = run_at(planned, str(tmp_path_factory.mktemp("reference")), workers=1)
+    steps.inject(run)
+    assert len(products(run)) == 5
+    return products(run)
+
+
+SCRIPT = """
+import sys
+from dark_halo_scope.run import steps
+from dark_halo_scope.run.phases import open_run
+out, workers, *overrides = sys.argv[1:]
+print(steps.inject(open_run("toy", out, overrides, workers=int(workers))).name, flush=True)
+"""
+
+
+def start(run: Run, workers: int) -> subprocess.Popen:
+    "Phase 4c in a process of its own"
+    overrides = [*SMALL, f"release={run.recipe.release}"]
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, run.out, str(workers), *overrides], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+# The same bytes
+
+
+def test_two_workers_in_shuffled_order(planned: Run, reference: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, ordered = run_at(planned, str(tmp_path), workers=2), steps.brick_tasks
+    monkeypatch.setattr(steps, "brick_tasks", lambda *arguments: ordered(*arguments)[::-1])
+    steps.inject(run)
+    assert products(run) == reference
+
+
+def test_another_recipe_makes_other_bytes(planned: Run, reference: dict, tmp_path: Path) -> None:
+    "So that the comparisons of this page can fail"
+    run = run_at(planned, str(tmp_path), workers=1)
+    other = open_run("toy", str(tmp_path), [*SMALL, f"release={run.recipe.release}", "paint.beta=3.4"], workers=1)
+    steps.inject(other)
+    assert not set(products(other).values()) & set(reference.values())
+
+
+@pytest.fixture(scope="module")
+def stop_spark() -> Iterator:
+    "Ends the session, so that the next one may have another master"
+
+    def stop() -> None:
+        from pyspark.sql import SparkSession
+
+        if session := SparkSession.getActiveSession():
+            session.stop()
+
+    yield stop
+    stop()
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_spark(cores: int, planned: Run, reference: dict, tmp_path: Path, stop_spark) -> None:
+    stop_spark()
+    run = run_at(planned, str(tmp_path), engine="spark", master=f"local[{cores}]")
+    steps.inject(run)
+    assert products(run) == reference
+
+
+# Workers and parents that die
+
+
+def dying(folder: str, task: tuple) -> dict:
+    "Paints a brick; the first time, its process is killed when the file is written under its temporary name and not yet renamed"
+    mark = Path(folder) / task[0]
+    if not mark.exists():
+        mark.touch()
+        os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    return PAINT(task)
+
+
+PAINT = steps._paint_task
+
+
+@pytest.mark.parametrize("kind", ["local", "spark"])
+def test_worker_killed_mid_brick(kind: str, planned: Run, reference: dict, tmp_path: Path, monkeypatch, stop_spark) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    run = run_at(planned, str(tmp_path / "out"), engine=kind, workers=2, master="local[2]" if kind == "spark" else "")
+    monkeypatch.setattr(steps, "_paint_task", functools.partial(dying, str(marks)))
+    steps.inject(run)
+    assert len(list(marks.iterdir())) == 4 and products(run) == reference
+    assert list(Path(run.path("stamps")).rglob(".*.parquet.*"))  # the killed ones left their temporary files, which no reader lists
+
+
+def poisoned(name: str) -> str:
+    "A task that no worker survives"
+    if name == "bad":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+
+@pytest.mark.parametrize("engine", [Engine("local", 2), Engine("spark", master="local[2]")], ids=["local", "spark"])
+def test_poisoned_task_is_set_aside(engine: Engine) -> None:
+    outcomes = run_tasks(engine, poisoned, [(name, name) for name in ("a", "bad", "c")])
+    assert [o.value for o in outcomes] == ["a", None, "c"] and "died 3 times" in outcomes[1].why
+
+
+def children(pid: int) -> list[int]:
+    "Processes that a process started"
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def alive(pid: int) -> bool:
+    "Whether a process runs and is no zombie"
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_parent_killed_then_resumed(workers: int, planned: Run, reference: dict, tmp_path: Path) -> None:
+    run = run_at(planned, str(tmp_path), workers=1)
+    parent = start(run, workers)
+    while not list((tmp_path / "stamps").rglob("*.receipt.json")):
+        assert parent.poll() is None, parent.stderr
+        time.sleep(0.005)
+    family = children(parent.pid)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    done = {p: p.stat().st_mtime_ns for p in (tmp_path / "stamps").rglob("*.parquet") if Path(receipt_path(p)).exists()}
+    assert done and not Path(run.path("stamps.receipt.json")).exists()
+    deadline = time.monotonic() + 60
+    while any(map(alive, family)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(map(alive, family)), "workers outlive their parent"
+    steps.inject(run)
+    assert products(run) == reference
+    assert {p: p.stat().st_mtime_ns for p in done} == done  # what was finished was not made again
+
+
+def test_two_runs_race_for_one_output(planned: Run, reference: dict, tmp_path: Path) -> None:
+    run = run_at(planned, str(tmp_path), workers=1)
+    racers = [start(run, 1) for _ in range(2)]
+    said = [racer.communicate(timeout=240) for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0], said
+    assert said[0][0].splitlines()[-1] == said[1][0].splitlines()[-1]
+    assert products(run) == reference and not list((tmp_path / "stamps").rglob(".*"))
+
+
+# Disks
+
+
+def test_full_disk(planned: Run, reference: dict, tmp_path: Path) -> None:
+    run = run_at(planned, str(tmp_path), workers=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # the system refuses a write half way, as a full disk does
+    try:
+        with pytest.raises(BadInput, match="bricks set aside.*cannot be written"):
+            steps.inject(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [p for p in (tmp_path / "stamps").rglob("*") if p.is_file()]  # nothing half-written, under no name
+    steps.inject(run)
+    assert products(run) == reference
+
+
+def test_left_overs_of_a_killed_run(planned: Run, reference: dict, tmp_path: Path) -> None:
+    run = run_at(planned, str(tmp_path), workers=1)
+    target = tmp_path / next(name for name in reference if name != "receipt").strip("/")
+    target.parent.mkdir(parents=True)
+    stale, fresh = target.with_name(f".{target.name}.aaaaaa.bbbb"), target.with_name(f".{target.name}.cccccc.dddd")
+    for file in (stale, fresh, target):
+        file.write_bytes(b"PAR1 half a file")
+    os.utime(stale, (1e9, 1e9))
+    steps.inject(run)
+    assert products(run) == reference
+    assert not stale.exists() and fresh.exists()  # a fresh one may be another run's, at work
+
+
+# S3
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    "Hands requests on to the server, spoiling some of them"
+
+    protocol_version = "HTTP/1.1"
+    target = ""
+    spoil = staticmethod(lambda number, method: "")  # (number of the request, method) -> "", "500", "slow", "cut"
+    count = 0
+    spoiled: list[str] = []
+    lock = threading.Lock()
+
+    def handle_any(self) -> None:
+        with self.lock:
+            Proxy.count += 1
+            fault = Proxy.spoil(Proxy.count, self.command)
+            if fault:
+                Proxy.spoiled.append(f"{fault} {self.command}")
+        if "chunked" in self.headers.get("Transfer-Encoding", ""):
+            body = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                continue
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if fault == "500":
+            self.answer(500, {}, b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>")
+            return
+        if fault == "slow":
+            time.sleep(1.0)
+        connection = http.client.HTTPConnection(Proxy.target)
+        passed = {k: v for k, v in self.headers.items() if k.lower() not in ("transfer-encoding", "content-length", "expect")}
+        connection.request(self.command, self.path, body, passed | {"Content-Length": str(len(body))})
+        response = connection.getresponse()
+        self.answer(response.status, dict(response.getheaders()), response.read(), fault == "cut")
+
+    def answer(self, status: int, headers: dict, body: bytes, cut: bool = False) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        length = headers.get("Content-Length", str(len(body))) if self.command == "HEAD" else str(len(body))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        if cut:
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+        elif self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    "An S3 server on this machine: its address"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
+    log = (tmp_path_factory.mktemp("moto") / "log").open("w")
+    server = subprocess.Popen(command, stdout=log, stderr=log)
+    for _ in range(600):
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}"
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture
+def bucket(moto: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    "An empty bucket, and an environment that names the server"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    name = f"bucket-{abs(hash(request.node.name)) % 10**9}"
+    boto3.client("s3", endpoint_url=moto).create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def proxy(bucket: str, moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Proxy]]:
+    "The server behind a proxy that can be told to spoil requests"
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    server.daemon_threads = True
+    Proxy.target, Proxy.count, Proxy.spoiled = urlsplit(moto).netloc, 0, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    yield Proxy
+    Proxy.spoil = staticmethod(lambda number, method: "")
+    server.shutdown()
+
+
+def test_s3_has_the_same_bytes_and_no_secret(bucket: str, planned: Run, reference: dict) -> None:
+    run = run_at(planned, join(bucket, "run"), workers=2)
+    steps.inject(run)
+    assert products(run) == reference
+    receipts = {uri: read_bytes(uri) for uri in list_files(bucket, ".json")}
+    assert len(receipts) == 6 and not any(SECRET.encode() in text for text in receipts.values())
+    assert read_receipt(run.path("stamps")).run["skipped"] == 0
+    assert steps.inject(run).run["skipped"] == 4  # a second run makes nothing again
+
+
+@pytest.mark.parametrize("fault", ["500", "slow", "cut"])
+def test_s3_faults(fault: str, proxy: type[Proxy], bucket: str, planned: Run, reference: dict) -> None:
+    "Every third request is spoiled; nothing is lost, doubled or half-written"
+    run = run_at(planned, join(bucket, "run"), workers=1)
+    proxy.spoil = staticmethod(lambda number, method: fault if number % 3 == 0 and (fault != "cut" or method in ("GET", "PUT")) else "")
+    steps.inject(run)
+    assert products(run) == reference
+    assert len(proxy.spoiled) > 5 and {text.split()[1] for text in proxy.spoiled} >= {"GET", "PUT"}
+    assert len(list_files(run.path("stamps"))) == 8
+
+
+def test_s3_that_never_answers_well(proxy: type[Proxy], bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    "One line that names the address; no secret in it"
+    monkeypatch.setattr(storage, "S3_ATTEMPTS", 2)
+    proxy.spoil = staticmethod(lambda number, method: "500")
+    for function in (lambda uri: write_bytes(b"pixels", uri), read_bytes, list_files):
+        with pytest.raises(BadInput) as caught:
+            function(join(bucket, "stamps.parquet"))
+        assert bucket in str(caught.value) and "\n" not in str(caught.value) and SECRET not in str(caught.value)
+
+
+def test_s3_conditional_put(bucket: str, moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    "A run that is overtaken: the same bytes are fine, others are refused and the winner's stay"
+    uri, client = join(bucket, "one"), storage._s3_client(moto, "us-east-1")
+    write_bytes(b"winner", uri)
+    assert read_bytes(uri) == b"winner"
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "list_objects_v2", lambda **names: {})  # as it was before the winner wrote
+        write_bytes(b"winner", uri)
+        with pytest.raises(BadInput, match="another run has just written something else"):
+            write_bytes(b"loser", uri)
+    assert read_bytes(uri) == b"winner"
+    write_bytes(b"next", uri)  # replacing what one has seen is allowed
+    assert read_bytes(uri) == b"next"
+
+
+def test_s3_lists_more_than_a_page(bucket: str, moto: str) -> None:
+    client = boto3.client("s3", endpoint_url=moto)
+    for i in range(1100):  # a page of a listing holds 1,000 keys
+        client.put_object(Bucket=bucket.removeprefix("s3://"), Key=f"stamps/{i % 7}/{i:05d}.parquet", Body=b"")
+    found = list_files(join(bucket, "stamps"), ".parquet")
+    assert len(found) == len(set(found)) == 1100 and found == sorted(found)
+
+
+def test_s3_without_a_bucket_or_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="s3://no-such-bucket-here/x: cannot be written \\(NoSuchBucket\\)"):
+        write_bytes(b"x", "s3://no-such-bucket-here/x")
+    assert json.loads(read_bytes(write_bytes(b"{}", join(bucket, "x")))) == {}
