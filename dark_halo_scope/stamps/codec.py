@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CODECS', 'FLOAT16_MAX', 'STEPS_MAX', 'SKY_STEPS', 'SKY_STEPS_MIN', 'CHUNK', 'ROW_GROUP', 'sky_sigma', 'int16_step',
-           'column_prefix', 'check_images', 'encode', 'stored_bands', 'pixel_words', 'decode', 'encoding_error',
-           'parquet_options', 'npz_arrays', 'decode_npz', 'encode_npz']
+           'to_planes', 'from_planes', 'column_prefix', 'check_images', 'encode', 'stored_bands', 'pixel_words',
+           'decode', 'encoding_error', 'parquet_options', 'npz_arrays', 'decode_npz', 'encode_npz']
 
 # %% ../../nbs/stamps/codec.ipynb #abe13e33
 import io
@@ -46,6 +46,30 @@ def int16_step(
     step = np.where(sigma > 0, np.clip(hold, fine, sigma / SKY_STEPS_MIN), hold)
     return np.where(step > 0, step, 1.0).astype(np.float32)
 
+# %% ../../nbs/stamps/codec.ipynb #3f435b37
+def to_planes(
+    steps: np.ndarray,  # (n, pixels) int16
+) -> np.ndarray:  # (n, pixels) int16 words: the low bytes of all pixels, then the high bytes
+    "Zigzag steps as two planes of bytes"
+    folded = ((steps << 1) ^ (steps >> 15)).astype("<i2")
+    halves = folded.view(np.uint8).reshape(len(steps), -1, 2)
+    return np.ascontiguousarray(halves.transpose(0, 2, 1)).reshape(len(steps), -1).view("<i2")
+
+# %% ../../nbs/stamps/codec.ipynb #928c5cbc
+def from_planes(
+    words: np.ndarray,  # (n, pixels) int16 words, as from `to_planes`
+) -> np.ndarray:  # (n, pixels) int16
+    "The steps of two planes of bytes"
+    pixels = words.shape[1]
+    planes = words.view(np.uint8)
+    folded = planes[:, pixels:].astype(np.uint16)
+    folded <<= np.uint16(8)
+    folded |= planes[:, :pixels]
+    steps = (folded >> np.uint16(1)).view(np.int16)
+    folded &= np.uint16(1)
+    steps ^= -folded.view(np.int16)
+    return steps
+
 # %% ../../nbs/stamps/codec.ipynb #315b953d
 def column_prefix(
     column: str,  # "stamp" or "ctrl_stamp"
@@ -85,7 +109,9 @@ def _quantise(images: np.ndarray, codec: str, sigma: np.ndarray | None) -> tuple
     over = peak > limit * scale
     saturated = (size > (limit * scale)[:, :, None, None]).sum(axis=(2, 3)) if over.any() else np.zeros(peak.shape)
     stored = np.clip(stored, -limit, limit) if codec == "int16" or over.any() else stored
-    return stored.astype("<i2" if codec == "int16" else "<f2").view("<i2").reshape(len(images), -1), scale, saturated
+    if codec == "int16":
+        return to_planes(stored.astype("<i2").reshape(len(images), -1)), scale, saturated
+    return stored.astype("<f2").view("<i2").reshape(len(images), -1), scale, saturated
 
 # %% ../../nbs/stamps/codec.ipynb #41987ffc
 def encode(
@@ -162,9 +188,11 @@ def decode(
     row = 0
     for chunk in table[column].chunks:
         words, codec = pixel_words(chunk)
-        part = slice(row, row := row + len(chunk))
-        numbers = words.view("<f2" if codec == "float16" else "<i2").reshape(len(chunk), len(stored), size, size)
-        np.multiply(numbers, scale[part, :, None, None], out=out[part])
+        for first in range(0, len(chunk), CHUNK):
+            few = words[first : first + CHUNK]
+            numbers = few.view("<f2") if codec == "float16" else from_planes(few)
+            part = slice(row, row := row + len(few))
+            np.multiply(numbers.reshape(len(few), len(stored), size, size), scale[part, :, None, None], out=out[part])
     return out if bands is None or tuple(bands) == stored else out[:, [stored.index(b) for b in bands]]
 
 # %% ../../nbs/stamps/codec.ipynb #0eb6467b

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ..base.errors import BadInput
-from .codec import pixel_words
+from .codec import from_planes, pixel_words
 
 # %% ../../nbs/stamps/pages.ipynb #0ccecc73
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -129,7 +129,10 @@ class Pixels:
                 continue
             words = np.empty((hi - lo, page.shape[1]), page.dtype)
             np.take(page, rows[lo:hi] - start, axis=0, out=words, mode="clip")
-            numbers = words if self.codec == "float32" else words[:, 1:].view("<f2" if self.codec == "float16" else "<i2")
+            if self.codec == "float32":
+                numbers = words
+            else:
+                numbers = words[:, 1:].view("<f2") if self.codec == "float16" else from_planes(words[:, 1:])
             stamps = numbers.reshape(hi - lo, *self.shape)
             out[lo:hi].copy_(torch.from_numpy(stamps if self.picks is None else stamps[:, self.picks]))
 
