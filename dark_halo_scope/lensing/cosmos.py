@@ -213,6 +213,7 @@ def clean_source(
         level, spread = sky_level(image, free)
         own, others = segment(image - level, spread, recipe)
     mask = ndimage.binary_dilation(own, iterations=recipe.grow) & ~others
+    # what is left of a neighbour's outskirts where the grown mask reaches them
     blanked = np.where(ndimage.binary_dilation(others, iterations=recipe.grow) & ~own, 0.0, image - level)
     noise = spread * np.sqrt(max(own.sum(), 1) * _noise_power_at_zero(recipe.noise_length))
     left = float(np.median((image - level)[rim(image.shape)]))  # what the subtraction left on the rim
