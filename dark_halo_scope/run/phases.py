@@ -45,6 +45,7 @@ class Recipe:
     bands: tuple[str, ...] = ("g", "r", "z")  # Bands used throughout
     release: str = PORTAL  # Root of the survey's files; empty means the run's own mock release
     mock: MockRecipe = field(default_factory=MockRecipe)  # The mock release, where `release` is empty
+    bank: str = ""  # HDF5 bank of HST sources, wanted where the plan paints them
     known_lenses: tuple[str, ...] = ()  # CSV files (name, ra, dec) whose surroundings are never hosts nor controls
     selection: SelectionRecipe = field(default_factory=SelectionRecipe)
     regions: RegionRecipe = field(default_factory=RegionRecipe)
@@ -95,9 +96,14 @@ class Run:
         "The survey's files that this run reads"
         return Release(self.recipe.release or self.path("release"))
 
+    @property
+    def is_mock(self) -> bool:
+        "Whether the survey is the run's own mock"
+        return not self.recipe.release
+
     def known_lens_files(self) -> list[str]:
         "CSV files of lenses that must be neither hosts nor controls: the recipe's, and the mock's planted ones"
-        planted = [self.path("release", "truth", "known_lenses.csv")] if not self.recipe.release else []
+        planted = [self.path("release", "truth", "known_lenses.csv")] if self.is_mock else []
         return [*self.recipe.known_lenses, *planted]
 
 

@@ -111,7 +111,7 @@ def stage0_on_sky(
     fetch_positions(positions, out, viewer, asker)
     stamps = read_table(join(out, "stamps.parquet"))
     images, ok = decode(stamps), stamps["cutout_ok"].to_numpy(zero_copy_only=False)
-    verdict = check_anchors(anchors, images={i: images[i] for i in np.flatnonzero(ok)}, recipe=recipe)["verdict"]
+    verdict = check_anchors(anchors, images={i: images[i] for i in np.flatnonzero(ok).tolist()}, recipe=recipe)["verdict"]
     reason = np.where(ok, verdict, "no cutout").astype(str)
     use = reason == "ok"
     model, trained, _ = load_model(checkpoint)

@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['MADE_BY', 'VISIBILITY', 'IMPOSTORS', 'ORDER', 'input_receipt', 'read_input', 'settle', 'mock', 'density',
-           'known_positions', 'parent', 'with_splits', 'region_of', 'release_identity', 'plan', 'brick_tasks', 'inject',
-           'finish_bricks', 'stamp_files', 'concat_tables', 'rows_in', 'attrition_of_stamps', 'train_model', 'score',
-           'read_json', 'gates', 'cut_positions', 'anchors', 'sigmoid', 'as_columns', 'ensure']
+           'known_positions', 'parent', 'with_splits', 'region_of', 'release_identity', 'bank_identity', 'bank_splits',
+           'plan', 'source_bank', 'brick_tasks', 'inject', 'finish_bricks', 'stamp_files', 'concat_tables', 'rows_in',
+           'attrition_of_stamps', 'train_model', 'score', 'read_json', 'gates', 'observing_columns', 'cut_positions',
+           'anchors', 'sigmoid', 'as_columns', 'ensure']
 
 # %% ../../nbs/run/steps.ipynb #0fa15d21
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..base.config import recipe_identity
 from ..base.errors import BadInput
 from dark_halo_scope.base.receipts import (
     Receipt,
@@ -37,15 +40,15 @@ from ..base.schema import check_table, product_columns
 from ..base.storage import exists, join, read_bytes
 from ..injection.paint import paint_brick
 from ..injection.plan import make_plan, validate
-from ..parent.density import count_rows, counts_table, regions
-from ..parent.selection import add_attrition, select_sweep, sweep_columns, with_magnitudes
+from ..lensing.sources import SourceBank
+from ..parent.density import count_sweep, counts_table, regions
+from ..parent.selection import add_attrition, select_sweep, with_magnitudes
 from ..parent.splits import brick_cells, near_other_split, split_of_bricks
 from .engine import Outcome, run_tasks, set_aside
 from .phases import Run, section_identity, write_json
 from ..stamps.codec import parquet_options
-from ..survey.coadds import read_cutouts
+from ..survey.coadds import Cutouts, read_cutouts
 from ..survey.mock import make_mock
-from ..survey.sweeps import table_chunks
 from ..trust.anchors import StageZero, read_positions, stage0
 from ..trust.gates import GateResult, gate_rows, run_gates
 
@@ -107,12 +110,7 @@ def mock(
 # %% ../../nbs/run/steps.ipynb #3fbf13e0
 def _count_task(task: tuple) -> dict[int, list[int]]:
     "One sweep file: counts per brick"
-    sweep, recipe = task
-    totals: dict[int, np.ndarray] = {}
-    for chunk in table_chunks(sweep, sweep_columns(recipe.bands)):
-        for brickid, counts in count_rows(chunk, recipe).items():
-            totals[brickid] = totals.get(brickid, 0) + counts
-    return {brickid: counts.tolist() for brickid, counts in totals.items()}
+    return {brickid: counts.tolist() for brickid, counts in count_sweep(*task).items()}
 
 
 def density(
@@ -161,7 +159,7 @@ def parent(
     uri, recipe, started = run.path("parent.parquet"), run.recipe, time.perf_counter()
     known = known_positions(run)
     inputs = {"release": release_identity(run), "density": input_receipt(run, "density.parquet").name}
-    identity = identity_of(section_identity(run, "selection", "splits"), inputs, known=len(known[0]))
+    identity = identity_of(section_identity(run, "selection", "splits"), inputs, known=recipe_identity([c.tolist() for c in known]))
     if is_done(uri, identity):
         return read_receipt(uri)
     sweeps = run.release.sweeps()[: run.limit or None]
@@ -210,16 +208,38 @@ def release_identity(run: Run) -> str:
     return read_receipt(run.release.bricks()).name if not run.recipe.release else run.recipe.release
 
 # %% ../../nbs/run/steps.ipynb #be353886
+def bank_identity(run: Run) -> dict[str, str]:
+    "Checksum of the source bank, where the plan paints HST sources"
+    if run.recipe.plan.src_kind != "hst":
+        return {}
+    if not run.recipe.bank:
+        raise BadInput(f"recipe '{run.recipe.name}' paints HST sources and names no bank: make one with dhs bank, then --set bank=FILE")
+    from dark_halo_scope.lensing.cosmos import bank_table
+
+    return {"bank": str(bank_table(run.recipe.bank)[1]["checksum"])}
+
+
+def bank_splits(run: Run) -> dict[str, np.ndarray] | None:
+    "Which galaxies of the bank each split may use"
+    if not bank_identity(run):
+        return None
+    from dark_halo_scope.lensing.cosmos import bank_table
+
+    split = bank_table(run.recipe.bank)[0]["split"].astype(str)
+    return {name: np.flatnonzero(split == name) for name in np.unique(split)}
+
+# %% ../../nbs/run/steps.ipynb #4b607b7d
 def plan(
     run: Run,
 ) -> Receipt:
     "Phase 4a: which galaxy gets which lens; the claims the plan makes are measured and kept in `plan.claims.json`"
     uri, started = run.path("plan.parquet"), time.perf_counter()
     before = input_receipt(run, "parent.parquet")
-    identity = identity_of(section_identity(run, "plan"), {"parent": before.name})
+    bank = bank_splits(run)
+    identity = identity_of(section_identity(run, "plan"), {"parent": before.name} | bank_identity(run))
     if is_done(uri, identity):
         return read_receipt(uri)
-    table = make_plan(read_input(run, "parent.parquet"), run.recipe.plan, run.recipe.bands)
+    table = make_plan(read_input(run, "parent.parquet"), run.recipe.plan, run.recipe.bands, bank)
     write_json(validate(table), run.path("plan.claims.json"))
     config: dict[str, Any] = {
         "variant": run.recipe.selection.variant,
@@ -239,9 +259,17 @@ def _ipc(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 # %% ../../nbs/run/steps.ipynb #f16ce82b
+@lru_cache(maxsize=1)
+def source_bank(uri: str) -> SourceBank:
+    "The bank's pictures, read once a process"
+    from dark_halo_scope.lensing.cosmos import load_bank
+
+    return load_bank(uri)
+
+# %% ../../nbs/run/steps.ipynb #6dc62cd2
 def _paint_task(task: tuple) -> dict[str, Any]:
     "One brick: cutouts in, stamps and receipt out; returns the receipt's facts"
-    brick, plan_bytes, release, recipe, bands, lensed, uri, identity = task
+    brick, plan_bytes, release, recipe, bands, lensed, bank, uri, identity = task
     if is_done(uri, identity):
         receipt = read_receipt(uri)
         return {"identity": receipt.identity, "run": receipt.run, "skipped": True}
@@ -251,24 +279,26 @@ def _paint_task(task: tuple) -> dict[str, Any]:
     ra, dec = tasks["ra"].to_numpy()[first], tasks["dec"].to_numpy()[first]
     sky = read_cutouts(release, brick, ra, dec, bands, recipe.n_pix)
     read_s = time.perf_counter() - started
-    stamps = paint_brick(tasks, sky, recipe, bands, lensed)
+    stamps = paint_brick(tasks, sky, recipe, bands, lensed, source_bank(bank) if bank else None)
     facts = run_facts(started, len(stamps), read_s=round(read_s, 4))
     receipt = write_product(stamps, uri, "stamps", identity, facts, **parquet_options(stamps, recipe.codec))
     return {"identity": receipt.identity, "run": receipt.run, "skipped": False}
 
-# %% ../../nbs/run/steps.ipynb #6dc62cd2
+# %% ../../nbs/run/steps.ipynb #e53b78fb
 def brick_tasks(
     run: Run,
     rows: pa.Table,  # The plan, sorted by brick
 ) -> list[tuple[str, tuple]]:  # (brick, task)
     "The plan cut into one task a brick"
+    inputs = {"release": release_identity(run)} | bank_identity(run)
     recipe, names = run.recipe, rows["brickname"].to_numpy(zero_copy_only=False).astype(str)
     bricks, start, size = np.unique(names, return_index=True, return_counts=True)
     tasks = []
     for brick, first, n in zip(bricks.tolist(), start.tolist(), size.tolist()):
         mine = rows.slice(first, n)
-        identity = identity_of(section_identity(run, "paint"), {"plan": content_hash(mine), "release": release_identity(run)}, brick=brick)
+        identity = identity_of(section_identity(run, "paint"), {"plan": content_hash(mine)} | inputs, brick=brick)
         lensed = recipe.plan.src_dmag_of == "lensed"
+        bank = recipe.bank if recipe.plan.src_kind == "hst" else ""
         tasks.append(
             (
                 brick,
@@ -279,6 +309,7 @@ def brick_tasks(
                     recipe.paint,
                     recipe.bands,
                     lensed,
+                    bank,
                     run.path("stamps", brick[:3], f"{brick}.parquet"),
                     identity,
                 ),
@@ -431,21 +462,38 @@ def gates(
 IMPOSTORS = ("ring", "spiral", "merger")
 
 # %% ../../nbs/run/steps.ipynb #0218a5bc
+def observing_columns(
+    cut: Cutouts,
+    names: Sequence[str],  # psfsize_<band> and psfdepth_<band>
+    pixscale: float,  # [arcsec / pix]
+) -> np.ndarray:  # (n, names), as the catalogue has them
+    "Observing conditions measured on the cutouts: depth is the stamp's median inverse variance over the PSF's noise-equivalent area"
+    area = 4 * np.pi * (cut.psfsize / np.sqrt(8 * np.log(2)) / pixscale) ** 2
+    depth = np.median(cut.invvar, axis=(2, 3)) / np.maximum(area, 1e-3)
+    known = {
+        f"{kind}_{b}": column[:, i] for kind, column in (("psfsize", cut.psfsize), ("psfdepth", depth)) for i, b in enumerate(cut.bands)
+    }
+    lacking = [name for name in names if name not in known]
+    if lacking:
+        raise BadInput(f"metadata column(s) {', '.join(lacking)} cannot be measured on a cutout (known: {', '.join(known)})")
+    return np.stack([known[name] for name in names], axis=1) if names else np.zeros((len(cut.ok), 0))
+
+# %% ../../nbs/run/steps.ipynb #36572100
 def cut_positions(
     run: Run,
     table: Mapping[str, np.ndarray],  # brickname, ra, dec, each (n,)
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (n, band, y, x) stamps [nmgy / pix], (n,) usable, (n,) r-band psfsize [arcsec]
-    "Stamps at positions, each from its brick"
-    n, recipe = len(table["ra"]), run.recipe
-    size = recipe.paint.n_pix
-    images, ok, seeing = np.zeros((n, len(recipe.bands), size, size), np.float32), np.zeros(n, bool), np.zeros(n)
+) -> Cutouts:  # In the order of the table
+    "Cutouts at positions, each from its brick"
+    found, order = [], []
     for brick in np.unique(table["brickname"]):
         rows = np.flatnonzero(table["brickname"] == brick)
-        cut = read_cutouts(run.release, str(brick), table["ra"][rows], table["dec"][rows], recipe.bands, size)
-        images[rows], ok[rows], seeing[rows] = np.nan_to_num(cut.image), cut.ok, cut.psfsize[:, recipe.bands.index("r")]
-    return images, ok, seeing
+        found.append(read_cutouts(run.release, str(brick), table["ra"][rows], table["dec"][rows], run.recipe.bands, run.recipe.paint.n_pix))
+        order.append(rows)
+    back = np.argsort(np.concatenate(order))
+    arrays = {f.name: np.concatenate([getattr(c, f.name) for c in found])[back] for f in fields(Cutouts) if f.name != "bands"}
+    return Cutouts(**arrays, bands=found[0].bands)
 
-# %% ../../nbs/run/steps.ipynb #36572100
+# %% ../../nbs/run/steps.ipynb #20f72b5f
 def anchors(
     run: Run,
 ) -> tuple[StageZero, dict[str, np.ndarray]]:  # The report, and the anchors with their logits and stamps
@@ -462,15 +510,13 @@ def anchors(
     others = as_columns(objects.filter(pc.is_in(objects["kind"], pa.array(IMPOSTORS))))
     held_out = split_of_bricks(others["brickid"], run.recipe.splits) == "test"
     others = {c: v[held_out] for c, v in others.items()}
-    images, ok, planted["seeing"] = cut_positions(run, planted)
-    wrong_images, wrong_ok, _ = cut_positions(run, others)
-    planted["logit"], planted["image"] = score_images(model, recipe, images), images
-    planted = {c: v[ok] for c, v in planted.items()}
-    wrong = {
-        "name": others["kind"][wrong_ok],
-        "class": others["kind"][wrong_ok],
-        "logit": score_images(model, recipe, wrong_images[wrong_ok]),
-    }
+    found, confused = cut_positions(run, planted), cut_positions(run, others)
+    meta, scale = recipe.read.meta_columns, run.recipe.paint.pixscale
+    planted |= {"seeing": found.psfsize[:, run.recipe.bands.index("r")], "image": np.nan_to_num(found.image)}
+    planted["logit"] = score_images(model, recipe, planted["image"], observing_columns(found, meta, scale))
+    planted = {c: v[found.ok] for c, v in planted.items()}
+    logit = score_images(model, recipe, np.nan_to_num(confused.image), observing_columns(confused, meta, scale))[confused.ok]
+    wrong = {"name": others["kind"][confused.ok], "class": others["kind"][confused.ok], "logit": logit}
     scores = as_columns(read_table(run.path("scores.parquet")))
     negative = (scores["split"] == "test") & (scores["label"] == 0)
     hosts = scores["brickid"].astype(np.int64) * (1 << 24) + scores["objid"]
@@ -482,7 +528,7 @@ def anchors(
         scores["logit"][negative],
         hosts[negative],
         run.recipe.anchors,
-        {"no usable cutout": int((~ok).sum())},
+        {"no usable cutout": int((~found.ok).sum())},
     )
     write_json(asdict(report), run.path("stage0.json"))
     identity = identity_of(section_identity(run, "anchors"), {"scores": before.name}, anchors=len(planted["ra"]), passed=report.passed)
