@@ -8,6 +8,7 @@ __all__ = ['ModelRecipe', 'load_timm', 'small_cnn', 'timm_backbone', 'LensNet', 
 
 # %% ../../nbs/learning/models.ipynb #2709a897
 import importlib
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +37,17 @@ class ModelRecipe:
             raise BadInput(f"model '{self.name}': dropout and drop_path must be at least 0 and below 1")
 
 # %% ../../nbs/learning/models.ipynb #86a804e4
+def _quiet_import(name: str) -> Any:
+    "A module, without the remark that a notebook lacks the progress bar of a hub nobody asks"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        return importlib.import_module(name)
+
+# %% ../../nbs/learning/models.ipynb #d04f8488
 def load_timm() -> Any:  # The timm module
     "timm, also beside a torchvision whose compiled operators are missing"
     try:
-        return importlib.import_module("timm")
+        return _quiet_import("timm")
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
@@ -47,7 +55,7 @@ def load_timm() -> Any:  # The timm module
     declared.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     declared.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     load_timm.declared = declared  # type: ignore[attr-defined]  # a Library undoes its definitions when it is collected
-    return importlib.import_module("timm")
+    return _quiet_import("timm")
 
 # %% ../../nbs/learning/models.ipynb #fd4916b0
 def small_cnn(
