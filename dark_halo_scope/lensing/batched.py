@@ -118,7 +118,7 @@ def judge_image_batch(
     apart = torch.minimum(stretch * side, 2 * far) * part[:, 4] / 4
     missed = maps[2 + near, index] * apart**2 / 8 * side**2
     unknown = reach > 16
-    return seen & (unknown | (maps[near, index] > limits[1])), unknown | (missed > limits[0])
+    return seen & (unknown | (maps[near, index] > limits[1])), unknown | (missed > limits[0] * torch.where(at[2] < 2 * side, 0.05, 1.0))
 
 # %% ../../nbs/lensing/batched.ipynb #a5d3799e
 def spline_batch(at: Tensor) -> tuple[Tensor, Tensor]:

@@ -293,7 +293,7 @@ def judge_image(
             if maps[near, row, column] > floor:
                 apart = _QUARTER * min(stretch * side, _TWO * far) * part[4]
                 missed = maps[2 + near, row, column] * apart * apart * F(0.125) * side * side
-                verdict[i] = SPLIT if missed > fine else TRACE
+                verdict[i] = SPLIT if missed > fine * (_TWENTIETH if psi[i] < _TWO * side else _ONE) else TRACE
 
 
 @kernel

@@ -77,7 +77,7 @@ def adaptive_rays(
     scale: float,  # Finest scale of the source [arcsec]
     width: float,  # Side of the window [arcsec]
     first: int,  # Squares along one side to begin with
-    tolerance: float = 3e-8,  # Change of a square's light that is let pass, as a share of the source's flux
+    tolerance: float = 3e-9,  # Change of a square's light that is let pass, as a share of the source's flux
     levels: int = 16,  # Halvings at most
 ) -> Rays:  # Rays whose light adds up to the lensed light in the window
     "Sample the lensed light by cutting squares until nothing changes"
@@ -154,7 +154,7 @@ def reference_stamps(
     n_pix: int,  # Pixels along one side
     pixscale: float,  # [arcsec per pixel]
     lines: int = 4,  # Grid lines per pixel (even, so that pixel centres lie on lines)
-    tolerance: float = 3e-8,  # Passed to `adaptive_rays`
+    tolerance: float = 3e-9,  # Passed to `adaptive_rays`
 ) -> np.ndarray:  # (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
     "Stamps drawn with lenstronomy's physics; light outside the stamp is not drawn"
     n, n_band = psf.fwhm.shape

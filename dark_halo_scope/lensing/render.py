@@ -145,8 +145,8 @@ class Accuracy:
     "Where the adaptive rays stop; the defaults are measured in the results page of the painter"
 
     fine: float = 6.0  # Widest tile [scale lengths of a Sersic profile]
-    drop: float = 3e-6  # Light that a dropped tile may hold [share of the source's flux]
-    cusp: float = 0.01  # Light times its variation that a tile at the cusp may hold [share of the source's flux]
+    drop: float = 3e-7  # Light that a dropped tile may hold [share of the source's flux]
+    cusp: float = 3e-3  # Light times its variation that a tile at the cusp may hold [share of the source's flux]
     image_fine: float = 5e-4  # Brightness that a tile of a stamp may miss, times its area [share of the stamp's peak, arcsec^2]
     image_drop: float = 1e-4  # Pixels below this count as empty [share of a stamp's peak]
     spill: float = 0.01  # Light that the PSF may throw further than the padding of the periodic grid [share of a point source]

@@ -241,7 +241,7 @@ def convergence(
     lens, source, psf = systems[0]
     few = [_rows(p, np.arange(min(4, len(lens)))) for p in (lens, source, psf)]
     truth = reference_stamps(*few, n_pix, pixscale)
-    finer = reference_stamps(*few, n_pix, pixscale, lines=6, tolerance=1e-8)
+    finer = reference_stamps(*few, n_pix, pixscale, lines=6, tolerance=1e-9)
     changes = {"reference": compare(truth, finer)["worst_pixel"]["max"]}
     for supersampling in (3, 5, 9, 15):
         ready = [prepare(*few, i, supersampling, pixscale) for i in range(len(few[0]))]

@@ -1,0 +1,330 @@
+"""The painter against lenstronomy, against known answers, and with faults planted in it."""
+
+import os
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.lensing import rays, render
+from dark_halo_scope.lensing.deflection import jacobian, sie_deflection, source_position
+from dark_halo_scope.lensing.psf import noise_equivalent_area
+from dark_halo_scope.lensing.reference import reference_stamps
+from dark_halo_scope.lensing.render import (
+    ClumpyParams,
+    GaussianPSF,
+    ImageParams,
+    LensParams,
+    MoffatPSF,
+    SersicParams,
+    SourceBank,
+    clumpy,
+    psf_from_psfsize,
+    render_arcs,
+)
+from dark_halo_scope.lensing.sources import sersic_profile
+from dark_halo_scope.run.bench import Ranges, drawn_bank, random_systems
+
+BACKENDS = ("numba", "torch", "lenstronomy")
+
+
+def a_lens(**given):
+    return LensParams(**(dict(theta_E=1.2, q=0.7, phi=0.4, gamma1=0.03, gamma2=-0.02, center_x=0.1, center_y=-0.1) | given))
+
+
+def a_source(bands=1, **given):
+    return SersicParams(**(dict(x=0.15, y=0.05, R_sersic=0.2, n_sersic=1.5, q=0.7, phi=1.0, flux=np.linspace(1, 2, bands)[None]) | given))
+
+
+def rows(params, order):
+    return replace(
+        params, **{f.name: getattr(params, f.name)[order] for f in fields(params) if isinstance(getattr(params, f.name), np.ndarray)}
+    )
+
+
+def differ(stamps, truth):
+    return float((np.abs(stamps - truth).max((2, 3)) / truth.max((2, 3))).max())
+
+
+CORNERS = {
+    "odd": (a_lens(), a_source(), MoffatPSF([[1.0]], 3.0), 31),
+    "pixel in the PSF": (a_lens(), a_source(), MoffatPSF([[1.0]], 3.0, True), 32),
+    "narrow": (a_lens(), a_source(), MoffatPSF([[0.5]], 3.0), 33),
+    "narrow, pixel in the PSF": (a_lens(), a_source(), MoffatPSF([[0.5]], 3.0, True), 40),
+    "very narrow": (a_lens(), a_source(), MoffatPSF([[0.25]], 3.0), 33),
+    "Gaussian": (a_lens(), a_source(), GaussianPSF([[0.8]]), 41),
+    "five bands": (a_lens(), a_source(5), MoffatPSF(np.linspace(0.8, 1.5, 5)[None], 2.5), 33),
+    "circular": (a_lens(q=1.0, gamma1=0.0, gamma2=0.0), a_source(), MoffatPSF([[1.0]], 3.5), 40),
+    "nearly circular": (a_lens(q=1 - 1e-7), a_source(), MoffatPSF([[1.0]], 3.5), 40),
+    "flat": (a_lens(q=0.2), a_source(), MoffatPSF([[1.0]], 3.5), 40),
+    "no lens": (a_lens(theta_E=0.0), a_source(n_sersic=4.0, R_sersic=0.1), MoffatPSF([[1.0]], 3.0), 40),
+    "small lens": (a_lens(theta_E=0.2), a_source(), MoffatPSF([[1.0]], 3.0), 32),
+    "large lens": (a_lens(theta_E=6.0), a_source(x=1.0), MoffatPSF([[1.2]], 3.0), 64),
+    "small and flat-topped": (a_lens(), a_source(n_sersic=0.5, R_sersic=0.03), MoffatPSF([[1.0]], 3.0), 40),
+    "small and cuspy": (a_lens(), a_source(n_sersic=4.0, R_sersic=0.03, x=0.1, y=-0.1), MoffatPSF([[1.0]], 3.0), 40),
+    "on the lens": (a_lens(), a_source(n_sersic=4.0, R_sersic=1.5, x=0.1, y=-0.1), MoffatPSF([[1.0]], 3.0), 40),
+    "clumpy": (a_lens(), clumpy(a_source(3), [np.random.default_rng(0)]), MoffatPSF([[1.0, 1.1, 1.2]], 3.0), 40),
+}
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_backends_agree(name):
+    lens, source, psf, n_pix = CORNERS[name]
+    truth = render_arcs(lens, source, psf, n_pix=n_pix, backend="lenstronomy")
+    for backend in ("numba", "torch"):
+        assert differ(render_arcs(lens, source, psf, n_pix=n_pix, backend=backend), truth) < 4e-4, backend
+
+
+def test_random_systems_within_a_thousandth():
+    worst, flux = [], []
+    for lens, source, psf in random_systems(10, seed=11):
+        truth = reference_stamps(lens, source, psf, 64, 0.262)
+        ours = render_arcs(lens, source, psf)
+        worst.append((np.abs(ours - truth).max((2, 3)) / truth.max((2, 3))).ravel())
+        flux.append(np.abs(ours.sum((2, 3), dtype=float) / truth.sum((2, 3), dtype=float) - 1).ravel())
+    assert np.quantile(np.concatenate(worst), 0.95) < 1e-3 and np.concatenate(flux).max() < 1e-3
+
+
+def test_stamps_of_galaxies_within_two_thousandths():
+    for lens, source, psf in random_systems(4, 4, "image", Ranges(theta_E=(0.5, 2.5))):
+        truth = reference_stamps(lens, source, psf, 64, 0.262)
+        for backend in ("numba", "torch"):
+            assert differ(render_arcs(lens, source, psf, backend=backend), truth) < 2e-3
+
+
+def test_lenstronomys_own_image_model_converges_to_the_reference():
+    from dark_halo_scope.run.bench import draw_per_band, prepare
+
+    lens, source, psf = a_lens(), a_source(R_sersic=0.3, n_sersic=1.0), MoffatPSF([[1.2]], 3.5)
+    truth = render_arcs(lens, source, psf, n_pix=32, backend="lenstronomy")[0]
+    off = [
+        float(np.abs(draw_per_band(prepare(lens, source, psf, 0, s, 0.262), s, None, 32, 0.262) - truth).max() / truth.max())
+        for s in (3, 5, 9)
+    ]
+    # The kernel's cut at 15 pixels leaves 0.3 % of its light out, which normalising spreads over the rest.
+    assert off[2] < off[0] and off[2] < 4e-3
+
+
+def test_deflection_to_1e_5_of_theta_E_everywhere():
+    from lenstronomy.LensModel.lens_model import LensModel
+
+    from dark_halo_scope.lensing.deflection import ellipticity
+
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(-10, 10, (2, 4000))
+    x[:50], y[:50] = rng.normal(0, 1e-3, (2, 50))
+    for q in (0.2, 0.5, 0.9, 0.9999, 1.0):
+        for theta_E in (0.2, 6.0):
+            e1, e2 = ellipticity(q, 0.6)
+            theirs = LensModel(["SIE"]).alpha(x, y, [{"theta_E": theta_E, "e1": e1, "e2": e2, "center_x": 0.0, "center_y": 0.0}])
+            for o, t in zip(sie_deflection(x, y, theta_E, q, 0.6), theirs):
+                assert np.abs(o - t).max() < 1e-5 * theta_E
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("n", "radius"), [(0.5, 0.5), (1.0, 0.3), (2.5, 0.1), (4.0, 0.05)])
+def test_total_flux_and_half_light_radius(backend, n, radius):
+    "No lens, a needle of a PSF for the half-light radius: the flux within the half-light circle is half of all flux"
+    lens = LensParams(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    stamp = render_arcs(
+        lens, a_source(x=0.0, y=0.0, R_sersic=radius, n_sersic=n, q=1.0), MoffatPSF([[0.7]], 4.5), n_pix=96, backend=backend
+    )
+    # What a Moffat throws beyond the stamp, and what a Sersic has there: under 1e-4 for these.
+    assert abs(float(stamp.sum(dtype=float)) - 1) < 1e-4
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n", [0.5, 1.0, 2.5, 4.0])
+def test_half_light_radius(backend, n):
+    "The middle pixel of a source under a Gaussian PSF is one integral; how far it is off, over how fast it changes with the radius"
+    lens, sigma, radius = LensParams(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.8 / np.sqrt(8 * np.log(2)), 0.4
+    stamp = render_arcs(
+        lens, a_source(x=0.0, y=0.0, R_sersic=radius, n_sersic=n, q=1.0), GaussianPSF([[0.8]], True), n_pix=49, backend=backend
+    )
+    r = np.geomspace(1e-8, 20, 200001)
+
+    def middle(half_light):
+        light = 2 * np.pi * r * sersic_profile(r, 0, half_light, n) * np.exp(-(r**2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+        return float(np.trapezoid(light, r)) * 0.262**2
+
+    slope = (middle(radius * 1.001) - middle(radius * 0.999)) / 0.002
+    assert abs((float(stamp[0, 0, 24, 24]) - middle(radius)) / slope) < 1e-4
+
+
+def test_magnification_of_a_small_source_is_the_jacobians():
+    lens, at = a_lens(), (np.array([1.9]), np.array([0.7]))
+    bx, by = source_position(lens, at[0][None], at[1][None])
+    stamp = render_arcs(lens, a_source(x=bx[0], y=by[0], R_sersic=0.004, n_sersic=0.5, q=1.0), GaussianPSF([[0.65]]), n_pix=80)[
+        0, 0
+    ].astype(float)
+    axis = (np.arange(80) - 39.5) * 0.262
+    here = np.hypot(axis - at[0], (axis - at[1])[:, None]) < 1.1
+    expected = 1 / abs(np.linalg.det(jacobian(lens, *at)))[0]
+    assert abs(stamp[here].sum() / expected - 1) < 5e-3
+
+
+def test_noise_equivalent_area_is_the_surveys():
+    for beta in (2.5, 3.5, None):
+        psf = psf_from_psfsize([[1.48, 1.24]], beta)
+        point = render_arcs(
+            LensParams(0.0, 1.0, 0.0, 0.0, 0.0, 0.131, 0.131), a_source(2, x=0.131, y=0.131, R_sersic=0.002, n_sersic=0.5, q=1.0), psf
+        )
+        drawn = point.sum((2, 3), dtype=float) ** 2 / (point.astype(float) ** 2).sum((2, 3)) * 0.262**2
+        survey = noise_equivalent_area(GaussianPSF([[1.48, 1.24]]))
+        assert np.abs(drawn / survey - 1).max() < 0.01
+        mistaken = noise_equivalent_area(MoffatPSF([[1.48, 1.24]], 3.5))
+        assert np.abs(mistaken / survey - 1).min() > 0.4
+
+
+def test_no_flux_no_change():
+    stamp = np.random.default_rng(0).normal(size=(1, 2, 32, 32)).astype(np.float32)
+    for backend in BACKENDS:
+        dark = render_arcs(a_lens(), a_source(2, flux=[[0.0, 0.0]]), MoffatPSF([[1.0, 1.2]], 3.0), n_pix=32, backend=backend)
+        assert (stamp + dark).tobytes() == stamp.tobytes()
+
+
+def test_rotation_and_reflection():
+    psf = MoffatPSF([[1.1]], 3.0)
+    lens, source = a_lens(), a_source()
+    stamp = render_arcs(lens, source, psf, n_pix=40)[0, 0]
+    turned = render_arcs(
+        a_lens(phi=0.4 + np.pi / 2, gamma1=-0.03, gamma2=0.02, center_x=0.1, center_y=0.1),
+        a_source(x=-0.05, y=0.15, phi=1.0 + np.pi / 2),
+        psf,
+        n_pix=40,
+    )[0, 0]
+    assert np.abs(np.rot90(stamp, -1) - turned).max() < 2e-4 * stamp.max() or np.abs(np.rot90(stamp) - turned).max() < 2e-4 * stamp.max()
+    mirrored = render_arcs(a_lens(phi=-0.4, gamma2=0.02, center_y=0.1), a_source(y=-0.05, phi=-1.0), psf, n_pix=40)[0, 0]
+    assert np.abs(stamp[::-1] - mirrored).max() < 2e-4 * stamp.max()
+    assert np.abs(stamp - mirrored).max() > 0.05 * stamp.max()
+
+
+@pytest.mark.parametrize("kind", ["sersic", "clumpy", "image"])
+def test_bytes_do_not_depend_on_the_batch(kind):
+    lens, source, psf = random_systems(14, seed=2, kind=kind)[0]
+    psf = MoffatPSF(np.vstack([psf.fwhm[:3] * 0.5, psf.fwhm[3:]]), psf.beta)
+    together = render_arcs(lens, source, psf, n_pix=48)
+    for order in ([5], [6, 1, 4], [3, 2, 1, 0, 6, 5, 4]):
+        apart = render_arcs(rows(lens, order), rows(source, order), rows(psf, order), n_pix=48)
+        assert apart.tobytes() == together[order].tobytes()
+
+
+def test_margin_is_a_window_on_the_sky():
+    lens, source, psf = a_lens(theta_E=3.0), a_source(R_sersic=0.5), MoffatPSF([[1.2]], 3.0)
+    large, small = render_arcs(lens, source, psf, n_pix=64), render_arcs(lens, source, psf, n_pix=32, margin=16)
+    assert np.array_equal(large[..., 16:48, 16:48], small)
+    assert np.abs(render_arcs(lens, source, psf, n_pix=32) - small).max() > 1e-3 * small.max()
+
+
+# Planted faults -------------------------------------------------------------------------------------------------------------------
+
+
+def core_excess(stamp, truth):
+    "Light within 5 pixels of the centre beyond what the reference predicts, as a share of the arc's light"
+    at = np.arange(stamp.shape[-1]) - (stamp.shape[-1] - 1) / 2
+    core = np.hypot(at, at[:, None]) <= 5
+    return float(np.abs(stamp[..., core].sum() - truth[..., core].sum()) / truth.sum())
+
+
+def test_core_light_is_physics_until_a_fault_is_planted(monkeypatch):
+    lens, source, psf = a_lens(theta_E=1.8), a_source(R_sersic=0.3), MoffatPSF([[1.2]], 3.0)
+    truth = render_arcs(lens, source, psf, n_pix=48, backend="lenstronomy")
+    assert core_excess(render_arcs(lens, source, psf, n_pix=48), truth) < 1e-4
+
+    good = render.numba_stamps
+    monkeypatch.setattr(render, "numba_stamps", lambda *a, **k: np.roll(good(*a, **k), 1, axis=3))
+    shifted = render_arcs(lens, source, psf, n_pix=48)
+    assert differ(shifted, truth) > 0.05 and core_excess(shifted, truth) > 1e-4
+
+
+@pytest.mark.parametrize("fault", ["pedestal", "square edge", "negative ring", "nan", "flux"])
+def test_a_bank_with_a_fault_is_refused(fault):
+    image = drawn_bank(3).images[0].astype(float)
+    edge = np.zeros_like(image)
+    edge[40:60, 40:60] = image[40:60, 40:60]
+    ring = image.copy()
+    ring[0, 5] = -1e-6
+    missing = image.copy()
+    missing[50, 50] = np.nan
+    wrong = {"pedestal": image + 1e-7, "square edge": edge / edge.sum(), "negative ring": ring, "nan": missing, "flux": 2 * image}[fault]
+    with pytest.raises(BadInput, match=r"images\[1\]"):
+        SourceBank([image, wrong], 0.03)
+
+
+def test_psfsize_taken_for_a_fwhm_is_caught():
+    "What the noise-equivalent area test sees when the survey's width is used as the Moffat's"
+    right, wrong = psf_from_psfsize([[1.3]]), MoffatPSF([[1.3]], 3.5, True)
+    lens, source = LensParams(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0), a_source(x=0.0, y=0.0, R_sersic=0.01, n_sersic=0.5, q=1.0)
+    areas = [
+        float(1 / (render_arcs(lens, source, p).astype(float) ** 2).sum() * 0.262**2 / noise_equivalent_area(GaussianPSF([[1.3]]))[0, 0])
+        for p in (right, wrong)
+    ]
+    assert abs(areas[0] - 1) < 0.01 < 0.4 < areas[1] - 1
+
+
+def test_gain_of_another_pipeline_is_caught():
+    from dark_halo_scope.lensing.visibility import shot_noise
+
+    arc = np.full((1, 200, 200), 0.05, np.float32)
+    sigma = [float(shot_noise(arc, np.array([gain]), np.random.default_rng(0)).std()) for gain in (12400.0, 150.0)]
+    assert abs(sigma[0] / np.sqrt(0.05 / 12400) - 1) < 0.02 and sigma[1] > 8 * sigma[0]
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------------------
+
+REFUSED = {
+    "theta_E[1]": lambda: a_lens(theta_E=[1.0, np.nan]),
+    "theta_E[0]": lambda: a_lens(theta_E=-1.0),
+    "q[2]": lambda: a_lens(q=[0.5, 0.5, 0.0]),
+    "gamma1[0]": lambda: a_lens(gamma1=np.inf),
+    "theta_E: empty": lambda: a_lens(theta_E=[]),
+    "phi: 2 systems": lambda: a_lens(theta_E=[1.0, 1.0, 1.0], phi=[0.0, 0.0]),
+    "flux[0, 1]": lambda: a_source(flux=[[1.0, -1.0]]),
+    "R_sersic[0]": lambda: a_source(R_sersic=0.0),
+    "n_sersic[0]": lambda: a_source(n_sersic=20.0),
+    "fwhm[0, 1]": lambda: MoffatPSF([[1.0, 0.0]], 3.0),
+    "fwhm[1, 0]": lambda: GaussianPSF([[1.0], [np.nan]]),
+    "fwhm: empty": lambda: GaussianPSF(np.zeros((0, 3))),
+    "beta[0, 0]": lambda: MoffatPSF([[1.0]], 1.0),
+    "psfsize[0, 0]": lambda: psf_from_psfsize([[0.0]]),
+    "fwhm: 2 bands": lambda: render_arcs(a_lens(), a_source(3), MoffatPSF([[1.0, 1.0]], 3.0)),
+    "lens: 2 systems": lambda: render_arcs(a_lens(theta_E=[1.0, 1.0]), a_source(x=[0.1, 0.1, 0.1]), MoffatPSF([[1.0]], 3.0)),
+    "unknown backend 'nunba'; did you mean 'numba'": lambda: render_arcs(a_lens(), a_source(), MoffatPSF([[1.0]], 3.0), backend="nunba"),
+    "n_pix is 0": lambda: render_arcs(a_lens(), a_source(), MoffatPSF([[1.0]], 3.0), n_pix=0),
+    "pixscale is -1": lambda: render_arcs(a_lens(), a_source(), MoffatPSF([[1.0]], 3.0), pixscale=-1),
+    "index[0]": lambda: ImageParams(0.0, 0.0, 0.0, 1.0, 9, [[1.0]], drawn_bank(1)),
+    "clump_share": lambda: ClumpyParams(
+        **{f.name: getattr(clumpy(a_source(), [np.random.default_rng(0)]), f.name) for f in fields(ClumpyParams)}
+        | {"clump_share": [[0.95]]}
+    ),
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_bad_input_names_the_argument_and_the_first_bad_index(said):
+    with pytest.raises(ValueError) as error:
+        REFUSED[said]()
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+# The machine ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_importing_needs_no_writable_place_and_no_heavy_backend(tmp_path):
+    code = "import sys, dark_halo_scope.lensing.render as r; print(sorted({'torch', 'lenstronomy'} & set(sys.modules)))"
+    nowhere = os.environ | {"NUMBA_CACHE_DIR": "", "HOME": "/nonexistent", "TMPDIR": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=nowhere, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr
+
+
+def test_where_nothing_can_be_cached_the_code_is_compiled_all_the_same(monkeypatch):
+    monkeypatch.setattr(rays, "_scratch", lambda: (_ for _ in ()).throw(OSError("read-only")))
+    monkeypatch.setattr(rays.config, "CACHE_DIR", "")
+
+    def twice(x):
+        return 2 * x
+
+    assert rays.compiled(twice)(21) == 42
