@@ -72,8 +72,9 @@ def judge_sersic_batch(
     held = side * side * sersic_batch(part, near * near * part[:, 5])[1]
     mean = torch.maximum(near, width / 2)
     drops = math.log(2) * sersic_batch(part, mean * mean * part[:, 5])[0]
-    inside, allowed = near < width / 4, limits[2] * torch.where(at[2] < side, 0.05, 1.0)
-    rough = torch.where(inside, held * torch.clamp(drops, max=1) > allowed, drops * 2 * part[:, 6] * width > limits[0] * mean)
+    slope = drops * 2 * part[:, 6] * width / mean
+    rough = torch.where(near < width / 4, held * torch.clamp(drops, max=1) > limits[2], slope > limits[0])
+    rough = torch.where(at[2] < side, held * torch.clamp(slope, max=1) > 0.05 * limits[2], rough)
     return held >= limits[1], rough
 
 # %% ../../nbs/lensing/batched.ipynb #80d1c3fe

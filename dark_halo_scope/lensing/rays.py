@@ -217,8 +217,10 @@ def judge_sersic(
         mean = max(near, _HALF * width)
         drops = _LN2 * fast_exp2(power * fast_log2(mean * mean * inverse + _TINY) + shift)
         inside = near < _QUARTER * width
-        allowed = cusp * (_TWENTIETH if psi[i] < side else _ONE)
-        rough = (held * min(drops, _ONE) > allowed) if inside else (drops * _TWO * power * width > fine * mean)
+        slope = drops * _TWO * power * width / mean
+        rough = (held * min(drops, _ONE) > cusp) if inside else slope > fine
+        if psi[i] < side:
+            rough = held * min(slope, _ONE) > _TWENTIETH * cusp
         verdict[i] = DROP if held < drop else (SPLIT if rough else TRACE)
 
 # %% ../../nbs/lensing/rays.ipynb #d9839dcd

@@ -100,7 +100,8 @@ def adaptive_rays(
         q_distance, q_value = see(qx, qy)
         moved = np.abs(q_value.reshape(-1, 4).mean(1) - value) * a**2 > tolerance
         near = (a > scale / 3) & (distance < 4 * a + 4 * scale)
-        cut = np.repeat(moved | near, 4)
+        turning = (a > width / first / 64) & (np.hypot(x - lens[1][0]["center_x"], y - lens[1][0]["center_y"]) < 2 * a)
+        cut = np.repeat(moved | near | turning, 4)
         kept.append((qx[~cut], qy[~cut], q_value[~cut] * (a / 2) ** 2))
         x, y, value, distance, a = qx[cut], qy[cut], q_value[cut], q_distance[cut], a / 2
         if not x.size:
