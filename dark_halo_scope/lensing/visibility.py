@@ -29,7 +29,7 @@ def radius_from(
 ) -> np.ndarray:  # (n, y, x) float32 [arcsec]
     "Distance of every pixel's centre from a point"
     at = ((np.arange(n_pix) - (n_pix - 1) / 2) * pixscale).astype(np.float32)
-    dx, dy = at[None, :] - np.float32(x)[:, None], at[None, :] - np.float32(y)[:, None]
+    dx, dy = at[None, :] - np.asarray(x, np.float32)[:, None], at[None, :] - np.asarray(y, np.float32)[:, None]
     return np.sqrt(dx[:, None, :] ** 2 + dy[:, :, None] ** 2)
 
 
