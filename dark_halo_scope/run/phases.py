@@ -170,7 +170,10 @@ def run_notebook(
     notebook = phase_notebook(phase)
     given = check_parameters(notebook, parameters)
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{Path(log).parent}: cannot be made ({error.strerror})") from error
     quiet = {"progress_bar": False, "extra_arguments": ["--log-level=ERROR"]}
     try:
         papermill.execute_notebook(str(notebook), log, parameters=given, kernel_name="python3", cwd=os.getcwd(), **quiet)
