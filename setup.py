@@ -1,4 +1,5 @@
 "Packaging: everything is declared in settings.ini; phase notebooks and manifests ride inside the wheel."
+
 import configparser
 import shutil
 from pathlib import Path

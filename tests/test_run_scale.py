@@ -26,9 +26,10 @@ from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.receipts import read_receipt, receipt_path
 from dark_halo_scope.base.storage import join, list_files, read_bytes, write_bytes
 from dark_halo_scope.run import steps
-from dark_halo_scope.run.engine import Engine, run_tasks
+from dark_halo_scope.run.engine import Engine, run_tasks, worker_environment
 from dark_halo_scope.run.phases import Run, open_run
 
+os.environ.update(worker_environment())  # One folder of compiled kernels for this process and its workers
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Spark's workers do not find this file by name
 
 SMALL = [
@@ -62,9 +63,9 @@ def products(run: Run) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def reference(planned: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    "What one worker in this process makes"
+    "What one worker makes in a process of its own"
     run = run_at(planned, str(tmp_path_factory.mktemp("reference")), workers=1)
-    steps.inject(run)
+    assert run_once(run).returncode == 0
     assert len(products(run)) == 5
     return products(run)
 
@@ -84,6 +85,13 @@ def start(run: Run, workers: int) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, run.out, str(workers), *overrides], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+
+
+def run_once(run: Run) -> subprocess.Popen:
+    "Phase 4c in a process of its own, to its end"
+    process = start(run, 1)
+    process.communicate(timeout=240)
+    return process
 
 
 # The same bytes

@@ -55,15 +55,16 @@ def random_systems(
     if n < 2:
         raise BadInput(f"n is {n}; expected at least 2 systems")
     rng = np.random.default_rng(seed)
-    draw = {f.name: rng.uniform(*getattr(ranges, f.name), n) for f in fields(ranges)}
+    limits = {f.name: getattr(ranges, f.name) for f in fields(ranges)}
+    draw = {name: rng.uniform(low, high, n) for name, (low, high) in limits.items()}
     turn = rng.uniform(0, 2 * np.pi, (4, n))
     reach = draw["theta_E"] * np.sqrt(rng.uniform(0, 1, n))
-    center_x, center_y = draw["center"], rng.uniform(*ranges.center, n)
+    center_x, center_y = draw["center"], rng.uniform(ranges.center[0], ranges.center[1], n)
     lens = LensParams(
         draw["theta_E"], draw["q"], turn[0], draw["gamma"] * np.cos(turn[1]), draw["gamma"] * np.sin(turn[1]), center_x, center_y
     )
     x, y, flux = center_x + reach * np.cos(turn[2]), center_y + reach * np.sin(turn[2]), np.ones((n, len(BANDS)))
-    radius = np.exp(rng.uniform(*np.log(ranges.R_sersic), n))
+    radius = np.exp(rng.uniform(np.log(ranges.R_sersic[0]), np.log(ranges.R_sersic[1]), n))
     source: SersicParams | ClumpyParams | ImageParams = SersicParams(x, y, radius, draw["n_sersic"], draw["q_source"], turn[3], flux)
     if kind == "clumpy":
         source = clumpy(source, [np.random.default_rng((seed, i)) for i in range(n)])  # type: ignore[arg-type]
@@ -94,11 +95,18 @@ def drawn_bank(
     "Clumpy galaxies drawn at the resolution of the Hubble Space Telescope, where no real ones are at hand"
     rng, axis = np.random.default_rng(seed), (np.arange(side) - side // 2) * 0.03
     disc = SersicParams(
-        np.zeros(n), 0.0, rng.uniform(0.15, 0.35, n), 1.0, rng.uniform(0.4, 0.9, n), rng.uniform(0, np.pi, n), np.ones((n, 1))
+        np.zeros(n),
+        np.zeros(n),
+        rng.uniform(0.15, 0.35, n),
+        np.ones(n),
+        rng.uniform(0.4, 0.9, n),
+        rng.uniform(0, np.pi, n),
+        np.ones((n, 1)),
     )
     parts = sersic_parts(clumpy(disc, [np.random.default_rng((seed, i)) for i in range(n)]))
     taper = np.clip((side // 2 - 1 - np.hypot(*np.meshgrid(axis, axis)) / 0.03) / 10, 0, 1)
-    images = [gaussian_filter(sersic_light(parts, *np.meshgrid(axis, axis), i)[0], 1.4) * taper for i in range(n)]
+    x, y = np.meshgrid(axis, axis)
+    images = [gaussian_filter(sersic_light(parts, x, y, i)[0], 1.4) * taper for i in range(n)]
     return SourceBank([image / image.sum() for image in images], 0.03)
 
 # %% ../../nbs/run/bench.ipynb #f9d38fa0
@@ -239,12 +247,12 @@ def convergence(
 ) -> dict[str, float]:  # Largest change of a pixel as a fraction of the peak: reference made finer; `ImageModel` at 3, 5, 9 and 15
     "How far the reference itself can be trusted: its own change, and what lenstronomy's `ImageModel` tends to"
     lens, source, psf = systems[0]
-    few = [_rows(p, np.arange(min(4, len(lens)))) for p in (lens, source, psf)]
-    truth = reference_stamps(*few, n_pix, pixscale)
-    finer = reference_stamps(*few, n_pix, pixscale, lines=6, tolerance=1e-9)
+    lens, source, psf = (_rows(p, np.arange(min(4, len(lens)))) for p in (lens, source, psf))
+    truth = reference_stamps(lens, source, psf, n_pix, pixscale)
+    finer = reference_stamps(lens, source, psf, n_pix, pixscale, lines=6, tolerance=1e-9)
     changes = {"reference": compare(truth, finer)["worst_pixel"]["max"]}
     for supersampling in (3, 5, 9, 15):
-        ready = [prepare(*few, i, supersampling, pixscale) for i in range(len(few[0]))]
+        ready = [prepare(lens, source, psf, i, supersampling, pixscale) for i in range(len(lens))]
         stamps = np.stack([draw_per_band(one, supersampling, None, n_pix, pixscale) for one in ready])
         changes[f"lenstronomy_ss{supersampling}"] = compare(stamps, finer)["worst_pixel"]["median"]
     return changes

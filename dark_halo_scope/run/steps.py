@@ -26,7 +26,6 @@ from ..base.errors import BadInput
 from dark_halo_scope.base.receipts import (
     Receipt,
     content_hash,
-    count_hosts,
     identity_of,
     is_done,
     read_receipt,
