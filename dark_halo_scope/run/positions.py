@@ -114,10 +114,12 @@ def stage0_on_sky(
     verdict = check_anchors(anchors, images={i: images[i] for i in np.flatnonzero(ok).tolist()}, recipe=recipe)["verdict"]
     reason = np.where(ok, verdict, "no cutout").astype(str)
     use = reason == "ok"
+    refused = {str(r): int((reason == r).sum()) for r in np.unique(reason[~use])}
+    if not use.any():
+        raise BadInput(f"{positions}: no anchor passes the guards ({', '.join(f'{r}: {n}' for r, n in refused.items())})")
     model, trained, _ = load_model(checkpoint)
     logit = score_images(model, trained, images[use])
     kept = {c: v[use] for c, v in anchors.items()}
-    refused = {str(r): int((reason == r).sum()) for r in np.unique(reason[~use])}
     report = stage0(kept, logit, 1 / (1 + np.exp(-logit.astype(float))), recipe=recipe, refused=refused)
     write_json(asdict(report), join(out, "stage0.json"))
     return report
