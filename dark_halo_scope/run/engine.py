@@ -28,6 +28,7 @@ import cloudpickle
 from loky import BrokenProcessPool, ProcessPoolExecutor
 from tqdm import tqdm
 
+import dark_halo_scope
 from ..base.errors import BadInput
 
 # %% ../../nbs/run/engine.ipynb #ff850106
@@ -90,7 +91,7 @@ TOO_OFTEN = f"its worker process died {MAX_DEATHS} times"
 def code_hash() -> str:  # 12 hexadecimal digits
     "Hash of the package's source files as they are when first asked for"
     digest = hashlib.blake2b(digest_size=6)
-    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
+    for file in sorted(Path(dark_halo_scope.__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
