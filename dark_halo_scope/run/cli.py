@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Out', 'RecipeName', 'Set', 'EngineName', 'SERVICE', 'Workers', 'BENCHES', 'main', 'parse_parameters', 'demo',
-           'mock', 'run', 'bank', 'bench', 'fetch', 'gates', 'anchors', 'compare', 'version']
+           'mock', 'run', 'bank', 'bench', 'fetch', 'gates', 'anchors', 'compare', 'emr', 'version']
 
 # %% ../../nbs/run/cli.ipynb #e4ee75b1
 import json
@@ -257,6 +257,36 @@ def compare(
 
     write_bytes(document([*recorded_generations(), *(from_run(r) for r in runs)]).encode(), out)
     print(f"comparison: {out}")
+
+# %% ../../nbs/run/cli.ipynb #5878b142
+@app.command()
+def emr(
+    phase: Annotated[str, typer.Argument(help="A phase such as phase4c_inject.")],
+    stamps: Annotated[int, typer.Option("--stamps", help="Stamps the phase makes.")],
+    bricks: Annotated[int, typer.Option("--bricks", help="Bricks it reads.")],
+    out: Annotated[str, typer.Option("--out", help="s3://bucket/prefix of the run.")],
+    recipe: RecipeName = "gen1",
+    hours: Annotated[float, typer.Option("--hours", help="How long the job should take.")] = 4.0,
+    rate: Annotated[float, typer.Option("--rate", help="Stamps a second of a core, from dhs bench brick.")] = 1000.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the job and submit nothing.")] = False,
+) -> None:
+    """A phase as a Spark job on Amazon EMR: node-hours first, then the job.
+
+    Example: dhs emr phase4c_inject --stamps 600000 --bricks 5000 --out s3://bucket/gen1 --dry-run
+    """
+    from dark_halo_scope.run.emr import PROGRAM, ClusterRecipe, emr_job, size_of, submit
+
+    cluster = ClusterRecipe(hours=hours, stamps_per_s=rate)
+    size, job = size_of(stamps, bricks, cluster), emr_job(phase, recipe, out, stamps, bricks, cluster=cluster)
+    print(
+        f"{size['nodes']:.0f} nodes for {size['hours']:.1f} h: {size['node_hours']:.1f} node-hours, {size['terabytes']:.2f} TB",
+        file=sys.stderr,
+    )
+    if dry_run:
+        print(json.dumps(job, indent=1))
+    else:
+        write_bytes(PROGRAM.encode(), f"{out.rstrip('/')}/start.py")
+        print(f"cluster {submit(job)}")
 
 # %% ../../nbs/run/cli.ipynb #797cb405
 @app.command()
