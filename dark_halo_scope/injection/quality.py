@@ -90,8 +90,7 @@ def _image_count(t: dict[str, np.ndarray], cut: Cutouts, painted: np.ndarray) ->
     "Number of images of the source's centre, (n,) int32; 0 where nothing is painted"
     count, dx, dy = np.zeros(len(painted), np.int32), cut.dx[painted], cut.dy[painted]
     if painted.any():
-        some = {c: t[c][painted] for c in LENS}
-        count[painted] = image_count(
-            LensParams(*some.values(), center_x=dx, center_y=dy), t["src_x"][painted] + dx, t["src_y"][painted] + dy
-        )
+        theta_E, q, phi, gamma1, gamma2 = (t[c][painted] for c in LENS)
+        lens = LensParams(theta_E, q, phi, gamma1, gamma2, dx, dy)
+        count[painted] = image_count(lens, t["src_x"][painted] + dx, t["src_y"][painted] + dy)
     return count

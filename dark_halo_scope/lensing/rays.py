@@ -21,6 +21,7 @@ import numpy as np
 from numba import config, njit
 from scipy.ndimage import convolve, maximum_filter
 
+from ..base.resources import code_hash
 from .deflection import LensParams
 from .sources import ImageParams, SourceBank, sersic_b, sersic_central
 
@@ -32,7 +33,7 @@ MATHS: dict[str, Any] = {"fastmath": {"nsz", "nnan", "ninf"}, "error_model": "nu
 
 def _scratch() -> str:
     "A folder of this user's own for compiled code; `NUMBA_CACHE_DIR` has the last word"
-    folder = os.path.join(tempfile.gettempdir(), f"dark_halo_scope-numba-{os.getuid() if hasattr(os, 'getuid') else 'user'}")
+    folder = os.path.join(tempfile.gettempdir(), f"dark_halo_scope-numba-{os.getuid() if hasattr(os, 'getuid') else 'user'}-{code_hash()}")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     mine = not hasattr(os, "getuid") or os.stat(folder).st_uid == os.getuid()
     return folder if mine else tempfile.mkdtemp()
@@ -228,7 +229,7 @@ def judge_sersic(
 # %% ../../nbs/lensing/rays.ipynb #d9839dcd
 _BLOCK = 8
 
-
+# %% ../../nbs/lensing/rays.ipynb #58353395
 def block_maps(
     image: np.ndarray,  # (height, width)
 ) -> np.ndarray:  # (4, ceil(height / 8), ceil(width / 8)) float32
@@ -247,7 +248,7 @@ def block_maps(
         maps += [maximum_filter(blocks, size, mode="constant") for size in (3, 5)]
     return np.stack(maps)
 
-
+# %% ../../nbs/lensing/rays.ipynb #f36e7b81
 @lru_cache(8)
 def bank_maps(
     bank: SourceBank,
@@ -259,14 +260,14 @@ def bank_maps(
         [np.cumsum(sizes) - sizes, [m.shape[1:] for m in made]]
     ).astype(np.int64)
 
-
+# %% ../../nbs/lensing/rays.ipynb #582b327e
 @kernel
 def image_pixels(part: np.ndarray, bx: np.float32, by: np.float32) -> tuple[np.float32, np.float32]:
     "Pixel coordinates of a source position"
     dx, dy = (bx - part[0]) * part[4], (by - part[1]) * part[4]
     return part[2] * dx + part[3] * dy + part[5], part[2] * dy - part[3] * dx + part[6]
 
-
+# %% ../../nbs/lensing/rays.ipynb #bd111923
 @kernel
 def judge_image(
     lens: np.ndarray,
@@ -299,7 +300,7 @@ def judge_image(
                 missed = maps[2 + near, row, column] * apart * apart * F(0.125) * side * side
                 verdict[i] = SPLIT if missed > fine * (_TWENTIETH if psi[i] < _TWO * side else _ONE) else TRACE
 
-
+# %% ../../nbs/lensing/rays.ipynb #56e9b1f5
 @kernel
 def image_light_of(
     part: np.ndarray, image: np.ndarray, bx: np.ndarray, by: np.ndarray, m: int, weight: np.float32, out: np.ndarray
@@ -325,7 +326,7 @@ def image_light_of(
         high = pixels[below] + p * (pixels[below + np.uint32(1)] - pixels[below])
         out[i] = peak * (low + r * (high - low))
 
-
+# %% ../../nbs/lensing/rays.ipynb #7448ee56
 def image_rows(
     source: ImageParams,  # n sources
 ) -> np.ndarray:  # (n, 8) float32: x, y, cos, sin, pixels per arcsec, middle column, middle row, pixels per arcsec^2

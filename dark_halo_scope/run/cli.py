@@ -126,7 +126,7 @@ def run(
         print(json.dumps(run_generation(recipe, out, scale, set_ or [], workers, override or []), indent=1))
         return
     from dark_halo_scope.base.resources import phase_notebook
-    from dark_halo_scope.run.phases import declared_parameters, run_notebook
+    from dark_halo_scope.run.phases import declared_parameters, load_recipe, run_notebook
 
     given = {
         "recipe": recipe,
@@ -137,6 +137,7 @@ def run(
         "limit": limit,
         "allow_missing": allow_missing,
     }
+    load_recipe(recipe, set_ or [])  # a wrong recipe is refused before a kernel starts
     shared = {name: value for name, value in given.items() if name in declared_parameters(phase_notebook(phase))}
     log = run_notebook(phase, shared | parse_parameters(parameter), f"{'runs' if '://' in out else out}/logs/{phase}.ipynb")
     print(f"{phase}: done, executed notebook {log}")
