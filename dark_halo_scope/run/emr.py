@@ -65,7 +65,7 @@ def spark_submit(
     python = "./environment/bin/python"
     settings = {"spark.yarn.appMasterEnv.PYSPARK_PYTHON": python, "spark.executorEnv.PYSPARK_PYTHON": python}
     settings |= {f"spark.executorEnv.{name}": "1" for name in THREAD_VARIABLES}
-    settings |= {"spark.executorEnv.NUMBA_CACHE_DIR": "/tmp/dhs-numba", "spark.task.maxFailures": str(MAX_DEATHS + 1)}
+    settings |= {"spark.executorEnv.NUMBA_CACHE_DIR": "./numba-cache", "spark.task.maxFailures": str(MAX_DEATHS + 1)}
     settings |= {"spark.speculation": "false", "spark.executor.memoryOverheadFactor": "1.0"}
     words = ["spark-submit", "--master", "yarn", "--deploy-mode", "cluster", "--archives", f"{environment}#environment"]
     words += [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]
