@@ -98,9 +98,9 @@ class Service:
             to.wfile.write(body[: len(body) // 2])
             to.close_connection = True
         elif mood == "silent":
-            time.sleep(1.5)
+            time.sleep(4)
         elif mood == "trickle":
-            for k in range(60):
+            for k in range(100):
                 to.wfile.write(body[k : k + 1])
                 to.wfile.flush()
                 time.sleep(0.05)
@@ -118,8 +118,8 @@ def service():
 
 
 def asker(waits=None, **manners):
-    "An asker that writes its waits down instead of waiting"
-    return Asker(Manners(**({"pause": 0.0, "timeout": 0.5, "longest": 1.0} | manners)), sleep=(waits if waits is not None else []).append)
+    "An asker that writes its waits down instead of waiting; patient, so that a busy machine is not taken for a silent server"
+    return Asker(Manners(**({"pause": 0.0, "timeout": 20.0, "longest": 40.0} | manners)), sleep=(waits if waits is not None else []).append)
 
 
 def fetch(service, folder, n=3, recipe=None, **options):
@@ -220,7 +220,7 @@ def test_no_image_at_a_position_is_flagged_not_zero(service, tmp_path):
 def test_a_server_in_a_bad_mood_is_asked_again(service, tmp_path, mood):
     service.moods = [mood]
     waits = []
-    cutouts = fetch(service, tmp_path, n=1, asker=asker(waits))
+    cutouts = fetch(service, tmp_path, n=1, asker=asker(waits, timeout=2.0, longest=3.0))
     assert cutouts.ok.all() and len(service.asked) == 3
     assert [wait for wait in waits if wait > 0] == [3.0 if mood == 429 else 1.0]
 
