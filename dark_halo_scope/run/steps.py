@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MADE_BY', 'VISIBILITY', 'IMPOSTORS', 'ORDER', 'input_receipt', 'read_input', 'settle', 'mock', 'density',
            'known_positions', 'parent', 'with_splits', 'region_of', 'release_identity', 'bank_identity', 'bank_splits',
-           'plan', 'source_bank', 'brick_tasks', 'inject', 'finish_bricks', 'stamp_files', 'concat_tables', 'rows_in',
-           'attrition_of_stamps', 'train_model', 'score', 'read_json', 'gates', 'observing_columns', 'cut_positions',
-           'anchors', 'sigmoid', 'as_columns', 'ensure']
+           'plan', 'table_bytes', 'source_bank', 'brick_tasks', 'inject', 'finish_bricks', 'stamp_files',
+           'concat_tables', 'rows_in', 'attrition_of_stamps', 'train_model', 'score', 'read_json', 'gates',
+           'observing_columns', 'cut_positions', 'anchors', 'sigmoid', 'as_columns', 'ensure']
 
 # %% ../../nbs/run/steps.ipynb #0fa15d21
 import json
@@ -59,6 +59,7 @@ MADE_BY = {
     "stamps": "phase4c_inject",
     "model": "phase5_train",
     "scores.parquet": "phase5_score",
+    "sky": "phase5_score",
 }
 
 
@@ -250,8 +251,8 @@ def plan(
     return write_product(table, uri, "injection_plan", identity, run_facts(started, len(table)))
 
 # %% ../../nbs/run/steps.ipynb #a7b8c7d9
-def _ipc(table: pa.Table) -> bytes:
-    "A small table as bytes"
+def table_bytes(table: pa.Table) -> bytes:
+    "A small table as bytes, for a task to carry"
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -303,7 +304,7 @@ def brick_tasks(
                 brick,
                 (
                     brick,
-                    _ipc(mine),
+                    table_bytes(mine),
                     run.release,
                     recipe.paint,
                     recipe.bands,
