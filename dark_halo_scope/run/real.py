@@ -13,7 +13,7 @@ __all__ = ['PRIOR_THETA', 'GAIN', 'INPUT_PIXELS', 'HELD_OUT', 'EXAM', 'ROWS', 'R
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -34,7 +34,7 @@ from ..learning.training import Learner, Place, learning_rate, train_step
 from ..lensing.cosmos import BankRecipe, band_fluxes, bank_table, build_bank, load_bank
 from ..lensing.render import ImageParams, LensParams, MoffatPSF, render_arcs
 from ..lensing.visibility import shot_noise
-from .engine import run_local
+from .engine import Engine, run_tasks
 from .figures import png_uri, recall_figure, stamp_sheet
 from ..stamps.augment import dihedral
 from ..stats.metrics import auroc, clopper_pearson, design_effect, upper_limit
@@ -572,7 +572,6 @@ def real_demo(
     data_dir: str | Path,  # The folder of real pixels
     out_dir: str | Path,  # Local folder to write report.json, report.html and the shared arrays to
     recipe: RealRecipe = RealRecipe(),
-    progress: Callable[[int], None] | None = None,  # Told of each finished network
     workers: int = 2,  # Processes; the answer does not depend on it
     ledger: str | Path | None = None,  # File to append the result to, unless this recipe stands there already
 ) -> dict[str, Any]:  # recipe, identity, counts, probes, rendering, html
@@ -580,10 +579,11 @@ def real_demo(
     started = time.perf_counter()
     folder = Path(out_dir) / "work"
     folder.mkdir(parents=True, exist_ok=True)
+    print("bank, arcs and exam: about a minute, then the networks", flush=True)
     made = prepare(data_dir, folder, recipe)
     cells = [(p, n, w) for p in recipe.priors for n, w in (("other", "flux"), ("other", "8bit"), ("same", "8bit"))]
     tasks = [(f"{p} {n} {w} {k}", Task(p, n, w, k, recipe, str(folder))) for p, n, w in cells for k in range(recipe.n_folds)]
-    outcomes = run_local(run_task, tasks, workers, progress or (lambda done: None))
+    outcomes = run_tasks(Engine(workers=workers), run_task, tasks, "networks")
     failed = [f"{o.name}: {o.why}" for o in outcomes if not o.done]
     if failed:
         raise BadInput(f"real demo: {len(failed)} of {len(tasks)} networks failed, the first: {failed[0]}")
