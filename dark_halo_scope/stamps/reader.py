@@ -468,13 +468,10 @@ def _gather(units: dict[int, Unit], index: StampIndex, rows: np.ndarray, which: 
     source, first = index.unit[rows], index.row[rows]
     cuts = np.flatnonzero(np.diff(source, prepend=-1))
     _, height, width = units[int(source[0])].pixels[which].shape
-    out = torch.from_numpy(pooled((len(rows), index.scale[which].shape[1], height, width)))
+    out = pooled((len(rows), index.scale[which].shape[1], height, width))
     for begin, end in zip(cuts, [*cuts[1:], len(rows)]):
-        pixels = units[int(source[begin])].pixels[which]
-        pixels.take(first[begin:end], out[begin:end])
-        if pixels.codec == "int16":
-            out[begin:end] *= torch.from_numpy(index.scale[which][rows[begin:end]])[:, :, None, None]
-    return out
+        units[int(source[begin])].pixels[which].take(first[begin:end], index.scale[which][rows[begin:end]], out[begin:end])
+    return torch.from_numpy(out)
 
 # %% ../../nbs/stamps/reader.ipynb #0a1ba5ee
 def gather(
