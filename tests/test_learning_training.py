@@ -1,5 +1,6 @@
 """A run learns, stops, refuses and warns as it should."""
 
+import json
 import os
 import pickle
 from dataclasses import replace
@@ -219,6 +220,45 @@ def test_epoch_metrics_against_sklearn():
     assert got["auprc"] == pytest.approx(reference.average_precision_score(label, logit))
     fpr, tpr, _ = reference.roc_curve(label, logit, drop_intermediate=False)
     assert got["tpr@fpr0.01"] == pytest.approx(tpr[fpr <= 0.01].max()) and got["tpr@fpr0.0001"] is None
+
+
+def test_calibration_is_the_libraries_own():
+    "15 bins of equal numbers, computed here by hand; a small split has as many bins as stamps"
+    rng = np.random.default_rng(1)
+    logit = rng.normal(size=3000).astype(np.float32)
+    label = rng.random(3000) < 1 / (1 + np.exp(-2 * logit))
+    p = np.sort(1 / (1 + np.exp(-logit.astype(float))))
+    y = label[np.argsort(logit, kind="stable")]
+    by_hand = sum(abs(a.sum() - b.sum()) for a, b in zip(np.split(p, 15), np.split(y, 15))) / 3000
+    got = epoch_metrics(logit, label)
+    assert got["ece"] == pytest.approx(by_hand, rel=1e-9) and got["ece"] > 2 * got["ece_chance"] > 0
+    assert 0 < epoch_metrics(logit[:8], np.arange(8) % 2)["ece"] < 1
+
+
+def test_tensorboard_holds_what_the_history_holds(tmp_path, bricks):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(bricks, recipe(), str(tmp_path), progress=False, device="cpu", events=True)
+    history = json.loads((tmp_path / "history.json").read_text())
+    events = EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    wanted = {f"{group}/{name.replace('@', '_at_')}" for group, row in (("train", history[0]), ("choose", history[0]["choose"])) for name, value in row.items() if isinstance(value, int | float)}  # fmt: skip
+    assert set(events.Tags()["scalars"]) == wanted >= {"train/loss", "choose/auroc", "choose/fpr_at_tpr0.5", "train/gradient"}
+    for epoch, row in enumerate(history):
+        for name, value in (("train/loss", row["loss"]), ("choose/auroc", row["choose"]["auroc"]), ("train/lr", row["lr"])):
+            event = events.Scalars(name)[epoch]
+            assert event.step == epoch and event.value == pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(tmp_path, bricks):
+    "Loss to float32 rounding; the checkpoint is an ordinary one, and goes on uncompiled"
+    runs = [train(bricks, recipe(compile=c), str(tmp_path / str(c)), progress=False, device="cpu") for c in (False, True)]
+    rows = [json.loads((tmp_path / str(c) / "history.json").read_text()) for c in (False, True)]
+    assert rows[0][0]["loss"] == pytest.approx(rows[1][0]["loss"], rel=1e-3)
+    assert runs[0]["reported_on"]["auroc"] == pytest.approx(runs[1]["reported_on"]["auroc"], abs=0.02)
+    assert weights(tmp_path / "True").keys() == weights(tmp_path / "False").keys()
+    assert score_stamps(bricks, runs[1]["checkpoint"]).num_rows == 128
 
 
 def test_warnings_are_named():

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from dark_halo_scope.base import storage
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.stamps import codec, reader
 from dark_halo_scope.stamps.reader import Reader, ReadRecipe, Selection, StampSet, build_index
@@ -191,3 +192,40 @@ def test_stopping_early_leaves_no_thread(index):
     next(stream)
     stream.close()
     assert threading.active_count() == before
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}.items():
+        monkeypatch.setenv(name, value)
+    import boto3
+
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="stamps")
+    yield "s3://stamps"
+    server.stop()
+
+
+def test_a_bucket_reads_as_a_folder_does(tmp_path, bucket):
+    "Both codecs, shuffled, with controls and hard negatives, from a prefix; what is missing or torn there is named"
+    rows = {"ra": [151.0], "dec": [0.0]}
+    for kind in codec.CODECS:
+        for path in write_bricks(tmp_path / kind, bricks=2, n=30, row_group=8, codec=kind, control=True):
+            storage.write_bytes(open(path, "rb").read(), storage.join(bucket, kind, path.rsplit("/", 1)[-1]))
+        pq.write_table(pa.table(rows), tmp_path / "hard.parquet")
+        storage.write_bytes((tmp_path / "hard.parquet").read_bytes(), f"{bucket}/hard.parquet")
+        shown = []
+        for root, hard in ((str(tmp_path / kind), str(tmp_path / "hard.parquet")), (f"{bucket}/{kind}", f"{bucket}/hard.parquet")):
+            recipe = ReadRecipe(batch_size=16, window=24, workers=2, with_control=True, hard_negatives=hard)
+            index = build_index([StampSet((root,))], recipe=recipe)
+            shown.append(list(Reader(index, recipe).batches(3)))
+            assert index.copies.sum() == len(index) + 4
+        for here, there in zip(*shown, strict=True):
+            assert np.array_equal(here.row, there.row) and torch.equal(here.image, there.image) and torch.equal(here.control, there.control)
+    with pytest.raises(BadInput, match="s3://stamps/none"):
+        build_index([StampSet((f"{bucket}/none",))])
+    storage.write_bytes(open(path, "rb").read()[:5000], f"{bucket}/torn.parquet")
+    with pytest.raises(BadInput, match="torn.parquet"):
+        build_index([StampSet((f"{bucket}/torn.parquet",))])

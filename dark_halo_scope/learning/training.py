@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FPRS', 'TPRS', 'PRESSED', 'SUMS', 'LOWER', 'learning_rate', 'Place', 'processes', 'Learner', 'StepResult',
-           'train_step', 'calibration_error', 'epoch_metrics', 'epoch_warnings', 'State', 'start_epoch', 'state_dict',
-           'restore', 'RunData', 'run_data', 'build_learner', 'to_inputs', 'train_epoch', 'measure', 'improved',
-           'monitored', 'end_epoch', 'epoch_line', 'write_history', 'train', 'keep_epoch', 'summarise', 'rehearse']
+           'train_step', 'epoch_metrics', 'epoch_warnings', 'State', 'start_epoch', 'state_dict', 'restore', 'RunData',
+           'run_data', 'build_learner', 'to_inputs', 'train_epoch', 'measure', 'improved', 'monitored', 'end_epoch',
+           'epoch_line', 'write_history', 'train', 'keep_epoch', 'summarise', 'rehearse']
 
 # %% ../../nbs/learning/training.ipynb #aaa91847
 import json
@@ -36,6 +36,7 @@ from .recipes import Inputs, OptimRecipe, TrainRecipe, alone, make_inputs, readi
 from .scoring import mixed_precision, predict
 from ..stamps.reader import Batch, Reader, StampIndex, StampSet, build_index, prefetched
 from ..stats import metrics
+from ..stats.calibration import binary_score_frac, reliability
 
 # %% ../../nbs/learning/training.ipynb #7015f376
 def learning_rate(
@@ -155,17 +156,6 @@ def train_step(
 FPRS, TPRS = (1e-2, 1e-3, 1e-4, 1e-5), (0.5, 0.7, 0.85)
 PRESSED = 0.01  # A probability closer than this to 0 or 1 counts as binary
 
-
-def calibration_error(
-    probability: np.ndarray,  # (n,)
-    label: np.ndarray,  # (n,) bool
-    bins: int = 15,  # Bins of equal width
-) -> float:
-    "Expected calibration error: mean distance of a bin's lens fraction from its mean probability, weighted by its size"
-    which = np.minimum((probability * bins).astype(int), bins - 1)
-    n, p, y = (np.bincount(which, w, bins) for w in (np.ones_like(probability), probability, label.astype(float)))
-    return float(np.abs(p - y).sum() / n.sum())
-
 # %% ../../nbs/learning/training.ipynb #0a2d1879
 def epoch_metrics(
     logit: np.ndarray,  # (n,) float32
@@ -189,7 +179,8 @@ def epoch_metrics(
         "accuracy_lens": float(called[y].mean()),
         "accuracy_other": float((~called[~y]).mean()),
     }
-    out |= {"ece": calibration_error(p, y), "binary_score_frac": float(((p < PRESSED) | (p > 1 - PRESSED)).mean())}
+    curve = reliability(p, y, bins=min(15, len(y)))
+    out |= {"ece": curve.ece, "ece_chance": curve.ece_chance, "binary_score_frac": binary_score_frac(p, PRESSED)}
     out |= {"tied_scores": len(logit) - len(np.unique(logit)), "top_tied_others": int((logit[~y] == logit.max()).sum())}
     out["hosts_lens"], out["hosts_other"] = points[0].hosts_pos, points[0].hosts_neg
     out["intervals"] = {name: [m.lo, m.hi] for name, m in zip(names, points)}
