@@ -148,11 +148,11 @@ def paint_some(
     columns = encode(cut.image, recipe.codec, bands, "ctrl_stamp") if recipe.keep_control else {}
     if len(paint):
         some = {name: column[paint] for name, column in t.items()}
-        arcs[paint], flux[paint] = paint_arcs(some, rows_of(cut, paint), recipe, bands, lensed_mag, bank)
+        where = cut if len(paint) == len(cut.ok) else rows_of(cut, paint)
+        arcs[paint], flux[paint] = paint_arcs(some, where, recipe, bands, lensed_mag, bank)
     stamps = cut.image + arcs
-    gain = np.array([recipe.gain[b] for b in bands])
-    for i in paint if recipe.shot_noise else []:
-        stamps[i] += shot_noise(arcs[i], gain, rng("shot noise", int(t["seed"][i])))
+    if recipe.shot_noise and len(paint):
+        stamps[paint] += shot_noise(arcs[paint], np.array([recipe.gain[b] for b in bands]), t["seed"][paint])
     return columns | encode(stamps, recipe.codec, bands) | measure(t, cut, arcs, stamps, flux, bands, recipe.pixscale)
 
 # %% ../../nbs/injection/paint.ipynb #8c9d294a

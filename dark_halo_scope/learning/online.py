@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..base import draws
 from ..base.errors import BadInput
 from ..injection.paint import PaintRecipe, paint_arcs
 from ..injection.plan import PlanRecipe, draw_lenses
@@ -66,8 +65,7 @@ def new_arcs(
     magnification = arcs.sum(axis=(1, 2, 3), dtype=np.float64) / flux.sum(axis=1)
     if recipe.paint.shot_noise:
         gain = np.array([recipe.paint.gain[b] for b in bands])
-        for i in range(n):
-            arcs[i] += shot_noise(arcs[i], gain, draws.rng("shot noise", int(t["seed"][i])))
+        arcs += shot_noise(arcs, gain, t["seed"])
     return arcs, t["theta_E"] / of["psfsize_r"], magnification
 
 # %% ../../nbs/learning/online.ipynb #23bcbd20

@@ -255,7 +255,8 @@ def compose(
 ) -> np.ndarray:  # (3, y, x) float32 [nmgy/pixel]
     "Host, light and the light's own photon noise"
     painted = (light * flux).astype(np.float32)
-    return turned(host, element) + painted + shot_noise(painted, GAIN, generator)
+    noise = shot_noise(painted[None], GAIN, generator.integers(1 << 62, size=1))[0]
+    return turned(host, element) + painted + noise
 
 # %% ../../nbs/run/real.ipynb #4baeb1e3
 def draw_stamps(
