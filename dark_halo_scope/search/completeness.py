@@ -235,18 +235,10 @@ def completeness_map(
     lo, hi = jeffreys(np.nan_to_num(share) * effective, effective, level)
     pairs = np.unique(np.stack([cell, host]), axis=1)[0] if len(cell) else cell
     status = np.where(effective == 0, "empty", np.where(effective < thin, "thin", "measured"))
-    columns = (
-        n,
-        hits.astype(np.int64),
-        np.bincount(pairs, minlength=size),
-        effective,
-        total / injections["weight"].sum(),
-        share,
-        lo,
-        hi,
-        status,
-    )
-    return CellMap(tuple(axes), *(c.reshape(shape) for c in columns), outside=int((~inside).sum()), level=level)
+    columns = {"n_injected": n, "n_found": hits.astype(np.int64), "n_hosts": np.bincount(pairs, minlength=size), "n_effective": effective}
+    columns |= {"prior_share": total / injections["weight"].sum(), "completeness": share, "lo": lo, "hi": hi, "status": status}
+    reshaped = {name: c.reshape(shape) for name, c in columns.items()}
+    return CellMap(tuple(axes), **reshaped, outside=int((~inside).sum()), level=level)
 
 # %% ../../nbs/search/completeness.ipynb #c77ab443
 def survey_conditions(
@@ -436,7 +428,7 @@ def estimate(
         for i in np.flatnonzero((at < 0) & (why == "")):
             why[i] = f"{a.name} = {v[i] if a.classes else f'{float(v[i]):g}'} is outside: {limits}"
     for i in np.flatnonzero((why == "") & (m.n_effective[tuple(np.maximum(own, 0))] == 0)):
-        why[i] = f"nothing was injected at {cell_name(m.axes, own[:, i])}"
+        why[i] = f"nothing was injected at {cell_name(m.axes, own[:, i].tolist())}"
     corners = [_neighbours(a, v) for a, v in zip(m.axes, given)]
     value, noise, total = (np.zeros(len(why)) for _ in range(3))
     for choice in np.ndindex(*(2,) * len(m.axes)):
@@ -509,9 +501,8 @@ def could_be_found(
     conditions = {"theta_E": theta_E, "psfsize_r": seeing} | ({} if arc_mag_r is None else {"arc_mag_r": arc_mag_r})
     found = estimate(completeness.map_of(list(conditions)), conditions)
     seen = OBSERVABILITY[int(observability(theta_E, seeing))]
-    return Chance(
-        ra, dec, theta_E, seeing, depth, apart, seen, *(float(v[0]) for v in (found.value, found.lo, found.hi)), str(found.why[0])
-    )
+    value, lo, hi = (float(v[0]) for v in (found.value, found.lo, found.hi))
+    return Chance(ra, dec, theta_E, seeing, depth, apart, seen, value, lo, hi, str(found.why[0]))
 
 # %% ../../nbs/search/completeness.ipynb #685d17bc
 @dataclass(frozen=True)
