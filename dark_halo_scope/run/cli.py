@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Out', 'RecipeName', 'Set', 'EngineName', 'SERVICE', 'Workers', 'BENCHES', 'main', 'parse_parameters', 'demo',
-           'mock', 'run', 'bank', 'bench', 'fetch', 'gates', 'anchors', 'compare', 'emr', 'version']
+           'mock', 'run', 'bank', 'bench', 'fetch', 'score', 'gates', 'anchors', 'compare', 'emr', 'version']
 
 # %% ../../nbs/run/cli.ipynb #e4ee75b1
 import json
@@ -202,6 +202,26 @@ def fetch(
     recipe = ViewerRecipe(layer=layer, bands=parse_bands(bands), service=service or SERVICE)
     receipt = fetch_positions(positions, out, recipe)
     print(f"{receipt.identity['rows']} stamps in {out}/stamps.parquet, {receipt.run['refused']} without a usable cutout")
+
+
+@app.command()
+def score(
+    positions: Annotated[str, typer.Argument(help="CSV with name, ra, dec in degrees.")],
+    out: Annotated[str, typer.Option("--out", help="Folder of stamps, scores and page.")] = "runs/score",
+    checkpoint: Annotated[str, typer.Option("--checkpoint", help="A network; empty takes the small one that rides in the package.")] = "",
+    release: Annotated[str, typer.Option("--release", help="Coadds in DR10's layout to cut from; empty asks the cutout service.")] = "",
+    layer: Annotated[str, typer.Option("--layer", help="Layer of the survey's viewer.")] = "ls-dr10-south",
+    service: Annotated[str, typer.Option("--service", help="Address of the cutout service.")] = "",
+) -> None:
+    """From a list of positions to scores: cutouts, a table, and a page with the pictures.
+
+    Example: dhs score my_list.csv --out runs/my_list
+    """
+    from dark_halo_scope.run.score import score_positions
+    from dark_halo_scope.survey.viewer import ViewerRecipe
+
+    receipt = score_positions(positions, out, checkpoint, release, ViewerRecipe(layer=layer, service=service or SERVICE))
+    print(f"{receipt.identity['rows']} scored, {receipt.run['not_scored']} without a usable cutout: {out}/scores.csv, {out}/scores.html")
 
 
 @app.command()
