@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['app', 'Out', 'RecipeName', 'Set', 'EngineName', 'SERVICE', 'Workers', 'BENCHES', 'main', 'parse_parameters', 'demo',
-           'mock', 'run', 'bank', 'bench', 'fetch', 'score', 'gates', 'anchors', 'compare', 'emr', 'version']
+           'mock', 'run', 'bank', 'bench', 'fetch', 'score', 'gates', 'anchors', 'compare', 'emr', 'grade', 'version']
 
 # %% ../../nbs/run/cli.ipynb #e4ee75b1
+import getpass
 import json
 import sys
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -308,6 +310,38 @@ def emr(
     else:
         write_bytes(PROGRAM.encode(), f"{out.rstrip('/')}/start.py")
         print(f"cluster {submit(job)}")
+
+# %% ../../nbs/run/cli.ipynb #d5043461
+@app.command()
+def grade(
+    candidates: Annotated[str, typer.Argument(help="The candidates product, Parquet.")],
+    stamps: Annotated[str, typer.Option("--stamps", help="Their stamps, file or folder; beside the list by default.")] = "",
+    lenses: Annotated[str, typer.Option("--lenses", help="Known lenses to plant: stamps product, or CSV of candidates' names.")] = "",
+    non_lenses: Annotated[str, typer.Option("--non-lenses", help="Known non-lenses to plant: the same.")] = "",
+    known: Annotated[bool, typer.Option("--known", help="Candidates that the list names as known count as planted lenses.")] = False,
+    grader: Annotated[list[str] | None, typer.Option("--grader", help="Who grades; may be repeated.")] = None,
+    grades: Annotated[str, typer.Option("--grades", help="Book of grades; beside the list by default.")] = "",
+    port: Annotated[int, typer.Option("--port", help="Of this machine; 0 takes a free one.")] = 8765,
+    export: Annotated[str, typer.Option("--export", help="Write grades and agreement to this folder, and serve nothing.")] = "",
+) -> None:
+    """Candidates graded by people in a browser, blind, each grade on disk at once; then their agreement.
+
+    Example: dhs grade runs/demo/candidates.parquet --grader Ana --grader Ben
+    Example: dhs grade runs/demo/candidates.parquet --export runs/demo/graded
+    """
+    from dark_halo_scope.search.agreement import export_grades, in_words
+    from dark_halo_scope.search.grading import GradeBook, read_deck
+    from dark_halo_scope.search.grading_server import serve_grading
+
+    deck, book = read_deck(candidates, stamps, lenses, non_lenses, known), grades or f"{candidates.removesuffix('.parquet')}.grades.sqlite"
+    if export:
+        print("\n".join(in_words(export_grades(candidates, deck, GradeBook(book, make=False), export))))
+        return
+    print(f"{len(deck.names)} cards, {sum(t != '' for t in deck.truth)} of them planted; grades in {book}; Ctrl-C ends", flush=True)
+    try:
+        serve_grading(deck, book, grader or [getpass.getuser()], port, partial(print, flush=True))
+    except KeyboardInterrupt:
+        print("all grades are kept; --export FOLDER writes them out")
 
 # %% ../../nbs/run/cli.ipynb #797cb405
 @app.command()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WEIGHTINGS', 'REPEATS', 'grade_numbers', 'confusion', 'cohen_kappa', 'votes', 'fleiss_kappa', 'resampled', 'Kappa',
            'kappas', 'Worth', 'worth', 'consensus', 'grade_table', 'vote_table', 'finite', 'agreement_report',
-           'export_grades']
+           'in_words', 'export_grades']
 
 # %% ../../nbs/search/agreement.ipynb #d8da72cd
 import itertools
@@ -233,6 +233,23 @@ def agreement_report(
     agreement = [asdict(k) for k in kappas({g: v[candidate] for g, v in numbers.items()})]
     known = [asdict(w) for g, v in numbers.items() for cut in ("A", "B", "C") for w in worth(g, v, deck.truth, cut)]
     return finite({"progress": graded, "agreement": agreement, "planted": known})
+
+
+def in_words(
+    report: Mapping[str, Any],  # From `agreement_report`
+) -> list[str]:
+    "The report in lines: progress, recall and false alarms at B and better, agreement"
+    what, lines = {"lens": "planted lenses found", "non-lens": "planted non-lenses taken for one"}, []
+    for grader, done in report["progress"].items():
+        lines.append(f"{grader}: {done['graded']} of {done['of']} graded ({', '.join(f'{g} {done[g]}' for g in GRADES)})")
+        for w in report["planted"]:
+            if (w["grader"], w["at_least"]) == (grader, "B") and w["n"]:
+                lines.append(f"  {what[w['truth']]}, B or better: {w['value']:.2f} [{w['lo']:.2f}, {w['hi']:.2f}] of {w['n']}")
+    for k in report["agreement"]:
+        number = "not defined" if k["value"] is None else f"{k['value']:.2f}"
+        span = "" if k["lo"] is None else f" [{k['lo']:.2f}, {k['hi']:.2f}]"
+        lines.append(f"{', '.join(k['graders'])}: kappa ({k['kind']}) {number}{span} on {k['n']} candidates")
+    return lines
 
 
 def export_grades(

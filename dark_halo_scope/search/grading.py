@@ -261,12 +261,15 @@ class Mark:
 
 # %% ../../nbs/search/grading.ipynb #6e6b841f
 def open_book(
-    path: str | Path,  # Local file; made when it is not there
+    path: str | Path,  # Local file
+    make: bool = True,  # When it is not there
 ) -> sqlite3.Connection:
     "The book's database, durable from here on; raises BadInput for a file that is something else, or cannot be written"
     if scheme_of(path) != "file":
         raise BadInput(f"{path}: grades are kept in a local file, expected a local path")
     local = Path(filesystem(path)[1])
+    if not make and not local.exists():
+        raise BadInput(f"{path}: no such file, expected a book of grades")
     try:
         local.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(local, os.O_CREAT | os.O_RDWR, 0o600))  # it holds the graders' addresses: nobody else's to read
@@ -300,8 +303,9 @@ class GradeBook:
     def __init__(
         self,
         path: str | Path,  # Local file
+        make: bool = True,  # When it is not there
     ) -> None:
-        self.path, self.lock, self.db = str(path), threading.Lock(), open_book(path)
+        self.path, self.lock, self.db = str(path), threading.Lock(), open_book(path, make)
 
     def ask(self, sql: str, *values: Any) -> list[tuple]:
         "Rows of one question"
