@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAIRS', 'PRECISIONS', 'SCHEDULES', 'OptimRecipe', 'TrainRecipe', 'demo_recipe', 'training_sets', 'reading', 'alone',
-           'Inputs', 'make_inputs']
+           'Inputs', 'beside_negatives', 'make_inputs']
 
 # %% ../../nbs/learning/recipes.ipynb #228e65e9
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from ..base.errors import BadInput, unknown_name
 from .losses import LossRecipe
 from .models import ModelRecipe
 from .online import OnlineRecipe, host_columns
-from ..stamps.augment import AugmentRecipe, augment, draw_augmentation
+from ..stamps.augment import AugmentRecipe, augment, draw_augmentation, with_neighbours
 from ..stamps.normalise import NormaliseRecipe, normalise
 from ..stamps.reader import Batch, ReadRecipe, Selection, StampSet
 
@@ -86,6 +86,10 @@ class TrainRecipe:
             raise BadInput(f"the best epoch would be chosen and reported on the same split '{self.report_on}'; expected two")
         if self.loss.contrastive and self.pairs != "same_batch":
             raise BadInput(f"loss.contrastive compares pairs, which pairs='{self.pairs}' does not put in one batch; expected same_batch")
+        if self.augment.neighbours and self.pairs in ("input", "residual"):
+            raise BadInput(
+                f"augment.neighbours would tell stamp and control apart, which pairs='{self.pairs}' shows side by side; expected 0"
+            )
         if self.online.enabled and self.pairs not in ("none", "same_batch"):
             raise BadInput(f"online painting works with pairs none or same_batch, not '{self.pairs}'")
         if self.epochs < 1 or self.patience < 0:
@@ -106,7 +110,7 @@ def demo_recipe(
         recipe,
         model=replace(recipe.model, name="small_cnn", weights="", drop_path=0.0),
         optim=replace(recipe.optim, lr=1e-3, schedule="cosine", warmup_steps=0, ema=0.0),
-        read=replace(recipe.read, batch_size=64, lanes=1, hard_negatives=""),
+        read=replace(recipe.read, batch_size=64, lanes=1),
         epochs=min(epochs, recipe.epochs),
         monitor="loss",
         patience=0,
@@ -165,6 +169,20 @@ class Inputs:
     pairs: int = 0  # The first `pairs` inputs and the next `pairs` are of the same cutouts
 
 # %% ../../nbs/learning/recipes.ipynb #e54b1e32
+def beside_negatives(
+    batch: Batch,  # On the device of the network
+    recipe: TrainRecipe,
+    epoch: int,
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # Stamps and controls
+    "Unlensed galaxies pasted beside the hosts of negatives: of the controls where those are the negatives, else of stamps with label 0"
+    if recipe.pairs == "same_batch" and batch.control is not None:
+        return batch.image, with_neighbours(batch.control, recipe.augment, batch.row, recipe.seed, epoch)
+    which = torch.nonzero(batch.label < 0.5).flatten()
+    image = batch.image.clone()
+    image[which] = with_neighbours(image[which], recipe.augment, batch.row[which.cpu().numpy()], recipe.seed, epoch)
+    return image, batch.control
+
+# %% ../../nbs/learning/recipes.ipynb #3630a093
 def make_inputs(
     batch: Batch,  # On the device of the network
     recipe: TrainRecipe,
@@ -177,6 +195,8 @@ def make_inputs(
         raise BadInput(f"stamps are {tuple(image.shape[1:])} (band, y, x); the network was made for n_pix = {recipe.n_pix}: {wanted}")
     if recipe.pairs in ("same_batch", "input", "residual") and control is None:
         raise BadInput(f"pairs='{recipe.pairs}' needs ctrl_stamp beside every stamp, and the batch has none")
+    if epoch is not None and recipe.augment.neighbours:
+        image, control = beside_negatives(batch, recipe, epoch)
     if epoch is not None:
         draw = draw_augmentation(recipe.augment, batch.row, image.shape[1], recipe.seed, epoch)
         image = augment(image, draw, recipe.augment)

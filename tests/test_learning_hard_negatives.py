@@ -1,0 +1,142 @@
+"""Hard negatives end to end: mined by a first network, looked up by the reader, pasted beside hosts; a whole generation at toy size."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.resources import manifest
+from dark_halo_scope.learning.recipes import TrainRecipe, make_inputs
+from dark_halo_scope.learning.training import train
+from dark_halo_scope.parent.selection import near_any
+from dark_halo_scope.run import generation, steps
+from dark_halo_scope.run.generation import run_generation
+from dark_halo_scope.run.phases import Run, load_recipe
+from dark_halo_scope.stamps.augment import AugmentRecipe, with_neighbours
+from dark_halo_scope.stamps.reader import Batch, Reader, ReadRecipe, StampSet, build_index
+from dark_halo_scope.trust.hard_negatives import lookup, mine
+
+from .stamp_toys import toy_images, write_bricks
+
+TOY = replace(load_recipe("toy").mock, n_lenses=6)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    "gen6 with a network that rehearses in a moment, on a sky of twelve small bricks: the recipe, the folder it ran in, and what came out"
+    folder = tmp_path_factory.mktemp("gen6")
+    text = manifest("generations", "gen6.yaml").read_text()
+    text = text.replace("{name: convnext_tiny, dropout: 0.1, drop_path: 0.1}", "{name: small_cnn}").replace("epochs: 50", "epochs: 2")
+    recipe = folder / "tiny.yaml"
+    recipe.write_text(text.replace("gen6_hard_negatives.parquet", str(folder / "nothing_yet.parquet")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "DEMO_MOCK", TOY)
+        patch.setattr(generation, "DEMO_STAMPS", {"train": 160, "val": 80, "test": 80})
+        result = run_generation(str(recipe), str(folder / "run"), "demo", workers=1)
+        run = Run(generation.at_demo_scale(load_recipe(str(recipe))), str(folder / "run"))
+    return run, result
+
+
+def test_a_generation_from_mining_to_stage_0(tiny):
+    run, result = tiny
+    assert result["label"].startswith("demo scale") and len(result["gates"]) >= 10 and "recall" in result["stage0"]
+    table, history = pq.read_table(run.path("hard_negatives.parquet")), steps.read_json(run.path("model", "history.json"))
+    assert {"ra_key", "dec_key", "brickname", "source_model"} == set(table.column_names) and len(table) >= 1
+    assert not near_any(table["ra_key"].to_numpy(), table["dec_key"].to_numpy(), *steps.known_positions(run), 11.0).any()
+    summary = steps.read_json(run.path("model", "summary.json"))
+    for row in history:
+        assert row["hard_negatives"] == 5 * len(table) and row["stamps"] == summary["rows"]["train"] + 4 * len(table)
+    recipe = summary["recipe"]
+    assert recipe["read"]["hard_negatives"] == run.path("hard_negatives.parquet")
+    assert recipe["augment"]["neighbours"] == 0.3 and recipe["online"]["enabled"]
+    first = steps.read_json(run.path("first", "summary.json"))["recipe"]
+    assert first["read"]["hard_negatives"] == "" and first["augment"]["neighbours"] == 0
+
+
+def test_a_first_network_without_false_positives_is_told(tiny, tmp_path):
+    shutil.copytree(tiny[0].out, tmp_path / "run")
+    (tmp_path / "run" / "hard_negatives.parquet").unlink()
+    with pytest.raises(BadInput, match="no control of .* scores above 0.9"):  # the threshold where no share is asked for
+        generation.mine_first(replace(tiny[0], out=str(tmp_path / "run")))
+
+
+def test_mined_table_raises_what_the_reader_shows(tmp_path):
+    paths = write_bricks(tmp_path / "stamps", bricks=2, n=40, splits=("train", "train", "val", "test"))
+    index = build_index([StampSet(tuple(paths))])
+    p = np.linspace(0.99, 0.5, len(index))
+    scores = {
+        "ra": index.identity["ra"],
+        "dec": index.identity["dec"],
+        "brickname": index.identity["brickname"],
+        "label": index.label,
+        "p_lens": p,
+    }
+    mined, _ = mine({"a": scores}, (np.zeros(0), np.zeros(0)))
+    pq.write_table(mined, tmp_path / "mined.parquet")
+    pq.write_table(lookup(mined), tmp_path / "lookup.parquet")
+    wanted = np.flatnonzero((index.label == 0) & (p > 0.9))
+    for name in ("mined", "lookup"):
+        recipe = ReadRecipe(hard_negatives=str(tmp_path / f"{name}.parquet"), hard_negative_weight=3, batch_size=16)
+        raised = build_index([StampSet(tuple(paths))], recipe=recipe)
+        rows = np.concatenate([b.row for b in Reader(raised, recipe).batches(0)])
+        assert np.array_equal(np.flatnonzero(np.bincount(rows) == 3), wanted) and len(rows) == len(index) + 2 * len(wanted)
+    pq.write_table(pa.table({"x": [1.0]}), tmp_path / "other.parquet")
+    for name, words in (("other", "expected ra and dec"), ("absent", "no such file")):
+        with pytest.raises(BadInput, match=words):
+            build_index([StampSet(tuple(paths))], recipe=ReadRecipe(hard_negatives=str(tmp_path / f"{name}.parquet")))
+
+
+def batch(pairs="none", n=24):
+    painted, unpainted, _ = toy_images(n)
+    label = torch.from_numpy((np.arange(n) % 2).astype(np.float32)) if pairs == "none" else torch.ones(n)
+    control = torch.from_numpy(unpainted) if pairs == "same_batch" else None
+    return Batch(torch.from_numpy(painted), label, torch.ones(n), torch.empty(n, 0), np.arange(n), control)
+
+
+def test_a_recipe_pastes_beside_negatives_only_and_anew_each_epoch():
+    recipe = TrainRecipe(augment=AugmentRecipe(dihedral=False, neighbours=0.6))
+    plain = replace(recipe, augment=AugmentRecipe(dihedral=False))
+    given = batch()
+    kept = given.image.clone()
+    epochs = [make_inputs(given, recipe, epoch).image for epoch in (0, 0, 1)]
+    bare = make_inputs(given, plain, 0).image
+    changed = (epochs[0] != bare).flatten(1).any(dim=1)
+    assert torch.equal(given.image, kept), "the batch itself stays as it was"
+    assert torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[0], epochs[2])
+    assert not changed[given.label > 0.5].any() and 0.2 < changed[given.label < 0.5].float().mean() < 1
+    assert torch.equal(make_inputs(given, recipe).image, make_inputs(given, plain).image), "nothing is pasted outside training"
+    pair = batch("same_batch")
+    made = make_inputs(pair, replace(recipe, pairs="same_batch"), 0).image
+    alone = make_inputs(pair, replace(plain, pairs="same_batch"), 0).image
+    assert torch.equal(made[:24], alone[:24]) and not torch.equal(made[24:], alone[24:])
+    for pairs in ("input", "residual"):
+        with pytest.raises(BadInput, match="side by side"):
+            replace(recipe, pairs=pairs)
+
+
+def test_pasted_light_is_fainter_and_bluer_and_away_from_the_host():
+    images = torch.from_numpy(toy_images(400)[1])
+    recipe = AugmentRecipe(neighbours=1.0, neighbour_fainter=(1.0, 1.0), neighbour_bluer=0.5, neighbour_reach=(12.0, 12.0))
+    added = (with_neighbours(images, recipe, np.arange(400)) - images).double()
+    y, x = np.mgrid[:64, :64] - 31.5
+    core = (images - images[..., :4, :].median()).double()[..., torch.from_numpy(np.hypot(x, y) < 6)].sum(dim=(0, 2))
+    light = added.clamp(min=0).sum(dim=(0, 2, 3))
+    assert 0.25 < light[1] / images[:, 1].double().sum() < 0.55 and (light[0] / light[1]) > 1.1 * (core[0] / core[1])
+    peak = added[:, 2].flatten(1).argmax(dim=1).numpy()
+    away = np.hypot(peak // 64 - 31.5, peak % 64 - 31.5)
+    assert np.all(np.abs(away - 12) < 2.5)
+    with pytest.raises(BadInput, match="in order"):
+        AugmentRecipe(neighbour_reach=(9.0, 3.0))
+
+
+def test_training_with_neighbours_is_deterministic(tmp_path):
+    paths = write_bricks(tmp_path / "stamps", bricks=2, n=32, splits=("train", "train", "val", "test"))
+    chosen = TrainRecipe(read=ReadRecipe(batch_size=16, window=32), augment=AugmentRecipe(neighbours=0.5), epochs=1)
+    runs = [train(paths, chosen, str(tmp_path / name), progress=False, device="cpu") for name in "ab"]
+    other = train(paths, replace(chosen, augment=AugmentRecipe()), str(tmp_path / "c"), progress=False, device="cpu")
+    assert runs[0]["reported_on"] == runs[1]["reported_on"] != other["reported_on"]
