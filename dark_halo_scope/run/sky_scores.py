@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from ..base.errors import BadInput
 from ..base.receipts import Receipt, content_hash, identity_of, is_done, read_receipt, read_table, run_facts, write_product
 from ..base.schema import table_from
 from .engine import run_tasks
 from .phases import Run
-from .steps import finish_bricks, input_receipt, read_input, release_identity, sigmoid, table_bytes
+from .steps import finish_bricks, input_receipt, release_identity, searched_galaxies, sigmoid, table_bytes
 from ..survey.coadds import read_cutouts
 
 # %% ../../nbs/run/sky_scores.ipynb #293b8fe3
@@ -101,23 +99,18 @@ def sky_tasks(
 # %% ../../nbs/run/sky_scores.ipynb #ab106bd6
 def score_sky(
     run: Run,
-    splits: Sequence[str] = (),  # Splits of the parent sample to search; empty: all
+    splits: Sequence[str] = (),  # Splits of the parent sample to search; empty: all. Galaxies of known lenses are always searched
     checkpoints: Sequence[str] = (),  # Networks; empty: the run's own
     turns: bool = False,  # Mean over the eight turns and mirrors
     device: str = "cpu",  # cpu or cuda
 ) -> Receipt:
-    "Scores of every galaxy of the parent sample; raises BadInput when no galaxy is in the splits"
+    "Scores of every galaxy searched; raises BadInput when no galaxy is in the splits"
     uri, started = run.path("sky"), time.perf_counter()
-    inputs = {"parent": input_receipt(run, "parent.parquet").name}
+    inputs = {name: input_receipt(run, f"{name}.parquet").name for name in ("parent", "known_hosts")}
     if not checkpoints:
         inputs["model"] = input_receipt(run, "model").name
     names = tuple(checkpoints) or (run.path("model", "best.pt"),)
-    galaxies = read_input(run, "parent.parquet")
-    if splits:
-        galaxies = galaxies.filter(pc.is_in(galaxies["split"], pa.array(list(splits))))
-    if not len(galaxies):
-        raise BadInput(f"{run.path('parent.parquet')}: no galaxy in split(s) {', '.join(splits) or 'any'}")
-    tasks = sky_tasks(run, galaxies, uri, names, turns, device)[: run.limit or None]
+    tasks = sky_tasks(run, searched_galaxies(run, splits), uri, names, turns, device)[: run.limit or None]
     outcomes = run_tasks(run.engine, _score_task, tasks, "bricks")
     missed: dict[str, int] = {}
     for outcome in outcomes:

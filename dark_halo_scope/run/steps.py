@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MADE_BY', 'VISIBILITY', 'IMPOSTORS', 'ORDER', 'input_receipt', 'read_input', 'settle', 'mock', 'density',
-           'known_positions', 'parent', 'with_splits', 'region_of', 'release_identity', 'bank_identity', 'bank_splits',
-           'plan', 'table_bytes', 'source_bank', 'brick_tasks', 'inject', 'finish_bricks', 'stamp_files',
-           'concat_tables', 'rows_in', 'attrition_of_stamps', 'train_model', 'score', 'read_json', 'gates',
-           'observing_columns', 'cut_positions', 'anchors', 'sigmoid', 'as_columns', 'ensure']
+           'known_positions', 'parent', 'parent_cuts', 'with_cuts', 'parent_columns', 'searched_galaxies', 'region_of',
+           'release_identity', 'bank_identity', 'bank_splits', 'plan', 'table_bytes', 'source_bank', 'brick_tasks',
+           'inject', 'finish_bricks', 'stamp_files', 'concat_tables', 'rows_in', 'attrition_of_stamps', 'train_model',
+           'score', 'read_json', 'gates', 'observing_columns', 'cut_positions', 'anchors', 'sigmoid', 'as_columns',
+           'ensure']
 
 # %% ../../nbs/run/steps.ipynb #0fa15d21
 import json
@@ -41,7 +42,7 @@ from ..injection.paint import paint_brick
 from ..injection.plan import make_plan, validate
 from ..lensing.sources import SourceBank
 from ..parent.density import count_sweep, counts_table, regions
-from ..parent.selection import add_attrition, select_sweep, with_magnitudes
+from ..parent.selection import add_attrition, near_any, select_sweep, with_magnitudes
 from ..parent.splits import brick_cells, near_other_split, split_of_bricks
 from .engine import Outcome, run_tasks, set_aside
 from .phases import Run, section_identity, write_json
@@ -55,6 +56,7 @@ from ..trust.gates import GateResult, gate_rows, run_gates
 MADE_BY = {
     "density.parquet": "phase2_density",
     "parent.parquet": "phase3_parent",
+    "known_hosts.parquet": "phase3_parent",
     "plan.parquet": "phase4a_plan",
     "stamps": "phase4c_inject",
     "model": "phase5_train",
@@ -145,8 +147,8 @@ def known_positions(
 # %% ../../nbs/run/steps.ipynb #e62dee18
 def _select_task(task: tuple) -> dict[str, str]:
     "One sweep file: selected rows and attrition, written beside the product"
-    sweep, recipe, known, rows_uri, counts_uri = task
-    rows, counts = select_sweep(sweep, recipe, known)
+    sweep, recipe, rows_uri, counts_uri = task
+    rows, counts = select_sweep(sweep, recipe)
     write_table(rows, rows_uri)
     write_table(counts, counts_uri)
     return {"rows": rows_uri, "counts": counts_uri}
@@ -160,40 +162,79 @@ def parent(
     known = known_positions(run)
     inputs = {"release": release_identity(run), "density": input_receipt(run, "density.parquet").name}
     identity = identity_of(section_identity(run, "selection", "splits"), inputs, known=recipe_identity([c.tolist() for c in known]))
-    if is_done(uri, identity):
+    if is_done(uri, identity) and is_done(run.path("known_hosts.parquet"), identity):
         return read_receipt(uri)
     sweeps = run.release.sweeps()[: run.limit or None]
     tasks = []
     for sweep in sweeps:
         stem = run.path("parts", sweep.rsplit("/", 1)[-1].removesuffix(".fits"))
-        tasks.append((sweep.rsplit("/", 1)[-1], (sweep, recipe.selection, known, f"{stem}.parquet", f"{stem}.counts.parquet")))
+        tasks.append((sweep.rsplit("/", 1)[-1], (sweep, recipe.selection, f"{stem}.parquet", f"{stem}.counts.parquet")))
     outcomes = run_tasks(run.engine, _select_task, tasks, "sweeps")
     parts = settle(run, outcomes, "sweeps")
     rows = with_magnitudes(pa.concat_tables([read_table(p["rows"]) for p in parts]), recipe.bands)
     counts = add_attrition([read_table(p["counts"]) for p in parts])
-    if not len(rows):
+    cuts = parent_cuts(rows, known, run)
+    kept = np.logical_and.reduce(list(cuts.values()))
+    if not kept.any():
         raise BadInput(f"no galaxy passes {recipe.selection.variant} in {len(parts)} sweep(s); expected at least one")
-    table, counts = with_splits(rows, counts, run)
+    counts = with_cuts(counts, cuts)
     write_table(counts, run.path("attrition.parquet"))
     facts = run_facts(started, int(counts["before"][0].as_py()), engine=run.engine.kind, set_aside=set_aside(outcomes))
-    return write_product(check_table(table, "parent", recipe.bands), uri, "parent", identity, facts)
+    near_known = parent_columns(rows.filter(pa.array(~next(iter(cuts.values())))), run)
+    write_product(near_known, run.path("known_hosts.parquet"), "parent", identity, facts)
+    return write_product(parent_columns(rows.filter(pa.array(kept)), run), uri, "parent", identity, facts)
 
 # %% ../../nbs/run/steps.ipynb #99a3166f
-def with_splits(
-    rows: pa.Table,  # Selected galaxies with magnitudes
-    counts: pa.Table,  # Attrition so far
+def parent_cuts(
+    rows: pa.Table,  # Selected galaxies
+    known: tuple[np.ndarray, np.ndarray],  # ra, dec of known lenses [deg]
     run: Run,
-) -> tuple[pa.Table, pa.Table]:  # The parent product's columns, and the attrition with one more row
-    "Adds cell, split and region; drops galaxies whose stamp would share pixels with another split"
+) -> dict[str, np.ndarray]:  # Name of a cut -> (n,) bool
+    "What keeps a selected galaxy out of hosts and controls: a known lens nearby, or pixels shared with another split"
+    ra, dec, radius = rows["ra"].to_numpy(), rows["dec"].to_numpy(), run.recipe.selection.known_lens_arcsec
+    border = near_other_split(ra, dec, rows["brickid"].to_numpy(), run.recipe.splits)
+    return {
+        f"no known lens within {radius:g} arcsec": ~near_any(ra, dec, *known, radius),
+        f"{run.recipe.splits.edge_arcsec:g} arcsec from another split": ~border,
+    }
+
+
+def with_cuts(
+    counts: pa.Table,  # Attrition so far
+    cuts: Mapping[str, np.ndarray],  # Name of a cut -> (n,) bool
+) -> pa.Table:
+    "The attrition with further cuts, counted one after the other"
+    alive, rows = np.ones(len(next(iter(cuts.values()))), bool), []
+    for name, keep in cuts.items():
+        rows.append({"cut": name, "before": int(alive.sum()), "kept": int((alive & keep).sum())})
+        alive &= keep
+    return pa.concat_tables([counts, pa.Table.from_pylist(rows, counts.schema)])
+
+
+def parent_columns(
+    rows: pa.Table,  # Selected galaxies with magnitudes
+    run: Run,
+) -> pa.Table:  # Product `parent`
+    "Adds cell, split and region; the product's columns, by brick and object"
     brickid, recipe = rows["brickid"].to_numpy(), run.recipe.splits
-    near = near_other_split(rows["ra"].to_numpy(), rows["dec"].to_numpy(), brickid, recipe)
-    rows = rows.append_column("healpix", pa.array(brick_cells(brickid, recipe.nside)))
-    rows = rows.append_column("split", pa.array(split_of_bricks(brickid, recipe).tolist()))
+    rows = rows.append_column("healpix", pa.array(brick_cells(brickid, recipe.nside), pa.int64()))
+    rows = rows.append_column("split", pa.array(split_of_bricks(brickid, recipe).tolist(), pa.string()))
     rows = rows.append_column("region_id", pa.array(region_of(run, brickid), pa.int32()))
-    cut = pa.table({"cut": [f"{recipe.edge_arcsec:g} arcsec from another split"], "before": [len(rows)], "kept": [int((~near).sum())]})
-    rows = rows.filter(pa.array(~near)).select([c.name for c in product_columns("parent", run.recipe.bands)])
     ordered = rows.sort_by([("brickid", "ascending"), ("objid", "ascending")]).combine_chunks()
-    return ordered, pa.concat_tables([counts, cut.cast(counts.schema)])
+    return check_table(ordered.select([c.name for c in product_columns("parent", run.recipe.bands)]), "parent", run.recipe.bands)
+
+
+def searched_galaxies(
+    run: Run,
+    splits: Sequence[str] = (),  # Splits of the parent sample; empty: all
+) -> pa.Table:  # Product `parent`
+    "What a search looks at: the parent sample of some splits, and every galaxy near a known lens, which no training ever saw"
+    galaxies = read_input(run, "parent.parquet")
+    if splits:
+        galaxies = galaxies.filter(pc.is_in(galaxies["split"], pa.array(list(splits))))
+    if not len(galaxies):
+        raise BadInput(f"{run.path('parent.parquet')}: no galaxy in split(s) {', '.join(splits) or 'any'}")
+    return pa.concat_tables([galaxies, read_input(run, "known_hosts.parquet")]).combine_chunks()
 
 # %% ../../nbs/run/steps.ipynb #4b07ed5d
 def region_of(run: Run, brickid: np.ndarray) -> np.ndarray:
