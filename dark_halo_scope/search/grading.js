@@ -9,6 +9,7 @@ const keep = (name, value, store) => { try { value === null ? store.removeItem(n
 let deck = null;                    // what the server said: cards, views, size, pixscale, grades, marks
 let at = 0, shown = -1, since = 0;  // the candidate wanted, the one on the screen, and since when
 let marks = [], trail = [];         // grade and comment of every candidate; what undo takes back, step by step
+let last = "";                      // what was done last, for the eye
 let view = 0, zoom = 1, middle = [0, 0], smooth = true;
 let queue = [], sending = false, away = false, wait = 250, refused = "";
 const ready = new Map(), loading = new Set();
@@ -96,7 +97,7 @@ function words() {
   for (const [i, button] of [...$("views").children].entries()) button.setAttribute("aria-pressed", String(i === view));
   if (document.activeElement !== $("comment")) $("comment").value = mine.comment;
   $("note").dataset.tone = done === deck.cards.length ? "done" : "";
-  $("note").textContent = done === deck.cards.length ? `All ${done} graded. Go back with ← and change what you like.` : `${deck.cards.length - done} to go, ${deck.grader}`;
+  $("note").textContent = done === deck.cards.length ? `All ${done} graded. Go back with ← and change what you like.` : `${last}${deck.cards.length - done} to go, ${deck.grader}`;
 }
 
 function status() {
@@ -179,6 +180,7 @@ function give(grade) {
   const was = at + 1;
   mark(at, grade, marks[at].comment);
   const next = nextUngraded(at);
+  last = `Graded ${grade}. `;
   show(next >= 0 ? next : at);
   say(next >= 0 ? `${was} graded ${grade}. Candidate ${at + 1} of ${deck.cards.length}` : `${was} graded ${grade}. All are graded`);
 }
@@ -188,6 +190,7 @@ function undo() {
   if (!step) { say("Nothing to undo"); return; }
   const [i, grade, comment] = step;
   mark(i, grade, comment, true);
+  last = "Taken back. ";
   show(i);
   say(`Undone. Candidate ${i + 1} is ${grade === null ? "not graded" : grade}`);
 }
@@ -280,7 +283,7 @@ function furnish() {
     $("views").append(button);
   });
   for (const [name, meaning] of deck.grades) {
-    const key = name[0].toUpperCase(), button = element("button", { type: "button", "data-grade": name, "aria-pressed": "false", "aria-keyshortcuts": key, "aria-label": `${name}: ${meaning}` }, element("strong", {}, name), element("small", {}, meaning));
+    const key = name[0].toUpperCase(), button = element("button", { type: "button", "data-grade": name, "aria-pressed": "false", "aria-keyshortcuts": key, "aria-label": `${name}: ${meaning}` }, element("strong", {}, name, ...(name.length > 1 ? [" ", element("kbd", {}, key)] : [])), element("small", {}, meaning));
     button.onclick = () => give(name);
     $("grades").append(button);
     $("keys").append(element("tr", {}, element("td", {}, element("kbd", {}, key)), element("td", {}, `${name}: ${meaning}`)));

@@ -30,7 +30,8 @@ def preview(
     "A colour picture of a stamp or brick"
     chosen = (len(bands) - 1, (len(bands) - 1) // 2, 0)
     planes = [np.nan_to_num(image[i]) * WEIGHTS[bands[i]] for i in chosen]
-    return make_lupton_rgb(*planes, minimum=black, stretch=stretch, Q=softening)
+    with np.errstate(invalid="ignore"):  # a pixel that is zero in every band divides by zero, and is black
+        return make_lupton_rgb(*planes, minimum=black, stretch=stretch, Q=softening)
 
 # %% ../../nbs/search/pictures.ipynb #13561f89
 def grey(
@@ -59,7 +60,7 @@ def view_names(
     bands: Sequence[str],
 ) -> tuple[str, ...]:  # In the strip's order, left to right
     "What the views are called"
-    return ("colour", "deep", "without galaxy", *bands)
+    return ("colour", "deep", "residual", *bands)
 
 
 def view_strip(
@@ -68,7 +69,7 @@ def view_strip(
 ) -> np.ndarray:  # (y, view x x, 3) uint8, y down
     "Every view of a stamp, side by side"
     sigma = sky_sigma(np.nan_to_num(image)[None])[0]
-    colour, deep = preview(image, bands, stretch=0.05), preview(image, bands, stretch=0.02, black=-0.005)
+    colour, deep = preview(image, bands, stretch=0.08), preview(image, bands, stretch=0.02, black=-0.005)
     views = [colour, deep, residual(image, bands, sigma), *(grey(p, float(s)) for p, s in zip(image, sigma))]
     return np.concatenate(views, axis=1)[::-1]
 
