@@ -142,6 +142,8 @@ PLAN = (
         "truth",
     ),
     Column("seed", "int64", "", "seed of the painter's own draws (shot noise)", "truth"),
+    Column("z_l", "float32", "", "redshift of the lens as the physical prior drew it; 0 for a control", "truth", optional=True),
+    Column("z_s", "float32", "", "redshift of the source as the physical prior drew it; 0 for a control", "truth", optional=True),
 )
 STAMPS = (
     *PLAN,
