@@ -31,6 +31,8 @@ from ..parent.density import RegionRecipe
 from ..parent.selection import SelectionRecipe
 from ..parent.splits import SplitRecipe
 from .engine import Engine
+from ..search.candidates import CandidateRecipe
+from ..search.completeness import CompletenessRecipe
 from ..survey.mock_sky import MockRecipe
 from ..survey.release import PORTAL, Release
 from ..trust.anchors import AnchorRecipe
@@ -55,6 +57,8 @@ class Recipe:
     train: TrainRecipe = field(default_factory=TrainRecipe)
     gates: GateRecipe = field(default_factory=GateRecipe)
     anchors: AnchorRecipe = field(default_factory=AnchorRecipe)
+    completeness: CompletenessRecipe = field(default_factory=CompletenessRecipe)
+    candidates: CandidateRecipe = field(default_factory=CandidateRecipe)
     notes: str = ""  # For people; part of no identity
 
     def __post_init__(self) -> None:
