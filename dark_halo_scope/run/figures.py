@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'png_bytes', 'png_uri', 'show_stamp', 'stamp_sheet', 'brick_picture', 'roc_figure', 'training_figure',
-           'histogram', 'attrition_figure', 'recall_figure', 'gate_figure']
+           'histogram', 'attrition_figure', 'recall_figure', 'gate_figure', 'completeness_curve',
+           'completeness_heatmap']
 
 # %% ../../nbs/run/figures.ipynb #42554c06
 import base64
@@ -15,7 +16,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from ..search.completeness import CellMap
 from ..search.pictures import preview
 
 # %% ../../nbs/run/figures.ipynb #75e27f40
@@ -216,4 +219,58 @@ def gate_figure(
     ax.set(yticks=range(len(shown)), xlim=(-1.1, 6.2), xlabel="value over threshold (clipped at 6)")
     ax.set_yticklabels([r["name"] for r in shown], fontsize=8)
     ax.invert_yaxis()
+    return figure
+
+# %% ../../nbs/run/figures.ipynb #69f6cc4b
+def completeness_curve(
+    found: CellMap,  # Of one axis
+    beside: CellMap | None = None,  # The same cells of other lenses
+    name: str = "planted lenses",  # What those are
+) -> Figure:
+    "Completeness against one quantity, with intervals and counts"
+    figure, axes = axes_grid(1, 1, (5.6, 3.0))
+    ax, axis = axes[0, 0], found.axes[0]
+    at = np.arange(len(axis))
+    ax.bar(at, found.prior_share, width=0.9, color="0.9", label="share of the prior")
+    drawn = [
+        (m, *style, kind)
+        for m, *style in ((found, "injections", -0.08, "blue"), (beside, name, 0.08, "orange"))
+        for kind in ("measured", "thin")
+    ]
+    for m, label, shift, colour, kind in drawn:
+        here = np.flatnonzero(m.status == kind) if m is not None else []
+        if m is None or not len(here):
+            continue
+        value = m.completeness[here]
+        errors = [np.maximum(value - m.lo[here], 0), np.maximum(m.hi[here] - value, 0)]
+        look = {"fmt": "o", "ms": 5, "capsize": 3, "color": COLOURS[colour], "mfc": COLOURS[colour] if kind == "measured" else "white"}
+        ax.errorbar(at[here] + shift, value, yerr=errors, label=label if kind == "measured" else f"{label}, few", **look)
+    for i in np.flatnonzero(found.status == "empty"):
+        ax.text(i, 0.5, "nothing injected", rotation=90, ha="center", va="center", fontsize=7, color="0.4")
+    ax.set(xticks=at, ylim=(0, 1.02), xlim=(-0.5, len(axis) - 0.5), xlabel=axis.name, ylabel="completeness")
+    ax.set_xticklabels(axis.cells(), fontsize=7)
+    ax.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=4, frameon=False)
+    return figure
+
+
+def completeness_heatmap(
+    found: CellMap,  # Of two axes
+) -> Figure:
+    "Completeness over two quantities, its interval in every cell"
+    rows, columns = found.status.shape
+    figure, axes = axes_grid(1, 1, (min(1.1 * rows + 1.6, 7.5), 0.55 * columns + 1.1))
+    ax, (x, y) = axes[0, 0], found.axes
+    image = ax.imshow(np.ma.masked_invalid(found.completeness.T), origin="lower", vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    for i, j in np.ndindex(rows, columns):
+        kind = found.status[i, j]
+        if kind != "measured":
+            edge = {"edgecolor": "0.55" if kind == "empty" else "white", "linewidth": 0}
+            ax.add_patch(Rectangle((i - 0.5, j - 0.5), 1, 1, fill=False, hatch="xxx" if kind == "empty" else "//", **edge))
+        if kind != "empty":
+            text = f"{found.completeness[i, j]:.2f}\n[{found.lo[i, j]:.2f}, {found.hi[i, j]:.2f}]"
+            ax.text(i, j, text, ha="center", va="center", fontsize=6.5, color="white" if found.completeness[i, j] < 0.6 else "black")
+    ax.set(xticks=range(rows), yticks=range(columns), xlabel=x.name, ylabel=y.name)
+    ax.set_xticklabels(x.cells(), fontsize=7, rotation=20 if rows > 5 else 0)
+    ax.set_yticklabels(y.cells(), fontsize=7)
+    figure.colorbar(image, ax=ax, label="completeness", shrink=0.9)
     return figure
