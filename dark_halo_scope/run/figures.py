@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'png_bytes', 'png_uri', 'show_stamp', 'stamp_sheet', 'brick_picture', 'roc_figure', 'training_figure',
-           'histogram', 'attrition_figure', 'recall_figure', 'gate_figure', 'completeness_curve',
+           'histogram', 'attrition_figure', 'recall_figure', 'gate_figure', 'add_cells', 'completeness_curve',
            'completeness_heatmap']
 
 # %% ../../nbs/run/figures.ipynb #42554c06
@@ -222,6 +222,17 @@ def gate_figure(
     return figure
 
 # %% ../../nbs/run/figures.ipynb #69f6cc4b
+def add_cells(ax: Axes, at: np.ndarray, m: CellMap, label: str, colour: str) -> None:
+    "The cells of a map of one axis as points with intervals; hollow where they are few"
+    for kind, fill in (("measured", colour), ("thin", "white")):
+        here = np.flatnonzero(m.status == kind)
+        value = m.completeness[here]
+        errors = [np.maximum(value - m.lo[here], 0), np.maximum(m.hi[here] - value, 0)]
+        if len(here):
+            text = label if kind == "measured" else f"{label}, few"
+            ax.errorbar(at[here], value, yerr=errors, fmt="o", ms=5, capsize=3, color=colour, mfc=fill, label=text)
+
+
 def completeness_curve(
     found: CellMap,  # Of one axis
     beside: CellMap | None = None,  # The same cells of other lenses
@@ -232,19 +243,9 @@ def completeness_curve(
     ax, axis = axes[0, 0], found.axes[0]
     at = np.arange(len(axis))
     ax.bar(at, found.prior_share, width=0.9, color="0.9", label="share of the prior")
-    drawn = [
-        (m, *style, kind)
-        for m, *style in ((found, "injections", -0.08, "blue"), (beside, name, 0.08, "orange"))
-        for kind in ("measured", "thin")
-    ]
-    for m, label, shift, colour, kind in drawn:
-        here = np.flatnonzero(m.status == kind) if m is not None else []
-        if m is None or not len(here):
-            continue
-        value = m.completeness[here]
-        errors = [np.maximum(value - m.lo[here], 0), np.maximum(m.hi[here] - value, 0)]
-        look = {"fmt": "o", "ms": 5, "capsize": 3, "color": COLOURS[colour], "mfc": COLOURS[colour] if kind == "measured" else "white"}
-        ax.errorbar(at[here] + shift, value, yerr=errors, label=label if kind == "measured" else f"{label}, few", **look)
+    add_cells(ax, at - 0.08, found, "injections", COLOURS["blue"])
+    if beside is not None:
+        add_cells(ax, at + 0.08, beside, name, COLOURS["orange"])
     for i in np.flatnonzero(found.status == "empty"):
         ax.text(i, 0.5, "nothing injected", rotation=90, ha="center", va="center", fontsize=7, color="0.4")
     ax.set(xticks=at, ylim=(0, 1.02), xlim=(-0.5, len(axis) - 0.5), xlabel=axis.name, ylabel="completeness")
@@ -264,8 +265,8 @@ def completeness_heatmap(
     for i, j in np.ndindex(rows, columns):
         kind = found.status[i, j]
         if kind != "measured":
-            edge = {"edgecolor": "0.55" if kind == "empty" else "white", "linewidth": 0}
-            ax.add_patch(Rectangle((i - 0.5, j - 0.5), 1, 1, fill=False, hatch="xxx" if kind == "empty" else "//", **edge))
+            hatch, colour = ("xxx", "0.55") if kind == "empty" else ("//", "white")
+            ax.add_patch(Rectangle((i - 0.5, j - 0.5), 1, 1, fill=False, hatch=hatch, edgecolor=colour, linewidth=0))
         if kind != "empty":
             text = f"{found.completeness[i, j]:.2f}\n[{found.lo[i, j]:.2f}, {found.hi[i, j]:.2f}]"
             ax.text(i, j, text, ha="center", va="center", fontsize=6.5, color="white" if found.completeness[i, j] < 0.6 else "black")
