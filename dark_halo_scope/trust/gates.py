@@ -6,11 +6,12 @@
 __all__ = ['PIXEL_COLUMNS', 'FAULTS', 'GATES', 'WHOLE', 'PLANTED', 'GateResult', 'GateRecipe', 'GateInput', 'from_table',
            'product_files', 'read_product', 'toy_product', 'toy_arcs', 'toy_columns', 'radii', 'core_light',
            'background_features', 'Probe', 'host_folds', 'probe', 'shuffled', 'chance_sd', 'Excess', 'excess',
-           'excess_gate', 'not_checked', 'theta_strata', 'log_light', 'beside_host', 'core_gate', 'pixel_probe_gate',
-           'background_gate', 'brightness_gate', 'metadata_gate', 'normalisation_gate', 'arc_profiles', 'peak_of',
-           'localisation_gate', 'centring_gate', 'split_gate', 'close_pairs', 'diversity_gate', 'pairing_gate',
-           'metadata_names_gate', 'run_gates', 'usable', 'gate_rows', 'failed', 'calibration_gate', 'saturation_gate',
-           'invisible_gate', 'brick_gate', 'physics_gate', 'run_score_gates', 'Power', 'size_caught', 'power_table']
+           'excess_gate', 'not_checked', 'theta_strata', 'log_light', 'beside_host', 'with_clean_light', 'known_clean',
+           'core_gate', 'core_light_gate', 'pixel_probe_gate', 'background_gate', 'brightness_gate', 'metadata_gate',
+           'normalisation_gate', 'arc_profiles', 'peak_of', 'localisation_gate', 'centring_gate', 'split_gate',
+           'close_pairs', 'diversity_gate', 'pairing_gate', 'metadata_names_gate', 'run_gates', 'usable', 'gate_rows',
+           'failed', 'calibration_gate', 'saturation_gate', 'invisible_gate', 'brick_gate', 'physics_gate',
+           'run_score_gates', 'Power', 'size_caught', 'power_table']
 
 # %% ../../nbs/trust/gates.ipynb #ad3797f4
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +28,12 @@ from ..base.draws import uniforms_table
 from ..base.errors import BadInput
 from ..base.schema import metadata_columns
 from ..base.storage import filesystem, is_folder, list_files
+from ..injection.paint import PaintRecipe, source_flux
+from ..lensing.sources import SourceBank
 from ..stamps.codec import decode
 from ..stats.calibration import binary_score_frac, reliability
 from ..stats.metrics import auc_influence, auroc, bin_names, binned, clopper_pearson, clustered_sd, mixed_bits, top_of_scores
+from .core import NEEDED, expected_light
 
 # %% ../../nbs/trust/gates.ipynb #e50e855e
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ class GateRecipe:
     max_stamps: int = 6000  # stamps whose pixels are read, drawn by hash of task_id
     alpha: float = 0.001  # chance of a false alarm per gate
     core_radius: float = 5.0  # core aperture [pix]
+    rendered: int = 70  # painted stamps of each stratum of theta_E whose light is worked out apart from the painter, by hash of task_id
     excess: float = 0.02  # AUC beyond what the render predicts
+    core_light: float = 0.05  # |painted over expected core light - 1| allowed
     theta_edges: tuple[float, ...] = (1.0, 2.0)  # strata of theta_E [arcsec]
     host_share: float = 0.01  # largest share of one host in a cell of the grid
     shared_hosts: float = 0.01  # largest share of control hosts that are injected too
@@ -75,6 +81,11 @@ class GateInput:
     image: np.ndarray | None = None  # (n, band, y, x) [nmgy per pixel]
     ctrl: np.ndarray | None = None  # the same cutouts before painting
     bands: tuple[str, ...] = ("g", "r", "z")
+    clean: np.ndarray | None = (
+        None  # (n, 2) light of the arc within the core and within the stamp in r, by a render of the gates' own; not-a-number where unknown [nmgy]
+    )
+    paint: PaintRecipe = field(default_factory=PaintRecipe)  # what the painter was told of PSF and pixels
+    bank: SourceBank | None = None  # pictures of HST sources, where they were painted
 
     def __len__(self) -> int:
         return len(self.columns["is_control"])
@@ -100,10 +111,8 @@ class GateInput:
         rows: np.ndarray,  # indices or bool
     ) -> "GateInput":
         "The same product with fewer rows"
-        cut = {k: v[rows] for k, v in self.columns.items()}
-        return replace(
-            self, columns=cut, image=None if self.image is None else self.image[rows], ctrl=None if self.ctrl is None else self.ctrl[rows]
-        )
+        arrays = {k: None if v is None else v[rows] for k, v in (("image", self.image), ("ctrl", self.ctrl), ("clean", self.clean))}
+        return replace(self, columns={k: v[rows] for k, v in self.columns.items()}, **arrays)  # type: ignore[arg-type]
 
 # %% ../../nbs/trust/gates.ipynb #25342d36
 PIXEL_COLUMNS = ("stamp", "ctrl_stamp", "stamp_npz", "ctrl_stamp_npz")
@@ -177,18 +186,17 @@ def toy_product(
     theta = np.where(painted, rng.uniform(0.6, 3.0, n), 0.0)
     arc = toy_arcs(rng, theta / 0.262 * (1 + size * (fault == "radius")), x - size * (fault == "kernel shift"), y)
     arc *= (flux * rng.uniform(0.05, 0.3, n))[:, None, None]
-    core, whole = ((arc * m).sum((1, 2)) * rng.normal(1, 0.03, n) for m in (r <= 5, r < 99))  # as a render would know them
+    clean = (
+        np.stack([(arc * m).sum((1, 2)) * rng.normal(1, 0.03, n) for m in (r <= 5, r < 99)], 1) * painted[:, None]
+    )  # as another render would know it
     extra = {"pedestal": np.ones_like(r), "core leak": np.exp(-(r**2) / 4) / (4 * np.pi)}.get(fault, 0 * r)
     arc = arc + np.where(painted, flux * size, 0)[:, None, None] * extra * (0.01 if fault == "pedestal" else 1)
     if fault == "noise":
         arc = arc + rng.normal(0, 0.02 * np.sqrt((1 + size) ** 2 - 1), arc.shape)
-    image = (base + np.where(painted[:, None, None], arc, 0))[:, None].astype(np.float32)
-    return GateInput(
-        toy_columns(rng, painted, theta, flux, core * painted, whole * painted, image, fault, size),
-        image,
-        base[:, None].astype(np.float32),
-        ("r",),
-    )
+    arc *= painted[:, None, None]
+    image = (base + arc)[:, None].astype(np.float32)
+    columns = toy_columns(rng, painted, theta, flux, arc, image, fault, size)
+    return GateInput(columns, image, base[:, None].astype(np.float32), ("r",), clean)
 
 # %% ../../nbs/trust/gates.ipynb #a608f6a3
 FAULTS = {  # what the size of each planted fault means
@@ -224,8 +232,7 @@ def toy_columns(
     painted: np.ndarray,  # (n,) bool
     theta: np.ndarray,  # (n,) theta_E [arcsec]
     flux: np.ndarray,  # (n,) host flux [nmgy]
-    core: np.ndarray,  # (n,) painted light in the core [nmgy]
-    whole: np.ndarray,  # (n,) painted light [nmgy]
+    arc: np.ndarray,  # (n, y, x) painted light, faults and all [nmgy]
     image: np.ndarray,  # (n, band, y, x)
     fault: str,
     size: float,
@@ -245,8 +252,8 @@ def toy_columns(
     return {
         "task_id": np.arange(n).astype(str).astype(object), "release": np.full(n, 10000), "brickid": objid, "objid": objid,
         "brickname": np.char.add("b", objid.astype(str)).astype(object), "ra": 150 + 0.05 * (objid % 40), "dec": 2 + 0.05 * (objid // 40),
-        "split": split, "is_control": ~painted, "theta_E": theta, "mag_r": 22.5 - 2.5 * np.log10(flux), "arc_core_flux_r": core, "arc_flux_r": whole,
-        "core_flux_r": core_light(image, 5.0)[:, 0], "arc_snr": np.where(painted, 20.0, 0.0),
+        "split": split, "is_control": ~painted, "theta_E": theta, "mag_r": 22.5 - 2.5 * np.log10(flux), "arc_flux_r": arc.sum((1, 2)),
+        "arc_core_flux_r": core_light(arc[:, None], 5.0)[:, 0], "core_flux_r": core_light(image, 5.0)[:, 0], "arc_snr": np.where(painted, 20.0, 0.0),
         "psfsize_r": rng.normal(1.3, 0.1, n) + 0.1 * size * (painted & (fault == "metadata")),
         "psfdepth_r": rng.normal(700, 60, n), "ebv": rng.normal(0.03, 0.01, n),
     }  # fmt: skip
@@ -451,24 +458,94 @@ def beside_host(
     return np.column_stack([log_light(light), *([s.columns["mag_r"].astype(float)] if "mag_r" in s.columns else [])])
 
 # %% ../../nbs/trust/gates.ipynb #7d05c4a3
+def with_clean_light(
+    s: GateInput,
+    recipe: GateRecipe,
+) -> GateInput:  # with `clean`, where the plan's columns are there to tell
+    "The light of a part of the arcs, worked out from the plan by other means than the painter's"
+    if s.clean is not None or s.image is None or not {*NEEDED, "task_id", "psfsize_r", "src_mag_r"} <= set(s.columns):
+        return s
+    draw = uniforms_table("clean light", [s.columns["task_id"].tolist()])[:, 0]
+    stratum = binned(s.columns["theta_E"], recipe.theta_edges, "arcsec")
+    mine = np.zeros(len(s), bool)
+    for name in bin_names(recipe.theta_edges, "arcsec"):
+        rows = np.flatnonzero(s.label & (stratum == name))
+        mine[rows[np.argsort(draw[rows], kind="stable")[: recipe.rendered]]] = True
+    clean = np.where(s.label, np.nan, 0.0)[:, None] * np.ones(2)
+    if mine.any():
+        columns = {c: v[mine] for c, v in s.columns.items()}
+        honest = replace(s.paint, psfsize_means="nea")  # whatever the painter took PSFSIZE for
+        clean[mine] = expected_light(columns, "r", s.image.shape[-1], recipe.core_radius, honest, s.bank)
+    return replace(s, clean=clean)
+
+# %% ../../nbs/trust/gates.ipynb #4305c694
+def known_clean(
+    name: str,  # the gate
+    s: GateInput,
+    recipe: GateRecipe,
+) -> "GateInput | GateResult":  # controls and the arcs whose light is known; or why there are none
+    "The stamps that can be compared with a clean render"
+    s = with_clean_light(s, recipe)
+    if s.image is None or s.clean is None:
+        return not_checked(name, "needs pixels and the plan's columns of lens and source, to work out what should be there")
+    known = s.take(~np.isnan(s.clean[:, 0]))
+    if known.label.all() or known.label.sum() < 30:
+        hst = (
+            "; HST sources need their bank" if "src_kind" in s.columns and s.bank is None and (s.columns["src_kind"] == "hst").any() else ""
+        )
+        return not_checked(name, f"{int(known.label.sum())} painted stamps of known light and {int((~s.label).sum())} controls{hst}")
+    return known
+
+# %% ../../nbs/trust/gates.ipynb #c80219fb
 def core_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
-    "Excess light in the core of painted stamps over what the render put there"
-    if s.image is None or "arc_core_flux_r" not in s.columns:
-        return not_checked("core", "needs pixels and arc_core_flux_r")
-    core, arc = core_light(s.image, recipe.core_radius)[:, s.r], np.where(s.label, s.columns["arc_core_flux_r"], 0.0)
+    "Excess light in the core of painted stamps over what a clean render would put there"
+    known = known_clean("core", s, recipe)
+    if isinstance(known, GateResult):
+        return known
+    s, arc, core = known, known.clean[:, 0], core_light(known.image, recipe.core_radius)[:, known.r]  # type: ignore[index,arg-type]
     if s.ctrl is not None:
         measured, predicted = (beside_host(s, x) for x in (core, core_light(s.ctrl, recipe.core_radius)[:, s.r] + arc))
     else:
         host = 10 ** (-0.4 * (s.columns["mag_r"].astype(float) - 22.5)) * s.columns.get("mw_transmission_r", np.ones(len(s)))
         measured, predicted = log_light((core - arc) / host), None
     strata = theta_strata(s, recipe.theta_edges)
-    if not strata or s.label.all():
-        return not_checked("core", f"{int(s.label.sum())} painted stamps and {int((~s.label).sum())} controls")
     found = {
         k: excess(measured[v], None if predicted is None else predicted[v], s.label[v], s.host[v], recipe.alpha / len(strata))
         for k, v in strata.items()
     }
     return excess_gate("core", found, recipe)
+
+# %% ../../nbs/trust/gates.ipynb #16c099c6
+def core_light_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
+    "Painted light in the core over the light that a clean render puts there"
+    known = known_clean("core light", s, recipe) if s.ctrl is not None else not_checked("core light", "needs ctrl_stamp")
+    if isinstance(known, GateResult):
+        return known
+    s = known.take(known.label)
+    painted = core_light(s.image - s.ctrl, recipe.core_radius)[:, s.r]  # type: ignore[operator]
+    expected, strata, rows = s.clean[:, 0], theta_strata(s, recipe.theta_edges), {}  # type: ignore[index]
+    z = stats.norm.isf(recipe.alpha / 2 / max(len(strata), 1))
+    for name, use in strata.items():
+        ratio = painted[use].sum() / expected[use].sum()
+        share = (painted[use] - ratio * expected[use]) / expected[use].sum()
+        half = z * clustered_sd(share, np.unique(s.host[use], return_inverse=True)[1].reshape(-1))
+        rows[name] = {
+            "ratio": float(ratio),
+            "lo": float(ratio - half),
+            "hi": float(ratio + half),
+            "n": int(use.sum()),
+            "hosts": len(np.unique(s.host[use])),
+        }
+    off = {k: abs(r["ratio"] - 1) for k, r in rows.items()}
+    faulty = {k: off[k] > recipe.core_light and not r["lo"] <= 1 <= r["hi"] for k, r in rows.items()}
+    worst = max(rows, key=lambda k: (faulty[k], off[k]))
+    w = rows[worst]
+    why = (
+        f"{worst}: {w['ratio']:.3f} [{w['lo']:.3f}, {w['hi']:.3f}] times the light of a clean render within {recipe.core_radius:g} px, "
+        f"on {w['n']:,} painted stamps of {w['hosts']:,} hosts; allowed 1 within {recipe.core_light:g}"
+    )
+    limits = (w["lo"] - 1, w["hi"] - 1)
+    return GateResult("core light", w["ratio"] - 1, limits, recipe.core_light, not any(faulty.values()), why, {"light": rows})
 
 # %% ../../nbs/trust/gates.ipynb #1b1e5433
 def pixel_probe_gate(
@@ -516,12 +593,15 @@ def metadata_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
 
 # %% ../../nbs/trust/gates.ipynb #5f193d60
 def normalisation_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
-    "Whether mean and scatter of the stamps separate the classes beyond the arcs' own light"
-    if s.image is None or s.ctrl is None or "arc_flux_r" not in s.columns:
-        return not_checked("normalisation", "needs ctrl_stamp and arc_flux_<band>")
-    arcs = np.column_stack([np.where(s.label, s.columns[f"arc_flux_{b}"].astype(float), 0.0) for b in s.bands])
-    pix = s.image.shape[-1] ** 2
-    measured, before = s.image.mean((2, 3), dtype=np.float64), s.ctrl.mean((2, 3), dtype=np.float64) + arcs / pix
+    "Whether the mean of the stamps separates the classes beyond the arcs' own light, as a clean render would have it"
+    known = known_clean("normalisation", s, recipe) if s.ctrl is not None else not_checked("normalisation", "needs ctrl_stamp")
+    if isinstance(known, GateResult):
+        return known
+    s, pix = known, known.image.shape[-1] ** 2  # type: ignore[union-attr]
+    in_r = source_flux(s.columns, ["r"])[:, 0] if len(s.bands) > 1 else np.ones(len(s))
+    share = [source_flux(s.columns, [b])[:, 0] / np.where(in_r > 0, in_r, 1) if len(s.bands) > 1 else in_r for b in s.bands]
+    arcs = np.stack([s.clean[:, 1] * np.where(s.label, v, 0) for v in share], 1)  # type: ignore[index]
+    measured, before = s.image.mean((2, 3), dtype=np.float64), s.ctrl.mean((2, 3), dtype=np.float64) + arcs / pix  # type: ignore[union-attr]
     found = excess(np.arcsinh(measured / 1e-3), np.arcsinh(before / 1e-3), s.label, s.host, recipe.alpha)
     return excess_gate("normalisation", {"mean of the stamp": found}, recipe)
 
@@ -692,6 +772,7 @@ GATES: dict[str, Callable[[GateInput, GateRecipe], GateResult]] = {
     "arc localisation": localisation_gate,
     "arc centring": centring_gate,
     "core": core_gate,
+    "core light": core_light_gate,
     "background": background_gate,
     "brightness": brightness_gate,
     "normalisation": normalisation_gate,
@@ -703,6 +784,8 @@ WHOLE = ("split integrity", "host diversity", "pairing", "brightness", "metadata
 def run_gates(
     product: "pa.Table | GateInput | str | Sequence[str]",  # a stamps table, or where one is
     recipe: GateRecipe | None = None,
+    paint: PaintRecipe | None = None,  # what the painter was told of PSF and pixels; the defaults if not given
+    bank: SourceBank | None = None,  # pictures of HST sources, where they were painted
 ) -> list[GateResult]:
     "Every gate on a stamp product"
     recipe = recipe or GateRecipe()
@@ -712,6 +795,7 @@ def run_gates(
     else:
         every, sample = read_product(product, recipe.max_stamps)
     every, sample = usable(every), usable(sample)
+    sample = with_clean_light(replace(sample, paint=paint or sample.paint, bank=bank or sample.bank), recipe)
     return [gate(every if name in WHOLE else sample, recipe) for name, gate in GATES.items()]
 
 # %% ../../nbs/trust/gates.ipynb #ffb23777
@@ -858,6 +942,7 @@ PLANTED = {  # gate -> planted fault and the ladder of its sizes
     "arc localisation": ("radius", (-0.3, -0.35, -0.4, -0.45, -0.5)),
     "arc centring": ("kernel shift", (0.15, 0.2, 0.3, 0.4, 0.6)),
     "core": ("core leak", (0.02, 0.05, 0.1, 0.15, 0.2)),
+    "core light": ("pedestal", (0.00001, 0.00002, 0.00005, 0.0001, 0.001)),
     "background": ("noise", (0.02, 0.04, 0.06, 0.08, 0.1)),
     "brightness": ("brightness", (0.1, 0.2, 0.3, 0.4, 0.5)),
     "normalisation": ("pedestal", (0.002, 0.005, 0.01, 0.02, 0.05)),
