@@ -21,8 +21,6 @@ from dark_halo_scope.run import steps
 from dark_halo_scope.run.phases import Run, open_run
 from dark_halo_scope.run.score import packaged_network, score_places, score_positions
 from dark_halo_scope.run.sky_scores import score_sky, sky_scores
-from dark_halo_scope.survey.viewer import ViewerRecipe
-from dark_halo_scope.survey.web import Asker, Manners
 
 from .test_run_demo import dhs
 from .test_survey_viewer import Service
