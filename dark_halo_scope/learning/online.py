@@ -39,7 +39,7 @@ def host_columns(
     bands: tuple[str, ...],  # Such as ("g", "r", "z")
 ) -> tuple[str, ...]:
     "Columns of the stamps product that painting needs of a host"
-    return ("mag_r", *(f"{name}_{b}" for name in ("psfsize", "mw_transmission") for b in bands))
+    return tuple(dict.fromkeys(["mag_r", *(f"{name}_{b}" for name in ("mag", "psfsize", "mw_transmission") for b in bands)]))
 
 # %% ../../nbs/learning/online.ipynb #88d3ae6b
 def new_arcs(

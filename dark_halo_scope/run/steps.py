@@ -339,7 +339,8 @@ def plan_bricks(
     limit: int = 0,  # Rows looked at, 0 is all: no group beyond them is read
 ) -> list[tuple[str, int, int]]:  # (brick, its first row, its rows)
     "Where each brick's rows lie in the plan; raises BadInput when the plan is not sorted by brick"
-    file, found, start = open_plan(uri, name), [], 0
+    file, start = open_plan(uri, name), 0
+    found: list[tuple[str, int, int]] = []
     for group in range(file.metadata.num_row_groups):
         names = file.read_row_group(group, ["brickname"])["brickname"].to_numpy(zero_copy_only=False).astype(str)
         names = names[: limit - start] if limit else names
