@@ -16,7 +16,7 @@ from dark_halo_scope.learning.checkpoints import load_checkpoint, save_checkpoin
 from dark_halo_scope.learning.losses import LossRecipe
 from dark_halo_scope.learning.models import ModelRecipe, build_model
 from dark_halo_scope.learning.recipes import OptimRecipe, TrainRecipe
-from dark_halo_scope.learning.scoring import predict, score_stamps
+from dark_halo_scope.learning.scoring import fit_committee, load_committee, predict, score_stamps
 from dark_halo_scope.learning.training import (
     Place,
     build_learner,
@@ -31,7 +31,7 @@ from dark_halo_scope.learning.training import (
 )
 from dark_halo_scope.stamps.augment import AugmentRecipe
 from dark_halo_scope.stamps.normalise import NormaliseRecipe
-from dark_halo_scope.stamps.reader import Reader, ReadRecipe
+from dark_halo_scope.stamps.reader import Reader, ReadRecipe, StampSet
 
 from .stamp_toys import write_bricks
 
@@ -191,6 +191,31 @@ def test_scores_do_not_depend_on_company(bricks, tmp_path):
     assert dict(zip(both["task_id"].to_pylist(), both["logit"].to_pylist())) == dict(
         zip(swapped["task_id"].to_pylist(), swapped["logit"].to_pylist())
     )
+
+
+def test_a_fitted_committee_listens_to_the_member_that_knows(tmp_path):
+    "Beside a network that learnt, one with random weights and a louder voice: the mean suffers, the fit does not"
+    paths = write_bricks(tmp_path / "stamps", bricks=2, n=240, row_group=64, splits=("train", "val", "test", "spare"), arc=0.02)
+    chosen = recipe(epochs=6, optim=OptimRecipe(lr=2e-3))
+    good = train(paths, chosen, str(tmp_path / "good"), progress=False, device="cpu")["checkpoint"]
+    loud = load_checkpoint(saved(tmp_path / "loud.pt", chosen))
+    loud["model"]["head.weight"] *= 1e5
+    save_checkpoint(loud, str(tmp_path / "loud.pt"))
+    pair = load_committee([good, str(tmp_path / "loud.pt")])
+    fitted = fit_committee(pair, paths, ("spare",))
+    found = {}
+    for name, committee in (("good", load_committee(good)), ("mean", pair), ("fitted", fitted)):
+        scores = score_stamps(paths, committee, ("test",))
+        label, logit = scores["label"].to_numpy(), scores["logit"].to_numpy()
+        found[name] = epoch_metrics(logit, label)["auroc"]
+        assert logit.dtype == np.float32 and set(scores["model_id"].to_pylist()) == {committee.name}
+    assert found["good"] > 0.9 > found["mean"] and found["fitted"] > found["good"] - 0.02, found
+    for splits, words in ((("train",), "learnt from or was chosen on split 'train'"), (("val",), "split 'val'")):
+        with pytest.raises(BadInput, match=words):
+            fit_committee(pair, paths, splits)
+    controls = [StampSet(tuple(paths), only="controls")]
+    with pytest.raises(BadInput, match="both classes"):
+        fit_committee(pair, controls, ("spare",))
 
 
 def test_schedule_and_improvement():

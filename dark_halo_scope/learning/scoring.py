@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'brick_batches', 'stored_batches', 'mixed_precision', 'batch_logits', 'predict', 'score_images', 'Committee',
-           'load_committee', 'score_stamps']
+           'load_committee', 'member_logits', 'fit_committee', 'score_stamps']
 
 # %% ../../nbs/learning/scoring.ipynb #4f203367
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
@@ -140,12 +141,24 @@ class Committee:
     "Networks that score together"
 
     members: tuple[tuple[LensNet, TrainRecipe, str], ...]  # As from `load_model`
+    weights: tuple[float, ...] = ()  # Of the members' logits; empty: each the same, their mean
+    bias: float = 0.0  # Added to the weighted sum
 
     @property
     def name(self) -> str:
-        "The network's own name, or a hash of the members'"
+        "The network's own name, or a hash of the members' and of how they are weighed"
         names = [name for _, _, name in self.members]
-        return names[0] if len(names) == 1 else recipe_identity({"committee": names})
+        fitted = {"weights": list(self.weights), "bias": self.bias} if self.weights else {}
+        return names[0] if len(names) == 1 and not fitted else recipe_identity({"committee": names} | fitted)
+
+    def combine(
+        self,
+        logits: np.ndarray,  # (members, n)
+    ) -> np.ndarray:  # (n,) float32
+        "One logit out of the members'"
+        each = np.asarray(logits, np.float64)
+        total = each.sum(axis=0) / len(each) if not self.weights else np.array(self.weights) @ each + self.bias
+        return total.astype(np.float32)
 
 # %% ../../nbs/learning/scoring.ipynb #b6f7c016
 def load_committee(
@@ -162,6 +175,42 @@ def load_committee(
     return Committee(tuple((model.to(device), recipe, name) for model, recipe, name in members))
 
 # %% ../../nbs/learning/scoring.ipynb #34d21473
+def member_logits(
+    committee: Committee,
+    sets: Sequence[StampSet | str],  # Stamps to score: sets, or paths
+    splits: Sequence[str] = (),  # Splits scored; empty: all
+    turns: bool = False,  # Mean over the eight turns and mirrors
+    size: int = SIZE,  # Stamps in a batch
+) -> tuple[StampIndex, np.ndarray]:  # The rows, and what each member says of them (members, n) float32
+    "Every member's logits of every stamp"
+    logits = []
+    for model, recipe, _ in committee.members:
+        single = alone(recipe)
+        index = build_index(training_sets(sets), Selection(splits=tuple(splits)), reading(single, shuffle=False))
+        rows, logit, _ = predict(model, index, single, size, turns)
+        logits.append(logit[np.unique(rows, return_index=True)[1]])
+    return index, np.stack(logits)
+
+# %% ../../nbs/learning/scoring.ipynb #5aa4fbf2
+def fit_committee(
+    committee: Committee,
+    sets: Sequence[StampSet | str],  # Labelled stamps
+    splits: Sequence[str],  # Splits to fit on
+    turns: bool = False,  # Mean over the eight turns and mirrors
+) -> Committee:  # The same members, weighed
+    "Weights of the members from a split kept for that; raises BadInput for a split that a member learnt from or chose by, or that lacks a class"
+    for _, recipe, name in committee.members:
+        if used := {*recipe.select.splits, recipe.choose_on} & {*splits}:
+            raise BadInput(f"network {name} learnt from or was chosen on split '{min(used)}'; fit the committee on another")
+    index, logits = member_logits(committee, sets, splits, turns)
+    label = index.label > 0.5
+    if label.all() or not label.any():
+        raise BadInput(f"{int(label.sum())} lenses among {len(label)} stamps of {', '.join(splits)}; a committee is fitted on both classes")
+    spread = np.maximum(logits.std(axis=1, dtype=np.float64), 1e-6)
+    fit = LogisticRegression(C=1.0).fit((logits / spread[:, None]).T.astype(np.float64), label)
+    return replace(committee, weights=tuple((fit.coef_[0] / spread).tolist()), bias=float(fit.intercept_[0]))
+
+# %% ../../nbs/learning/scoring.ipynb #529ea022
 def score_stamps(
     sets: Sequence[StampSet | str],  # Stamps to score: sets, or paths
     checkpoints: Sequence[str] | str | Committee,  # One network, or several
@@ -171,13 +220,8 @@ def score_stamps(
 ) -> pa.Table:  # Product `scores`
     "Scores of every stamp; the bands and size of the data must be those the networks were trained with"
     committee = checkpoints if isinstance(checkpoints, Committee) else load_committee(checkpoints)
-    total: np.ndarray | float = 0.0
-    for model, recipe, _ in committee.members:
-        single = alone(recipe)
-        index = build_index(training_sets(sets), Selection(splits=tuple(splits)), reading(single, shuffle=False))
-        rows, logit, _ = predict(model, index, single, size, turns)
-        total = total + logit[np.unique(rows, return_index=True)[1]].astype(np.float64)
-    mean = (np.asarray(total) / len(committee.members)).astype(np.float32)
+    index, logits = member_logits(committee, sets, splits, turns, size)
+    mean = committee.combine(logits)
     missing = [n for n in ("task_id", "release", "brickid", "objid", "brickname", "ra", "dec", "split") if n not in index.identity]
     if missing:
         raise BadInput(f"stamps lack column(s) {', '.join(missing)}, which the scores product names its rows by")
