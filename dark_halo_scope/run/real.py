@@ -574,7 +574,7 @@ def real_demo(
     out_dir: str | Path,  # Local folder to write report.json, report.html and the shared arrays to
     recipe: RealRecipe = RealRecipe(),
     workers: int = 2,  # Processes; the answer does not depend on it
-    ledger: str | Path | None = None,  # File to append the result to, unless this recipe stands there already
+    ledger: str | Path | None = None,  # File to append the result to, unless it stands there already
 ) -> dict[str, Any]:  # recipe, identity, counts, probes, rendering, html
     "Train, question and count on real pixels; the numbers are the result, whatever they are"
     started = time.perf_counter()
@@ -627,17 +627,18 @@ def measured_arcs(
 def append_ledger(
     path: str | Path,  # A file of one JSON object a line
     report: Mapping[str, Any],  # From `real_demo`
-) -> bool:  # False when this recipe is in it already: the first stands
-    "Date, recipe identity and result of an evaluation on the real lenses, appended and never changed"
+) -> bool:  # False when this very result is in it already
+    "Date, recipe identity and result of an evaluation on the real lenses, appended and never changed; the same recipe with another result is a repeat"
     path = Path(path)
-    before = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    if any(entry["identity"] == report["identity"] for entry in before):
-        return False
+    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    before = [entry for entry in entries if entry["identity"] == report["identity"]]
     result = {
         name: {f"allowed_{a}": {kind: c["text"] for kind, c in cell[f"allowed_{a}"].items()} for a in (0, 1)}
         | {k: round(v, 4) for k, v in cell.items() if k.startswith("auc")}
         for name, cell in report["counts"].items()
     }
+    if any(entry["result"] == result for entry in before):
+        return False
     probes = {
         prior: {pair: round(p["auc"], 3) if isinstance(p, dict) else round(p, 3) for pair, p in found.items()}
         for prior, found in report["probes"].items()
@@ -649,7 +650,7 @@ def append_ledger(
         "recipe": report["recipe"],
         "result": result,
         "probes": probes,
-    }
+    } | ({"repeat": len(before)} if before else {})
     with path.open("a") as file:
         file.write(json.dumps(entry) + "\n")
     return True
