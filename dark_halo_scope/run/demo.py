@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PHASES', 'run_demo', 'Section', 'shown', 'render_page', 'sky_section', 'parent_section', 'stamps_section',
            'learning_section', 'test_scores', 'metric_row', 'trust_section', 'gates_page', 'anchors_section',
-           'throughput_section', 'write_report']
+           'completeness_section', 'candidates_section', 'throughput_section', 'write_report']
 
 # %% ../../nbs/run/demo.ipynb #d97bfbcd
 import time
@@ -21,7 +21,7 @@ from astropy.io import fits
 import dark_halo_scope
 from ..base.receipts import read_receipt, read_table
 from ..base.storage import join, write_bytes
-from . import figures, steps
+from . import figures, search_steps, steps
 from .engine import progress
 from .phases import Run, open_run, plain, run_notebook, write_json
 from ..stamps.codec import decode
@@ -29,7 +29,18 @@ from ..stats.metrics import auroc, roc, tpr_at_fpr
 from ..survey.coadds import open_brick, sky_to_pixels
 
 # %% ../../nbs/run/demo.ipynb #94f8979b
-PHASES = ("phase2_density", "phase3_parent", "phase4a_plan", "phase4c_inject", "phase5_train", "phase5_score", "gates", "stage0_anchors")
+PHASES = (
+    "phase2_density",
+    "phase3_parent",
+    "phase4a_plan",
+    "phase4c_inject",
+    "phase5_train",
+    "phase5_score",
+    "gates",
+    "stage0_anchors",
+    "phase6_completeness",
+    "phase7_candidates",
+)
 
 
 def run_demo(
@@ -263,6 +274,84 @@ def anchors_section(run: Run) -> Section:
     return section
 
 # %% ../../nbs/run/demo.ipynb #f03d6794
+def completeness_section(run: Run) -> Section:
+    "What the search can find: curve, map, the prior, and planted lenses beside injections"
+    result = search_steps.completeness(run)
+    maps, planted = result.completeness.maps, result.planted.maps if result.planted else {}
+    section, at = Section("What it can find"), result.threshold
+    section.text = [
+        f"Injections above the candidates' threshold (logit {at.logit:.3g}, which {at.above} of {at.negatives} galaxies without a lens in '{at.split}' reach), before any visibility cut, weighted by the survey's area; {result.missed_area:.0%} of that area has seeing and depth under which nothing was injected.",
+        "Every number is a mean over the prior below, as drawn. Hatched cells hold few injections, crossed ones none.",
+    ]
+    section.add_figure(
+        figures.completeness_curve(maps["theta_E"], planted.get("theta_E")),
+        "Completeness against theta_E, injections and planted lenses",
+        "Jeffreys intervals, 95 %, with weights and repeated hosts taken into account.",
+    )
+    section.add_figure(figures.completeness_heatmap(maps["theta_E x psfsize_r"]), "Completeness over theta_E and seeing")
+    section.add_table(result.prior)
+    samples = {"injections": maps, "planted": planted}
+    rows = [(who, m, i) for who, there in samples.items() for m in [there.get("observability")] if m for i in range(len(m.axes[0]))]
+    section.add_table(
+        [
+            {
+                "phase 1 says": m.axes[0].classes[i],
+                "of": who,
+                "n": m.n_injected[i],
+                "found": m.completeness[i],
+                "low": m.lo[i],
+                "high": m.hi[i],
+            }
+            for who, m, i in rows
+        ]
+    )
+    forecasts = [
+        {"map": name, "planted lenses inside": f.n, "expected": f.expected, "sigma": f.sigma, "found": f.found, "p": f.p_value}
+        for name, f in result.forecast.items()
+    ]
+    section.add_table(forecasts)
+    return section
+
+# %% ../../nbs/run/demo.ipynb #0ddc70e1
+def candidates_section(run: Run) -> tuple[Section, tuple[str, str]]:
+    "The list with its pictures, and the truth beside its forecast; also the card for the head of the page"
+    found, _ = search_steps.candidates(run)
+    truth, table = search_steps.unveil(run, found), steps.as_columns(found.table)
+    low, high = run.recipe.candidates.prevalence
+    section, forecast = Section("Candidates"), found.expected
+    section.text = [
+        f"Searched: the galaxies of split {', '.join(run.recipe.candidates.splits)}, which no training saw, and around every planted lens those that pass the same cuts (neither hosts nor controls); {found.attrition[0]['before']} in all, of which {truth.prevalence:.1%} are planted lenses.",
+        f"Expected of the list, from '{run.recipe.candidates.rates_split}' and a prevalence of {low:.0%} to {high:.0%}: a purity of {forecast.purity:.2f} [{forecast.purity_lo:.2f}, {forecast.purity_hi:.2f}]; by calibrated probability {found.mean_p:.2f}. Found: {truth.purity.found} of {truth.purity.n} candidates are planted lenses, {truth.purity.value:.2f} [{truth.purity.lo:.2f}, {truth.purity.hi:.2f}].",
+    ]
+    shown_rows = min(24, len(found.rows))
+    stamps = read_table(run.path("candidates", "stamps.parquet")).slice(0, shown_rows)
+    titles = [f"{i + 1}: {truth.kinds[i]}, p {table['p_lens'][i]:.2f}" for i in range(shown_rows)]
+    section.add_figure(
+        figures.stamp_sheet(decode(stamps), titles, run.recipe.bands),
+        "The highest candidates",
+        "The highest candidates, with what the mock knows them to be.",
+    )
+    section.add_table(truth.planted)
+    section.add_table(found.attrition)
+    kinds, n = np.unique(truth.kinds, return_counts=True)
+    section.add_table(
+        [{"candidates are": kind, "n": count} for kind, count in sorted(zip(kinds.tolist(), n.tolist()), key=lambda row: -row[1])]
+    )
+    first = [
+        {
+            "rank": i + 1,
+            "name": table["name"][i],
+            "logit": table["logit"][i],
+            "p_lens": table["p_lens"][i],
+            "known as": table["known_as"][i] or "-",
+        }
+        for i in range(min(10, shown_rows))
+    ]
+    section.add_table(first)
+    interval = f"[{truth.purity.lo:.0%}, {truth.purity.hi:.0%}], expected {forecast.purity:.0%} [{forecast.purity_lo:.0%}, {forecast.purity_hi:.0%}]"
+    return section, (f"{truth.purity.found} of {truth.purity.n}", f"candidates are planted lenses {interval}")
+
+# %% ../../nbs/run/demo.ipynb #e6ce7923
 def throughput_section(run: Run, seconds: Mapping[str, float]) -> Section:
     "Wall time and rate of each phase"
     products = {
@@ -271,6 +360,8 @@ def throughput_section(run: Run, seconds: Mapping[str, float]) -> Section:
         "phase4c_inject": ("stamps", "stamps"),
         "phase5_train": ("model", "stamps shown"),
         "phase5_score": ("scores.parquet", "stamps"),
+        "phase6_completeness": ("completeness.parquet", "injections"),
+        "phase7_candidates": ("candidates/candidates.parquet", "galaxies"),
         "mock release": ("release/south/survey-bricks-dr10-south.fits.gz", "bricks"),
     }
     section, rows = Section("Time"), []
@@ -297,6 +388,7 @@ def write_report(
     seconds: Mapping[str, float],  # Wall time of each phase
 ) -> str:  # The page's address
     "The demo's report, one self-contained page"
+    candidates, candidates_card = candidates_section(run)
     sections = [
         sky_section(run),
         parent_section(run),
@@ -304,6 +396,8 @@ def write_report(
         learning_section(run),
         trust_section(run),
         anchors_section(run),
+        completeness_section(run),
+        candidates,
         throughput_section(run, seconds),
     ]
     stage, gates = steps.read_json(run.path("stage0.json")), steps.read_json(run.path("gates.json"))
@@ -314,10 +408,11 @@ def write_report(
         (f"{stamps['rows']:,}", "stamps painted or left as controls"),
         (f"{at.value:.0%}" if at.status == "ok" else "too few", f"of held-out injections found at FPR 1 % [{at.lo:.0%}, {at.hi:.0%}]"),
         (f"{recall['found']} of {recall['n']}", f"planted lenses above p = 0.5 [{recall['lo']:.0%}, {recall['hi']:.0%}]"),
+        candidates_card,
         (f"{sum(bool(g['passed']) for g in gates)} of {len(gates)}", "gates passed"),
         (f"{sum(seconds.values()):.0f} s", "from nothing to this page"),
     ]
-    lead = "A small search from beginning to end: galaxies chosen, lensed arcs painted into them, a network trained, and then asked about lenses it never saw."
+    lead = "A small search from beginning to end: galaxies chosen, lensed arcs painted into them, a network trained, asked about lenses it never saw, and sent to search."
     foot = f"dark_halo_scope {dark_halo_scope.__version__}, recipe '{run.recipe.name}'. Stamps {read_receipt(run.path('stamps')).name}, model {read_receipt(run.path('model')).name}. Each number stands in a file beside this page."
     return write_bytes(
         render_page("Dark Halo Scope: a search on a mock sky", lead, cards, sections, foot).encode(), run.path("report.html")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'png_bytes', 'png_uri', 'show_stamp', 'stamp_sheet', 'brick_picture', 'roc_figure', 'training_figure',
-           'histogram', 'attrition_figure', 'recall_figure', 'gate_figure', 'add_cells', 'completeness_curve',
-           'completeness_heatmap']
+           'histogram', 'attrition_figure', 'recall_figure', 'gate_figure', 'axis_words', 'add_cells',
+           'completeness_curve', 'completeness_heatmap']
 
 # %% ../../nbs/run/figures.ipynb #42554c06
 import base64
@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..search.completeness import CellMap
+from ..search.completeness import UNITS, Axis, CellMap
 from ..search.pictures import preview
 
 # %% ../../nbs/run/figures.ipynb #75e27f40
@@ -222,6 +222,12 @@ def gate_figure(
     return figure
 
 # %% ../../nbs/run/figures.ipynb #69f6cc4b
+def axis_words(axis: Axis) -> tuple[str, list[str]]:
+    "What stands along an axis: its name with the unit, and its cells without"
+    unit = UNITS.get(axis.name, "")
+    return f"{axis.name} [{unit}]" if unit else axis.name, [cell.removesuffix(f" {unit}") for cell in axis.cells()]
+
+
 def add_cells(ax: Axes, at: np.ndarray, m: CellMap, label: str, colour: str) -> None:
     "The cells of a map of one axis as points with intervals; hollow where they are few"
     for kind, fill in (("measured", colour), ("thin", "white")):
@@ -248,8 +254,8 @@ def completeness_curve(
         add_cells(ax, at + 0.08, beside, name, COLOURS["orange"])
     for i in np.flatnonzero(found.status == "empty"):
         ax.text(i, 0.5, "nothing injected", rotation=90, ha="center", va="center", fontsize=7, color="0.4")
-    ax.set(xticks=at, ylim=(0, 1.02), xlim=(-0.5, len(axis) - 0.5), xlabel=axis.name, ylabel="completeness")
-    ax.set_xticklabels(axis.cells(), fontsize=7)
+    ax.set(xticks=at, ylim=(0, 1.02), xlim=(-0.5, len(axis) - 0.5), xlabel=axis_words(axis)[0], ylabel="completeness")
+    ax.set_xticklabels(axis_words(axis)[1], fontsize=7)
     ax.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=4, frameon=False)
     return figure
 
@@ -270,8 +276,9 @@ def completeness_heatmap(
         if kind != "empty":
             text = f"{found.completeness[i, j]:.2f}\n[{found.lo[i, j]:.2f}, {found.hi[i, j]:.2f}]"
             ax.text(i, j, text, ha="center", va="center", fontsize=6.5, color="white" if found.completeness[i, j] < 0.6 else "black")
-    ax.set(xticks=range(rows), yticks=range(columns), xlabel=x.name, ylabel=y.name)
-    ax.set_xticklabels(x.cells(), fontsize=7, rotation=20 if rows > 5 else 0)
-    ax.set_yticklabels(y.cells(), fontsize=7)
+    (x_name, x_cells), (y_name, y_cells) = axis_words(x), axis_words(y)
+    ax.set(xticks=range(rows), yticks=range(columns), xlabel=x_name, ylabel=y_name)
+    ax.set_xticklabels(x_cells, fontsize=7)
+    ax.set_yticklabels(y_cells, fontsize=7)
     figure.colorbar(image, ax=ax, label="completeness", shrink=0.9)
     return figure

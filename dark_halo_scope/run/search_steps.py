@@ -281,6 +281,8 @@ def candidates(
             "attrition": found.attrition,
         }
         write_json(summary, run.path("candidates", "candidates.json"))
+        if run.is_mock:
+            write_json(asdict(unveil(run, found)), run.path("candidates", "truth.json"))
         write_product(found.table, uri, "candidates", identity, run_facts(started, len(galaxies["logit"])))
     return found, read_receipt(uri)
 
