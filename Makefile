@@ -37,6 +37,7 @@ bench: setup  ## figures of speed and accuracy, each beside its alternative, as 
 	dhs bench select --json runs/bench/select.json
 	dhs bench loader --json runs/bench/loader.json
 	dhs bench brick --json runs/bench/brick.json
+	dhs bench sky --json runs/bench/sky.json
 
 prepare: setup  ## format, export, clean, lint, types, contracts; before each commit
 	ruff format --quiet nbs tests setup.py
