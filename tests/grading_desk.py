@@ -71,6 +71,11 @@ class Served:
     def __exit__(self, *failure):
         self.kill()
 
+    def printed(self):
+        "What it has printed after the addresses"
+        told = self.process.stdout.fileno()
+        return os.read(told, 1_000_000).decode() if select.select([told], [], [], 0.2)[0] else ""
+
     def kill(self):
         "SIGKILL: no chance to tidy up"
         if self.process.poll() is None:

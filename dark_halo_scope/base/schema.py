@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BANDS', 'ROLES', 'TYPES', 'UCD_BANDS', 'IDENTITY', 'OBSERVING', 'PARENT', 'HOST', 'PLAN', 'STAMPS', 'SCORES',
-           'CANDIDATES', 'COMPLETENESS', 'PRODUCTS', 'parse_bands', 'Column', 'columns_of', 'product_columns',
-           'check_table', 'table_from', 'metadata_columns']
+           'CANDIDATES', 'COMPLETENESS', 'GRADES', 'VOTES', 'PRODUCTS', 'parse_bands', 'Column', 'columns_of',
+           'product_columns', 'check_table', 'table_from', 'metadata_columns']
 
 # %% ../../nbs/base/schema.ipynb #d5d0021b
 from collections.abc import Sequence
@@ -235,6 +235,22 @@ COMPLETENESS = (
     Column("hi", "float64", "", "upper end of the interval", "quality", ucd="stat.probability;stat.max"),
     Column("status", "string", "", "measured, thin, empty, or why there is nothing to measure", "quality", ucd="meta.code.qual"),
 )
+GRADES = (
+    Column("grader", "string", "", "who graded", "identity"),
+    Column("name", "string", "", "the candidate or planted card", "identity"),
+    Column("truth", "string", "", "empty for a candidate; lens or non-lens for a planted card", "truth"),
+    Column("grade", "string", "", "the grader's last word: A, B, C or no; null where it was taken back", "score"),
+    Column("comment", "string", "", "the grader's words", "score"),
+    Column("seconds", "float64", "s", "how long the card was looked at, all visits together", "quality"),
+    Column("changes", "int64", "", "how often the first mark was changed", "quality"),
+    Column("at", "string", "", "time of the last mark, UTC", "quality"),
+)
+VOTES = (
+    Column("name", "string", "", "the candidate or planted card", "identity"),
+    Column("truth", "string", "", "empty for a candidate; lens or non-lens for a planted card", "truth"),
+    Column("grade", "string", "", "median of the grades, the lower one of two; null without a vote", "score"),
+    *(Column(f"n_{grade}", "int64", "", f"graders who gave {grade}", "score") for grade in ("A", "B", "C", "no")),
+)
 PRODUCTS: dict[str, tuple[Column, ...]] = {
     "parent": PARENT,
     "injection_plan": PLAN,
@@ -242,6 +258,8 @@ PRODUCTS: dict[str, tuple[Column, ...]] = {
     "scores": SCORES,
     "candidates": CANDIDATES,
     "completeness": COMPLETENESS,
+    "grades": GRADES,
+    "votes": VOTES,
 }
 
 # %% ../../nbs/base/schema.ipynb #e5647d7c

@@ -22,6 +22,7 @@ import pyarrow.csv as pa_csv
 from ..base.draws import rng
 from ..base.errors import BadInput, unknown_name
 from ..base.receipts import identity_of, read_table, write_product
+from ..base.schema import product_columns, table_from
 from ..base.storage import join, write_bytes
 from .grading import GRADES, Deck, GradeBook, Mark, add_cards, add_graders, opinions, record
 from ..stats.metrics import clopper_pearson
@@ -189,26 +190,25 @@ def grade_table(
     deck: Deck,
     book: GradeBook,
     graders: Sequence[str],
-) -> pa.Table:  # grader, name, truth, grade, comment, seconds, changes, at: one row a grader and card marked
+) -> pa.Table:  # Product `grades`: one row a grader and card marked
     "Every grader's last word on every card of the deck"
     truth, rows = dict(zip(deck.names, deck.truth)), []
     for grader in graders:
         sums = "SELECT name, sum(seconds), count(*) - 1, max(at) FROM mark WHERE grader = ? GROUP BY name"
         spent = {name: more for name, *more in book.ask(sums, grader)}
         rows += [(grader, n, truth[n], g, c, *spent[n]) for n, (g, c) in sorted(opinions(book, grader).items()) if n in truth]
-    kinds = (pa.string(),) * 5 + (pa.float64(), pa.int64(), pa.string())
-    names = ("grader", "name", "truth", "grade", "comment", "seconds", "changes", "at")
-    return pa.table({n: pa.array([row[i] for row in rows], kind) for i, (n, kind) in enumerate(zip(names, kinds))})
+    names = [c.name for c in product_columns("grades")]
+    return table_from({name: [row[i] for row in rows] for i, name in enumerate(names)}, "grades")
 
 
 def vote_table(
     deck: Deck,
     numbers: Mapping[str, np.ndarray],  # Grader -> (n,) grades of the deck's cards
-) -> pa.Table:  # name, truth, grade, n_A, n_B, n_C, n_no: one row a card
+) -> pa.Table:  # Product `votes`: one row a card
     "The votes on every card, and their median"
     counts = votes(np.stack(list(numbers.values())))
-    columns: dict[str, Any] = {"name": list(deck.names), "truth": list(deck.truth), "grade": pa.array(consensus(counts), pa.string())}
-    return pa.table(columns | {f"n_{grade}": counts[:, i] for i, grade in enumerate(GRADES)})
+    columns: dict[str, Any] = {"name": list(deck.names), "truth": list(deck.truth), "grade": consensus(counts)}
+    return table_from(columns | {f"n_{grade}": counts[:, i] for i, grade in enumerate(GRADES)}, "votes")
 
 # %% ../../nbs/search/agreement.ipynb #0237525a
 def finite(value: Any) -> Any:

@@ -35,7 +35,7 @@ function wanted() {
 async function load(i) {
   loading.add(i);
   try {
-    const answer = await fetch(`card/${deck.cards[i]}.png`);
+    const answer = await fetch(`card/${deck.cards[i]}.png`, { signal: AbortSignal.timeout(20000) });
     if (!answer.ok) throw new Error(`${answer.status}`);
     ready.set(i, await createImageBitmap(await answer.blob()));
     if (i === at) draw();
@@ -156,7 +156,7 @@ async function send() {
   sending = true;
   try {
     const marks = queue.slice(0, 50);
-    const answer = await fetch("grades", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ marks }) });
+    const answer = await fetch("grades", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ marks }), signal: AbortSignal.timeout(20000) });
     if (answer.status === 400) { refused = `not saved: ${(await answer.json()).error}`; throw new Error(refused); }
     if (!answer.ok) throw new Error(`${answer.status}`);
     const saved = new Set((await answer.json()).saved);
