@@ -102,11 +102,13 @@ def threshold_at_fpr(
     s, y = checked(logit, label)
     curve, h = roc(s, y), host_index(hosts, len(s))
     found, free, need = tpr_range_at_fpr(curve, fpr), n_hosts(h, ~y), negatives_needed(fpr)
-    if free < need or not np.isfinite(found.threshold):
+    if free < need:
         raise BadInput(
             f"threshold at a false-positive rate of {fpr:g}: {free:,} galaxies without a lens in '{split}', expected {need:,} or more"
         )
     refuse_ties(found, f"tpr at fpr {fpr:g}", curve, f"and {int(fpr * curve.n_neg + 1e-9):,} negatives are allowed above")
+    if not np.isfinite(found.threshold):
+        raise BadInput(f"threshold at a false-positive rate of {fpr:g}: every score in '{split}' has more negatives at or above it")
     return _threshold(s, y, h, found.threshold, "fpr", fpr, split)
 
 
