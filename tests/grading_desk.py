@@ -53,17 +53,15 @@ class Served:
     def __init__(self, arguments, graders, port=0, log=None):
         command = [sys.executable, "-m", "dark_halo_scope", "grade", *arguments, "--port", str(port)]
         command += [part for grader in graders for part in ("--grader", grader)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log or subprocess.DEVNULL, text=True, bufsize=1)
-        self.addresses, end = {}, time.monotonic() + 60
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log or subprocess.DEVNULL)
+        self.addresses, told, end = {}, "", time.monotonic() + 120
         while len(self.addresses) < len(graders):
-            if not select.select([self.process.stdout], [], [], max(end - time.monotonic(), 0))[0]:
+            if time.monotonic() > end or self.process.poll() is not None:
                 self.kill()
-                raise TimeoutError("dhs grade printed no address within a minute")
-            line = self.process.stdout.readline()
-            if not line:
-                raise RuntimeError(f"dhs grade ended with {self.process.wait()}")
-            if found := re.fullmatch(r"(\w+): (http://127\.0\.0\.1:(\d+)/[\w-]+/)\n", line):
-                self.addresses[found[1]], self.port = found[2], int(found[3])
+                raise RuntimeError(f"dhs grade printed no address, ended with {self.process.returncode}: {told}")
+            told += self.printed()
+            for name, address, port in re.findall(r"(\w+): (http://127\.0\.0\.1:(\d+)/[\w-]+/)\n", told):
+                self.addresses[name], self.port = address, int(port)
 
     def __enter__(self):
         return self
@@ -72,7 +70,7 @@ class Served:
         self.kill()
 
     def printed(self):
-        "What it has printed after the addresses"
+        "What it has printed since it was last asked"
         told = self.process.stdout.fileno()
         return os.read(told, 1_000_000).decode() if select.select([told], [], [], 0.2)[0] else ""
 
