@@ -36,7 +36,7 @@ from dark_halo_scope.run.steps import (
     stamp_files,
 )
 from ..search.candidates import CandidateList, Threshold, choose_threshold, known_list, list_candidates
-from ..search.catalogues import completeness_fits, write_catalogues
+from ..search.catalogues import astropy_table, completeness_fits, ecsv_bytes, write_catalogues
 from dark_halo_scope.search.completeness import (
     Axis,
     Completeness,
@@ -193,7 +193,7 @@ class SelectionFunction:
 def completeness(
     run: Run,
 ) -> SelectionFunction:
-    "Phase 6: `completeness.parquet`, `completeness.fits` and `completeness.json`"
+    "Phase 6: `completeness.parquet`, its copies for FITS and ECSV, and `completeness.json`"
     started, recipe = time.perf_counter(), run.recipe.completeness
     threshold = threshold_of(run)
     drawn = injections_of(run, threshold)
@@ -213,7 +213,8 @@ def completeness(
     identity, uri = identity_of(section_identity(run, "completeness", "candidates"), inputs), run.path("completeness.parquet")
     if not is_done(uri, identity):
         facts = run_facts(started, len(drawn["found"]))
-        write_product(completeness_table(found, beside), uri, "completeness", identity, facts)
+        table = completeness_table(found, beside)
+        write_product(table, uri, "completeness", identity, facts)
         meta = {
             "threshold": threshold.logit,
             "threshold by": f"{threshold.by} {threshold.asked:g}",
@@ -221,6 +222,7 @@ def completeness(
             "level": recipe.level,
         }
         write_bytes(completeness_fits(found, beside, meta), run.path("completeness.fits"))
+        write_bytes(ecsv_bytes(astropy_table(table, "completeness", meta=meta)), run.path("completeness.ecsv"))
         summary = {"threshold": asdict(threshold), "prior": prior_rows(drawn), "plan": run.recipe.plan.prior, "missed_area": missed}
         write_json(summary | {"forecast": {name: asdict(f) for name, f in told.items()}}, run.path("completeness.json"))
     return SelectionFunction(found, beside, told, prior_rows(drawn), missed, threshold, read_receipt(uri))
