@@ -19,15 +19,18 @@ from urllib.parse import urlsplit
 
 import boto3
 import cloudpickle
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from dark_halo_scope.base import storage
 from dark_halo_scope.base.errors import BadInput
-from dark_halo_scope.base.receipts import read_receipt, receipt_path
+from dark_halo_scope.base.receipts import read_receipt, read_table, receipt_path, write_product
 from dark_halo_scope.base.storage import join, list_files, read_bytes, write_bytes
-from dark_halo_scope.run import steps
+from dark_halo_scope.run import shards, steps
 from dark_halo_scope.run.engine import Engine, run_tasks, worker_environment
 from dark_halo_scope.run.phases import Run, open_run
+from dark_halo_scope.run.preflight import preflight
 
 os.environ.update(worker_environment())  # One folder of compiled kernels for this process and its workers
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Spark's workers do not find this file by name
@@ -72,7 +75,7 @@ def reference(planned: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 SCRIPT = """
 import sys
-from dark_halo_scope.run import steps
+from dark_halo_scope.run import shards, steps
 from dark_halo_scope.run.phases import open_run
 out, workers, *overrides = sys.argv[1:]
 print(steps.inject(open_run("toy", out, overrides, workers=int(workers))).name, flush=True)
@@ -112,6 +115,62 @@ def test_another_recipe_makes_other_bytes(planned: Run, reference: dict, tmp_pat
     assert not set(products(other).values()) & set(reference.values())
 
 
+# What is read
+
+
+def test_a_limit_reads_only_what_it_needs(planned: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "A plan in groups of 16 rows: ten stamps ask for the first group alone, and every brick's rows are found where they lie"
+    run, plan = run_at(planned, str(tmp_path), workers=1), read_table(planned.path("plan.parquet"))
+    receipt = read_receipt(planned.path("plan.parquet"))
+    write_product(plan, run.path("plan.parquet"), "injection_plan", receipt.identity | {"groups": 16}, row_group_size=16)
+    name, read = read_receipt(run.path("plan.parquet")).name, []
+    group = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, i, *more, **named: read.append(i) or group(self, i, *more, **named))
+    few = steps.brick_tasks(open_run("toy", run.out, [*SMALL, f"release={run.recipe.release}"], limit=10))
+    steps.plan_rows(*few[0][1][1])
+    assert set(read) == {0} and sum(task[1][1][3] for task in few) == 10
+    for brick, first, n in steps.plan_bricks(run.path("plan.parquet"), name):
+        mine = steps.plan_rows(run.path("plan.parquet"), name, first, n)
+        assert mine.equals(plan.slice(first, n)) and set(mine["brickname"].to_pylist()) == {brick}
+    mixed = plan.take(np.random.default_rng(1).permutation(len(plan)))
+    receipt = write_product(mixed, run.path("mixed"), "injection_plan", {})
+    with pytest.raises(BadInput, match="sorted by brick"):
+        steps.plan_bricks(run.path("mixed"), receipt.name)
+
+
+def test_preflight_knows_size_and_missing_bricks(planned: Run, reference: dict, tmp_path: Path) -> None:
+    run = run_at(planned, str(tmp_path), workers=1)
+    look = preflight(run)
+    assert len(look.bricks) == 4 and not look.missing and "every brick is there" in look.says()
+    elsewhere = open_run("toy", run.out, [*SMALL, f"release={tmp_path}/nothing"])
+    lost = preflight(elsewhere)
+    assert set(lost.missing) == set(look.bricks) and all(name in lost.says() for name in look.bricks)
+    with pytest.raises(BadInput, match="4 of 4 bricks are not there.*phase4b_cache"):
+        lost.require()
+    lost.require(allow_missing=True)
+    remote = preflight(open_run("toy", run.out, [*SMALL, "release=https://127.0.0.1:1/dr10"]))
+    assert remote.remote and set(remote.missing) == set(look.bricks)
+    remote.require()
+    steps.inject(run)
+    made = sum(Path(uri).stat().st_size for uri in steps.stamp_files(run))
+    assert abs(look.size / made - 1) < 0.25
+
+
+def test_training_reads_shards(planned: Run, reference: dict, tmp_path: Path) -> None:
+    "Phase 4d's files feed the trainer: every stamp of an epoch, once"
+    from dark_halo_scope.learning.training import train
+
+    run = run_at(planned, str(tmp_path), workers=1)
+    steps.inject(run)
+    receipt = shards.compact(run, 30)
+    assert len(receipt.identity["rows"]) > 1
+    recipe = open_run("toy", run.out, [*SMALL, "train.epochs=1", "train.read.batch_size=8", "train.choose_on=train"]).recipe.train
+    train([run.path("shards")], recipe, str(tmp_path / "model"), progress=False)
+    (epoch,) = json.loads((tmp_path / "model" / "history.json").read_text())
+    usable = steps.concat_tables(steps.stamp_files(run), ["cutout_ok"])["cutout_ok"].to_numpy(zero_copy_only=False).sum()
+    assert epoch["stamps"] == epoch["unique_stamps"] == usable
+
+
 @pytest.fixture(scope="module")
 def stop_spark() -> Iterator:
     "Ends the session, so that the next one may have another master"
@@ -132,6 +191,21 @@ def test_spark(cores: int, planned: Run, reference: dict, tmp_path: Path, stop_s
     run = run_at(planned, str(tmp_path), engine="spark", master=f"local[{cores}]")
     steps.inject(run)
     assert products(run) == reference
+
+
+@pytest.mark.slow
+def test_phases_2_and_3_on_spark(planned: Run, tmp_path: Path, stop_spark) -> None:
+    "Counts, regions and the parent sample: the same content whichever engine read the sweeps"
+    stop_spark()
+    run = open_run("toy", str(tmp_path), [*SMALL, f"release={planned.path('release')}"], engine="spark", master="local[1]")
+    again = open_run("toy", str(tmp_path / "local"), [*SMALL, f"release={planned.path('release')}"], workers=1)
+    for one in (run, again):
+        steps.density(one)
+        steps.parent(one)
+    for product in ("density.parquet", "parent.parquet"):
+        ours, theirs = (read_receipt(one.path(product)) for one in (run, again))
+        assert ours.identity == theirs.identity and ours.identity["rows"] > 0 and ours.run["engine"] == "spark"
+    assert read_table(run.path("regions.parquet")).equals(read_table(again.path("regions.parquet")))
 
 
 # Workers and parents that die
