@@ -48,4 +48,4 @@ prepare: setup  ## format, export, clean, lint, types, contracts; before each co
 	lint-imports
 
 clean:  ## runs and built files; the environment stays
-	rm -rf runs build dist _proc _docs *.egg-info
+	rm -rf runs build dist _proc _pages _docs *.egg-info

@@ -1,100 +1,90 @@
-"Builds the site into _docs and refuses a missing citation, cross-reference, picture or link: quarto where it is installed, smalldocs elsewhere"
+"""Builds the site into _docs: nbdev's processing, one filter (.ci/pages.py), then Quarto where it is installed and smalldocs elsewhere
+
+Refuses a citation, cross-reference, value or result that is not there, a link or picture that leads nowhere, a picture without words, TeX that nobody
+draws, a page that needs the network, and a page over 1.5 MB. With `--changed` only notebooks that changed since the last build are processed again.
+"""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
-import pypandoc
-from nbdev.doclinks import _build_modidx
-from nbdev.quarto import proc_nbs, refresh_quarto_yml
+sys.path.insert(0, str(Path(__file__).parent))
+from pages import PAGES, PROC, ROOT, Book
 
-ROOT = Path(__file__).parents[1]
-PROC, SITE = ROOT / "_proc", ROOT / "_docs"
+SITE = ROOT / "_docs"
+HEAVIEST = 1_500_000  # bytes of one page with its pictures
 
 
-def process() -> None:
+def process(force: bool) -> None:
     "nbdev's own processing: API cells, links, and a copy of the tree in _proc"
+    from nbdev.doclinks import _build_modidx
+    from nbdev.quarto import proc_nbs, refresh_quarto_yml
+
     os.chdir(ROOT)
+    warnings.filterwarnings("ignore", message="Found cells containing imports")
     refresh_quarto_yml()
     _build_modidx()
-    proc_nbs(force=True)
-
-
-def pages() -> list[Path]:
-    "Processed pages with prose in them"
-    return [p for p in sorted(PROC.rglob("*")) if p.suffix in (".qmd", ".md", ".ipynb") and ".ipynb_checkpoints" not in p.parts]
-
-
-def prose(page: Path) -> str:
-    "The Markdown of a page"
-    if page.suffix != ".ipynb":
-        return page.read_text()
-    import nbformat
-
-    return "\n\n".join(c.source for c in nbformat.read(page, 4).cells if c.cell_type == "markdown")
-
-
-CITED = re.compile(r"(?<![\w`/.@])@([A-Za-z]\w*\d{4}\w*)")
-REFERENCE = re.compile(r"(?<![\w`/.])@((?:fig|tbl|eq|sec)-[\w-]+)")
-LABEL = re.compile(r"\{#((?:fig|tbl|eq|sec)-[\w-]+)|#\|\s*label:\s*((?:fig|tbl|eq|sec)-[\w-]+)")
-
-
-def check_citations() -> list[str]:
-    "Pages whose citations the bibliography does not hold, as pandoc's own citation processor says"
-    wrong = []
-    for page in pages():
-        text = prose(page)
-        if not CITED.search(text):
-            continue
-        arguments = ["--from=markdown", "--to=html", "--mathjax", "--citeproc", f"--bibliography={ROOT / 'nbs' / 'references.bib'}", "--fail-if-warnings"]
-        kept = REFERENCE.sub("reference", text)
-        done = subprocess.run([pypandoc.get_pandoc_path(), *arguments], input=kept, capture_output=True, text=True)
-        if done.returncode:
-            wrong.append(f"{page.relative_to(PROC)}: {' '.join(done.stderr.split())}")
-    return wrong
-
-
-def check_references() -> list[str]:
-    "Cross-references to a label that no page defines"
-    texts = {page: page.read_text() for page in pages()}
-    defined = {a or b for text in texts.values() for a, b in LABEL.findall(text)}
-    return [f"{page.relative_to(PROC)}: no such label @{name}" for page in texts for name in sorted(set(REFERENCE.findall(prose(page))) - defined)]
+    proc_nbs(force=force, n_workers=0)  # one process imports the library once; workers would each import it
+    for page in sorted(PROC.rglob("*.*")):  # what was deleted or renamed in the tree
+        if page.is_file() and not (ROOT / "nbs" / page.relative_to(PROC)).exists():
+            page.unlink()
 
 
 def build() -> None:
     "The site itself"
     shutil.rmtree(SITE, ignore_errors=True)
     if shutil.which("quarto"):
-        subprocess.run(["quarto", "render", str(PROC), "--no-execute"], check=True)
+        subprocess.run(["quarto", "render", str(PAGES), "--no-execute"], check=True)
     else:
-        done = subprocess.run([Path(sys.executable).parent / "smalldocs", "render", str(PROC)], capture_output=True, text=True)
+        done = subprocess.run([Path(sys.executable).parent / "smalldocs", "render", str(PAGES)], capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"docs: smalldocs failed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     if not (SITE / "index.html").exists():
         sys.exit(f"docs: no index.html in {SITE}")
 
 
-def check_links() -> list[str]:
-    "Local links and pictures of the built pages that lead nowhere"
-    wrong = []
-    for page in SITE.rglob("*.html"):
-        for link in re.findall(r'(?:href|src)="([^"#?]+)', page.read_text(errors="replace")):
-            if re.match(r"[a-z]+:|//|data:", link) or link.startswith("/"):
-                continue
-            if not (page.parent / link).exists():
-                wrong.append(f"{page.relative_to(SITE)}: {link} leads nowhere")
+def prose(page: str) -> str:
+    "What a reader sees of a built page, code aside"
+    return re.sub(r"<(script|style|pre|code|math)\b[\s\S]*?</\1>|<[^>]+>", " ", page)
+
+
+def check_page(page: Path) -> list[str]:
+    "What is wrong with one built page"
+    text, name = page.read_text(errors="replace"), page.relative_to(SITE)
+    wrong, weight = [], page.stat().st_size
+    for link in re.findall(r'(?:href|src)="([^"#?]+)', text):
+        if re.match(r"[a-z]+:|//|data:", link) or link.startswith("/"):
+            continue
+        target = page.parent / link
+        if not target.exists():
+            wrong.append(f"{name}: {link} leads nowhere")
+        elif target.suffix in (".png", ".jpg", ".svg"):
+            weight += target.stat().st_size
+    ids = set(re.findall(r'\bid="([^"]+)"', text))
+    wrong += [f"{name}: no place #{there} on the page" for there in sorted(set(re.findall(r'href="#([^"]+)"', text)) - ids)]
+    for picture in re.findall(r"<img\b[^>]*>", text):
+        if not re.search(r'alt="[^"]{3,}"', picture):
+            wrong.append(f"{name}: a picture without words: {picture[:60]}")
+    wrong += [f"{name}: needs the network: {link}" for link in re.findall(r'<(?:script|link rel="stylesheet"|img)[^>]+(?:src|href)="(https?://[^"]+)"', text)]
+    raw = re.search(r"\\\(|\\\[|\$\$|\\(?:frac|theta|sqrt|mathrm|alpha|beta|sum|int)\b|\{\{<|(?<![\w.@])@(?:fig|tbl|eq|sec)-", prose(text))
+    if raw:
+        wrong.append(f"{name}: not written out: ...{prose(text)[max(0, raw.start() - 30) : raw.end() + 30]}...")
+    if weight > HEAVIEST:
+        wrong.append(f"{name}: {weight / 1e6:.1f} MB, and {HEAVIEST / 1e6} is the limit")
     return wrong
 
 
 if __name__ == "__main__":
-    process()
-    faults = check_citations() + check_references()
+    process(force="--changed" not in sys.argv)
+    faults = Book().write()
     build()
-    faults += check_links()
-    print(f"docs: {len(list(SITE.rglob('*.html')))} pages in {SITE.name}, {len(faults)} faults")
+    built = sorted(SITE.rglob("*.html"))
+    faults += [fault for page in built for fault in check_page(page)]
+    print(f"docs: {len(built)} pages in {SITE.name}, {len(faults)} faults")
     for fault in faults:
         print("docs:", fault, file=sys.stderr)
     sys.exit(bool(faults))
