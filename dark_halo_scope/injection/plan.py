@@ -311,6 +311,8 @@ MAX_OFF = 0.05  # Largest difference of two cumulative distributions that still 
 
 def _claims_of_match(p: dict[str, np.ndarray], host: np.ndarray, control: np.ndarray, recipe: PlanRecipe) -> list[dict[str, Any]]:
     "Whether controls are what they should be like: the hosts, or the injected galaxies' total light"
+    if control.all() or not control.any():
+        return []
     one, two = (_matched_quantities(p, host, mask) for mask in (~control, control))
     if recipe.match == "total":
         t = {

@@ -159,12 +159,12 @@ def bank(
     print(json.dumps(build_bank(sources, out), indent=1))
 
 
-BENCHES = ("render", "select", "loader", "brick", "training", "online", "sky")
+BENCHES = ("render", "select", "loader", "brick", "training", "online", "sky", "scale")
 
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="render, select, loader, brick, training, online or sky.")],
+    name: Annotated[str, typer.Argument(help="render, select, loader, brick, training, online, sky or scale.")],
     json_: Annotated[str, typer.Option("--json", help="File for the figures.")] = "",
     seed: Annotated[int, typer.Option("--seed", help="Of the drawn systems.")] = 1,
     n: Annotated[int, typer.Option("--n", help="Size of the test; 0 is the bench's own.")] = 0,
