@@ -14,11 +14,14 @@ from astropy.io import fits
 from dark_halo_scope.base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts
 from dark_halo_scope.injection.plan import make_plan
 from dark_halo_scope.parent.selection import near_any
-from dark_halo_scope.run import steps
+from dark_halo_scope.run import search_steps, steps
 from dark_halo_scope.run.phases import Run, load_recipe, open_run, phase_names
 from dark_halo_scope.stamps.codec import decode
 
-PRODUCTS = ("density.parquet", "parent.parquet", "plan.parquet", "stamps", "model", "scores.parquet", "gates.json", "stage0.json")
+PRODUCTS = (
+    *("density.parquet", "parent.parquet", "known_hosts.parquet", "plan.parquet", "stamps", "model", "scores.parquet", "gates.json"),
+    *("stage0.json", "sky", "completeness.parquet", "candidates/candidates.parquet"),
+)
 
 
 def dhs(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -49,7 +52,7 @@ def test_demo_runs_every_phase_and_reports(toy: Path) -> None:
 def test_same_seed_same_products(toy: Path, tmp_path: Path) -> None:
     "One worker instead of two, no notebooks: the same identity hashes, product by product"
     run = open_run("toy", str(tmp_path), workers=1)
-    for step in (*steps.ORDER.values(), steps.gates, steps.anchors):
+    for step in (*steps.ORDER.values(), steps.gates, steps.anchors, search_steps.completeness, search_steps.candidates):
         step(run)
     for product in PRODUCTS:
         assert read_receipt(tmp_path / product).name == read_receipt(toy / product).name, product
@@ -80,6 +83,34 @@ def test_no_planted_lens_is_host_or_control(toy: Path, tmp_path: Path) -> None:
     steps.ensure(run, "parent.parquet")
     careless = read_table(run.path("parent.parquet"))
     assert near_any(careless["ra"].to_numpy(), careless["dec"].to_numpy(), *planted(toy), 11.0).any()
+
+
+def test_planted_lenses_are_searched_and_known(toy: Path) -> None:
+    "Left out of hosts and controls, put back into the search, and named where they are listed"
+    run = open_run("toy", str(toy))
+    ra, dec = planted(toy)
+    searched, _, unseen = search_steps.searched(run)
+    near = search_steps.nearest(ra, dec, searched)[1] < 1.5
+    assert near.sum() + unseen >= len(ra) - 1 and set(searched["split"][near_any(searched["ra"], searched["dec"], ra, dec, 1.5)]) != {
+        "test"
+    }
+    listed = steps.as_columns(read_table(toy / "candidates" / "candidates.parquet"))
+    known = np.array([name is not None for name in listed["known_as"]])
+    assert (known == near_any(listed["ra"], listed["dec"], ra, dec, 5.0)).all()
+    # Nothing that trained the network is searched, but for what no training used: the surroundings of planted lenses.
+    trained = ~near_any(searched["ra"], searched["dec"], ra, dec, 12.0)
+    assert set(searched["split"][trained]) == {"test"}
+
+
+def test_injections_count_before_any_cut(toy: Path) -> None:
+    "Every planned injection of the split is in the maps, scored or not"
+    run = open_run("toy", str(toy))
+    drawn = search_steps.injections_of(run, search_steps.threshold_of(run))
+    plan = read_table(toy / "plan.parquet").to_pandas()
+    assert len(drawn["found"]) == ((plan.split == "test") & ~plan.is_control).sum()
+    cells = read_table(toy / "completeness.parquet").to_pandas()
+    theta = cells[(cells["map"] == "theta_E") & (cells["sample"] == "injections")]
+    assert theta.n_injected.sum() == len(drawn["found"]) and theta.n_found.sum() == drawn["found"].sum()
 
 
 def test_replicates_of_one_galaxy_are_different_arcs(toy: Path) -> None:

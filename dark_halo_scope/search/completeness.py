@@ -528,7 +528,8 @@ def forecast(
     if not ok.any():
         raise BadInput(f"forecast: none of {len(ok)} lenses lies within the map {m.name}, the first: {at.why[0]}")
     p, n = at.value[ok], np.maximum(at.n_effective[ok], 1)
-    sigma = float(np.sqrt((p * (1 - p)).sum() + np.sqrt(p * (1 - p) / n).sum() ** 2))
+    spread = (p * n + 0.5) / (n + 1) * (1 - (p * n + 0.5) / (n + 1))  # a share of 0 in a few injections is not certain
+    sigma = float(np.sqrt(spread.sum() + np.sqrt(spread / n).sum() ** 2))
     expected, found = float(p.sum()), int(lenses["found"][ok].sum())
     return Forecast(
         len(p),
