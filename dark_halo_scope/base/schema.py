@@ -235,6 +235,8 @@ COMPLETENESS = (
     Column("hi", "float64", "", "upper end of the interval", "quality", ucd="stat.probability;stat.max"),
     Column("status", "string", "", "measured, thin, empty, or why there is nothing to measure", "quality", ucd="meta.code.qual"),
 )
+
+# %% ../../nbs/base/schema.ipynb #1f936108
 GRADES = (
     Column("grader", "string", "", "who graded", "identity"),
     Column("name", "string", "", "the candidate or planted card", "identity"),
