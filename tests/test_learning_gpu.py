@@ -70,7 +70,7 @@ def test_the_torch_painter_paints_there_what_numba_paints_here(place, record_pro
         peak = here.max(axis=(1, 2, 3), keepdims=True)
         assert np.quantile((np.abs(there - here) / peak).max(axis=(1, 2, 3)), 0.95) < 1e-3
     many = random_systems(8192, 4)
-    seconds = best_seconds(lambda: [render_arcs(*group, backend="torch") for group in many], place, 3)
+    seconds, _ = best_seconds(lambda: [render_arcs(*group, backend="torch") for group in many], place, 3)
     rate = 8192 / seconds
     report(record_property, place, stamps_per_s=round(rate, 1))
     assert rate > 5000
@@ -92,5 +92,5 @@ def test_painting_while_training_on_the_device(place, record_property):
     ]
     peak = (made[1] - cutout).amax(dim=(1, 2, 3))
     assert ((made[0] - made[1]).abs().amax(dim=(1, 2, 3)) / peak).quantile(0.95) < 1e-3
-    seconds = best_seconds(lambda: paint_batch(batch, index, recipe, Selection(), ("g", "r", "z"), 1), place, 5)
+    seconds, _ = best_seconds(lambda: paint_batch(batch, index, recipe, Selection(), ("g", "r", "z"), 1), place, 5)
     report(record_property, place, arcs_per_s=round(64 / seconds, 1))

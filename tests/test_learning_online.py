@@ -26,7 +26,8 @@ def bricks(tmp_path_factory):
     for i in range(2):
         table = toy_table(64, f"{i:04d}p000", i, seed=i, splits=("train", "train", "val", "test"), control=True)
         n = table.num_rows
-        table = table.append_column("mag_r", pa.array(np.full(n, 19.0, np.float32)))
+        for band, mag in zip(BANDS, (20.5, 19.0, 18.3)):
+            table = table.append_column(f"mag_{band}", pa.array(np.full(n, mag, np.float32)))
         for band, size in zip(BANDS, (1.5, 1.3, 1.2)):
             if f"psfsize_{band}" not in table.column_names:
                 table = table.append_column(f"psfsize_{band}", pa.array(np.full(n, size, np.float32)))

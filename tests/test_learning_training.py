@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.learning import training
 from dark_halo_scope.learning.checkpoints import load_checkpoint, save_checkpoint
-from dark_halo_scope.learning.losses import LossRecipe
-from dark_halo_scope.learning.models import ModelRecipe, build_model
+from dark_halo_scope.learning.losses import LossRecipe, pair_loss, per_stamp_loss
+from dark_halo_scope.learning.models import ModelRecipe, build_model, small_cnn
 from dark_halo_scope.learning.recipes import OptimRecipe, TrainRecipe
 from dark_halo_scope.learning.scoring import fit_committee, load_committee, predict, score_stamps
 from dark_halo_scope.learning.training import (
@@ -216,6 +217,41 @@ def test_a_fitted_committee_listens_to_the_member_that_knows(tmp_path):
     controls = [StampSet(tuple(paths), only="controls")]
     with pytest.raises(BadInput, match="both classes"):
         fit_committee(pair, controls, ("spare",))
+
+
+def test_fine_tuning_freezes_and_thaws(tmp_path, bricks):
+    "From a weights file: the backbone stands still in the first epoch, batch statistics included, and moves in the second"
+    given = small_cnn(3).state_dict()
+    safetensors.torch.save_file(given, tmp_path / "backbone.safetensors")
+    model = ModelRecipe(weights=str(tmp_path / "backbone.safetensors"))
+    train(bricks, recipe(model=model, freeze_epochs=1, keep_every=1), str(tmp_path / "run"), progress=False, device="cpu")
+    first, second = (weights(tmp_path / "run", f"epoch_00{k}.pt") for k in (1, 2))
+    head = torch.equal(first["head.weight"], second["head.weight"])
+    assert all(torch.equal(first[f"backbone.{k}"], v) for k, v in given.items()) and not head
+    assert not any(torch.equal(second[f"backbone.{k}"], v) for k, v in given.items())
+
+
+def test_losses_against_their_formulas():
+    logit, label = torch.linspace(-6, 6, 25).double(), (torch.arange(25) % 2).double()
+    p = torch.sigmoid(logit)
+    right = torch.where(label > 0.5, p, 1 - p)
+    focal = torch.where(label > 0.5, 0.25, 0.75) * (1 - right) ** 2 * -right.log()
+    assert torch.allclose(per_stamp_loss(logit, label, LossRecipe("focal")), focal)
+    soft = label * 0.9 + 0.05
+    smooth = -(soft * p.log() + (1 - soft) * (1 - p).log())
+    assert torch.allclose(per_stamp_loss(logit, label, LossRecipe(label_smoothing=0.1)), smooth)
+    assert torch.allclose(per_stamp_loss(logit, label, LossRecipe("focal", alpha=0.5, gamma=0.0)), -0.5 * right.log())
+    a, b = torch.zeros(2, 4), torch.tensor([[3.0, 3, 3, 3], [0.5, 0.5, 0.5, 0.5]])
+    assert torch.allclose(pair_loss(a, b, 1.0), torch.tensor([0.0, 0.25]))
+
+
+@pytest.mark.parametrize("channels", [3, 6])
+def test_networks_by_name_give_one_float32_logit_a_stamp(channels):
+    for name in ("efficientnet_b0", "resnet10t"):
+        logit, features = build_model(ModelRecipe(name), channels).eval()(torch.zeros(2, channels, 64, 64))
+        assert logit.shape == (2,) and logit.dtype == torch.float32 and features.ndim == 2
+    with pytest.raises(BadInput, match="did you mean 'resnet18'"):
+        build_model(ModelRecipe("resnet81"))
 
 
 def test_schedule_and_improvement():

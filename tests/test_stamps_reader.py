@@ -135,6 +135,16 @@ def test_cuts_act_on_injections_only(bricks):
     assert all(task[t] >= 10 for t, label in zip(index.identity["task_id"], index.label) if label)
 
 
+def test_stamps_whose_ring_is_masked_can_be_left_out(tmp_path):
+    path = write_bricks(tmp_path, bricks=1, n=20)[0]
+    table = pq.read_table(path, partitioning=None)
+    snr = table["arc_snr"].to_numpy().copy()
+    snr[[1, 3]] = 0
+    pq.write_table(table.set_column(table.column_names.index("arc_snr"), "arc_snr", pa.array(snr)), path)
+    every, seen = (build_index([StampSet((path,))], Selection(exclude_arc_snr_0=out)) for out in (False, True))
+    assert len(every) == 20 and len(seen) == 18 and seen.lost["arc_snr = 0"] == 2 and (seen.label == 0).sum() == 10
+
+
 def test_weights_balance_and_hard_negatives(bricks, index, tmp_path):
     few = build_index([StampSet(tuple(bricks), weight=2.5), StampSet(tuple(bricks[:1]), name="real", weight=1.0, label=1)])
     recipe = ReadRecipe(batch_size=32)

@@ -86,7 +86,7 @@ def paint_batch(
         return batch
     arcs, resolved, magnification = new_arcs(index, batch.row[hosts], recipe, bands, seed * 1_000_000 + epoch)
     cutouts = batch.control.numpy()[hosts]
-    snr = np.sqrt(((arcs / sky_sigma(cutouts)[:, :, None, None]) ** 2).sum(axis=(1, 2, 3)))
+    snr = np.sqrt((np.einsum("nbyx,nbyx->nb", arcs, arcs) / sky_sigma(cutouts) ** 2).sum(axis=1))
     visible = (resolved >= select.min_theta_over_psf) & (snr >= select.min_arc_snr) & (magnification >= select.min_magnification)
     image, weight = batch.image.clone(), batch.weight.clone()
     image[hosts] = torch.from_numpy(cutouts + arcs)
