@@ -7,11 +7,12 @@ __all__ = ['NUMBERS', 'SPELLINGS', 'Table', 'read_positions', 'is_number', 'know
            'parse_name', 'name_agrees', 'short_name', 'separation', 'reference_separation', 'in_footprint',
            'duplicate_of', 'galaxy_at_centre', 'AnchorRecipe', 'check_anchors', 'training_rows', 'Share', 'share',
            'StageZero', 'strata_of', 'fixed_rate_recall', 'distribution', 'stage0', 'plain', 'gating_rule',
-           'next_recipe_allowed']
+           'next_recipe_allowed', 'read_stage0']
 
 # %% ../../nbs/trust/anchors.ipynb #602a4bb4
 import csv
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +25,7 @@ from scipy.spatial import cKDTree
 
 from ..base.errors import BadInput
 from ..base.resources import manifest
-from ..base.storage import read_bytes
+from ..base.storage import exists, read_bytes
 from ..parent.selection import near_any, unit_vectors
 from ..stats.metrics import TiedScores, bin_names, binned, clopper_pearson, tpr_at_fpr
 
@@ -286,12 +287,13 @@ class StageZero:
     recall_at_fpr: list[dict[str, Any]]  # at every false-positive rate, threshold scatter included
     strata: list[Share]  # recall at the first cut, by theta_E / seeing, arc S/N and survey
     contamination: list[Share]  # impostors above every cut, all and by class
-    scores: dict[str, dict[str, float]]  # mean, median, spread of p_lens by set
+    scores: dict[str, dict[str, Any]]  # number, mean, median, spread and the values of p_lens by set
     found: list[dict[str, Any]]  # highest lenses
     missed: list[dict[str, Any]]  # lowest lenses
     passed: bool
     verdict: str
     refused: dict[str, int] = field(default_factory=dict)  # anchors that the guards kept out, by reason
+    confused: list[dict[str, Any]] = field(default_factory=list)  # highest impostors
 
 # %% ../../nbs/trust/anchors.ipynb #8ea06d75
 def strata_of(
@@ -334,11 +336,11 @@ def fixed_rate_recall(
     return rows
 
 # %% ../../nbs/trust/anchors.ipynb #d35b0a38
-def distribution(p: np.ndarray) -> dict[str, float]:
-    "Mean, median, spread and number of a set of probabilities"
+def distribution(p: np.ndarray) -> dict[str, Any]:
+    "Mean, median, spread and number of a set of probabilities, and the probabilities themselves"
     if not len(p):
         return {"n": 0}
-    return {"n": len(p), "mean": float(p.mean()), "median": float(np.median(p)), "std": float(p.std())}
+    return {"n": len(p), "mean": float(p.mean()), "median": float(np.median(p)), "std": float(p.std()), "p": np.round(p, 4).tolist()}
 
 # %% ../../nbs/trust/anchors.ipynb #bcc3202e
 def stage0(
@@ -374,12 +376,24 @@ def stage0(
         contamination.append(share(f"{k}, p >= {cut:g}", wrong[impostors["class"] == k] >= cut))  # type: ignore[index]
     passed, verdict = gating_rule(recall[0], contamination[0], recipe)
     rows = [
-        {c: plain(anchors[c][i]) for c in ("name", "theta_E") if c in anchors} | {"logit": float(logit[i]), "p_lens": float(p[i])}
+        {c: plain(anchors[c][i]) for c in ("name", "theta_E") if c in anchors}
+        | {"row": int(i), "logit": float(logit[i]), "p_lens": float(p[i])}
         for i in order
     ]
+    highest = np.argsort(-wrong, kind="stable")[:10]
+    confused = (
+        [
+            {"name": plain(impostors["name"][i]), "class": plain(impostors["class"][i]), "row": int(i), "p_lens": float(wrong[i])}
+            for i in highest
+        ]
+        if impostors and "name" in impostors
+        else []
+    )
     at_fpr = fixed_rate_recall(logit, negatives, hosts, recipe.fprs) if negatives is not None else []
     scores = {"lenses": distribution(p), "impostors": distribution(wrong)}
-    return StageZero(recall, at_fpr, strata, contamination, scores, rows[:10], rows[::-1][:10], passed, verdict, dict(refused or {}))
+    return StageZero(
+        recall, at_fpr, strata, contamination, scores, rows[:10], rows[::-1][:10], passed, verdict, dict(refused or {}), confused
+    )
 
 # %% ../../nbs/trust/anchors.ipynb #25e7c691
 def plain(x: Any) -> Any:
@@ -417,3 +431,17 @@ def next_recipe_allowed(
     raise BadInput(
         f"recipe {recipe_name}: the anchors of the generation before {report.verdict}; expected a pass, or the recipe named as an exception"
     )
+
+# %% ../../nbs/trust/anchors.ipynb #44e9ab60
+def read_stage0(
+    uri: str,  # stage0.json of a run
+) -> StageZero:
+    "A stage-0 report as it was written; `BadInput` when there is none, or it is not one"
+    if not exists(uri):
+        raise BadInput(f"{uri}: not there, expected the stage-0 report of a finished generation")
+    try:
+        raw = json.loads(read_bytes(uri))
+        shares = {k: [Share(**s) for s in raw.pop(k)] for k in ("recall", "strata", "contamination")}
+        return StageZero(**raw, **shares)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadInput(f"{uri}: not a stage-0 report ({error})") from None

@@ -6,7 +6,7 @@
 __all__ = ['RENDER_PIXELS', 'UP_PIXELS', 'RING_EDGES', 'hann_matrix', 'padded', 'render_8bit', 'from_8bit', 'softened',
            'rendering_facts', 'ellipse', 'ring_index', 'host_model', 'arc_patch', 'opposite', 'painted_out',
            'arc_shape', 'arc_shapes', 'radial_features', 'fold_of', 'ridge_scores', 'Probe', 'probe',
-           'frechet_distance']
+           'frechet_distance', 'realism_gate', 'leading_components', 'embedding_probe']
 
 # %% ../../nbs/trust/realism.ipynb #73c3c2aa
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from scipy import linalg, ndimage
 from ..base.draws import rng
 from ..base.errors import BadInput
 from ..stats.metrics import auroc
+from .gates import GateResult
 
 # %% ../../nbs/trust/realism.ipynb #a93d24c1
 RENDER_PIXELS = 101  # Side of a rendered picture
@@ -370,3 +371,52 @@ def frechet_distance(
     c1, c2 = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = np.sqrt(np.clip(np.linalg.eigvals(c1 @ c2).real, 0, None)).sum()
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * root)
+
+# %% ../../nbs/trust/realism.ipynb #478407eb
+def realism_gate(
+    matched: Probe,  # Real frames against the same frames with an arc of ours
+    bare: Probe | None = None,  # Real frames against galaxies without any arc
+    frechet: float = float("nan"),  # Of the matched sets, see `frechet_distance`
+    limit: float = 0.7,  # AUC
+    alpha: float = 0.001,  # Chance of a false alarm: the probe must have been asked for at least 1 / alpha - 1 permutations
+    name: str = "realism",
+) -> GateResult:
+    "Whether our arcs are told from real ones where nothing else differs"
+    bad = matched.auc > limit and matched.lo > 0.5 and matched.p_value <= alpha * 1.0001
+    telling = ", ".join(f"{f} ({a:.2f})" for f, a in matched.ranked[:3])
+    why = (
+        f"AUC {matched.auc:.3f} [{matched.lo:.3f}, {matched.hi:.3f}], p {matched.p_value:.3g}, on {matched.n[0]} real frames and {matched.n[1]} of ours, "
+        f"{matched.hosts[0]} hosts; allowed {limit:g}; most telling alone: {telling}"
+    )
+    beside = {} if bare is None else {"real or bare galaxies": bare.auc}
+    curve = {"features": [[f, a] for f, a in matched.ranked], "references": {"limit": limit, "chance": 0.5} | beside, "frechet": frechet}
+    return GateResult(name, matched.auc, (matched.lo, matched.hi), limit, not bad, why, curve)
+
+# %% ../../nbs/trust/realism.ipynb #25ff6dd0
+def leading_components(
+    features: np.ndarray,  # (n, k)
+    count: int,  # Components kept at most
+) -> np.ndarray:  # (n, count or fewer), of unit variance
+    "Principal components of standardised features"
+    scaled = (features - features.mean(0)) / (features.std(0) + 1e-9)
+    _, size, axes = np.linalg.svd(scaled, full_matrices=False)
+    keep = min(count, int((size > 1e-6 * size[0]).sum()))
+    return scaled @ axes[:keep].T / size[:keep] * np.sqrt(len(features))
+
+
+def embedding_probe(
+    checkpoint: str,  # A trained network
+    images: np.ndarray,  # (n, band, y, x) [nmgy/pix], of the network's size and bands
+    labels: np.ndarray,  # (n,) 1 real, 0 ours
+    groups: np.ndarray,  # (n,) integer identity of the host
+    components: int = 16,  # Leading components of the features that the probe is given
+    n_permutations: int = 999,
+) -> Probe:
+    "The linear probe on a network's features before its last layer, grouped by host"
+    from dark_halo_scope.learning.attribution import embeddings
+    from dark_halo_scope.learning.checkpoints import load_model
+
+    model, recipe, _ = load_model(checkpoint)
+    features = leading_components(embeddings(model, recipe, images), min(components, len(np.unique(groups)) // 2))
+    names = [f"component {i + 1}" for i in range(features.shape[1])]
+    return probe(features, labels, groups, names, n_permutations=n_permutations)
