@@ -299,7 +299,7 @@ def test_calibration_is_the_libraries_own():
 def test_tensorboard_holds_what_the_history_holds(tmp_path, bricks):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(bricks, recipe(), str(tmp_path), progress=False, device="cpu", events=True)
+    train(bricks, recipe(events=True), str(tmp_path), progress=False, device="cpu")
     history = json.loads((tmp_path / "history.json").read_text())
     events = EventAccumulator(str(tmp_path / "events"))
     events.Reload()

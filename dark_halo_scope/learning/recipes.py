@@ -76,6 +76,7 @@ class TrainRecipe:
     checkpoint_steps: int = 0  # Steps between checkpoints within an epoch; 0: only at its end
     keep_every: int = 0  # Epochs between checkpoints that are kept; 0: best and last only
     compile: bool = False  # torch.compile
+    events: bool = False  # TensorBoard events beside the history
     seed: int = 0  # Of weights, order, augmentation, dropout
 
     def __post_init__(self) -> None:

@@ -513,7 +513,6 @@ def train(
     progress: bool = True,  # A bar on a terminal, one line an epoch in a log
     resume: bool = True,  # Go on from last.pt where there is one
     device: str = "",  # "cpu", "cuda" ...; empty: a GPU where there is one
-    events: bool = False,  # TensorBoard events
 ) -> dict[str, Any]:  # What came out; also in summary.json
     "Trains a network; raises BadInput for data, recipe or folder that do not fit together"
     with processes(device) as place:
@@ -542,7 +541,7 @@ def train(
                 row = end_epoch(state, learner, data, recipe, place)
                 state.seen = None
                 if place.first:
-                    keep_epoch(state, learner, recipe, name, out_dir, row, events)
+                    keep_epoch(state, learner, recipe, name, out_dir, row)
                     print(epoch_line(row, recipe.epochs), file=sys.stderr, flush=True) if progress else None
                 save()
         except KeyboardInterrupt:
@@ -558,10 +557,9 @@ def keep_epoch(
     data: str,  # Identity of the data
     out_dir: str,
     row: Mapping[str, Any],  # The epoch's row
-    events: bool,
 ) -> None:
     "Writes the history, the best network, and the checkpoints that are kept"
-    write_history(state.history, out_dir, events)
+    write_history(state.history, out_dir, recipe.events)
     kept = state_dict(state, learner, recipe, data, learner.average)
     if row["best"]:
         save_checkpoint(kept, storage.join(out_dir, "best.pt"))
