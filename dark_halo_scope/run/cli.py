@@ -116,16 +116,19 @@ def run(
     override: Annotated[
         list[str] | None, typer.Option("--override", help="For generation: a recipe allowed in spite of a failed gate.")
     ] = None,
+    after: Annotated[
+        str, typer.Option("--after", help="For generation: run folder of the one before, whose anchors must have passed.")
+    ] = "",
 ) -> None:
     """One phase, through its notebook; or a whole generation from its recipe.
 
     Example: dhs run phase3_parent --recipe demo --out runs/demo
-    Example: dhs run generation --recipe gen3 --scale demo --out runs/gen3
+    Example: dhs run generation --recipe gen3 --scale demo --out runs/gen3 --after runs/gen2
     """
     if phase == "generation":
         from dark_halo_scope.run.generation import run_generation
 
-        print(json.dumps(run_generation(recipe, out, scale, set_ or [], workers, override or []), indent=1))
+        print(json.dumps(run_generation(recipe, out, scale, set_ or [], workers, override or [], after), indent=1))
         return
     from dark_halo_scope.base.resources import phase_notebook
     from dark_halo_scope.run.phases import declared_parameters, load_recipe, run_notebook

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import BadInput
+from ..base.storage import join
 from ..base.receipts import write_table
 from ..base.storage import exists
 from . import steps
 from .phases import Recipe, Run, load_recipe, write_json
 from ..survey.mock_sky import MockRecipe
+from ..trust.anchors import next_recipe_allowed, read_stage0
 from ..trust.gates import GateResult
 
 # %% ../../nbs/run/generation.ipynb #93cf8bcf
@@ -116,6 +118,7 @@ def run_generation(
     overrides: Sequence[str] = (),  # "section.key=value" each
     workers: int = 0,  # Processes
     override: Sequence[str] = (),  # Recipes allowed in spite of a failed gate, by name
+    after: str = "",  # Folder of the generation before, whose anchors must have passed
 ) -> dict[str, Any]:  # Folder, verdicts and label
     "Plan, paint, train, score, gates, anchors of one generation; raises BadInput where a gate blocks it"
     from dark_halo_scope.run.engine import Engine
@@ -123,7 +126,9 @@ def run_generation(
     if scale not in ("full", "demo"):
         raise BadInput(f"scale '{scale}': expected full or demo")
     recipe = load_recipe(name, overrides)
+    anchored = next_recipe_allowed(read_stage0(join(after, "stage0.json")), recipe.name, override) if after else None
     run = Run(at_demo_scale(recipe) if scale == "demo" else recipe, out, Engine(workers=workers))
+    steps.bank_identity(run)
     steps.ensure(run, "stamps")
     core = refuse_control_input(run, override)
     found: list[GateResult] = steps.gates(run)
@@ -136,6 +141,7 @@ def run_generation(
     steps.score(run)
     label = "demo scale: the small network on a mock sky" if scale == "demo" else "as the recipe says"
     result: dict[str, Any] = {"generation": recipe.name, "label": label, "gates": {g.name: g.passed for g in found}, "core_only_auc": core}
+    result |= {"after": anchored} if anchored else {}
     if run.is_mock and recipe.train.pairs not in ("input", "residual"):
         result["stage0"] = steps.anchors(run)[0].verdict
     write_json(result, run.path("generation.json"))

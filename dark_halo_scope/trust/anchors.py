@@ -441,7 +441,6 @@ def read_stage0(
         raise BadInput(f"{uri}: not there, expected the stage-0 report of a finished generation")
     try:
         raw = json.loads(read_bytes(uri))
-        shares = {k: [Share(**s) for s in raw.pop(k)] for k in ("recall", "strata", "contamination")}
-        return StageZero(**raw, **shares)
+        return StageZero(**raw | {k: [Share(**s) for s in raw[k]] for k in ("recall", "strata", "contamination")})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{uri}: not a stage-0 report ({error})") from None
