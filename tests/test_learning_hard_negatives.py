@@ -65,6 +65,26 @@ def test_a_first_network_without_false_positives_is_told(tiny, tmp_path):
         generation.mine_first(replace(tiny[0], out=str(tmp_path / "run")))
 
 
+def test_a_recipe_that_feeds_the_control_is_blocked_unless_named(tiny):
+    run, _ = tiny
+    for name, pairs in (("gen5_prime_6ch", "input"), ("gen5_prime_residual", "residual")):
+        train = replace(run.recipe.train, pairs=pairs, augment=AugmentRecipe(), online=replace(run.recipe.train.online, enabled=False))
+        six = replace(run, recipe=replace(run.recipe, name=name, train=train))
+        with pytest.raises(BadInput, match=f"recipe '{name}' feeds the control .* limit 0.70.*--override {name}"):
+            generation.refuse_control_input(six)
+        assert generation.refuse_control_input(six, [name]) > 0.7
+    assert generation.refuse_control_input(run) is None
+
+
+def test_hst_sources_without_a_bank_name_the_command(tmp_path):
+    for name in ("gen5", "gen5_prime"):
+        with pytest.raises(BadInput, match="names no bank: make one with dhs bank, then --set bank=FILE"):
+            run_generation(name, str(tmp_path / name), "demo")
+        with pytest.raises(BadInput, match="nowhere.h5"):
+            run_generation(name, str(tmp_path / name), "demo", ["bank=nowhere.h5"])
+        assert not (tmp_path / name).exists()
+
+
 def test_mined_table_raises_what_the_reader_shows(tmp_path):
     paths = write_bricks(tmp_path / "stamps", bricks=2, n=40, splits=("train", "train", "val", "test"))
     index = build_index([StampSet(tuple(paths))])
