@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['galaxy_key', 'labelled', 'threshold_of', 'yield_of', 'searched', 'injections_of', 'nearest', 'planted_of',
-           'SelectionFunction', 'completeness', 'known_lists_of', 'candidates', 'candidate_stamps', 'Unveiled',
-           'unveil']
+           'SelectionFunction', 'completeness', 'chance_at', 'known_lists_of', 'candidates', 'candidate_stamps',
+           'Unveiled', 'unveil']
 
 # %% ../../nbs/run/search_steps.ipynb #f6de83c9
 import time
@@ -39,11 +39,14 @@ from ..search.candidates import CandidateList, Threshold, choose_threshold, know
 from ..search.catalogues import astropy_table, completeness_fits, ecsv_bytes, write_catalogues
 from dark_halo_scope.search.completeness import (
     Axis,
+    Chance,
     Completeness,
     Forecast,
     Injections,
     all_maps,
+    completeness_from,
     completeness_table,
+    could_be_found,
     forecast,
     injections_table,
     prior_rows,
@@ -96,7 +99,9 @@ def yield_of(
 # %% ../../nbs/run/search_steps.ipynb #d41b81ae
 def searched(
     run: Run,
-) -> tuple[dict[str, np.ndarray], str, int]:  # Columns of `parent` with `logit`; the network's name; galaxies without a usable cutout
+) -> tuple[
+    dict[str, np.ndarray], str, int
+]:  # Columns of `parent` that a list needs, with `logit`; the network's name; galaxies without a usable cutout
     "The searched galaxies with their scores; a mock run that has none yet is searched now"
     wanted, uri = run.recipe.candidates.splits, run.path("sky")
     if run.is_mock and not exists(f"{uri}.receipt.json"):
@@ -104,7 +109,9 @@ def searched(
     there = input_receipt(run, "sky").identity["splits"]
     if there and not set(wanted) <= set(there):
         raise BadInput(f"{uri}: holds split(s) {', '.join(there)}, expected {', '.join(wanted)}; run phase5_score with -p sky_splits")
-    galaxies, scores = as_columns(searched_galaxies(run, wanted)), as_columns(sky_scores(run))
+    names = ["release", "brickid", "objid", "brickname", "ra", "dec", "maskbits", "split", "psfdepth_r"]
+    names += [f"{c}_{b}" for c in ("mag", "psfsize") for b in run.recipe.bands]
+    galaxies, scores = as_columns(searched_galaxies(run, wanted).select(names)), as_columns(sky_scores(run))
     keys, scored = galaxy_key(galaxies), galaxy_key(scores)
     order = np.argsort(scored)
     at = order[np.minimum(np.searchsorted(scored[order], keys), len(order) - 1)]
@@ -238,6 +245,19 @@ def _forecasts(found: Completeness, lenses: Injections) -> dict[str, Forecast]:
             except BadInput:
                 continue
     return out
+
+# %% ../../nbs/run/search_steps.ipynb #1b1a5a9f
+def chance_at(
+    run: Run,
+    ra: float,  # [deg]
+    dec: float,  # [deg]
+    theta_E: float,  # [arcsec]
+    arc_mag_r: float | None = None,  # Total r magnitude of the arcs; None: the prior's mean
+) -> Chance:
+    "The chance of one lens from the run's completeness and parent sample; raises BadInput where nothing was searched, or phase 6 has not run"
+    maps = completeness_from(read_input(run, "completeness.parquet"), level=run.recipe.completeness.level)
+    parent = as_columns(read_input(run, "parent.parquet", ["ra", "dec", "psfsize_r", "psfdepth_r"]))
+    return could_be_found(maps, parent, ra, dec, theta_E, arc_mag_r)
 
 # %% ../../nbs/run/search_steps.ipynb #c4ac745d
 def known_lists_of(

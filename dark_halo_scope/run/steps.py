@@ -63,6 +63,7 @@ MADE_BY = {
     "model": "phase5_train",
     "scores.parquet": "phase5_score",
     "sky": "phase5_score",
+    "completeness.parquet": "phase6_completeness",
 }
 
 
