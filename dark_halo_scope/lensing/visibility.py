@@ -9,8 +9,8 @@ __all__ = ['QUANTILES', 'arc_snr', 'radius_from', 'light_within', 'image_count',
 import numpy as np
 from scipy.special import ndtri
 
-from .deflection import LensParams, sie_deflection
-from .rays import compiled, kernel
+from .deflection import LensParams
+from .rays import compiled, kernel, lens_rows, trace
 
 # %% ../../nbs/lensing/visibility.ipynb #f0bf09a8
 def _information(arc: np.ndarray, invvar: np.ndarray, good: np.ndarray, out: np.ndarray) -> None:
@@ -60,13 +60,31 @@ def light_within(
     return image[..., r <= radius].sum(axis=-1, dtype=np.float64)
 
 # %% ../../nbs/lensing/visibility.ipynb #62182a74
-def _inside(px: np.ndarray, py: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    "Whether points (n,) lie in closed curves (n, k): odd number of edges crossed going right"
-    qx, qy = np.roll(px, -1, axis=1), np.roll(py, -1, axis=1)
-    spans = (py > y[:, None]) != (qy > y[:, None])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        crossing = px + (y[:, None] - py) * (qx - px) / (qy - py)
-    return ((spans & (x[:, None] < crossing)).sum(axis=1) % 2).astype(bool)
+def _images(rows: np.ndarray, sx: np.ndarray, sy: np.ndarray, cos: np.ndarray, sin: np.ndarray, out: np.ndarray) -> None:
+    "Images of points (n,): 1, and for each closed curve about the point (edges crossed going right are odd) 1 or 2 more"
+    m = cos.size
+    bx, by, psi, cut, fold = np.empty_like(cos), np.empty_like(cos), np.empty_like(cos), np.empty((2, m)), np.empty((2, m))
+    for i in range(len(rows)):
+        lens, g1, g2 = rows[i].copy(), rows[i, 7], rows[i, 8]
+        lens[5:9] = 0  # at the origin and without shear: the deflection of the ellipsoid alone
+        bx[:], by[:] = cos, sin
+        trace(lens, bx, by, m, psi)
+        for k in range(m):
+            ax, ay = cos[k] - bx[k], sin[k] - by[k]
+            stretch = 1 - g1 * (cos[k] * cos[k] - sin[k] * sin[k]) - g2 * 2 * cos[k] * sin[k]
+            r = lens[0] / psi[k] * stretch / (1 - g1 * g1 - g2 * g2)
+            cut[0, k], cut[1, k] = -ax, -ay
+            fold[0, k], fold[1, k] = r * ((1 - g1) * cos[k] - g2 * sin[k]) - ax, r * ((1 + g1) * sin[k] - g2 * cos[k]) - ay
+        found = 1
+        for curve, more in ((cut, 1), (fold, 2)):
+            crossed = 0
+            for k in range(m):
+                n = k + 1 if k + 1 < m else 0
+                if (curve[1, k] > sy[i]) != (curve[1, n] > sy[i]):
+                    at = curve[0, k] + (sy[i] - curve[1, k]) * (curve[0, n] - curve[0, k]) / (curve[1, n] - curve[1, k])
+                    crossed += 1 if sx[i] < at else 0
+            found += more * (crossed % 2)
+        out[i] = found
 
 
 def image_count(
@@ -77,16 +95,10 @@ def image_count(
 ) -> np.ndarray:  # (n,) int32: 1, 2, 3 or 4
     "Images of a point at the source's centre, the faint central one not counted"
     angle = np.arange(directions) * (2 * np.pi / directions)
-    cos, sin = np.cos(angle)[None], np.sin(angle)[None]
-    theta, q, phi, g1, g2 = (np.asarray(v, float)[:, None] for v in (lens.theta_E, lens.q, lens.phi, lens.gamma1, lens.gamma2))
-    turned = angle[None] - phi
-    stretch = 1 - g1 * np.cos(2 * angle) - g2 * np.sin(2 * angle)
-    r = theta / np.sqrt(q * np.cos(turned) ** 2 + np.sin(turned) ** 2 / q) * stretch / (1 - g1**2 - g2**2)
-    ax, ay = sie_deflection(cos + 0 * r, sin + 0 * r, theta + 0 * r, q + 0 * r, phi + 0 * r)
-    bx = r * ((1 - g1) * cos - g2 * sin) - ax
-    by = r * ((1 + g1) * sin - g2 * cos) - ay
+    out = np.zeros(len(lens), np.int32)
     sx, sy = np.asarray(x, float) - lens.center_x, np.asarray(y, float) - lens.center_y
-    return (1 + _inside(-ax, -ay, sx, sy) + 2 * _inside(bx, by, sx, sy)).astype(np.int32)
+    compiled(_images)(lens_rows(lens), sx, sy, np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32), out)
+    return out
 
 # %% ../../nbs/lensing/visibility.ipynb #db59322b
 QUANTILES = 4096  # Of the normal law, in the table that deviates are summed from

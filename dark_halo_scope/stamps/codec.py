@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CODECS', 'FLOAT16_MAX', 'STEPS_MAX', 'SKY_STEPS', 'SKY_STEPS_MIN', 'CHUNK', 'ROW_GROUP', 'sky_sigma', 'int16_step',
-           'to_planes', 'from_planes', 'column_prefix', 'check_images', 'encode', 'stored_bands', 'pixel_words',
-           'decode', 'encoding_error', 'parquet_options', 'npz_arrays', 'decode_npz', 'encode_npz']
+           'to_planes', 'from_planes', 'column_prefix', 'check_images', 'to_half', 'encode', 'stored_bands',
+           'pixel_words', 'decode', 'encoding_error', 'parquet_options', 'npz_arrays', 'decode_npz', 'encode_npz']
 
 # %% ../../nbs/stamps/codec.ipynb #abe13e33
 import io
@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.lib import format as npy_format
 
 from ..base.errors import BadInput, unknown_name
+from ..lensing.rays import compiled
 
 # %% ../../nbs/stamps/codec.ipynb #c8ebe678
 CODECS = {"float16": 1, "int16": 2}  # Name -> the word that starts each value
@@ -94,6 +95,30 @@ def check_images(
     return images.astype(np.float32, copy=False)
 
 # %% ../../nbs/stamps/codec.ipynb #39d1c12a
+_HALF, _SHIFT, _ONE = np.float32(0.5), np.uint32(13), np.uint32(1)
+_SIGN, _SIZE, _SMALL, _ZERO_POINT = np.uint32(0x8000), np.uint32(0x7FFFFFFF), np.uint32(0x38800000), np.uint32(0x3F000000)
+_REBIAS, _SIXTEEN = np.uint32(0xC8000FFF), np.uint32(16)
+
+
+def _halves(values: np.ndarray, bits: np.ndarray, out: np.ndarray) -> None:
+    "float32 values, and their bits, to the bits of float16; finite values up to FLOAT16_MAX"
+    for i in range(values.size):
+        size = bits[i] & _SIZE
+        tiny = np.float32(np.abs(values[i]) + _HALF).view(np.uint32) - _ZERO_POINT
+        large = np.uint32(size + _REBIAS + ((size >> _SHIFT) & _ONE)) >> _SHIFT
+        out[i] = ((bits[i] >> _SIXTEEN) & _SIGN) | (tiny if size < _SMALL else large)
+
+
+def to_half(
+    values: np.ndarray,  # float32, finite, at most FLOAT16_MAX in size
+) -> np.ndarray:  # int16 words of the same shape: the bits of float16
+    "float16 as numpy rounds it"
+    flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+    out = np.empty(flat.shape, np.uint16)
+    compiled(_halves)(flat, flat.view(np.uint32), out)
+    return out.view("<i2").reshape(values.shape)
+
+# %% ../../nbs/stamps/codec.ipynb #398bcb0c
 CHUNK = 16  # Stamps worked on at once: they stay in the processor's cache
 
 
@@ -111,7 +136,7 @@ def _quantise(images: np.ndarray, codec: str, sigma: np.ndarray | None) -> tuple
     stored = np.clip(stored, -limit, limit) if codec == "int16" or over.any() else stored
     if codec == "int16":
         return to_planes(stored.astype("<i2").reshape(len(images), -1)), scale, saturated
-    return stored.astype("<f2").view("<i2").reshape(len(images), -1), scale, saturated
+    return to_half(stored).reshape(len(images), -1), scale, saturated
 
 # %% ../../nbs/stamps/codec.ipynb #41987ffc
 def encode(
