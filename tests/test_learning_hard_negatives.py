@@ -1,5 +1,6 @@
 """Hard negatives end to end: mined by a first network, looked up by the reader, pasted beside hosts; a whole generation at toy size."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -56,6 +57,18 @@ def test_a_generation_from_mining_to_stage_0(tiny):
     assert recipe["augment"]["neighbours"] == 0.3 and recipe["online"]["enabled"]
     first = steps.read_json(run.path("first", "summary.json"))["recipe"]
     assert first["read"]["hard_negatives"] == "" and first["augment"]["neighbours"] == 0
+
+
+def test_runs_become_one_receipt(tiny, tmp_path):
+    run, result = tiny
+    receipt = generation.demo_receipt([run.out])
+    (row,) = json.loads(json.dumps(receipt))["generations"]
+    summary = steps.read_json(run.path("model", "summary.json"))
+    assert row["name"] == "gen6" and row["gates"] == result["gates"] and row["results"]["auroc"] == summary["reported_on"]["auroc"]
+    assert row["hard_negatives"] == pq.read_metadata(run.path("hard_negatives.parquet")).num_rows and "recall" in row["anchors"]["verdict"]
+    assert row["rehearsed"]["resumed_loss"] == row["rehearsed"]["losses"][-1] and row["core_only_auc"] is None
+    with pytest.raises(BadInput, match="no generation.json"):
+        generation.demo_receipt([str(tmp_path)])
 
 
 def test_a_first_network_without_false_positives_is_told(tiny, tmp_path):

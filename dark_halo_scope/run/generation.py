@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['DEMO_MOCK', 'DEMO_STAMPS', 'CORE_LIMIT', 'DEMO_SHARE', 'at_demo_scale', 'core_only_auc', 'refuse_control_input',
-           'mine_first', 'run_generation', 'rehearse_named']
+           'mine_first', 'run_generation', 'rehearse_named', 'demo_receipt']
 
 # %% ../../nbs/run/generation.ipynb #1b40b5c7
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from ..base.errors import BadInput
-from ..base.storage import join
 from ..base.receipts import write_table
-from ..base.storage import exists
+from ..base.storage import exists, join
 from . import steps
 from .phases import Recipe, Run, load_recipe, write_json
 from ..survey.mock_sky import MockRecipe
@@ -158,3 +158,24 @@ def rehearse_named(
     facts = rehearse(steps.stamp_files(run), recipe.train, run.path("rehearsal"))
     write_json(facts, run.path("rehearsal.json"))
     return facts
+
+# %% ../../nbs/run/generation.ipynb #f24ba977
+def demo_receipt(
+    runs: Sequence[str],  # Folders in which generations ran
+) -> dict[str, Any]:  # generations, one row each, and when and where
+    "Results of several generations; raises BadInput for a folder in which none ran to its end"
+    from dark_halo_scope.base.receipts import run_facts
+    from dark_halo_scope.trust.generations import from_run, read_json
+
+    started, rows = time.perf_counter(), []
+    for folder in runs:
+        done = read_json(folder, "generation.json")
+        if done is None:
+            raise BadInput(f"{folder}: no generation.json there; expected a folder in which dhs run generation came to its end")
+        found = asdict(from_run(folder, done["generation"])) | {"source": f"dhs run generation --recipe {done['generation']} --scale demo"}
+        facts = read_json(folder, "model.receipt.json")["run"]
+        kept = {name: value for name, value in found.items() if name not in ("configuration", "history", "recorded")}
+        mined = read_json(folder, "hard_negatives.json")
+        extra = {"label": done["label"], "core_only_auc": done["core_only_auc"], "trained": facts["finished"], "machine": facts["machine"]}
+        rows.append(kept | extra | {"hard_negatives": mined[-1]["kept"] if mined else 0, "rehearsed": read_json(folder, "rehearsal.json")})
+    return {"generations": rows, "run": run_facts(started)}
