@@ -180,7 +180,7 @@ def sersic_light_of(part: np.ndarray, bx: np.ndarray, by: np.ndarray, m: int, we
 
 # %% ../../nbs/lensing/rays.ipynb #03b26aac
 DROP, TRACE, SPLIT = 0, 1, 2
-_REACH, _QUARTER, _TWENTIETH = F(math.sqrt(0.5)), F(0.25), F(0.05)
+_REACH, _QUARTER, _MOST = F(math.sqrt(0.5)), F(0.25), F(20)
 
 
 @kernel
@@ -194,17 +194,10 @@ def stretch_of(lens: np.ndarray, psi: np.float32, reach: np.float32) -> tuple[np
 
 @kernel
 def judge_sersic(
-    lens: np.ndarray,
-    part: np.ndarray,
-    bx: np.ndarray,
-    by: np.ndarray,
-    psi: np.ndarray,
-    m: int,
-    side: np.float32,
-    limits: np.ndarray,
-    verdict: np.ndarray,
+    lens: np.ndarray, part: np.ndarray, at: np.ndarray, m: int, side: np.float32, limits: np.ndarray, verdict: np.ndarray
 ) -> None:
-    "Drop, trace or split each of m tiles, from the ray through its middle"
+    "Drop, trace or split each of m tiles, from the ray through its middle: `at` holds its source position and psi"
+    bx, by, psi = at[0], at[1], at[2]
     x, y, c, s, q, inverse, power, shift, root = part[0], part[1], part[2], part[3], part[4], part[5], part[6], part[7], part[9]
     fine, drop, cusp = limits[0], limits[1], limits[2]
     area = side * side * part[8]
@@ -221,9 +214,9 @@ def judge_sersic(
         drops = _LN2 * fast_exp2(power * fast_log2(mean * mean * inverse + _TINY) + shift)
         inside = near < _QUARTER * width
         slope = drops * _TWO * power * width / mean
-        rough = (held * min(drops, _ONE) > cusp) if inside else slope > fine
+        rough = (held * min(drops, _ONE) * min(stretch, _MOST) > cusp) if inside else slope > fine
         if psi[i] < side:
-            rough = held * min(slope, _ONE) > _TWENTIETH * cusp
+            rough = held * min(slope, _ONE) * _MOST > cusp
         verdict[i] = DROP if held < drop else (SPLIT if rough else TRACE)
 
 # %% ../../nbs/lensing/rays.ipynb #d9839dcd
@@ -270,61 +263,62 @@ def image_pixels(part: np.ndarray, bx: np.float32, by: np.float32) -> tuple[np.f
 # %% ../../nbs/lensing/rays.ipynb #bd111923
 @kernel
 def judge_image(
-    lens: np.ndarray,
-    part: np.ndarray,
-    maps: np.ndarray,
-    bx: np.ndarray,
-    by: np.ndarray,
-    psi: np.ndarray,
-    m: int,
-    side: np.float32,
-    limits: np.ndarray,
-    verdict: np.ndarray,
+    lens: np.ndarray, part: np.ndarray, maps: np.ndarray, at: np.ndarray, m: int, side: np.float32, limits: np.ndarray, verdict: np.ndarray
 ) -> None:
-    "Drop, trace or split each of m tiles over a stamp"
+    "Drop, trace or split each of m tiles over a stamp: `at` holds source position, psi and room for one more, and is used up"
     width, height, fine, floor = _TWO * part[5], _TWO * part[6], limits[0], limits[1]
-    for i in range(m):
-        stretch, far = stretch_of(lens, psi[i], _REACH * side)
-        u, v = image_pixels(part, bx[i], by[i])
-        reach = far * part[4] + _ONE
+    spread = side * side * part[4] * part[4] * F(0.125)
+    u, v, weight, reach = at[0], at[1], at[2], at[3]
+    for k in range(m):
+        i = np.uint64(k)
+        stretch, far = stretch_of(lens, weight[i], _REACH * side)
+        u[i], v[i] = image_pixels(part, u[i], v[i])
+        apart = _QUARTER * min(stretch * side, _TWO * far)
+        weight[i] = spread * apart * apart * min(stretch * stretch, _MOST)
+        reach[i] = far * part[4] + _ONE
+    unknown = SPLIT if limits[2] * side * side * _MOST > fine else TRACE
+    for k in range(m):
+        i = np.uint64(k)
         verdict[i] = DROP
-        if u > -reach and v > -reach and u < width + reach and v < height + reach:
-            if reach > F(2 * _BLOCK):
-                verdict[i] = SPLIT
-                continue
-            row = min(max(int(v) // _BLOCK, 0), maps.shape[1] - 1)
-            column = min(max(int(u) // _BLOCK, 0), maps.shape[2] - 1)
-            near = 0 if reach <= F(_BLOCK) else 1
-            if maps[near, row, column] > floor:
-                apart = _QUARTER * min(stretch * side, _TWO * far) * part[4]
-                missed = maps[2 + near, row, column] * apart * apart * F(0.125) * side * side
-                verdict[i] = SPLIT if missed > fine * (_TWENTIETH if psi[i] < _TWO * side else _ONE) else TRACE
+        if u[i] > -reach[i] and v[i] > -reach[i] and u[i] < width + reach[i] and v[i] < height + reach[i]:
+            row = min(max(int(v[i]) // _BLOCK, 0), maps.shape[1] - 1)
+            column = min(max(int(u[i]) // _BLOCK, 0), maps.shape[2] - 1)
+            near = 0 if reach[i] <= F(_BLOCK) else 1
+            if reach[i] > F(2 * _BLOCK):
+                verdict[i] = unknown
+            elif maps[near, row, column] > floor:
+                verdict[i] = SPLIT if maps[2 + near, row, column] * weight[i] > fine else TRACE
 
 # %% ../../nbs/lensing/rays.ipynb #56e9b1f5
 @kernel
 def image_light_of(
-    part: np.ndarray, image: np.ndarray, bx: np.ndarray, by: np.ndarray, m: int, weight: np.float32, out: np.ndarray
+    part: np.ndarray,
+    image: np.ndarray,
+    bx: np.ndarray,
+    by: np.ndarray,
+    m: int,
+    weight: np.float32,
+    index: np.ndarray,
+    out: np.ndarray,
 ) -> None:
-    "Bilinear light of a stamp, whose outermost ring is zero, at m source positions"
-    peak, width, last_column, last_row = (
-        part[7] * weight,
-        np.int32(image.shape[1]),
-        np.int32(image.shape[1] - 2),
-        np.int32(image.shape[0] - 2),
-    )
-    x, y, c, s, scale, middle_x, middle_y = part[0], part[1], part[2], part[3], part[4], part[5], part[6]
-    pixels = image.reshape(image.size)
+    "Bilinear light of a stamp, whose outermost ring is zero, at m source positions, which are used up; first where, then what, so that the first loop is vector code"
+    peak, width, height = part[7] * weight, np.int32(image.shape[1]), np.int32(image.shape[0])
+    last_column, last_row, right, top = np.int32(width - 2), np.int32(height - 2), _TWO * part[5], _TWO * part[6]
     for k in range(m):
         i = np.uint64(k)
-        dx, dy = (bx[i] - x) * scale, (by[i] - y) * scale
-        u, v = min(max(c * dx + s * dy + middle_x, _ZERO), _TWO * middle_x), min(max(c * dy - s * dx + middle_y, _ZERO), _TWO * middle_y)
+        u, v = image_pixels(part, bx[i], by[i])
+        u, v = min(max(u, _ZERO), right), min(max(v, _ZERO), top)
         column, row = min(np.int32(u), last_column), min(np.int32(v), last_row)
-        p, r = u - np.float32(column), v - np.float32(row)
-        at = np.uint32(row * width + column)
-        below = np.uint32(at + width)
-        low = pixels[at] + p * (pixels[at + np.uint32(1)] - pixels[at])
-        high = pixels[below] + p * (pixels[below + np.uint32(1)] - pixels[below])
-        out[i] = peak * (low + r * (high - low))
+        bx[i], by[i] = u - np.float32(column), v - np.float32(row)
+        index[i] = np.int32(row * width + column)
+    pixels, one, across = image.reshape(image.size), np.uint32(1), np.uint32(width)
+    for k in range(m):
+        i = np.uint64(k)
+        at = np.uint32(index[i])
+        above = np.uint32(at + across)
+        low = pixels[at] + bx[i] * (pixels[np.uint32(at + one)] - pixels[at])
+        high = pixels[above] + bx[i] * (pixels[np.uint32(above + one)] - pixels[above])
+        out[i] = peak * (low + by[i] * (high - low))
 
 # %% ../../nbs/lensing/rays.ipynb #7448ee56
 def image_rows(
@@ -476,7 +470,7 @@ def paint_component(
     "Add the lensed light of one component, as a share of unit flux, to the grid"
     x, y, psi, light = scratch[0], scratch[1], scratch[2], scratch[3]
     cells, work = np.empty((2, BATCH), np.int32), np.empty((19, 7, BATCH), np.float32)
-    verdict = np.empty(tiles.shape[2], np.int8)
+    verdict, index = np.empty(tiles.shape[2], np.int8), np.empty(16 * BATCH, np.int32)
     edge, rays, level = np.float32(-0.5 * size * cell), 0, 0
     across_window = -(-size // 4)
     m = across_window * across_window
@@ -490,9 +484,9 @@ def paint_component(
             x[i], y[i] = edge + (np.float32(ix[i]) + _HALF) * side, edge + (np.float32(iy[i]) + _HALF) * side
         trace(lens, x, y, m, psi)
         if image.size == 0:
-            judge_sersic(lens, part, x, y, psi, m, side, limits, verdict)
+            judge_sersic(lens, part, scratch, m, side, limits, verdict)
         else:
-            judge_image(lens, part, maps, x, y, psi, m, side, limits, verdict)
+            judge_image(lens, part, maps, scratch, m, side, limits, verdict)
         traced, children = next_level(
             ix, iy, verdict, m, size << (level + 1), level == MAX_LEVEL, tiles[1 - (level & 1), 0], tiles[1 - (level & 1), 1]
         )
@@ -504,7 +498,7 @@ def paint_component(
             if image.size == 0:
                 sersic_light_of(part, x, y, 16 * some, side * side, light)
             else:
-                image_light_of(part, image, x, y, 16 * some, side * side, light)
+                image_light_of(part, image, x, y, 16 * some, side * side, index, light)
             give(light[: 16 * some].reshape(4, 4, some), ix[first:], iy[first:], some, level, offset, cells, work, grid)
         m, level = children, level + 1
     return rays
