@@ -1,0 +1,20 @@
+"A hundred thousand stamps in one run, and two Spark cores against one"
+
+import os
+
+import pytest
+
+from dark_halo_scope.run.bench_scale import bench_scale
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_pace_memory_and_a_second_core() -> None:
+    figures = bench_scale(n=100_000)
+    long, spark = figures["endurance"], figures["spark"]
+    assert long["stamps"] == 100_000
+    assert abs(long["end_over_start_cpu"] - 1) < 0.15, "the pace by processor time changes"
+    assert long["end_held_mb"] < 1.1 * long["start_held_mb"], "memory grows"
+    if max(spark["load"]) < 1.0:  # with others at work there is no second core to be had
+        assert spark["ratio"] >= 1.7
