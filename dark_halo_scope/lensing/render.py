@@ -134,8 +134,9 @@ def _stamp(source: Source, i: int, accuracy: Accuracy) -> tuple[tuple[np.ndarray
     "Image and maps of one source, and the limits that hold for it"
     if not isinstance(source, ImageParams):
         return _NO_STAMP, np.array((accuracy.fine, accuracy.drop, accuracy.cusp), np.float32)
+    bank: SourceBank = source.bank
     index = int(source.index[i])
-    image, (maps, place) = source.bank.images[index], bank_maps(source.bank)
+    image, (maps, place) = bank.images[index], bank_maps(bank)
     offset, height, width = place[index]
     limits = np.array((accuracy.image_fine, accuracy.image_drop, 1)) * image.max()
     return (image, maps[:, offset : offset + height * width].reshape(4, height, width)), limits.astype(np.float32)
