@@ -16,5 +16,5 @@ def test_pace_memory_and_a_second_core() -> None:
     assert long["stamps"] == 100_000
     assert abs(long["end_over_start_cpu"] - 1) < 0.15, "the pace by processor time changes"
     assert long["end_held_mb"] < 1.1 * long["start_held_mb"], "memory grows"
-    if max(spark["load"]) < 1.0:  # with others at work there is no second core to be had
+    if spark["load"][0] < 1.0:  # with others at work there is no second core to be had
         assert spark["ratio"] >= 1.7
