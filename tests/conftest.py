@@ -1,9 +1,15 @@
-"What tests share: where real pixels lie, and a quiet, single-threaded process"
+"What tests share: a quiet, single-threaded process, the command, one toy run, a cutout service, and where real pixels lie"
 
+import fcntl
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from .cutout_service import Service
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -16,3 +22,31 @@ def real_data() -> Path:
     if not (folder / "lrg_des_grz.npz").exists():
         pytest.skip(f"no real data at {folder}: set DHS_REAL_DATA")
     return folder
+
+
+def dhs(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    "The command, as a user runs it"
+    return subprocess.run([sys.executable, "-m", "dark_halo_scope", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "A folder in which `dhs demo --recipe toy` ran: every phase notebook once, through papermill; one for all processes of a test run"
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "toy"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the second process waits for the first one's run
+        if not (folder / "runs" / "toy" / "report.html").exists():
+            done = dhs("demo", "--recipe", "toy", "--out", "runs/toy", "--workers", "2", cwd=folder)
+            assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "runs" / "toy"
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    "A fresh cutout service"
+    service = Service()
+    yield service
+    service.server.shutdown()
+    service.server.server_close()

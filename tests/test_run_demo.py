@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,24 +17,12 @@ from dark_halo_scope.run import search_steps, steps
 from dark_halo_scope.run.phases import Run, load_recipe, open_run, phase_names
 from dark_halo_scope.stamps.codec import decode
 
+from .conftest import dhs
+
 PRODUCTS = (
     *("density.parquet", "parent.parquet", "known_hosts.parquet", "plan.parquet", "stamps", "model", "scores.parquet", "gates.json"),
     *("stage0.json", "sky", "completeness.parquet", "candidates/candidates.parquet"),
 )
-
-
-def dhs(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    "The command, as a user runs it"
-    return subprocess.run([sys.executable, "-m", "dark_halo_scope", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600)
-
-
-@pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    "A folder in which `dhs demo --recipe toy` ran: every phase notebook once, through papermill"
-    folder = tmp_path_factory.mktemp("toy")
-    done = dhs("demo", "--recipe", "toy", "--out", "runs/toy", "--workers", "2", cwd=folder)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "runs" / "toy"
 
 
 def test_demo_runs_every_phase_and_reports(toy: Path) -> None:

@@ -14,19 +14,10 @@ from dark_halo_scope.stamps.reader import Selection, StampSet, build_index
 from dark_halo_scope.survey.viewer import ViewerRecipe
 from dark_halo_scope.survey.web import Asker, Manners
 
-from .test_run_demo import dhs
-from .test_survey_viewer import Service
+from .conftest import dhs
+from .cutout_service import Service
 
 LIST = "name,ra,dec\none,150.1,2.2\ntwo,30.0,-5.0\nnowhere,10.0,-88.0\n"
-
-
-@pytest.fixture
-def service():
-    "A fresh server"
-    service = Service()
-    yield service
-    service.server.shutdown()
-    service.server.server_close()
 
 
 def listed(folder: Path, text: str = LIST) -> str:

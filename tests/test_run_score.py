@@ -22,8 +22,7 @@ from dark_halo_scope.run.phases import Run, open_run
 from dark_halo_scope.run.score import packaged_network, score_places, score_positions
 from dark_halo_scope.run.sky_scores import score_sky, sky_scores
 
-from .test_run_demo import dhs
-from .test_survey_viewer import Service
+from .conftest import dhs
 
 TINY = ["mock.rows=2", "mock.columns=2", "mock.n_lenses=2", "mock.lrgs=8"]
 KILLED = """
@@ -34,15 +33,6 @@ read = sky_scores.read_cutouts
 sky_scores.read_cutouts = lambda *given: (time.sleep(1.5), read(*given))[1]
 sky_scores.score_sky(open_run("toy", sys.argv[1], {overrides!r}, workers=1), checkpoints=(sys.argv[2],))
 """
-
-
-@pytest.fixture
-def service():
-    "A fresh server"
-    service = Service()
-    yield service
-    service.server.shutdown()
-    service.server.server_close()
 
 
 @pytest.fixture(scope="module")
