@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IDENTITY', 'CandidateRecipe', 'Threshold', 'threshold_at_fpr', 'threshold_at_purity', 'choose_threshold',
            'candidate_name', 'KnownList', 'known_list', 'crossmatch', 'same_system', 'checked_scores', 'search_cuts',
-           'ranked', 'CandidateList', 'list_candidates', 'viewer_link']
+           'ranked', 'CandidateList', 'list_candidates', 'candidate_columns', 'viewer_link']
 
 # %% ../../nbs/search/candidates.ipynb #3a827871
 from collections.abc import Mapping, Sequence
@@ -314,16 +314,27 @@ def list_candidates(
     lead = owner == np.arange(len(order))
     attrition.append({"cut": f"one a system ({recipe.duplicate_arcsec:g} arcsec)", "before": len(order), "kept": int(lead.sum())})
     rows, merged = order[lead], np.bincount(owner, minlength=len(order))[lead] - 1
-    p = calibrator(logit[rows], recipe.middle)
-    columns = {c: np.asarray(searched[c])[rows] for c in (*IDENTITY, "brickname", "ra", "dec", "maskbits", "split")}
+    columns = candidate_columns(searched, rows, bands, layer) | {"logit": logit[rows], "p_lens": calibrator(logit[rows], recipe.middle)}
+    columns |= {"rank": np.arange(1, len(rows) + 1), "n_merged": merged, "grade": [None] * len(rows), "model_id": [model_id] * len(rows)}
+    columns |= crossmatch(columns["ra"], columns["dec"], lists, recipe.known_arcsec)
+    table = table_from(columns, "candidates", bands)
+    return CandidateList(table, rows, threshold, expected, float(np.mean(columns["p_lens"])), attrition)
+
+
+def candidate_columns(
+    searched: Mapping[str, np.ndarray],  # Columns of `parent`
+    rows: np.ndarray,  # (n,) candidates among them
+    bands: Sequence[str],
+    layer: str,  # Of the sky viewer
+) -> dict[str, Any]:
+    "What the catalogue knows of the candidates, with their names and links; raises BadInput where two would have one name"
+    columns: dict[str, Any] = {c: np.asarray(searched[c])[rows] for c in (*IDENTITY, "brickname", "ra", "dec", "maskbits", "split")}
     columns |= {f"{c}_{b}": np.asarray(searched[f"{c}_{b}"])[rows] for c in ("mag", "psfsize") for b in bands}
-    columns |= {"logit": logit[rows], "p_lens": p, "rank": np.arange(1, len(rows) + 1), "n_merged": merged, "grade": [None] * len(rows)}
-    columns |= crossmatch(columns["ra"], columns["dec"], lists, recipe.known_arcsec) | {"model_id": [model_id] * len(rows)}
-    columns |= {"name": [candidate_name(*at) for at in zip(columns["ra"], columns["dec"])]}
-    columns["viewer"] = [viewer_link(*at, layer) for at in zip(columns["ra"], columns["dec"])]
+    places = list(zip(columns["ra"].tolist(), columns["dec"].tolist()))
+    columns |= {"name": [candidate_name(*at) for at in places], "viewer": [viewer_link(*at, layer) for at in places]}
     if len(set(columns["name"])) < len(rows):
         raise BadInput("candidates: two of them have one name; expected a larger duplicate_arcsec")
-    return CandidateList(table_from(columns, "candidates", bands), rows, threshold, expected, float(p.mean()), attrition)
+    return columns
 
 
 def viewer_link(ra: float, dec: float, layer: str = "ls-dr10") -> str:

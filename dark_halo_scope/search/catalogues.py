@@ -149,7 +149,7 @@ def ecsv_bytes(
     return buffer.getvalue().encode()
 
 # %% ../../nbs/search/catalogues.ipynb #2506090e
-COLOURS = {True: "orange", False: "lime"}  # known, new
+COLOURS = {"viewer": ("lime", "orange"), "ds9": ("green", "orange")}  # New, known
 
 
 def viewer_csv(
@@ -163,7 +163,7 @@ def viewer_csv(
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["RA", "DEC", "NAME", "COLOR", "RADIUS"])
-    writer.writerows([f"{a:.7f}", f"{d:.7f}", n, COLOURS[bool(k)], f"{radius:g}"] for n, a, d, k in zip(name, ra, dec, known))
+    writer.writerows([f"{a:.7f}", f"{d:.7f}", n, COLOURS["viewer"][int(k)], f"{radius:g}"] for n, a, d, k in zip(name, ra, dec, known))
     return buffer.getvalue().encode()
 
 
@@ -179,8 +179,7 @@ def ds9_regions(
         if set("{}\n") & set(n):
             raise BadInput(f"region '{n}': a name cannot hold braces or a line break")
     lines = [
-        f'circle({a:.7f},{d:.7f},{radius:g}") # color={ {True: "orange", False: "green"}[bool(k)] } text={{{n}}}'
-        for n, a, d, k in zip(name, ra, dec, known)
+        f'circle({a:.7f},{d:.7f},{radius:g}") # color={COLOURS["ds9"][int(k)]} text={{{n}}}' for n, a, d, k in zip(name, ra, dec, known)
     ]
     return "\n".join(["# Region file format: DS9 version 4.1", "global width=1", "icrs", *lines, ""]).encode()
 
