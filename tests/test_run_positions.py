@@ -1,18 +1,26 @@
 "From a list of positions to stamps and a stage-0 report, against the local cutout service"
 
+import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
+from astropy.io import fits
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.receipts import read_receipt, read_table
 from dark_halo_scope.base.schema import check_table
+from dark_halo_scope.learning import checkpoints
+from dark_halo_scope.learning.recipes import TrainRecipe
 from dark_halo_scope.run.positions import fetch_positions, stage0_on_sky
 from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.stamps.reader import Selection, StampSet, build_index
 from dark_halo_scope.survey.viewer import ViewerRecipe
 from dark_halo_scope.survey.web import Asker, Manners
+from dark_halo_scope.trust.anchors import known_impostors, name_agrees, read_stage0
 
 from .conftest import dhs
 from .cutout_service import Service
@@ -65,6 +73,81 @@ def test_nothing_came_back(service, tmp_path):
     with pytest.raises(BadInput, match="no cutout came back"):
         fetch_positions(listed(tmp_path, "name,ra,dec\nnowhere,10.0,-88.0\n"), str(tmp_path / "out"), *quick(service))
     assert not (tmp_path / "out" / "stamps.parquet").exists()
+
+
+class Galaxies(Service):
+    "A service whose sky has a galaxy wherever it is asked, with a ring around those at positive declination"
+
+    def answer(self, path, query):
+        if "coadd-psf" in path:
+            return super().answer(path, query)
+        with fits.open(io.BytesIO(super().answer(path, query))) as hdus:
+            size = hdus[0].data.shape[-1]
+            y, x = np.mgrid[:size, :size] - (size - 1) / 2
+            r = np.hypot(x, y)
+            hdus[0].data = (hdus[0].data + 0.5 * np.exp(-r / 3) + 0.3 * (float(query["dec"]) > 0) * (np.abs(r - 8) < 1.5)).astype(
+                np.float32
+            )
+            written = io.BytesIO()
+            hdus.writeto(written)
+        return written.getvalue()
+
+
+class RingSeer(torch.nn.Module):
+    "A network of one number: the light eight pixels out"
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(1, 1)
+        y, x = np.mgrid[:64, :64] - 31.5
+        self.ring = torch.from_numpy(np.abs(np.hypot(x, y) - 8) < 1.5)
+
+    def forward(self, image, meta=None):
+        light = image[..., self.ring].mean((1, 2))
+        return light - 60, light[:, None]
+
+
+LENSES = "name,ra,dec,theta_E\nseen,150.1,2.2,2.1\nnone,30.0,-5.0,1.0\nblank,10.0,-88.0,1.0\n"
+IMPOSTORS = "name,class,ra,dec\nround,ring,40.0,3.0\nplain,spiral,50.0,-3.0\nlens,ring,150.1001,2.2,\n"
+
+
+def test_stage0_on_a_sky_with_galaxies_is_a_page(tmp_path, monkeypatch):
+    service = Galaxies()
+    monkeypatch.setattr(checkpoints, "load_model", lambda uri: (RingSeer(), TrainRecipe(), "ringseer"))
+    (tmp_path / "not.csv").write_text(IMPOSTORS.replace("2.2,\n", "2.2\n"))
+    n = 400
+    columns = {
+        "split": ["test"] * n,
+        "label": np.zeros(n, np.int16),
+        "brickid": np.arange(n),
+        "objid": np.arange(n),
+        "model_id": ["ringseer"] * n,
+    }
+    columns["logit"] = np.random.default_rng(0).normal(-40, 5, n).astype(np.float32)
+    pq.write_table(pa.table(columns), tmp_path / "scores.parquet")
+    pq.write_table(pa.table(columns | {"model_id": ["another"] * n}), tmp_path / "others.parquet")
+    asked = (str(tmp_path / "out"), listed(tmp_path, LENSES), None, *quick(service), str(tmp_path / "not.csv"))
+    report = stage0_on_sky("net.pt", *asked, str(tmp_path / "scores.parquet"))
+    assert [(s.found, s.n) for s in report.recall] == [(1, 2)] * 3 and report.refused == {"no cutout": 1, "impostor, known lenses": 1}
+    assert [(s.what, s.found, s.n) for s in report.contamination[3:]] == [("ring, p >= 0.5", 1, 1), ("spiral, p >= 0.5", 0, 1)]
+    assert report.recall_at_fpr[0]["value"] == 0.5 and report.recall_at_fpr[0]["n_neg"] == n and not report.passed
+    assert read_stage0(str(tmp_path / "out" / "stage0.json")) == report
+    page = (tmp_path / "out" / "stage0.html").read_text()
+    assert (
+        page.count("<img ") >= 5 and "Worst missed" in page and "round" in page and "http" not in page.split("</style>")[1].split("<img")[0]
+    )
+    with pytest.raises(BadInput, match="scored by network another, expected ringseer"):
+        stage0_on_sky("net.pt", *asked, str(tmp_path / "others.parquet"))
+    service.server.shutdown()
+    service.server.server_close()
+
+
+def test_impostors_need_a_class(tmp_path):
+    assert set(known_impostors()["class"].tolist()) == {"ring"} and all(
+        name_agrees(*row) for row in zip(*(known_impostors()[c] for c in ("name", "ra", "dec")))
+    )
+    with pytest.raises(BadInput, match="no class for every row"):
+        known_impostors(listed(tmp_path))
 
 
 def test_stage0_refuses_blank_sky(service, tmp_path):

@@ -257,19 +257,22 @@ def anchors(
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="A trained network, such as runs/demo/model/best.pt.")],
     positions: Annotated[str, typer.Option("--positions", help="CSV with name, ra, dec; empty takes the package's own anchors.")] = "",
     out: Annotated[str, typer.Option("--out", help="Folder of stamps and report.")] = "runs/anchors",
+    impostors: Annotated[str, typer.Option("--impostors", help="CSV with name, class, ra, dec of galaxies that are no lenses.")] = "",
+    scores: Annotated[str, typer.Option("--scores", help="scores.parquet of the network's run, for recall at fixed rates.")] = "",
     service: Service = "",
 ) -> None:
-    """Stage 0 on the sky: known lenses cut out, guarded, scored.
+    """Stage 0 on the sky: known lenses cut out, guarded, scored; the report is a page and a JSON file.
 
     Example: dhs anchors --checkpoint runs/demo/model/best.pt --positions my_lenses.csv
     """
     from dark_halo_scope.run.positions import stage0_on_sky
     from dark_halo_scope.survey.viewer import ViewerRecipe
 
-    report = stage0_on_sky(checkpoint, out, positions, viewer=ViewerRecipe(service=service or SERVICE))
+    report = stage0_on_sky(checkpoint, out, positions, viewer=ViewerRecipe(service=service or SERVICE), impostors=impostors, scores=scores)
     print(f"stage 0 {report.verdict}")
     for reason, n in report.refused.items():
         print(f"refused, {reason}: {n}")
+    print(f"report: {out}/stage0.html")
 
 
 @app.command()
