@@ -96,7 +96,7 @@ def draw_configurations(
     kept = {c: drawn[c] for c in ("theta_E", "src_dmag", "src_reff", "src_e", "shear", "z_l", "z_s")}
     return {"config": _half_arcsec(name, drawn["theta_E"])} | kept
 
-
+# %% ../../nbs/injection/grid.ipynb #734e7421
 def _half_arcsec(name: str, theta_E: np.ndarray) -> np.ndarray:
     "Names of the cells of a prior: steps of half an arcsecond in theta_E"
     return np.char.add(f"{name}/", np.floor(theta_E * 2).astype(np.int64).astype("U2"))
@@ -111,7 +111,7 @@ def _from_grid(name: str, identity: Sequence[np.ndarray], replicate: np.ndarray,
     columns = dict(zip(("theta_E", "src_dmag", "src_reff", "src_e", "shear"), values[which].T))
     return {"config": np.char.add(f"{name}/", np.char.zfill(which.astype("U4"), 4))} | columns
 
-
+# %% ../../nbs/injection/grid.ipynb #0223b826
 def _from_prior(
     name: str, identity: Sequence[np.ndarray], replicate: np.ndarray, host_mag_r: np.ndarray, salt: str
 ) -> dict[str, np.ndarray]:

@@ -77,7 +77,7 @@ def measure(
         )
     }
 
-
+# %% ../../nbs/injection/quality.ipynb #c3626562
 def _contrast(arc: np.ndarray, host: np.ndarray) -> np.ndarray:
     "Brightest painted pixel over the host's light beneath it, (n,)"
     at = arc.reshape(len(arc), -1).argmax(axis=1)
