@@ -375,7 +375,7 @@ class Book:
         "Title and promise of a processed page"
         if page.suffix == ".ipynb":
             cells = nbformat.read(page, 4).cells
-            text = next((c.source for c in cells if "title:" in c.source[:200]), "")
+            text = next((c.source for c in cells if c.source.startswith("---")), "")
         else:
             text = page.read_text()
         meta = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
@@ -417,10 +417,10 @@ class Book:
                 rows = list(names_of(source)) if source.exists() else []
                 if rows:
                     link = os.path.relpath(notebook, (PROC / page).parent)
-                    lines.append(f"### [{room}.{notebook.stem}]({link}) {{#{room}-{notebook.stem}}}\n\n{self.front(notebook)[1]}\n")
-                    lines += ["| name | what it does |", "|:-----|:-----|"]
-                    lines += [f"| [`{name}`]({link}#{name.lower()}) | {line} |" for name, line in rows]
-                    lines.append("")
+                    lines.append(f"### [{room}.{notebook.stem}]({link}) {{#{room}-{notebook.stem}}}\n\n{self.front(notebook)[1]}\n\n```{{=html}}\n<dl class=\"api\">")
+                    place = link.removesuffix(".ipynb") + ".html"
+                    lines += [f'<dt><a href="{place}#{name.lower()}"><code>{name}</code></a></dt><dd>{line}</dd>' for name, line in rows]
+                    lines.append("</dl>\n```\n")
         return "\n".join(lines)
 
     def receipts(self, page: Path, words: list[str]) -> str:
@@ -490,7 +490,8 @@ def names_of(module: Path) -> list[tuple[str, str]]:
     "Public functions and classes of a module with the first line of what each says of itself"
     tree = ast.parse(module.read_text())
     named = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")]
-    return [(n.name, " ".join((ast.get_docstring(n) or "").split("\n\n")[0].split()).replace("|", "\\|")) for n in named]
+    said = [html.escape(" ".join((ast.get_docstring(n) or "").split("\n\n")[0].split())) for n in named]
+    return [(n.name, re.sub(r"`([^`]+)`", r"<code>\1</code>", line)) for n, line in zip(named, said)]
 
 
 def mathml(formulas: list[tuple[str, bool]]) -> list[str]:
@@ -511,4 +512,9 @@ def mathml(formulas: list[tuple[str, bool]]) -> list[str]:
     if len(drawn) != len(formulas):
         raise ValueError(f"{len(formulas)} formulas, {len(drawn)} drawn")
     bare = [re.sub(r"<annotation [\s\S]*?</annotation>|</?semantics>|\n", "", m) for m in drawn]
-    return [re.sub(r"(?<=>)([^<]+)(?=<)", lambda m: re.sub(r"[*_^~'\"|\[\]\\$@#`-]", lambda c: f"&#{ord(c[0])};", m[1]), m) for m in bare]
+    return [re.sub(r"(?<=>)([^<]+)(?=<)", lambda m: inert(html.unescape(m[1])), m) for m in bare]
+
+
+def inert(text: str) -> str:
+    "Text that no Markdown reader takes for markup"
+    return re.sub(r"[&<>*_^~'\"|\[\]\\$@#`-]", lambda c: f"&#{ord(c[0])};", text)

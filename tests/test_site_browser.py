@@ -56,7 +56,7 @@ def tab() -> Iterator[Any]:
     if not chromium:
         pytest.skip("no Chromium on this machine")
     with api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
         yield browser.new_page(viewport=WIDE)
         browser.close()
 
@@ -85,10 +85,22 @@ def faults_of(tab: Any, url: str) -> list[str]:
     return said
 
 
+def check(tab: Any, address: str, pages: list[Path]) -> None:
+    "No page has a fault"
+    wrong = {str(p.relative_to(SITE)): faults for p in pages if (faults := faults_of(tab, address + str(p.relative_to(SITE))))}
+    assert not wrong, "\n".join(f"{page}: {fault}" for page, faults in wrong.items() for fault in faults)
+
+
+def test_the_first_page_the_methods_and_one_page_of_each_room(tab: Any, address: str) -> None:
+    of_folder = {page.parent: page for page in sorted(SITE.rglob("*.html"))}
+    check(tab, address, sorted({SITE / "index.html", SITE / "api.html", *(SITE / "methods").glob("*.html"), *of_folder.values()}))
+
+
+@pytest.mark.slow
 def test_every_page_at_two_widths(tab: Any, address: str) -> None:
     pages = sorted(SITE.rglob("*.html"))
-    wrong = {str(p.relative_to(SITE)): faults for p in pages if (faults := faults_of(tab, address + str(p.relative_to(SITE))))}
-    assert len(pages) > 50 and not wrong, "\n".join(f"{page}: {fault}" for page, faults in wrong.items() for fault in faults)
+    assert len(pages) > 100
+    check(tab, address, pages)
 
 
 def test_the_check_sees_what_it_should(tab: Any, address: str, tmp_path: Path) -> None:
