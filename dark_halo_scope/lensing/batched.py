@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .rays import MAX_LEVEL
+from .rays import MAX_LEVEL, MOST
 
 # %% ../../nbs/lensing/batched.ipynb #26b29f49
 Tensor = Any  # torch.Tensor, without importing torch
@@ -73,8 +73,8 @@ def judge_sersic_batch(
     mean = torch.maximum(near, width / 2)
     drops = math.log(2) * sersic_batch(part, mean * mean * part[:, 5])[0]
     slope = drops * 2 * part[:, 6] * width / mean
-    rough = torch.where(near < width / 4, held * torch.clamp(drops, max=1) > limits[2], slope > limits[0])
-    rough = torch.where(at[2] < side, held * torch.clamp(slope, max=1) > 0.05 * limits[2], rough)
+    rough = torch.where(near < width / 4, held * torch.clamp(drops, max=1) * torch.clamp(stretch, max=MOST) > limits[2], slope > limits[0])
+    rough = torch.where(at[2] < side, held * torch.clamp(slope, max=1) * MOST > limits[2], rough)
     return held >= limits[1], rough
 
 # %% ../../nbs/lensing/batched.ipynb #80d1c3fe
@@ -105,7 +105,7 @@ def judge_image_batch(
     place: Tensor,  # (offset, height, width) of each tile's maps, (m, 3)
     at: tuple[Tensor, Tensor, Tensor],  # Source position of each tile's middle, and psi; (m,)
     side: float,  # Of the tiles [arcsec]
-    limits: tuple[Tensor, Tensor],  # What a tile may miss, and what counts as empty; (m,)
+    limits: tuple[Tensor, Tensor, Tensor],  # What a tile may miss, what counts as empty, and the brightest pixel; (m,)
 ) -> tuple[Tensor, Tensor]:  # Tiles that hold light, tiles to split
     "What `judge_image` says, for a tensor of tiles"
     torch = importlib.import_module("torch")
@@ -118,8 +118,8 @@ def judge_image_batch(
     index, near = place[:, 0] + row * place[:, 2] + column, (reach > 8).long()
     apart = torch.minimum(stretch * side, 2 * far) * part[:, 4] / 4
     missed = maps[2 + near, index] * apart**2 / 8 * side**2
-    unknown = reach > 16
-    return seen & (unknown | (maps[near, index] > limits[1])), unknown | (missed > limits[0] * torch.where(at[2] < 2 * side, 0.05, 1.0))
+    unknown, rough = reach > 16, missed * torch.clamp(stretch**2, max=MOST) > limits[0]
+    return seen & (unknown | (maps[near, index] > limits[1])), torch.where(unknown, limits[2] * side**2 * MOST > limits[0], rough)
 
 # %% ../../nbs/lensing/batched.ipynb #a5d3799e
 def spline_batch(at: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ def shoot_batch(
     part: Tensor,  # Rows of one component, (n, ...)
     stamps: tuple[Tensor, Tensor, Tensor, Tensor]
     | None,  # All pixels of a bank, (offset, height, width) of each system's image, and the same two of the maps; None for Sersics
-    limits: Any,  # fine, drop, cusp of `Accuracy`; for stamps what a tile may miss and what is empty, a tensor (n,) each
+    limits: Any,  # fine, drop, cusp of `Accuracy`; for stamps what a tile may miss, what is empty and the brightest pixel, a tensor (n,) each
     size: int,  # Cells of the window along one side, even
     cell: float,  # [arcsec]
     offset: int,  # Grid index of the window's edge
@@ -172,7 +172,7 @@ def shoot_batch(
         lit, rough = (
             judge_sersic_batch(mine, theirs, middle, side, limits)
             if stamps is None
-            else judge_image_batch(mine, theirs, stamps[2], stamps[3][owner], middle, side, (limits[0][owner], limits[1][owner]))
+            else judge_image_batch(mine, theirs, stamps[2], stamps[3][owner], middle, side, tuple(limit[owner] for limit in limits))
         )
         beyond = 4 * torch.maximum(ix, iy) + 4 > size << level
         split = lit & (beyond | rough) if level < MAX_LEVEL else lit & beyond

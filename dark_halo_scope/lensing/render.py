@@ -231,7 +231,7 @@ def torch_stamps(
                 np.array([i.max() for i in source.bank.images]),
             )
             held = there(pixels), there(places[source.index[m]]), there(maps), there(blocks[source.index[m]])
-            limits = there(accuracy.image_fine * peaks[source.index[m]]), there(accuracy.image_drop * peaks[source.index[m]])
+            limits = tuple(there(share * peaks[source.index[m]]) for share in (accuracy.image_fine, accuracy.image_drop, 1))
         grids = torch.zeros((flux.shape[1], len(m), size, size), device=place)
         for part, g in enumerate(group):
             shoot_batch(there(systems[m]), there(rows[m, part]), held, limits, b.cells * n_pix, pixscale / b.cells, b.cells // 2, grids[g])
