@@ -158,6 +158,18 @@ def test_by_area_is_the_mean_over_the_survey() -> None:
         survey_weights(table, survey | {"psfsize_r": np.full(5000, 5.0)}, (Axis("psfsize_r", (1.0, 2.0)), Axis("depth_r", (20.0, 28.0))))
 
 
+def test_large_bricks_weigh_more_and_edges_belong_to_the_last_cell() -> None:
+    table = injections_table(
+        np.array([True, False] * 50), np.arange(100), {"psfsize_r": np.tile([1.2, 1.4], 50), "psfdepth_r": np.full(100, 1400.0)}
+    )
+    axes = (Axis("psfsize_r", (1.1, 1.3, 1.5)), Axis("depth_r", (20.0, 28.0)))
+    survey = {"psfsize_r": np.array([1.2, 1.4, 1.9]), "depth_r": np.full(3, 24.0), "area": np.array([0.3, 0.1, 0.1])}
+    weight, missed = survey_weights(table, survey, axes)
+    m = completeness_map(table | {"weight": weight}, axes[1:])
+    assert m.completeness[0] == pytest.approx(0.75) and missed == pytest.approx(0.2)
+    assert axes[0].index([1.1, 1.3, 1.5, 1.5001, 1.0999]).tolist() == [0, 1, 1, -1, -1]
+
+
 def test_conditions_of_bricks_are_means_of_their_galaxies() -> None:
     parent = {"brickid": np.array([336726, 336726, 336727]), "psfsize_r": [1.2, 1.4, 1.5], "psfdepth_r": [1000.0, 3000.0, 1000.0]}
     bricks = survey_conditions(parent)
