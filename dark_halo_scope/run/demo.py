@@ -243,6 +243,9 @@ def gates_page(
     section.add_table(
         [{"gate": r["name"], "value": r["value"], "threshold": r["threshold"], "verdict": r["passed"], "why": r["why"]} for r in rows]
     )
+    for row in rows:
+        if (drawn := figures.gate_curve(row)) is not None:
+            section.add_figure(drawn, f"The numbers behind the gate {row['name']}", row["why"])
     return render_page(
         "Gates",
         product,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'png_bytes', 'png_uri', 'show_stamp', 'stamp_sheet', 'brick_picture', 'roc_figure', 'training_figure',
            'histogram', 'attrition_figure', 'recall_figure', 'gate_figure', 'axis_words', 'add_cells',
-           'completeness_curve', 'completeness_heatmap']
+           'completeness_curve', 'completeness_heatmap', 'errorbars', 'gate_curve']
 
 # %% ../../nbs/run/figures.ipynb #42554c06
 import base64
@@ -281,4 +281,75 @@ def completeness_heatmap(
     ax.set_xticklabels(x_cells, fontsize=7)
     ax.set_yticklabels(y_cells, fontsize=7)
     figure.colorbar(image, ax=ax, label="completeness", shrink=0.9)
+    return figure
+
+# %% ../../nbs/run/figures.ipynb #83c295f8
+def errorbars(ax: Axes, names: Sequence[str], rows: Sequence[Mapping[str, float]], value: str, colour: str = "blue") -> None:
+    "Values with their limits, one a name"
+    middle = np.array([r[value] for r in rows], float)
+    spread = [np.maximum(middle - [r["lo"] for r in rows], 0), np.maximum([r["hi"] for r in rows] - middle, 0)]
+    ax.errorbar(range(len(names)), middle, yerr=spread, fmt="o", color=COLOURS[colour], capsize=3)
+    ax.set_xticks(range(len(names)), names, fontsize=7)
+    ax.set_xlim(-0.5, len(names) - 0.5)
+
+
+def gate_curve(
+    row: Mapping[str, Any],  # A gate as a plain row: name, threshold, curve
+) -> Figure | None:  # None where a gate keeps no numbers to draw
+    "The numbers behind one gate"
+    curve = row["curve"] or {}
+    drawn = {"strata", "light", "r_over_theta_E", "dx", "cells", "predicted", "auroc", "features"} & set(curve)
+    if not drawn:
+        return None
+    figure, axes = axes_grid(1, 1, (4.2, 2.5))
+    ax = axes[0, 0]
+    ax.set_title(row["name"], fontsize=9)
+    if "r_over_theta_E" in drawn:
+        ax.plot(curve["r_over_theta_E"], curve["light"], color=COLOURS["blue"])
+        ax.axvline(1, color="0.6", lw=0.8)
+        ax.set(xlabel="radius over theta_E", ylabel="painted light")
+    elif "light" in drawn:
+        errorbars(ax, list(curve["light"]), list(curve["light"].values()), "ratio")
+        ax.axhspan(1 - row["threshold"], 1 + row["threshold"], color="0.92")
+        ax.set_ylabel("painted over expected")
+    elif "dx" in drawn:
+        ax.plot(curve["dx"], curve["dy"], ".", ms=2, color=COLOURS["grey"])
+        ax.plot(np.mean(curve["dx"]), np.mean(curve["dy"]), "X", color=COLOURS["red"])
+        ax.set(xlabel="x [pix]", ylabel="y [pix]", xlim=(-12, 12), ylim=(-12, 12))
+    elif "cells" in drawn:
+        ax.bar([c["cell"] for c in curve["cells"]], [c["most"] for c in curve["cells"]], color=COLOURS["blue"])
+        ax.plot([c["cell"] for c in curve["cells"]], [c["allowed"] for c in curve["cells"]], "_", ms=20, color=COLOURS["red"])
+        ax.tick_params(labelsize=7)
+        ax.set_ylabel("most stamps of one host")
+    elif "predicted" in drawn:
+        middle = np.array(curve["observed"], float)
+        spread = [np.maximum(middle - curve["lo"], 0), np.maximum(np.array(curve["hi"]) - middle, 0)]
+        ax.errorbar(curve["predicted"], middle, yerr=spread, fmt="o", ms=3, color=COLOURS["blue"])
+        ax.plot([0, 1], [0, 1], color="0.6", lw=0.8)
+        ax.set(xlabel="probability", ylabel="share of lenses")
+    elif "auroc" in drawn:
+        ax.hist(curve["auroc"], 20, color=COLOURS["blue"])
+        ax.set(xlabel="AUROC of a brick", ylabel="bricks")
+    elif "features" in drawn:
+        names, values = zip(*curve["features"])
+        ax.barh(names, values, color=COLOURS["blue"])
+        ax.tick_params(labelsize=7)
+        ax.set_xlabel("AUC of one feature alone")
+    elif isinstance(curve["strata"], Mapping):
+        strata = list(curve["strata"].values())
+        names = [n if len(n) < 24 else "all" for n in curve["strata"]]
+        errorbars(
+            ax,
+            names,
+            [{"v": r["measured"], "lo": r["measured"] + r["lo"] - r["value"], "hi": r["measured"] + r["hi"] - r["value"]} for r in strata],
+            "v",
+        )
+        ax.plot(range(len(strata)), [r["predicted"] for r in strata], "D", mfc="none", color=COLOURS["orange"], label="predicted")
+        for name, at in curve["references"].items():
+            ax.axhline(at, color="0.6", lw=0.8, ls=":" if name == "chance" else "--")
+        ax.legend(fontsize=7)
+        ax.set(ylabel="AUC", ylim=(0, 1.02))
+    else:
+        errorbars(ax, [r["theta_E"] for r in curve["strata"]], curve["strata"], "auroc")
+        ax.set_ylabel("AUROC")
     return figure
