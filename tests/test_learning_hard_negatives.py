@@ -43,6 +43,7 @@ def tiny(tmp_path_factory):
     return run, result
 
 
+@pytest.mark.slow
 def test_a_generation_from_mining_to_stage_0(tiny):
     run, result = tiny
     assert result["label"].startswith("demo scale") and len(result["gates"]) >= 10 and "recall" in result["stage0"]
@@ -59,6 +60,7 @@ def test_a_generation_from_mining_to_stage_0(tiny):
     assert first["read"]["hard_negatives"] == "" and first["augment"]["neighbours"] == 0
 
 
+@pytest.mark.slow
 def test_runs_become_one_receipt(tiny, tmp_path):
     run, result = tiny
     receipt = generation.demo_receipt([run.out])
@@ -71,6 +73,7 @@ def test_runs_become_one_receipt(tiny, tmp_path):
         generation.demo_receipt([str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_a_first_network_without_false_positives_is_told(tiny, tmp_path):
     shutil.copytree(tiny[0].out, tmp_path / "run")
     (tmp_path / "run" / "hard_negatives.parquet").unlink()
@@ -78,6 +81,7 @@ def test_a_first_network_without_false_positives_is_told(tiny, tmp_path):
         generation.mine_first(replace(tiny[0], out=str(tmp_path / "run")))
 
 
+@pytest.mark.slow
 def test_a_recipe_that_feeds_the_control_is_blocked_unless_named(tiny):
     run, _ = tiny
     for name, pairs in (("gen5_prime_6ch", "input"), ("gen5_prime_residual", "residual")):
@@ -87,6 +91,37 @@ def test_a_recipe_that_feeds_the_control_is_blocked_unless_named(tiny):
             generation.refuse_control_input(six)
         assert generation.refuse_control_input(six, [name]) > 0.7
     assert generation.refuse_control_input(run) is None
+
+
+def test_mined_by_a_first_network_and_shown_to_the_second(tmp_path, monkeypatch):
+    "From false positives to the second network's epochs, known lenses left out; a first network that is sure of nothing is told"
+    paths = write_bricks(tmp_path / "stamps", bricks=2, n=48, row_group=16, splits=("train", "train", "val", "test"))
+    index = build_index([StampSet(tuple(paths))])
+    lens = np.flatnonzero(index.label == 0)[:1]
+    monkeypatch.setattr(steps, "stamp_files", lambda run: paths)
+    monkeypatch.setattr(steps, "known_positions", lambda run: (index.identity["ra"][lens], index.identity["dec"][lens]))
+    chosen = TrainRecipe(
+        read=ReadRecipe(batch_size=16, window=32, hard_negatives="not_yet.parquet", hard_negative_weight=3),
+        augment=AugmentRecipe(neighbours=0.5),
+        epochs=1,
+    )
+    run = Run(replace(load_recipe("gen6"), train=chosen), str(tmp_path / "run"))
+    named = generation.mine_first(run, share=0.5)
+    table = pq.read_table(tmp_path / "run" / "hard_negatives.parquet")
+    around = near_any(index.identity["ra"], index.identity["dec"], index.identity["ra"][lens], index.identity["dec"][lens], 11.0)
+    assert (
+        1 <= len(table) <= 12
+        and not near_any(table["ra_key"].to_numpy(), table["dec_key"].to_numpy(), *steps.known_positions(run), 11.0).any()
+    )
+    assert (around & (index.label == 0)).sum() > 1, "the lens has neighbours that must not enter either"
+    train(paths, named.recipe.train, str(tmp_path / "second"), progress=False, device="cpu")
+    row = json.loads((tmp_path / "second" / "history.json").read_text())[0]
+    assert row["hard_negatives"] == 3 * len(table) and row["stamps"] == len(index) + 2 * len(table)
+    first = steps.read_json(run.path("first", "summary.json"))["recipe"]
+    assert first["read"]["hard_negatives"] == "" and first["augment"]["neighbours"] == 0
+    (tmp_path / "run" / "hard_negatives.parquet").unlink()
+    with pytest.raises(BadInput, match="no control of .* scores above 0.9"):
+        generation.mine_first(run)
 
 
 def test_hst_sources_without_a_bank_name_the_command(tmp_path):
