@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Out', 'RecipeName', 'Set', 'EngineName', 'SERVICE', 'Workers', 'Service', 'BENCHES', 'main',
-           'parse_parameters', 'demo', 'mock', 'run', 'bank', 'bench', 'fetch', 'score', 'gates', 'anchors', 'compare',
-           'emr', 'grade', 'version']
+           'parse_parameters', 'demo', 'mock', 'run', 'bank', 'bench', 'fetch', 'score', 'chance', 'gates', 'anchors',
+           'compare', 'emr', 'grade', 'version']
 
 # %% ../../nbs/run/cli.ipynb #e4ee75b1
 import getpass
@@ -229,6 +229,29 @@ def score(
 
     receipt = score_positions(positions, out, checkpoint, release, ViewerRecipe(layer=layer, service=service or SERVICE))
     print(f"{receipt.identity['rows']} scored, {receipt.run['not_scored']} without a usable cutout: {out}/scores.csv, {out}/scores.html")
+
+
+@app.command()
+def chance(
+    ra: Annotated[float, typer.Argument(help="Right ascension [deg].")],
+    dec: Annotated[float, typer.Argument(help="Declination [deg]; a negative one after --.")],
+    theta_e: Annotated[float, typer.Option("--theta-e", help="Einstein radius [arcsec].")],
+    arc_mag: Annotated[float, typer.Option("--arc-mag", help="Total r magnitude of the arcs; 0 takes the prior's mean.")] = 0.0,
+    recipe: RecipeName = "demo",
+    out: Out = "runs/demo",
+    set_: Set = None,
+) -> None:
+    """Could this lens have been found? From a run's completeness, and the seeing and depth at the place.
+
+    Example: dhs chance 150.1 2.2 --theta-e 1.5 --out runs/demo
+    """
+    from dataclasses import asdict
+
+    from dark_halo_scope.run.phases import open_run, plain
+    from dark_halo_scope.run.search_steps import chance_at
+
+    found = chance_at(open_run(recipe, out, set_ or []), ra, dec, theta_e, arc_mag or None)
+    print(json.dumps(plain(asdict(found)), indent=1))
 
 
 @app.command()
