@@ -134,7 +134,7 @@ def measure_brick(
         share = (time.process_time() - cpu) / (time.perf_counter() - started)
         alone = whole_brick(release, bench_tasks(brick, n, seed, side), uri, times=times, clock=time.process_time)
         after, cpu_after = (sum(of[step] for step in ("paint_s", "encode_s", "write_s")) for of in (figures, alone))
-        figures = {"stamps_per_s_per_core": n / after, "stamps_per_cpu_s": n / cpu_after} | figures
+        figures = {"stamps_per_s_per_core": n / after, "stamps_per_cpu_s": n / cpu_after, "read_cpu_s": alone["read_s"]} | figures
         for density in (10, 139):
             few = whole_brick(release, bench_tasks(brick, density, seed, side), uri, times=times)
             figures[f"whole_{density}_per_s"] = density / sum(few.values())
