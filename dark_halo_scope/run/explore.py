@@ -44,7 +44,7 @@ COLUMNS = (
     *("z_s", "arc_snr", "arc_mag_r", "theta_over_psf", "magnification", "bad_pixel_frac", "psfsize_r", "psfdepth_r", "warnings"),
 )
 
-
+# %% ../../nbs/run/explore.ipynb #ed9346db
 def stamp_rows(
     product: str,  # Stamps: a file, or a folder of them
     scores: str = "",  # Product `scores` or `candidates` of the same stamps
@@ -60,7 +60,7 @@ def stamp_rows(
     rows = pd.concat(parts, ignore_index=True)
     return with_scores(rows[rows["cutout_ok"]].reset_index(drop=True), scores)
 
-
+# %% ../../nbs/run/explore.ipynb #3f65bf68
 def with_scores(
     rows: pd.DataFrame,
     scores: str,  # Product `scores` or `candidates`; empty: none
@@ -90,7 +90,7 @@ class Choice:
         if self.kind not in ("all", "lens", "control"):
             raise unknown_name("kind", self.kind, ("all", "lens", "control"))
 
-
+# %% ../../nbs/run/explore.ipynb #8ca94068
 def chosen_rows(
     rows: pd.DataFrame,  # From `stamp_rows`
     choice: Choice,
@@ -108,7 +108,7 @@ def chosen_rows(
         keep &= rows["split"].to_numpy() == choice.split
     return rows[keep].sort_values(choice.sort, ascending=not choice.falling, kind="stable").reset_index(drop=True)
 
-
+# %% ../../nbs/run/explore.ipynb #13612122
 def page_of(
     rows: pd.DataFrame,
     page: int,  # From 1; beyond the last is the last
@@ -137,7 +137,7 @@ def _in_file(
     control = decode(table, "ctrl_stamp") if "ctrl_stamp" in names else None
     return decode(table), control, stored_bands(table.column_names)
 
-
+# %% ../../nbs/run/explore.ipynb #cb65439d
 def read_pixels(
     rows: pd.DataFrame,  # From `stamp_rows`, any choice of them
 ) -> tuple[
@@ -166,7 +166,7 @@ def triptych(
     panels = [stamp] if control is None else [stamp, control, stamp - control]
     return np.concatenate([preview(p, bands, stretch) for p in panels], axis=1)[::-1]
 
-
+# %% ../../nbs/run/explore.ipynb #4aafd959
 def in_words(
     row: Mapping[str, Any],  # A row of `stamp_rows`
 ) -> str:
@@ -180,7 +180,7 @@ def in_words(
         parts.append(f"logit {row['logit']:+.2f}")
     return "; ".join(parts)
 
-
+# %% ../../nbs/run/explore.ipynb #3734519f
 def cards(
     rows: pd.DataFrame,  # A page
     stretch: float = 0.1,  # [nmgy / pix]
@@ -227,7 +227,7 @@ def passing(
         )
     return pd.DataFrame(out)
 
-
+# %% ../../nbs/run/explore.ipynb #c4d008a8
 def at_the_edge(
     rows: pd.DataFrame,  # With scores
     threshold: float,  # On the logit
@@ -249,7 +249,7 @@ def _range(rows: pd.DataFrame, name: str, words: str) -> widgets.FloatRangeSlide
         value=(low, high + step), min=low, max=high + step, step=step, description=words, continuous_update=False, layout={"width": "420px"}
     )
 
-
+# %% ../../nbs/run/explore.ipynb #68e13e9e
 def stamp_browser(
     product: str,  # Stamps: a file, or a folder of them
     scores: str = "",  # Product `scores` or `candidates` of the same stamps
