@@ -9,10 +9,11 @@ from astropy.table import Table
 from scipy import ndimage
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.resources import manifest
 from dark_halo_scope.lensing.cosmos import gaussian_psf
 from dark_halo_scope.lensing.sources import sersic_profile
 from dark_halo_scope.run import real
-from dark_halo_scope.run.real import RealRecipe, count, nested_thresholds, read_real, real_demo
+from dark_halo_scope.run.real import RealRecipe, count, examine_network, nested_thresholds, read_real, real_demo
 from dark_halo_scope.trust.realism import from_8bit, render_8bit, rendering_facts
 
 SMALL = RealRecipe(n_folds=2, n_pool=120, n_train=24, steps=3, batch=8, per_host=4, pasted_per_host=1, n_permutations=5, priors=("wide",))
@@ -125,3 +126,14 @@ def test_rendering_is_the_published_one(real_data):
     assert all(abs(ours[k] - theirs[k]) < 0.08 for k in ("zeros_z", "zeros_r", "zeros_g"))
     assert 0.5 < ours["full"] / theirs["full"] < 1.5
     assert from_8bit(data.lenses).shape == (47, 3, 101, 101)
+
+
+def test_a_network_from_elsewhere_sees_the_same_pictures_alike(folder, tmp_path):
+    "The folder's lenses are six of its galaxies in the lenses' rendering: none can lie above all galaxies, and a second look is not written"
+    network, ledger = str(manifest("models", "small.safetensors")), tmp_path / "ledger.jsonl"
+    found = examine_network(network, folder, ledger)
+    assert (
+        found["counts"]["real lenses above all but 0 of the galaxies"].startswith("0 of 6")
+        and found["auc_real"][1] < 0.5 < found["auc_real"][2]
+    )
+    assert examine_network(network, folder, ledger) == found and len(ledger.read_text().splitlines()) == 1

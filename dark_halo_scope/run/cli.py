@@ -64,6 +64,7 @@ def parse_parameters(
 def demo(
     out: Out = "runs/demo",
     real: Annotated[str, typer.Option("--real", help="Folder with real pixels: run the test on them instead.")] = "",
+    checkpoint: Annotated[str, typer.Option("--checkpoint", help="With --real: ask this network instead of training new ones.")] = "",
     recipe: RecipeName = "demo",
     set_: Set = None,
     workers: Workers = 0,
@@ -72,6 +73,11 @@ def demo(
 
     Example: dhs demo --out runs/demo
     """
+    if real and checkpoint:
+        from dark_halo_scope.run.real import default_ledger, examine_network
+
+        print(json.dumps(examine_network(checkpoint, real, default_ledger()), indent=1))
+        return
     if real:
         from dark_halo_scope.run.real import default_ledger, real_demo
 

@@ -6,8 +6,8 @@
 __all__ = ['PRIOR_THETA', 'GAIN', 'INPUT_PIXELS', 'HELD_OUT', 'EXAM', 'ROWS', 'RealRecipe', 'RealData', 'read_real', 'ArcPool',
            'paint_pool', 'paste_pool', 'arc_flux', 'visible', 'turned', 'compose', 'draw_stamps', 'network_input',
            'train_network', 'logits', 'Exam', 'Task', 'run_task', 'without_arc', 'prepare', 'count',
-           'nested_thresholds', 'summarise', 'realism', 'real_demo', 'measured_arcs', 'append_ledger', 'default_ledger',
-           'report_html']
+           'nested_thresholds', 'summarise', 'realism', 'real_demo', 'measured_arcs', 'append_ledger', 'append_entry',
+           'default_ledger', 'examine_network', 'report_html']
 
 # %% ../../nbs/run/real.ipynb #538ece24
 import json
@@ -25,7 +25,7 @@ import torch
 from ..base.config import recipe_identity, recipe_to_dict
 from ..base.draws import draw_key, rng, uniforms
 from ..base.errors import BadInput
-from ..base.resources import resource_root
+from ..base.resources import manifest, resource_root
 from ..injection.grid import draw_configurations
 from ..learning.losses import LossRecipe
 from ..learning.models import LensNet, ModelRecipe, build_model
@@ -629,30 +629,32 @@ def append_ledger(
     report: Mapping[str, Any],  # From `real_demo`
 ) -> bool:  # False when this very result is in it already
     "Date, recipe identity and result of an evaluation on the real lenses, appended and never changed; the same recipe with another result is a repeat"
-    path = Path(path)
-    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    before = [entry for entry in entries if entry["identity"] == report["identity"]]
     result = {
         name: {f"allowed_{a}": {kind: c["text"] for kind, c in cell[f"allowed_{a}"].items()} for a in (0, 1)}
         | {k: round(v, 4) for k, v in cell.items() if k.startswith("auc")}
         for name, cell in report["counts"].items()
     }
-    if any(entry["result"] == result for entry in before):
-        return False
     probes = {
         prior: {pair: round(p["auc"], 3) if isinstance(p, dict) else round(p, 3) for pair, p in found.items()}
         for prior, found in report["probes"].items()
     }
-    entry = {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "evaluation": "real_pixels",
-        "identity": report["identity"],
-        "recipe": report["recipe"],
-        "result": result,
-        "probes": probes,
-    } | ({"repeat": len(before)} if before else {})
+    entry = {"evaluation": "real_pixels", "identity": report["identity"], "recipe": report["recipe"], "result": result, "probes": probes}
+    return append_entry(path, entry)
+
+
+def append_entry(
+    path: str | Path,  # A file of one JSON object a line
+    entry: Mapping[str, Any],  # evaluation, identity, result and whatever else should be known
+) -> bool:  # False when this very result is in it already
+    "One look at the real lenses, dated and appended; a look that was had before with another result is a repeat"
+    path = Path(path)
+    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    before = [e for e in entries if (e["evaluation"], e["identity"]) == (entry["evaluation"], entry["identity"])]
+    if any(e["result"] == entry["result"] for e in before):
+        return False
+    dated = {"date": time.strftime("%Y-%m-%d", time.gmtime()), **entry} | ({"repeat": len(before)} if before else {})
     with path.open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+        file.write(json.dumps(dated) + "\n")
     return True
 
 # %% ../../nbs/run/real.ipynb #e0b8cd9b
@@ -660,6 +662,39 @@ def default_ledger() -> Path | None:  # None outside a checkout: an installed pa
     "The committed ledger of evaluations on real lenses"
     folder = resource_root("data_manifests")
     return folder / "ledger.jsonl" if (folder.parent / "settings.ini").exists() and os.access(folder, os.W_OK) else None
+
+# %% ../../nbs/run/real.ipynb #3478bad7
+def examine_network(
+    checkpoint: str,  # A trained or released network of g, r, z and 64-px stamps
+    data_dir: str | Path,  # The folder of real pixels
+    ledger: str | Path | None = None,  # File to append the result to
+) -> dict[str, Any]:  # network, counts and the area under the curve
+    "What a network says of 30 real galaxies and 47 real lenses"
+    from dark_halo_scope.learning.checkpoints import load_model
+    from dark_halo_scope.learning.scoring import score_images
+
+    model, trained, name = load_model(checkpoint)
+    data = read_real(data_dir)
+
+    def asked(frames: np.ndarray) -> np.ndarray:
+        cut = (frames.shape[-1] - trained.n_pix + 1) // 2
+        inner = slice(cut, cut + trained.n_pix)
+        return score_images(model, trained, frames[..., inner, inner], turns=True)
+
+    flux, bare, real = asked(data.hosts), asked(from_8bit(render_8bit(data.hosts))), asked(from_8bit(data.lenses))
+    counts = {"galaxies above p = .5, in flux": count(flux > 0), "galaxies above p = .5, rendered": count(bare > 0)}
+    counts["real lenses above p = .5"] = count(real > 0)
+    for allowed in (0, 1):
+        counts[f"real lenses above all but {allowed} of the galaxies"] = count(real > np.sort(bare)[-1 - allowed])
+    area = auroc(np.concatenate([real, bare]), np.repeat([1, 0], [len(real), len(bare)]))
+    found = {
+        "network": name,
+        "counts": {k: v["text"] for k, v in counts.items()},
+        "auc_real": [round(v, 4) for v in (area.value, area.lo, area.hi)],
+    }
+    if ledger:
+        append_entry(ledger, {"evaluation": "network", "identity": name, "result": found})
+    return found
 
 # %% ../../nbs/run/real.ipynb #8026de67
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
