@@ -52,12 +52,20 @@ def test_attention_knows_the_ring_from_chance():
     theta = rng.uniform(0.8, 3, 30)
     noise = rng.normal(size=(30, 32, 32))
     for seed in range(3):
-        assert a.attention_on_ring(rng.normal(size=(30, 32, 32)), theta, seed=seed)["p"] > 0.01
-    ring = a.attention_on_ring(noise + 10 * a.ring_mask(theta, 32), theta)
-    swapped = a.attention_on_ring((noise + 10 * a.ring_mask(theta, 32))[::-1], theta)
+        assert a.attention_on(rng.normal(size=(30, 32, 32)), a.ring_mask(theta, 32), seed=seed)["p"] > 0.01
+    ring = a.attention_on(noise + 10 * a.ring_mask(theta, 32), a.ring_mask(theta, 32))
+    swapped = a.attention_on((noise + 10 * a.ring_mask(theta, 32))[::-1], a.ring_mask(theta, 32))
     assert ring["p"] < 0.01 and ring["share"] > 1.4 * swapped["share"] and swapped["p"] > 0.01
-    with pytest.raises(BadInput, match="30 maps, 29 Einstein radii"):
-        a.attention_on_ring(noise, theta[1:])
+    with pytest.raises(BadInput, match="30 maps, 29 masks"):
+        a.attention_on(noise, a.ring_mask(theta[1:], 32))
+
+
+def test_the_arcs_pixels_are_where_light_was_added():
+    before = frames(3, 6, 0.0)
+    after = before.copy()
+    after[:, :, 5:9, 20:24] += 0.3
+    mask = a.arc_mask(after, before, 0.99)
+    assert mask[:, 5:9, 20:24].mean() > 0.9 and mask.sum() < 3 * 17
 
 
 def test_networks_that_compare_are_refused():
