@@ -4,6 +4,7 @@ Refuses a citation, cross-reference, value or result that is not there, a link o
 draws, a page that needs the network, and a page over 1.5 MB. With `--changed` only notebooks that changed since the last build are processed again.
 """
 
+import html
 import os
 import re
 import shutil
@@ -49,7 +50,7 @@ def build() -> None:
 
 def prose(page: str) -> str:
     "What a reader sees of a built page, code aside"
-    return re.sub(r"<(script|style|pre|code|math)\b[\s\S]*?</\1>|<[^>]+>", " ", page)
+    return html.unescape(re.sub(r"<(script|style|pre|code|math)\b[\s\S]*?</\1>|<[^>]+>", " ", page))
 
 
 def check_page(page: Path) -> list[str]:
