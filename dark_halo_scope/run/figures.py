@@ -331,8 +331,7 @@ def gate_curve(
         ax.hist(curve["auroc"], 20, color=COLOURS["blue"])
         ax.set(xlabel="AUROC of a brick", ylabel="bricks")
     elif "features" in drawn:
-        names, values = zip(*curve["features"])
-        ax.barh(names, values, color=COLOURS["blue"])
+        ax.barh([f for f, _ in curve["features"]], [v for _, v in curve["features"]], color=COLOURS["blue"])
         ax.tick_params(labelsize=7)
         ax.set_xlabel("AUC of one feature alone")
     elif isinstance(curve["strata"], Mapping):
