@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo real test full docs bench prepare check clean
+.PHONY: help setup demo test full docs bench prepare release clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  -/'
 
@@ -46,6 +46,9 @@ prepare: setup  ## format, export, clean, lint, types, contracts; before each co
 	nbdev_clean
 	mypy
 	lint-imports
+
+release: setup  ## a dry run: sdist and wheel in dist, and the demo from the wheel alone; uploads nothing
+	python .ci/release.py
 
 clean:  ## runs and built files; the environment stays
 	rm -rf runs build dist _proc _pages _docs *.egg-info
