@@ -122,9 +122,12 @@ def test_in_jupyterlab(lab: str, tmp_path: Path) -> None:
         page = browser.new_page(viewport={"width": 1500, "height": 1600})
         page.set_default_timeout(120_000)
         page.goto(lab)
-        page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.add_locator_handler(
+            page.get_by_text("Select kernel for:"), lambda: page.get_by_role("button", name="Select", exact=True).click()
+        )
         stamps = page.locator(".jp-OutputArea-output").filter(has_text="stamp, control, difference")
         stamps.locator(".dhs-card").first.wait_for()
 
