@@ -46,7 +46,7 @@ def main() -> None:
         print(f"dhs: {error}", file=sys.stderr)
         sys.exit(2)
 
-
+# %% ../../nbs/run/cli.ipynb #6e7d130c
 def parse_parameters(
     given: list[str] | None,  # "key=value" each, the value read as YAML
 ) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def demo(
         run_demo(recipe, out, set_ or [], workers)
     print(f"report: {out}/report.html")
 
-
+# %% ../../nbs/run/cli.ipynb #a883f34c
 @app.command()
 def mock(
     out: Annotated[str, typer.Argument(help="Folder or s3://bucket/prefix for the release.")],
@@ -172,7 +172,7 @@ def bank(
 
 BENCHES = ("render", "select", "loader", "brick", "training", "online", "sky", "scale")
 
-
+# %% ../../nbs/run/cli.ipynb #d8173d26
 @app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="render, select, loader, brick, training, online, sky or scale.")],
@@ -216,7 +216,7 @@ def fetch(
     receipt = fetch_positions(positions, out, recipe)
     print(f"{receipt.identity['rows']} stamps in {out}/stamps.parquet, {receipt.run['refused']} without a usable cutout")
 
-
+# %% ../../nbs/run/cli.ipynb #8051db07
 @app.command()
 def score(
     positions: Annotated[str, typer.Argument(help="CSV with name, ra, dec in degrees.")],
@@ -236,7 +236,7 @@ def score(
     receipt = score_positions(positions, out, checkpoint, release, ViewerRecipe(layer=layer, service=service or SERVICE))
     print(f"{receipt.identity['rows']} scored, {receipt.run['not_scored']} without a usable cutout: {out}/scores.csv, {out}/scores.html")
 
-
+# %% ../../nbs/run/cli.ipynb #8dae5502
 @app.command()
 def chance(
     ra: Annotated[float, typer.Argument(help="Right ascension [deg].")],
@@ -259,7 +259,7 @@ def chance(
     found = chance_at(open_run(recipe, out, set_ or []), ra, dec, theta_e, arc_mag or None)
     print(json.dumps(plain(asdict(found)), indent=1))
 
-
+# %% ../../nbs/run/cli.ipynb #52d87475
 @app.command()
 def gates(
     product: Annotated[str, typer.Argument(help="A stamps product: folder or file.")],
@@ -280,7 +280,7 @@ def gates(
         print(f"{ {True: 'pass', False: 'FAIL', None: 'none'}[r.passed] }  {r.name}: {r.value:.4g} (threshold {r.threshold:.4g}); {r.why}")
     raise typer.Exit(1 if failed(results) else 0)
 
-
+# %% ../../nbs/run/cli.ipynb #e8e8d076
 @app.command()
 def anchors(
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="A trained network, such as runs/demo/model/best.pt.")],
@@ -303,7 +303,7 @@ def anchors(
         print(f"refused, {reason}: {n}")
     print(f"report: {out}/stage0.html")
 
-
+# %% ../../nbs/run/cli.ipynb #29785eb6
 @app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Folders of runs.")],
