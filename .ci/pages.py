@@ -417,20 +417,26 @@ class Book:
                 rows = list(names_of(source)) if source.exists() else []
                 if rows:
                     link = os.path.relpath(notebook, (PROC / page).parent)
-                    lines.append(f"### [{room}.{notebook.stem}]({link}) {{#{room}-{notebook.stem}}}\n\n{self.front(notebook)[1]}\n\n```{{=html}}\n<dl class=\"api\">")
+                    lines.append(
+                        f'### [{room}.{notebook.stem}]({link}) {{#{room}-{notebook.stem}}}\n\n{self.front(notebook)[1]}\n\n```{{=html}}\n<dl class="api">'
+                    )
                     place = link.removesuffix(".ipynb") + ".html"
                     lines += [f'<dt><a href="{place}#{name.lower()}"><code>{name}</code></a></dt><dd>{line}</dd>' for name, line in rows]
                     lines.append("</dl>\n```\n")
         return "\n".join(lines)
 
     def receipts(self, page: Path, words: list[str]) -> str:
-        "The committed receipts: what each is of, and the command, machine and date where it names them"
-        lines = ["| receipt | date | machine | made by |", "|:--|:--|:--|:--|"]
-        for file in sorted(RECEIPTS.rglob("*.json")):
-            kept = json.loads(file.read_text())
-            run = (kept.get("run") if isinstance(kept.get("run"), dict) else {}) | kept if isinstance(kept, dict) else {}
-            said = [str(run.get(key, "")).replace("|", "\\|") for key in ("date", "machine", "command")]
-            lines.append(f"| `{file.relative_to(RECEIPTS)}` | {said[0]} | {said[1]} | {f'`{said[2]}`' if said[2] else ''} |")
+        "The committed receipts: when and by which command each was made, where it says so, and which pages read it"
+        texts = {p: self.sources[p].read_text() for p in self.sources if p != page and p.parent.name in ("results", "methods")}
+        lines = ["| receipt | date | made by | read by |", "|:---|:--|:-----|:----|"]
+        for file in sorted(RECEIPTS.glob("*.json")) + sorted(p for p in RECEIPTS.iterdir() if p.is_dir()):
+            kept = json.loads(file.read_text()) if file.is_file() else {}
+            run = (kept if isinstance(kept, dict) else {}) | (kept.get("run", {}) if isinstance(kept, dict) else {})
+            date = next((str(run[key])[:10] for key in ("date", "made", "finished") if key in run), "")
+            made = next((f"`{run[key]}`" for key in ("command", "made_by") if key in run), "").replace("|", "\\|")
+            stem = re.compile(rf"receipts\W+{file.name}\b" if file.is_dir() else rf"\b{re.escape(file.stem)}\b")
+            readers = [f"[{self.title(PROC / p)}]({os.path.relpath(p, page.parent)})" for p in texts if stem.search(texts[p]) and p.suffix == ".ipynb"]
+            lines.append(f"| `{file.name}` | {date} | {made} | {', '.join(readers[:3])} |")
         return "\n".join(lines)
 
     def appendix(self, page: Path, words: list[str]) -> str:
