@@ -91,7 +91,7 @@ def read_yaml(
         raise BadInput(f"{uri}: expected keys and values, got {type(data).__name__}")
     return data
 
-
+# %% ../../nbs/base/config.ipynb #d3e7df7c
 def with_overrides(
     mapping: Mapping[str, Any],  # Keys and values, nested
     overrides: Sequence[str],  # "dotted.key=value" each, the value read as YAML

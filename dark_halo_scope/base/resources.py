@@ -36,7 +36,7 @@ def phase_notebook(
         raise unknown_name("phase", phase, known)
     return folder / f"{phase}.ipynb"
 
-
+# %% ../../nbs/base/resources.ipynb #8d10e874
 def manifest(
     *parts: str,  # Path below data_manifests, such as "recipes", "demo.yaml"
 ) -> Path:
