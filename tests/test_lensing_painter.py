@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import fields, replace
 
 import numpy as np
@@ -93,6 +94,44 @@ def test_stamps_of_galaxies_within_two_thousandths():
         truth = reference_stamps(lens, source, psf, 64, 0.262)
         for backend in ("numba", "torch"):
             assert differ(render_arcs(lens, source, psf, backend=backend), truth) < 2e-3
+
+
+def test_a_stamp_that_shows_only_a_small_image_is_as_true_as_any():
+    "The arc lies beyond the stamp; what is left is an image of a twelfth of the source's flux, and errors count as shares of that"
+    lens, source, psf = (rows(p, [0]) for p in random_systems(4, seed=5)[0])
+    source, psf = replace(source, flux=source.flux[:, :1]), replace(psf, fwhm=psf.fwhm[:, :1], beta=psf.beta[:, :1])
+    truth, ours = reference_stamps(lens, source, psf, 32, 0.262), render_arcs(lens, source, psf, n_pix=32)
+    assert truth.sum() < 0.1 and differ(ours, truth) < 3e-4
+    assert abs(float(ours.sum(dtype=float) / truth.sum(dtype=float)) - 1) < 3e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("theta_E", "x"), [(4.9, 3.6), (5.9, 5.0)])
+def test_small_images_of_every_kind_of_source(theta_E, x):
+    lens, psf = a_lens(theta_E=theta_E, q=0.9), MoffatPSF([[1.2]], 3.5)
+    compact, knots = a_source(x=x, y=0.3, R_sersic=0.05, n_sersic=2.4), clumpy(a_source(x=x, y=0.3), [np.random.default_rng(1)])
+    for source, allowed in ((compact, 3e-4), (knots, 3e-4), (ImageParams(x, 0.3, 0.4, 1.0, 0, [[1.0]], drawn_bank(3)), 2e-3)):
+        truth, ours = reference_stamps(lens, source, psf, 32, 0.262), render_arcs(lens, source, psf, n_pix=32)
+        assert truth.sum() < 0.5 and differ(ours, truth) < allowed
+
+
+@pytest.mark.gpu
+def test_torch_backend_on_a_gpu():
+    "As true as the compiled backend, and at a rate worth the device; the figures are printed with its name"
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    systems, rate = random_systems(4096, seed=3), []
+    for lens, source, psf in systems:
+        some = np.arange(16)
+        ours = render_arcs(rows(lens, some), rows(source, some), rows(psf, some), backend="torch")
+        assert differ(ours, render_arcs(rows(lens, some), rows(source, some), rows(psf, some))) < 1e-3
+        render_arcs(lens, source, psf, backend="torch")
+        begin = time.perf_counter()
+        render_arcs(lens, source, psf, backend="torch")
+        rate.append(len(lens) / (time.perf_counter() - begin))
+    print(f"{torch.cuda.get_device_name()}: {min(rate):.0f} stamps a second")
+    assert min(rate) > 2000
 
 
 def test_lenstronomys_own_image_model_converges_to_the_reference():

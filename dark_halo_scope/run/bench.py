@@ -18,6 +18,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ..base.errors import BadInput
+from ..lensing.cosmos import load_bank
 from ..lensing.deflection import LensParams
 from ..lensing.psf import PSF, GaussianPSF, MoffatPSF, psf_profile
 from ..lensing.reference import lenstronomy_lens, lenstronomy_source, reference_stamps
@@ -262,7 +263,8 @@ def bench_render(
     n: int = 96,  # Random Sersic systems, at least 2
     seed: int = 0,  # Of all draws
     n_image: int | None = None,  # Random systems with stamp sources; a third of n if not given, 0 for none
-    bank: SourceBank | None = None,  # Of real galaxies; drawn ones otherwise
+    bank: SourceBank | str | None = None,  # Of real galaxies, or the file of one that `dhs bank` wrote; drawn ones otherwise
+    n_clumpy: int | None = None,  # Random systems with clumpy sources, for accuracy alone; a twelfth of n if not given, 0 for none
     ranges: Ranges = Ranges(),
     n_pix: int = 64,
     pixscale: float = 0.262,
@@ -270,6 +272,7 @@ def bench_render(
     backends: tuple[str, ...] = ("numba",),  # Painter's backends to measure; the first one's figures are the headline
 ) -> dict[str, Any]:  # Figures by name
     "Cost and accuracy of the painter beside lenstronomy's, on random systems"
+    bank = load_bank(bank) if isinstance(bank, str) else bank
     with importlib.import_module("threadpoolctl").threadpool_limits(1):
         systems = random_systems(n, seed, "sersic", ranges)
         cost, error = measure_painter(systems, list(METHODS), n_pix, pixscale, rounds, backends)
@@ -309,4 +312,8 @@ def bench_render(
                 **error[backends[0]],
                 "accuracy": error,
             }
+        n_clumpy = max(2, n // 12) if n_clumpy is None else n_clumpy
+        if n_clumpy:
+            cost, error = measure_painter(random_systems(n_clumpy, seed, "clumpy", ranges), [], n_pix, pixscale, rounds, backends)
+            report["clumpy"] = {"n": n_clumpy, "ms_per_stamp": cost, **error[backends[0]]}
     return report
