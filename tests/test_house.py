@@ -1,6 +1,7 @@
 "The house keeps its own rules: what importing costs, what notebooks hold, what a wheel carries"
 
 import ast
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -58,6 +59,119 @@ def test_a_notebook_is_a_page(path: Path) -> None:
             assert len(code) <= 80, f"an exported cell of {len(code)} lines: {code[0]}"
             assert "import *" not in cell.source
         assert not any(output.get("output_type") == "error" for output in cell.get("outputs", [])), "an error in the stored outputs"
+
+
+LIBRARY = [path for path in NOTEBOOKS if any(exported(cell) for cell in read(path).cells)]
+MEASURED_BY_HAND = {
+    "bench",
+    "bench_brick",
+    "bench_loader",
+    "bench_online",
+    "bench_scale",
+    "bench_select",
+    "bench_sky",
+    "bench_training",
+    "real",
+}
+# Shown elsewhere only, in tests or on another module's page: a list that may only grow shorter.
+NOT_AT_WORK: dict[str, set[str]] = {
+    "injection.quality": {"measure"},
+    "learning.attribution": {"arc_mask", "attention_by_epoch"},
+    "learning.checkpoints": {"data_identity"},
+    "learning.models": {"freeze_backbone", "set_meta_scale"},
+    "learning.online": {"painted"},
+    "learning.recipes": {"reading"},
+    "learning.scoring": {"fit_committee"},
+    "learning.training": {"rehearse"},
+    "lensing.batched": {
+        "blur_batch",
+        "give_batch",
+        "image_at",
+        "image_batch",
+        "judge_image_batch",
+        "judge_sersic_batch",
+        "sersic_batch",
+        "sersic_radius2",
+        "shoot_batch",
+        "spline_batch",
+        "stretch_batch",
+    },
+    "lensing.rays": {"bank_maps", "block_maps", "image_rows"},
+    "parent.density": {"add_counts", "count_bricks", "count_rows", "count_sweep"},
+    "parent.selection": {"add_attrition", "check_sky", "select_sweep"},
+    "run.cli": {"main"},
+    "run.demo": {
+        "anchors_section",
+        "candidates_section",
+        "completeness_section",
+        "gates_page",
+        "learning_section",
+        "metric_row",
+        "parent_section",
+        "run_demo",
+        "sky_section",
+        "stamps_section",
+        "test_scores",
+        "throughput_section",
+        "trust_section",
+        "write_report",
+    },
+    "run.emr": {"submit"},
+    "run.figures": {"brick_picture"},
+    "run.generation": {"demo_receipt"},
+    "run.phases": {"run_notebook", "section_identity", "write_json"},
+    "run.positions": {"negatives_of", "read_release_positions", "stage0_on_sky", "stamps_at"},
+    "run.steps": {"searched_galaxies"},
+    "search.candidates": {"choose_threshold", "known_list"},
+    "search.completeness": {"survey_conditions"},
+    "search.grading_server": {"addresses", "serve_grading"},
+    "trust.anchors": {"known_impostors", "training_rows"},
+    "trust.generations": {"history_values"},
+}
+
+
+def code_lines(cell: nbformat.NotebookNode) -> int:
+    return len([line for line in cell.source.splitlines() if line.strip() and not line.startswith("#|")])
+
+
+def named(tree: ast.AST) -> set[str]:
+    "Every name that a piece of code uses"
+    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+
+
+def not_at_work(path: Path) -> set[str]:
+    "Public functions and classes that no lesson of their page reaches: by name, or through what it names; phases are the lessons of `run`"
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    lessons = [cell for cell in cells if not exported(cell)]
+    if path.parent.name == "run":
+        lessons += [cell for p in (ROOT / "nbs" / "phases").glob("*.ipynb") for cell in read(p).cells if cell.cell_type == "code"]
+    uses: dict[str, set[str]] = {}
+    public: set[str] = set()
+    for statement in (s for cell in cells if exported(cell) for s in ast.parse(cell.source).body):
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            uses[statement.name] = named(statement)
+            registered = any("command" in named(d) for d in statement.decorator_list)  # reached through `app`, on the command line
+            public |= set() if statement.name.startswith("_") or registered else {statement.name}
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+            uses |= {target.id: named(statement)} if isinstance(target, ast.Name) else {}
+    reached: set[str] = set()
+    waiting = set().union(*(named(ast.parse(cell.source)) for cell in lessons)) & set(uses)
+    while waiting:
+        reached |= (name := {waiting.pop()})
+        waiting |= (set().union(*(uses[n] for n in name)) & set(uses)) - reached
+    return public - reached
+
+
+def test_half_of_the_exported_cells_fit_fifteen_lines() -> None:
+    assert statistics.median(code_lines(cell) for path in LIBRARY for cell in read(path).cells if exported(cell)) <= 15
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: f"{p.parent.name}.{p.stem}")
+def test_what_a_page_exports_is_at_work_on_it(path: Path) -> None:
+    if path.stem in MEASURED_BY_HAND:
+        pytest.skip("takes minutes to run: `dhs bench`, `dhs demo --real`")
+    assert not_at_work(path) <= NOT_AT_WORK.get(f"{path.parent.name}.{path.stem}", set())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "nbs" / "phases").glob("*.ipynb")), ids=lambda p: p.stem)
