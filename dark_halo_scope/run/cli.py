@@ -179,6 +179,7 @@ def bench(
     json_: Annotated[str, typer.Option("--json", help="File for the figures.")] = "",
     seed: Annotated[int, typer.Option("--seed", help="Of the drawn systems.")] = 1,
     n: Annotated[int, typer.Option("--n", help="Size of the test; 0 is the bench's own.")] = 0,
+    bank: Annotated[str, typer.Option("--bank", help="For render: HDF5 file of real galaxies, from dhs bank.")] = "",
 ) -> None:
     """Speed and accuracy beside the alternatives, in one run.
 
@@ -189,7 +190,9 @@ def bench(
     if name not in BENCHES:
         raise unknown_name("bench", name, BENCHES)
     module = importlib.import_module(f"dark_halo_scope.run.{'bench' if name == 'render' else 'bench_' + name}")
-    figures = getattr(module, f"bench_{name}")(seed=seed, **({"n": n} if n else {}))
+    figures = getattr(module, f"bench_{name}")(
+        seed=seed, **({"n": n} if n else {}), **({"bank": bank} if bank and name == "render" else {})
+    )
     text = json.dumps(figures, indent=1)
     if json_:
         write_bytes((text + "\n").encode(), json_)
