@@ -1,8 +1,11 @@
 """trust.generations: recorded and measured numbers side by side, never mixed."""
 
 import json
+import math
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.trust import generations as g
@@ -49,3 +52,38 @@ def test_bad_runs_are_named(tmp_path):
     (tmp_path / "y" / "gates.json").write_text("{")
     with pytest.raises(BadInput, match="gates.json: not readable as JSON"):
         g.from_run(str(tmp_path / "y"))
+
+
+def test_criteria_are_judged_by_their_limits_and_say_what_is_missing():
+    good = {c.key: 0.5 * (max(c.least, -1) + min(c.most, 30)) for c in g.CRITERIA}
+    assert {r["met"] for r in g.against_criteria(good)} == {"yes", "shown"}
+    for c in g.CRITERIA:
+        wrong = c.least - 0.1 if c.least > -math.inf else c.most + 0.1 if c.most < math.inf else None
+        if wrong is not None:
+            assert [r["met"] for r in g.against_criteria(good | {c.key: wrong}) if r["what"] == c.what] == ["NO"]
+        assert [r["met"] for r in g.against_criteria(good | {c.key: math.nan}) if r["what"] == c.what] == ["not measured"]
+    with pytest.raises(BadInput, match="criteria: auroq unknown"):
+        g.against_criteria({"auroq": 1.0})
+
+
+def test_values_from_scores_are_counted_as_a_hand_would():
+    p = np.array([0.9, 0.8, 0.2, 0.7, 0.1, 0.3])
+    label = np.array([1, 1, 1, 0, 0, 0])
+    odds = np.log(p / (1 - p)).astype(np.float32)
+    v = g.score_values(odds, p, label, {})
+    assert (v["tp"], v["fp"], v["fn"], v["tn"]) == (2, 1, 1, 2) and v["accuracy"] == 4 / 6
+    assert abs(v["auroc"] - roc_auc_score(label, p)) < 1e-12 and abs(v["precision_90"] - 3 / 5) < 1e-12
+    assert math.isnan(v["tpr_1e3"]) and "brick_spread" not in v
+
+
+def test_values_from_a_history():
+    epoch = {"loss": 0.2, "gradient_max": 3.0, "warnings": [], "choose": {"loss": 0.25, "auroc": 0.8}}
+    late = epoch | {
+        "epoch": 1,
+        "gradient_max": 12.0,
+        "warnings": ["learning rate: 1, the schedule says 2"],
+        "choose": {"loss": 0.5, "auroc": 0.95},
+    }
+    v = g.history_values([epoch | {"epoch": 0}, late])
+    assert abs(v["gap"] - 0.3) < 1e-12 and (v["gradient"], v["off_schedule"], v["epoch_09"]) == (12.0, 1.0, 1.0)
+    assert math.isnan(g.history_values([epoch | {"epoch": 0}])["epoch_09"])

@@ -124,7 +124,7 @@ class Reliability:
 def reliability(
     p: Any,  # (n,) probabilities
     labels: Any,  # (n,) 0 or 1
-    bins: int = 15,  # of equal numbers
+    bins: int = 15,  # of equal numbers; fewer where there are fewer stamps
     draws: int = 300,  # of labels, for the chance level
 ) -> Reliability:
     "Reliability curve and expected calibration error in equal-mass bins"
@@ -132,7 +132,7 @@ def reliability(
     if q.min() < 0 or q.max() > 1:
         raise BadInput(f"probabilities between {q.min():.3g} and {q.max():.3g}, expected 0 to 1")
     order = np.argsort(q, kind="stable")
-    edge = np.linspace(0, len(q), bins + 1).astype(int)
+    edge = np.linspace(0, len(q), min(bins, len(q)) + 1).astype(int)
     n = np.diff(edge)
     mean, hit = (np.add.reduceat(v[order].astype(np.float64), edge[:-1]) for v in (q, y))
     rng = np.random.default_rng(0)
