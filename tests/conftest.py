@@ -1,11 +1,13 @@
-"What tests share: a quiet, single-threaded process, the command, one toy run, a cutout service, and where real pixels lie"
+"What tests share: a quiet, single-threaded process, the command, one toy run, a cutout service, a browser, and where real pixels lie"
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,3 +52,22 @@ def service() -> Iterator[Service]:
     yield service
     service.server.shutdown()
     service.server.server_close()
+
+
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP another.example 127.0.0.1"),
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    "A headless Chromium with a fresh profile; a test that wants it skips where there is none"
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: install the package chromium")
+    with api.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield running
+        running.close()

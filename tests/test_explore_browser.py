@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbclient
 import nbformat
@@ -24,7 +25,6 @@ from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.stamps.reader import open_stamps
 
 NOTEBOOK = Path(__file__).parents[1] / "nbs" / "tutorials" / "explore.ipynb"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture
@@ -112,54 +112,43 @@ def lab(beside_a_run: Path) -> Iterator[str]:
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_in_jupyterlab(lab: str, tmp_path: Path) -> None:
+def test_in_jupyterlab(lab: str, browser: Any) -> None:
     "Run all from the menu, then the kind, the order, the page and the threshold are changed by hand"
-    api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1500, "height": 1600})
-        page.set_default_timeout(120_000)
-        page.goto(lab)
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.add_locator_handler(
-            page.get_by_text("Select kernel for:"), lambda: page.get_by_role("button", name="Select", exact=True).click()
-        )
-        stamps = page.locator(".jp-OutputArea-output").filter(has_text="stamp, control, difference")
-        stamps.locator(".dhs-card").first.wait_for()
+    page = browser.new_page(viewport={"width": 1500, "height": 1600})
+    page.set_default_timeout(120_000)
+    page.goto(lab)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.add_locator_handler(page.get_by_text("Select kernel for:"), lambda: page.get_by_role("button", name="Select", exact=True).click())
+    stamps = page.locator(".jp-OutputArea-output").filter(has_text="stamp, control, difference")
+    stamps.locator(".dhs-card").first.wait_for()
 
-        def captions() -> list[str]:
-            return stamps.locator(".dhs-card figcaption").all_inner_texts()
+    def captions() -> list[str]:
+        return stamps.locator(".dhs-card figcaption").all_inner_texts()
 
-        def changes(act) -> list[str]:
-            before = captions()
-            act()
-            end = time.monotonic() + 60
-            while captions() == before and time.monotonic() < end:
-                time.sleep(0.2)
-            assert captions() != before
-            return captions()
+    def changes(act) -> list[str]:
+        before = captions()
+        act()
+        end = time.monotonic() + 60
+        while captions() == before and time.monotonic() < end:
+            time.sleep(0.2)
+        assert captions() != before
+        return captions()
 
-        snr = [int(re.search(r"arc S/N (\d+)", text)[1]) for text in captions()]
-        assert len(snr) == 12 and snr == sorted(snr, reverse=True)
-        assert stamps.locator(".dhs-card img").first.evaluate("i => i.complete && i.naturalWidth") == 192
-        rising = changes(lambda: stamps.get_by_label("highest first").uncheck())
-        assert all("control" in text for text in rising)  # nothing painted: no arc at all
-        lenses = changes(lambda: stamps.locator("select").first.select_option("lens"))
-        assert all("theta_E" in text for text in lenses)
-        assert (
-            changes(lambda: (stamps.locator("input[type=number]").fill("2"), stamps.locator("input[type=number]").press("Enter"))) != lenses
-        )
+    snr = [int(re.search(r"arc S/N (\d+)", text)[1]) for text in captions()]
+    assert len(snr) == 12 and snr == sorted(snr, reverse=True)
+    assert stamps.locator(".dhs-card img").first.evaluate("i => i.complete && i.naturalWidth") == 192
+    rising = changes(lambda: stamps.get_by_label("highest first").uncheck())
+    assert all("control" in text for text in rising)  # nothing painted: no arc at all
+    lenses = changes(lambda: stamps.locator("select").first.select_option("lens"))
+    assert all("theta_E" in text for text in lenses)
+    assert changes(lambda: (stamps.locator("input[type=number]").fill("2"), stamps.locator("input[type=number]").press("Enter"))) != lenses
 
-        scored = page.locator(".jp-OutputArea-output").filter(has_text="Just below: they do not")
-        table = scored.locator("table").inner_text()
-        scored.locator(".widget-readout").first.fill("1000")
-        scored.locator(".widget-readout").first.press("Enter")
-        scored.get_by_text("No stamp is left by this choice").wait_for()  # nobody passes
-        assert scored.locator("table").inner_text() != table
-        assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count()
-        page.screenshot(path=str(tmp_path / "lab.png"))
-        browser.close()
+    scored = page.locator(".jp-OutputArea-output").filter(has_text="Just below: they do not")
+    table = scored.locator("table").inner_text()
+    scored.locator(".widget-readout").first.fill("1000")
+    scored.locator(".widget-readout").first.press("Enter")
+    scored.get_by_text("No stamp is left by this choice").wait_for()  # nobody passes
+    assert scored.locator("table").inner_text() != table
+    assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count()

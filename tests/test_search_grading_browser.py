@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shutil
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,34 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Error, sync_playwright
+from playwright.sync_api import Error
 
 from dark_halo_scope.search.grading import GradeBook, card_key, opinions
 
 from .grading_desk import NAMES, Served, write_list
 
 pytestmark = pytest.mark.browser
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-FLAGS.append("--host-resolver-rules=MAP another.example 127.0.0.1")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: install the package chromium")
-    with sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)  # headless, in a fresh profile
-        yield running
-        running.close()
 
 
 class Person:

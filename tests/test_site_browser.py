@@ -2,7 +2,6 @@
 
 import functools
 import http.server
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,16 +48,9 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def tab() -> Iterator[Any]:
-    "One tab of a headless Chromium"
-    api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
-        yield browser.new_page(viewport=WIDE)
-        browser.close()
+def tab(browser: Any) -> Any:
+    "One tab"
+    return browser.new_page(viewport=WIDE)
 
 
 def faults_of(tab: Any, url: str) -> list[str]:
