@@ -208,7 +208,7 @@ CRITERIA = (
     Criterion("off_schedule", "epochs whose learning rate is not the schedule's", "0", most=0.0),
     Criterion("epoch_09", "first epoch with a validation AUROC above .9", "by epoch 20", most=20.0),
     Criterion("arc_left", "arcs that are still the brightest part of the normalised stamp minus control", "> 50 %", least=0.5),
-    Criterion("attention", "p of the attention on the ring against other lenses' maps", "< .05", most=0.05),
+    Criterion("attention", "p of the attention on the arc against other lenses' maps", "< .05", most=0.05),
     Criterion("easy_tpr", "TPR at FPR 1 % for theta_E > 1.4 arcsec and S/N > 20 (CMU DeepLens: .90)", ">= .90", least=0.9),
     Criterion("tpr_1e3", "TPR at FPR .1 % (Bayesian lens finder: .46)", ">= .46", least=0.46),
     Criterion("auroc", "AUROC", "> .97", least=0.97),
