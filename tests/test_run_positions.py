@@ -132,7 +132,12 @@ def test_stage0_on_a_sky_with_galaxies_is_a_page(tmp_path, monkeypatch):
     assert [(s.what, s.found, s.n) for s in report.contamination[3:]] == [("ring, p >= 0.5", 1, 1), ("spiral, p >= 0.5", 0, 1)]
     assert [r["n_neg"] for r in report.recall_at_fpr] == [n] * 3 and not report.passed
     again = read_stage0(str(tmp_path / "out" / "stage0.json"))
-    assert (again.recall, again.contamination, again.verdict, again.found) == (report.recall, report.contamination, report.verdict, report.found)
+    assert (again.recall, again.contamination, again.verdict, again.found) == (
+        report.recall,
+        report.contamination,
+        report.verdict,
+        report.found,
+    )
     page = (tmp_path / "out" / "stage0.html").read_text()
     assert (
         page.count("<img ") >= 5 and "Worst missed" in page and "round" in page and "http" not in page.split("</style>")[1].split("<img")[0]

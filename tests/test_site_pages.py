@@ -97,7 +97,13 @@ def test_a_formula_that_cannot_be_drawn_stops_the_build(pages: ModuleType) -> No
 def test_formulae_are_inert_text(pages: ModuleType) -> None:
     "Two Markdown readers get the same MathML, whatever stands in it"
     drawn = pages.mathml([("a*b_c |x| \\ln 2", False), ("{\\rm FWHM}", True)])
-    assert "&#42;" in drawn[0] and "*" not in drawn[0] and "&amp;#" not in "".join(drawn) and "annotation" not in "".join(drawn) and "normal" in drawn[1]
+    assert (
+        "&#42;" in drawn[0]
+        and "*" not in drawn[0]
+        and "&amp;#" not in "".join(drawn)
+        and "annotation" not in "".join(drawn)
+        and "normal" in drawn[1]
+    )
 
 
 def test_works_without_an_identifier_are_refused(pages: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

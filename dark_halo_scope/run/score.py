@@ -9,14 +9,13 @@ __all__ = ['packaged_network', 'score_places', 'scores_csv', 'score_table', 'sco
 import csv
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
 import dark_halo_scope
-from ..base.errors import BadInput
-from ..base.receipts import Receipt, identity_of, read_receipt, read_table, run_facts, write_product
+from ..base.receipts import Receipt, identity_of, read_table, run_facts, write_product
 from ..base.resources import manifest
 from ..base.schema import table_from
 from ..base.storage import join, write_bytes
