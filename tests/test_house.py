@@ -1,6 +1,7 @@
 "The house keeps its own rules: what importing costs, what notebooks hold, what a wheel carries"
 
 import ast
+import functools
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ NOTEBOOKS = sorted(
 )
 
 
+@functools.cache
 def read(path: Path) -> nbformat.NotebookNode:
     return nbformat.read(path, 4)
 
