@@ -154,7 +154,7 @@ def test_mined_table_raises_what_the_reader_shows(tmp_path):
         rows = np.concatenate([b.row for b in Reader(raised, recipe).batches(0)])
         assert np.array_equal(np.flatnonzero(np.bincount(rows) == 3), wanted) and len(rows) == len(index) + 2 * len(wanted)
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "other.parquet")
-    for name, words in (("other", "expected ra and dec"), ("absent", "no such file")):
+    for name, words in (("other", "expected ra, dec or ra_key"), ("absent", "no such file")):
         with pytest.raises(BadInput, match=words):
             build_index([StampSet(tuple(paths))], recipe=ReadRecipe(hard_negatives=str(tmp_path / f"{name}.parquet")))
 

@@ -43,15 +43,15 @@ def score_galaxies(
     turns: bool = False,  # Mean over the eight turns and mirrors
     device: str = "cpu",
 ) -> pa.Table:  # Product `scores`, label -1
-    "Float32 logits of galaxies: the mean of the committee's"
+    "Float32 logits of galaxies, the committee's together"
     from dark_halo_scope.learning.scoring import score_images
 
     committee = networks(checkpoints, device)
-    total = np.zeros(len(galaxies))
+    each = []
     for model, recipe, _ in committee.members:
         meta = np.stack([galaxies[c].to_numpy() for c in recipe.read.meta_columns], 1) if recipe.read.meta_columns else None
-        total += score_images(model, recipe, images, meta, turns)
-    logit = (total / len(committee.members)).astype(np.float32)
+        each.append(score_images(model, recipe, images, meta, turns))
+    logit = committee.combine(np.stack(each))
     columns: dict[str, Any] = {c: galaxies[c] for c in ("release", "brickid", "objid", "brickname", "ra", "dec", "split")}
     columns["task_id"] = ["-".join(map(str, row)) for row in zip(*(galaxies[c].to_pylist() for c in ("release", "brickid", "objid")))]
     columns |= {"label": np.full(len(logit), -1), "logit": logit, "p_lens": sigmoid(logit).astype(np.float32)}

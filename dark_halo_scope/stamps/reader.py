@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'SAME_GALAXY', 'StampSet', 'Selection', 'ReadRecipe', 'stamp_files', 'open_source', 'open_stamps', 'selected',
-           'StampIndex', 'pixel_columns', 'build_index', 'hard_positions', 'upsample_hard', 'epoch_copies',
-           'lane_units', 'shard', 'Unit', 'decode_unit', 'stream_units', 'Batch', 'join_batches', 'gather',
-           'lane_windows', 'window_rows', 'Reader', 'prefetched']
+           'StampIndex', 'pixel_columns', 'build_index', 'hard_positions', 'lookup_positions', 'upsample_hard',
+           'epoch_copies', 'lane_units', 'shard', 'Unit', 'decode_unit', 'stream_units', 'Batch', 'join_batches',
+           'gather', 'lane_windows', 'window_rows', 'Reader', 'prefetched']
 
 # %% ../../nbs/stamps/reader.ipynb #82bdb392
 import queue
@@ -285,10 +285,18 @@ def hard_positions(
     system, path = storage.filesystem(uri)
     with system.open_input_file(path) as source:
         table = pq.read_table(source)
+    return lookup_positions(table, uri)
+
+
+def lookup_positions(
+    table: pa.Table,  # With ra and dec, or the earlier pipeline's ra_key and dec_key
+    where: str = "hard negatives",  # For the message
+) -> tuple[np.ndarray, np.ndarray]:  # [deg]
+    "Positions of a look-up table of either form; raises BadInput when it has neither"
     for pair in (("ra", "dec"), ("ra_key", "dec_key")):
         if set(pair) <= set(table.column_names):
             return table[pair[0]].to_numpy(), table[pair[1]].to_numpy()
-    raise BadInput(f"{uri}: has columns {', '.join(table.column_names)}; expected ra and dec")
+    raise BadInput(f"{where}: has columns {', '.join(table.column_names)}; expected ra, dec or ra_key, dec_key")
 
 # %% ../../nbs/stamps/reader.ipynb #cc1d2c8f
 def upsample_hard(
