@@ -93,7 +93,7 @@ DELETED = {  # page, and where it has more than one guard which -> module and gu
     "lesson_19": (metrics, "host_index", lambda hosts, n: None),
     "lesson_20": (metrics, "labelled_and_vetted", lambda s, y, out, f: (metrics.tpr_at_fpr(s, y, f),) * 2),
     "lesson_21": (metrics, "best_epoch", lambda a, b: metrics.BestEpoch(int(np.argmax(a)), max(a), max(a))),
-    "lesson_22": (grid, "draw_configurations", lambda name, *rest: DRAW("grid_small", *rest)),
+    "lesson_22": (grid, "draw_configurations", lambda name, *rest, **more: DRAW("grid_small", *rest, **more)),
 }
 
 

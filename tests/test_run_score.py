@@ -21,6 +21,8 @@ from dark_halo_scope.run import steps
 from dark_halo_scope.run.phases import Run, open_run
 from dark_halo_scope.run.score import packaged_network, score_places, score_positions
 from dark_halo_scope.run.sky_scores import score_sky, sky_scores
+from dark_halo_scope.survey.viewer import ViewerRecipe
+from dark_halo_scope.survey.web import Asker, Manners
 
 from .conftest import dhs
 
@@ -75,10 +77,13 @@ def test_ten_positions_through_the_cutout_service(service, tmp_path):
     assert scores["logit"].to_numpy().dtype == np.float32 and len(np.unique(scores["logit"].to_numpy())) == 9
 
 
-def test_a_list_that_cannot_be_scored_is_one_line(service, tmp_path):
+def test_a_list_that_cannot_be_scored_leaves_nothing(service, tmp_path):
     (tmp_path / "none.csv").write_text("name,ra,dec\nnowhere,10.0,-88.0\n")
-    done = dhs("score", "none.csv", "--service", service.address, cwd=tmp_path)
-    assert done.returncode == 2 and "no cutout" in done.stderr and not (tmp_path / "runs/score/scores.csv").exists()
+    with pytest.raises(BadInput, match="no cutout"):
+        score_positions(
+            str(tmp_path / "none.csv"), str(tmp_path / "out"), viewer=ViewerRecipe(service=service.address), asker=Asker(Manners(pause=0))
+        )
+    assert not (tmp_path / "out" / "scores.csv").exists()
 
 
 def test_a_place_scored_alone_has_the_score_it_has_in_company(tiny, tmp_path):
