@@ -17,6 +17,13 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "Heavy evidence may take longer than a quick test"
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     "The folder of real pixels and catalogues; a test that wants it skips where it is absent"
