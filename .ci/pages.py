@@ -384,9 +384,6 @@ class Book:
     def results(self, page: Path, words: list[str]) -> str:
         "Result pages in the order given: the claim of each, and what it took to make"
         times = json.loads((RECEIPTS / "result_times.json").read_text())["seconds"] if (RECEIPTS / "result_times.json").exists() else {}
-        if words == ["further"]:
-            named = set(" ".join(m[2] for m in SHORTCODE.finditer(self.sources[page].read_text()) if m[1] == "results").split())
-            words = [p.stem for p in self.sources if p.parent == page.parent and p.suffix == ".ipynb" and p.stem not in named]
         lines = []
         for name in words:
             notebook = PROC / page.parent / f"{name}.ipynb"

@@ -2,6 +2,8 @@
 
 import ast
 import functools
+import json
+import re
 import statistics
 import subprocess
 import sys
@@ -194,6 +196,15 @@ def test_results_and_libraries_show_what_they_claim() -> None:
     "The site shows stored outputs, so a results page without any would be empty"
     for path in sorted((ROOT / "nbs" / "results").glob("*.ipynb")):
         assert any(c.get("outputs") for c in read(path).cells), path.name
+
+
+def test_every_result_stands_once_in_the_index_with_what_it_took() -> None:
+    named = " ".join(re.findall(r"{{< results (.*?) >}}", (ROOT / "nbs" / "results" / "index.qmd").read_text())).split()
+    pages = sorted(path.stem for path in (ROOT / "nbs" / "results").glob("*.ipynb"))
+    assert sorted(named) == pages
+    assert sorted(json.loads((ROOT / "data_manifests" / "receipts" / "result_times.json").read_text())["seconds"]) == pages, (
+        "python .ci/result_times.py PAGE"
+    )
 
 
 @pytest.mark.slow
