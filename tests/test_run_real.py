@@ -61,7 +61,8 @@ def test_whole_report_twice(folder, tmp_path):
     assert set(first["counts"]) == {"wide, other galaxies, flux", "wide, other galaxies, 8bit", "wide, same galaxies, 8bit"}
     html = (tmp_path / "a" / "report.html").read_text()
     assert "data:image/png;base64" in html and "src='http" not in html and "real lenses found" in html
-    assert json.loads((tmp_path / "a" / "report.json").read_text())["identity"] == first["identity"]
+    written = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert written["identity"] == first["identity"] and {"finished", "machine", "command"} <= set(written["run"])
 
 
 def test_no_host_and_no_source_is_in_training_and_test(folder, tmp_path):

@@ -25,6 +25,7 @@ import torch
 from ..base.config import recipe_identity, recipe_to_dict
 from ..base.draws import draw_key, rng, uniforms
 from ..base.errors import BadInput
+from ..base.receipts import run_facts
 from ..base.resources import manifest, resource_root
 from ..injection.grid import draw_configurations
 from ..learning.losses import LossRecipe
@@ -575,7 +576,7 @@ def real_demo(
     recipe: RealRecipe = RealRecipe(),
     workers: int = 2,  # Processes; the answer does not depend on it
     ledger: str | Path | None = None,  # File to append the result to, unless it stands there already
-) -> dict[str, Any]:  # recipe, identity, counts, probes, rendering, html
+) -> dict[str, Any]:  # recipe, identity, counts, probes, rendering, run, html
     "Train, question and count on real pixels; the numbers are the result, whatever they are"
     started = time.perf_counter()
     folder = Path(out_dir) / "work"
@@ -595,7 +596,7 @@ def real_demo(
     report["probes"] = {prior: realism(folder, prior, recipe) for prior in recipe.priors}
     report["rendering"] = _rendering(folder, recipe)
     report["arcs"] = measured_arcs(folder, recipe)
-    report["seconds"] = round(time.perf_counter() - started, 1)
+    report["run"] = run_facts(started, command="dhs demo --real DIR --out OUT")
     report["html"] = report_html(report, folder)
     (Path(out_dir) / "report.json").write_text(json.dumps({k: v for k, v in report.items() if k != "html"}, indent=1) + "\n")
     (Path(out_dir) / "report.html").write_text(f"<!doctype html><meta charset='utf-8'><title>Real pixels</title>{report['html']}")
