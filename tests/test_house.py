@@ -79,8 +79,6 @@ MEASURED_BY_HAND = {
 }
 # Shown elsewhere only, in tests or on another module's page: a list that may only grow shorter.
 NOT_AT_WORK: dict[str, set[str]] = {
-    "injection.quality": {"measure"},
-    "learning.attribution": {"arc_mask", "attention_by_epoch"},
     "learning.checkpoints": {"data_identity"},
     "learning.models": {"freeze_backbone", "set_meta_scale"},
     "learning.online": {"painted"},

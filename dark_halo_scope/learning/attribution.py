@@ -142,7 +142,7 @@ def attention_by_epoch(
         every.append(maps)
     return rows, np.stack(every)
 
-
+# %% ../../nbs/learning/attribution.ipynb #272b2bb3
 def failures(
     logit: np.ndarray,  # (n,)
     label: np.ndarray,  # (n,) 1 lens, 0 not
