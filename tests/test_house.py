@@ -79,10 +79,7 @@ MEASURED_BY_HAND = {
 }
 # Shown elsewhere only, in tests or on another module's page: a list that may only grow shorter.
 NOT_AT_WORK: dict[str, set[str]] = {
-    "learning.checkpoints": {"data_identity"},
-    "learning.models": {"freeze_backbone", "set_meta_scale"},
     "learning.online": {"painted"},
-    "learning.recipes": {"reading"},
     "learning.scoring": {"fit_committee"},
     "learning.training": {"rehearse"},
     "lensing.batched": {
