@@ -119,7 +119,6 @@ NOT_AT_WORK: dict[str, set[str]] = {
     "run.figures": {"brick_picture"},
     "run.generation": {"demo_receipt"},
     "run.phases": {"run_notebook", "section_identity", "write_json"},
-    "run.positions": {"negatives_of", "read_release_positions", "stage0_on_sky", "stamps_at"},
     "run.steps": {"searched_galaxies"},
     "search.candidates": {"choose_threshold", "known_list"},
     "search.completeness": {"survey_conditions"},

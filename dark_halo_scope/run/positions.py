@@ -154,7 +154,7 @@ def stamps_at(
     stamps = read_table(join(out, "stamps.parquet"))
     return decode(stamps), stamps["cutout_ok"].to_numpy(zero_copy_only=False)
 
-
+# %% ../../nbs/run/positions.ipynb #f2d787ea
 def negatives_of(
     scores: str,  # scores.parquet of a run
     model_id: str,  # The network that is asked about
