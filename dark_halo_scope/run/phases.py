@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import numpy as np
 
 from ..base.config import read_yaml, recipe_from, recipe_identity, with_overrides
@@ -137,10 +136,10 @@ def declared_parameters(
     notebook: Path,  # A phase notebook
 ) -> dict[str, Any]:  # Name -> default
     "The names and defaults in a notebook's `parameters` cell; raises BadInput where there is no such cell"
-    cells = [c for c in nbformat.read(notebook, 4).cells if "parameters" in c.metadata.get("tags", [])]
+    cells = [c for c in json.loads(notebook.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
     if len(cells) != 1:
         raise BadInput(f"{notebook.name}: expected one cell tagged 'parameters', found {len(cells)}")
-    assigned = [s for s in ast.parse(cells[0].source).body if isinstance(s, ast.Assign | ast.AnnAssign)]
+    assigned = [s for s in ast.parse("".join(cells[0]["source"])).body if isinstance(s, ast.Assign | ast.AnnAssign)]
     targets = [s.targets[0] if isinstance(s, ast.Assign) else s.target for s in assigned]
     return {t.id: ast.literal_eval(s.value) for t, s in zip(targets, assigned) if isinstance(t, ast.Name) and s.value is not None}
 
