@@ -96,8 +96,6 @@ NOT_AT_WORK: dict[str, set[str]] = {
         "stretch_batch",
     },
     "lensing.rays": {"bank_maps", "block_maps", "image_rows"},
-    "parent.density": {"add_counts", "count_bricks", "count_rows", "count_sweep"},
-    "parent.selection": {"add_attrition", "check_sky", "select_sweep"},
     "run.cli": {"main"},
     "run.demo": {
         "anchors_section",
