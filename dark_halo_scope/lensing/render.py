@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Components', 'Source', 'cells_per_pixel', 'grid_padding', 'grid_factor', 'Accuracy', 'components', 'shoot',
-           'ray_room', 'Batch', 'batches', 'numba_stamps', 'torch_stamps', 'matched', 'render_arcs', 'LensParams',
-           'SersicParams', 'ClumpyParams', 'ImageParams', 'SourceBank', 'clumpy', 'MoffatPSF', 'GaussianPSF',
-           'psf_from_psfsize']
+           'ray_room', 'Batch', 'batches', 'numba_stamps', 'torch_stamps', 'matched', 'picked', 'render_arcs',
+           'crosses_edge', 'LensParams', 'SersicParams', 'ClumpyParams', 'ImageParams', 'SourceBank', 'clumpy',
+           'MoffatPSF', 'GaussianPSF', 'psf_from_psfsize']
 
 # %% ../../nbs/lensing/render.ipynb #3afbf8eb
 import importlib
@@ -20,12 +20,12 @@ from scipy import fft
 
 from ..base.errors import BadInput, unknown_name
 from .batched import blur_batch, shoot_batch
-from .deflection import LensParams
+from .deflection import LensParams, sie_deflection
 from .fourier import blur_stamp, plan, room
 from .psf import PSF, TABLE_END, TABLE_SIZE, GaussianPSF, MoffatPSF, psf_from_psfsize, radial_table, scale_radius
 from .rays import MAX_TILES, bank_maps, compiled, image_rows, lens_rows, paint_component, sersic_rows
 from .reference import reference_stamps
-from .sources import ClumpyParams, ImageParams, SersicParams, SourceBank, clumpy, sersic_parts
+from .sources import ClumpyParams, ImageParams, SersicParams, SourceBank, clumpy, sersic_parts, source_reach
 
 # %% ../../nbs/lensing/render.ipynb #e88dd060
 _all_ = [
@@ -264,6 +264,15 @@ def matched(
 
     return stretched(lens, len(lens)), stretched(source, len(source)), stretched(psf, len(psf.fwhm))
 
+# %% ../../nbs/lensing/render.ipynb #5dd3be11
+def picked(
+    params: Any,  # Lenses, sources or PSFs, one per system
+    rows: np.ndarray,  # Which systems, as numpy indexes
+) -> Any:  # Of the same kind
+    "Some systems out of many"
+    columns = {f.name: getattr(params, f.name) for f in fields(params)}
+    return replace(params, **{name: column[rows] for name, column in columns.items() if isinstance(column, np.ndarray)})
+
 # %% ../../nbs/lensing/render.ipynb #08a173ba
 def render_arcs(
     lens: LensParams,  # n deflectors
@@ -288,3 +297,14 @@ def render_arcs(
     lens, source, psf = matched(lens, source, psf)
     drawn = draw[backend](lens, source, psf, int(n_pix + 2 * margin), pixscale)
     return drawn[..., margin : margin + n_pix, margin : margin + n_pix]
+
+# %% ../../nbs/lensing/render.ipynb #6e405d7b
+def crosses_edge(
+    lens: LensParams,  # n deflectors
+    source: Source,  # n sources
+    n_pix: int = 64,  # Pixels along one side of the stamp
+    pixscale: float = 0.262,  # [arcsec per pixel]
+) -> np.ndarray:  # (n,) bool
+    "Whether light that counts can fall beyond the stamp's edge; where not, a margin changes nothing that matters"
+    largest = sie_deflection(0.0, 1.0, lens.theta_E, lens.q)[1]
+    return source_reach(source) + largest > (1 - np.hypot(lens.gamma1, lens.gamma2)) * n_pix / 2 * pixscale

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SERSIC_LIMITS', 'EDGE_LIMIT', 'sersic_b', 'sersic_central', 'sersic_profile', 'SersicParams', 'ClumpyParams',
            'clumpy', 'SersicParts', 'sersic_parts', 'sersic_light', 'SourceBank', 'stamp_fault', 'ImageParams',
-           'image_light']
+           'image_light', 'source_reach']
 
 # %% ../../nbs/lensing/sources.ipynb #9aa2cfed
 from dataclasses import dataclass, fields
@@ -239,6 +239,17 @@ class SourceBank:
         shapes = np.array([i.shape for i in self.images])
         return np.concatenate([i.ravel() for i in self.images]), np.column_stack([np.cumsum(sizes) - sizes, shapes]).astype(np.int64)
 
+    @cached_property
+    def extent(self) -> np.ndarray:
+        "Distance of each image's farthest light from its centre [arcsec], (n,)"
+        return np.array([_farthest_light(image) for image in self.images]) * self.pixscale
+
+
+def _farthest_light(image: np.ndarray) -> float:
+    "In pixels; light between pixels is read bilinearly, so it ends one pixel after the last that is not zero"
+    y, x = np.nonzero(image)
+    return float(np.hypot(x - (image.shape[1] - 1) / 2, y - (image.shape[0] - 1) / 2).max()) + np.sqrt(2)
+
 
 def stamp_fault(
     image: np.ndarray,  # (height, width) float32
@@ -301,3 +312,15 @@ def image_light(
     a, b = u - j, v - k
     value = (1 - b) * ((1 - a) * image[k, j] + a * image[k, j + 1]) + b * ((1 - a) * image[k + 1, j] + a * image[k + 1, j + 1])
     return source.flux[i].reshape((-1,) + (1,) * np.ndim(x)) * value / pixel**2
+
+# %% ../../nbs/lensing/sources.ipynb #49f82eae
+def source_reach(
+    source: SersicParams | ClumpyParams | ImageParams,  # n sources
+    faintest: float = 1e-3,  # Brightness that no longer counts [share of the source's flux, arcsec^-2]
+) -> np.ndarray:  # (n,) [arcsec]
+    "Distance from the stamp's centre, in the source plane, beyond which a source is fainter than that"
+    if isinstance(source, ImageParams):
+        return np.hypot(source.x, source.y) + source.bank.extent[source.index] * source.scale
+    x, y, radius, n, q, _, share = np.moveaxis(sersic_parts(source).shape, -1, 0)
+    steps = np.log(np.maximum(share * sersic_central(radius, n) / faintest, 1)) / sersic_b(n)
+    return (np.hypot(x, y) + radius * steps**n / np.sqrt(q)).max(1)

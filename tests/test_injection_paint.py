@@ -1,0 +1,69 @@
+"""The painter of phase 4c: light beyond a stamp's edge, and what must not change a byte."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dark_halo_scope.injection.paint import PaintRecipe, lens_params, paint_arcs, psf_params, rows_of, source_flux, source_params
+from dark_halo_scope.injection.plan import PlanRecipe, make_plan
+from dark_halo_scope.lensing.render import crosses_edge, picked, render_arcs
+from dark_halo_scope.run.bench import drawn_bank
+from dark_halo_scope.trust.core import toy_hosts, toy_sky
+
+BANDS = ("g", "r", "z")
+BANK = drawn_bank(3)
+
+
+def injections(prior, n=160, **given):
+    "Columns of tasks on toy galaxies, their cutouts, and what the painter is told of lens, source and PSF"
+    parent, shift = toy_hosts(n, 3)
+    plan = make_plan(
+        parent, PlanRecipe(prior=prior, n_total_per_split={"train": n}, control_frac=0.0, **given), BANDS, {"train": np.arange(len(BANK))}
+    )
+    t = {c: plan[c].to_numpy(zero_copy_only=False) for c in plan.column_names}
+    sky = rows_of(toy_sky(parent, shift, 3), t["objid"])
+    lens = lens_params(t, sky.dx, sky.dy)
+    source = source_params(str(t["src_kind"][0]), t, source_flux(t, BANDS), sky.dx, sky.dy, BANK)
+    return t, sky, lens, source, psf_params(sky.psfsize, PaintRecipe())
+
+
+def missed(arcs, lens, source, psf, rows):
+    "Largest error of a pixel, as a share of the arc's peak, beside stamps drawn on a sky that goes on for 48 pixels more, (m,)"
+    truth = render_arcs(*(picked(p, rows) for p in (lens, source, psf)), margin=48)
+    return (np.abs(arcs[rows] - truth).max((2, 3)) / truth.max((2, 3))).max(1)
+
+
+@pytest.mark.parametrize("kind", ["sersic", "clumpy", "hst"])
+def test_light_beyond_the_edge_is_not_missed(kind):
+    t, sky, lens, source, psf = injections("wide", src_kind=kind)
+    crossing = crosses_edge(lens, source)
+    some = np.concatenate([np.flatnonzero(crossing)[:40], np.flatnonzero(~crossing)[:8]])
+    arcs, closed = (paint_arcs(t, sky, recipe, BANDS, bank=BANK)[0] for recipe in (PaintRecipe(), PaintRecipe(margin=0)))
+    assert missed(arcs, lens, source, psf, some).max() < 1e-3
+    without = missed(closed, lens, source, psf, some)
+    assert (without > 1e-3).mean() > 0.2 and without.max() > 0.5
+    assert arcs[~crossing].tobytes() == closed[~crossing].tobytes() and not np.array_equal(arcs[crossing], closed[crossing])
+
+
+def test_ordinary_lenses_stay_within_their_stamps():
+    "Nearly all of the compact prior is drawn as if there were no margin, and without loss"
+    _, _, lens, source, psf = injections("compact", n=400)
+    crossing = crosses_edge(lens, source)
+    far = np.argsort(-lens.theta_E * ~crossing)[:24]
+    assert crossing.mean() < 0.05
+    assert missed(render_arcs(lens, source, psf), lens, source, psf, far).max() < 1e-3
+
+
+def test_a_margin_is_each_stamps_own():
+    t, sky, *_ = injections("wide", n=24)
+    together = paint_arcs(t, sky, PaintRecipe(), BANDS)[0]
+    for rows in ([3], [9, 2, 17], list(range(23, -1, -1))):
+        apart = paint_arcs({c: v[rows] for c, v in t.items()}, rows_of(sky, np.array(rows)), PaintRecipe(), BANDS)[0]
+        assert apart.tobytes() == together[rows].tobytes()
+
+
+def test_a_margin_out_of_range_is_refused():
+    for wrong in (-1, 65):
+        with pytest.raises(ValueError, match=f"margin={wrong}: expected 0 to 64 pixels"):
+            replace(PaintRecipe(), margin=wrong)
