@@ -118,11 +118,6 @@ NOT_AT_WORK: dict[str, set[str]] = {
     "run.generation": {"demo_receipt"},
     "run.phases": {"run_notebook", "section_identity", "write_json"},
     "run.steps": {"searched_galaxies"},
-    "search.candidates": {"choose_threshold", "known_list"},
-    "search.completeness": {"survey_conditions"},
-    "search.grading_server": {"addresses", "serve_grading"},
-    "trust.anchors": {"known_impostors", "training_rows"},
-    "trust.generations": {"history_values"},
 }
 
 

@@ -188,7 +188,7 @@ def known_list(
     stem = uri.rstrip("/").rsplit("/", 1)[-1].removesuffix(".csv")
     return KnownList(stem, t["name"][keep].astype(str), t["ra"][keep], t["dec"][keep])
 
-
+# %% ../../nbs/search/candidates.ipynb #41e5b43d
 def crossmatch(
     ra: np.ndarray,  # (n,) [deg]
     dec: np.ndarray,  # (n,) [deg]

@@ -250,7 +250,7 @@ def survey_conditions(
     seeing, depth = (np.bincount(back.reshape(-1), np.asarray(parent[c], float)) / size for c in ("psfsize_r", "psfdepth_r"))
     return {"brickid": ids, "psfsize_r": seeing, "depth_r": depth_magnitude(depth), "area": brick_areas(ids)}
 
-
+# %% ../../nbs/search/completeness.ipynb #85983e35
 def survey_weights(
     injections: Injections,
     survey: Mapping[str, np.ndarray],  # As `survey_conditions` gives

@@ -236,7 +236,7 @@ def addresses(
     "Where each grader's page is"
     return {grader: f"http://127.0.0.1:{port}/{secret}/" for grader, secret in tokens.items()}
 
-
+# %% ../../nbs/search/grading_server.ipynb #8aa16d88
 def grading_server(
     app: App,
 ) -> uvicorn.Server:

@@ -273,7 +273,7 @@ def history_values(
         "epoch_09": float(above[0]) if above else math.nan,
     }
 
-
+# %% ../../nbs/trust/generations.ipynb #e65eb458
 def arc_left(
     painted: np.ndarray,  # (n, band, y, x) normalised stamps
     before: np.ndarray,  # (n, band, y, x) the same cutouts before painting, normalised alike
