@@ -101,7 +101,7 @@ def emr_job(
         "Steps": [{"Name": phase, "ActionOnFailure": "TERMINATE_CLUSTER", "HadoopJarStep": {"Jar": "command-runner.jar", "Args": words}}],
     }  # fmt: skip
 
-
+# %% ../../nbs/run/emr.ipynb #2467b295
 def submit(
     job: Mapping[str, Any],  # See `emr_job`
     region: str = "us-east-1",

@@ -178,4 +178,4 @@ def demo_receipt(
         mined = read_json(folder, "hard_negatives.json")
         extra = {"label": done["label"], "core_only_auc": done["core_only_auc"], "trained": facts["finished"], "machine": facts["machine"]}
         rows.append(kept | extra | {"hard_negatives": mined[-1]["kept"] if mined else 0, "rehearsed": read_json(folder, "rehearsal.json")})
-    return {"generations": rows, "run": run_facts(started)}
+    return {"generations": rows, "run": run_facts(started, command="dhs run generation --recipe NAME --scale demo")}
