@@ -1,5 +1,6 @@
 """The painter against lenstronomy, against known answers, and with faults planted in it."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -28,7 +29,18 @@ from dark_halo_scope.lensing.render import (
     render_arcs,
 )
 from dark_halo_scope.lensing.sources import sersic_profile
-from dark_halo_scope.run.bench import Ranges, drawn_bank, random_systems
+from dark_halo_scope.run.bench import (
+    Ranges,
+    bench_render,
+    caustics_draw,
+    caustics_row,
+    draw_per_band,
+    draw_shared,
+    drawn_bank,
+    lenstronomy_draw,
+    prepare,
+    random_systems,
+)
 
 BACKENDS = ("numba", "torch", "lenstronomy")
 
@@ -130,8 +142,6 @@ def test_torch_backend_on_a_gpu():
 
 
 def test_lenstronomys_own_image_model_converges_to_the_reference():
-    from dark_halo_scope.run.bench import draw_per_band, prepare
-
     lens, source, psf = a_lens(), a_source(R_sersic=0.3, n_sersic=1.0), MoffatPSF([[1.2]], 3.5)
     truth = render_arcs(lens, source, psf, n_pix=32, backend="lenstronomy")[0]
     off = [
@@ -251,6 +261,53 @@ def test_margin_is_a_window_on_the_sky():
     large, small = render_arcs(lens, source, psf, n_pix=64), render_arcs(lens, source, psf, n_pix=32, margin=16)
     assert np.array_equal(large[..., 16:48, 16:48], small)
     assert np.abs(render_arcs(lens, source, psf, n_pix=32) - small).max() > 1e-3 * small.max()
+
+
+# caustics, a peer that the bench compares with -------------------------------------------------------------------------------------
+
+NO_CAUSTICS = "caustics is not installed (a development dependency): nothing to compare with"
+
+
+def test_caustics_is_given_the_same_systems():
+    "Its rays and light, lenstronomy's kernels: what is left is single precision"
+    pytest.importorskip("caustics", reason=NO_CAUSTICS)
+    systems = random_systems(12, seed=7)
+    theirs, lenstronomys = caustics_draw(3, systems, 40, 0.262)(), lenstronomy_draw(draw_shared, 3, None, systems, 40, 0.262)()
+    assert differ(theirs, lenstronomys) < 3e-4
+
+
+def test_caustics_finely_sampled_is_the_reference():
+    pytest.importorskip("caustics", reason=NO_CAUSTICS)
+    system = a_lens(q=0.6, gamma1=0.05), a_source(2, R_sersic=0.3, n_sersic=1.0, q=0.5), GaussianPSF([[1.1, 0.9]])
+    truth = render_arcs(*system, n_pix=40, backend="lenstronomy")
+    off = {s: differ(caustics_draw(s, [system], 40, 0.262)(), truth) for s in (3, 9)}
+    assert off[9] < 5e-4 and off[9] < off[3]
+    for change in ({"phi": 0.5}, {"gamma2": 0.02}, {"theta_E": 1.21}, {"q": 0.65}):
+        other = caustics_draw(9, [(a_lens(**({"q": 0.6, "gamma1": 0.05} | change)), *system[1:])], 40, 0.262)()
+        assert differ(other, truth) > 3e-3, change
+
+
+def test_caustics_blur_is_its_own():
+    "What `LensSource` draws with a PSF of its own, where no light crosses the edge"
+    caustics, torch = pytest.importorskip("caustics", reason=NO_CAUSTICS), pytest.importorskip("torch")
+    lens, source, psf = a_lens(theta_E=0.8), a_source(R_sersic=0.2, n_sersic=0.5), GaussianPSF([[0.9]])
+    kernel = torch.tensor(prepare(lens, source, psf, 0, 3, 0.262).kernels[0], dtype=torch.float32)
+    cosmology = caustics.FlatLambdaCDM()
+    plane = caustics.SinglePlane(cosmology, (caustics.SIE(cosmology), caustics.ExternalShear(cosmology, x0=0.0, y0=0.0)), z_l=0.5, z_s=1.0)
+    light = caustics.Sersic(use_lenstronomy_k=True)
+    theirs = caustics.LensSource(plane, light, pixelscale=0.262, pixels_x=32, upsample_factor=3, psf=kernel)
+    drawn = theirs(torch.tensor(caustics_row(lens, source, 0))).numpy() * 0.262**2
+    assert differ(caustics_draw(3, [(lens, source, psf)], 32, 0.262)(), drawn[None, None]) < 1e-5
+
+
+def test_a_bench_without_caustics_says_so(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "caustics" else find(name, *more))
+    report = bench_render(n=2, seed=1, n_image=0, n_clumpy=0, n_pix=16, rounds=1)
+    assert report["caustics"].startswith("not installed") and not any(
+        "caustics" in k for k in (*report["ms_per_stamp"], *report["accuracy"])
+    )
+    assert not any(k.startswith("ratio_vs_caustics") for k in report)
 
 
 # Planted faults -------------------------------------------------------------------------------------------------------------------
