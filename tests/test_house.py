@@ -80,8 +80,6 @@ MEASURED_BY_HAND = {
 # Shown elsewhere only, in tests or on another module's page: a list that may only grow shorter.
 NOT_AT_WORK: dict[str, set[str]] = {
     "learning.online": {"painted"},
-    "learning.scoring": {"fit_committee"},
-    "learning.training": {"rehearse"},
     "lensing.batched": {
         "blur_batch",
         "give_batch",
