@@ -80,19 +80,6 @@ MEASURED_BY_HAND = {
 # Shown elsewhere only, in tests or on another module's page: a list that may only grow shorter.
 NOT_AT_WORK: dict[str, set[str]] = {
     "learning.online": {"painted"},
-    "lensing.batched": {
-        "blur_batch",
-        "give_batch",
-        "image_at",
-        "image_batch",
-        "judge_image_batch",
-        "judge_sersic_batch",
-        "sersic_batch",
-        "sersic_radius2",
-        "shoot_batch",
-        "spline_batch",
-        "stretch_batch",
-    },
     "lensing.rays": {"bank_maps", "block_maps", "image_rows"},
     "run.demo": {
         "anchors_section",

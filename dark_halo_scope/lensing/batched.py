@@ -33,7 +33,7 @@ def trace_batch(
     a, b = strength / f * torch.atan(f * u / psi), strength / f * torch.atanh(f * v / psi)
     return x - (c * a - s * b) - g1 * x - g2 * y, y - (s * a + c * b) - g2 * x + g1 * y, psi
 
-
+# %% ../../nbs/lensing/batched.ipynb #c51e8021
 def stretch_batch(lens: Tensor, psi: Tensor, side: float) -> tuple[Tensor, Tensor]:
     "Bounds on the stretch of tiles, and on how far their rays land from their centre's"
     torch = importlib.import_module("torch")
@@ -41,9 +41,9 @@ def stretch_batch(lens: Tensor, psi: Tensor, side: float) -> tuple[Tensor, Tenso
     stretch = torch.clamp(lens[:, 0] / torch.clamp(psi - reach, min=1e-30) - 1, min=1) + lens[:, 9]
     return stretch, torch.minimum(stretch * reach, (1 + lens[:, 9]) * reach + 2 * lens[:, 10])
 
-# %% ../../nbs/lensing/batched.ipynb #c51e8021
+# %% ../../nbs/lensing/batched.ipynb #7218c296
 def sersic_batch(part: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    "Exponent y ln 2 and light of Sersic profiles at squared radii over R_sersic squared"
+    "Exponent y / ln 2 and light of Sersic profiles at squared radii over R_sersic squared"
     torch = importlib.import_module("torch")
     power, shift, peak = (part[:, k].reshape(-1, *[1] * (w.ndim - 1)) for k in (6, 7, 8))
     bits = torch.exp2(power * torch.log2(w + 1e-30) + shift)
@@ -56,7 +56,7 @@ def sersic_radius2(part: Tensor, bx: Tensor, by: Tensor) -> Tensor:
     u, v = c * (bx - x) + s * (by - y), c * (by - y) - s * (bx - x)
     return q * u * u + v * v / q
 
-
+# %% ../../nbs/lensing/batched.ipynb #0c3c9939
 def judge_sersic_batch(
     lens: Tensor,  # (m, 11)
     part: Tensor,  # (m, 10)
@@ -97,7 +97,7 @@ def image_batch(part: Tensor, pixels: Tensor, place: Tensor, bx: Tensor, by: Ten
     low, high = torch.lerp(pixels[at], pixels[at + 1], p), torch.lerp(pixels[at + width], pixels[at + width + 1], p)
     return peak * torch.lerp(low, high, r)
 
-
+# %% ../../nbs/lensing/batched.ipynb #46a94cc6
 def judge_image_batch(
     lens: Tensor,  # (m, 11)
     part: Tensor,  # (m, 8)
@@ -131,7 +131,7 @@ def spline_batch(at: Tensor) -> tuple[Tensor, Tensor]:
     shares = torch.stack([w**3, 4 + 3 * u * u * (u - 2), 4 + 3 * w * w * (w - 2), u**3], -1) / 6
     return cell.long(), shares
 
-
+# %% ../../nbs/lensing/batched.ipynb #0ec79991
 def give_batch(
     grids: Tensor, owner: Tensor, along: tuple[Tensor, Tensor], across: tuple[Tensor, Tensor], light: Tensor, offset: int
 ) -> None:
