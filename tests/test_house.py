@@ -80,7 +80,6 @@ MEASURED_BY_HAND = {
 # Shown elsewhere only, in tests or on another module's page: a list that may only grow shorter.
 NOT_AT_WORK: dict[str, set[str]] = {
     "learning.online": {"painted"},
-    "lensing.rays": {"bank_maps", "block_maps", "image_rows"},
     "run.demo": {
         "anchors_section",
         "candidates_section",
