@@ -43,15 +43,15 @@ def test_same_seed_same_products(toy: Path, tmp_path: Path) -> None:
         step(run)
     for product in PRODUCTS:
         assert read_receipt(tmp_path / product).name == read_receipt(toy / product).name, product
-    other = open_run("toy", str(tmp_path / "other"), ["mock.seed=3"], workers=2)
+    other = open_run("toy", str(tmp_path / "other"), ["mock.seed=3"], workers=1)
     steps.ensure(other, "plan.parquet")
     assert read_receipt(other.path("plan.parquet")).name != read_receipt(toy / "plan.parquet").name
 
 
 def test_second_run_makes_nothing_again(toy: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in toy.rglob("*.parquet")}
-    steps.ensure(open_run("toy", str(toy)), "scores.parquet")
-    steps.inject(open_run("toy", str(toy)))
+    steps.ensure(open_run("toy", str(toy), workers=1), "scores.parquet")
+    steps.inject(open_run("toy", str(toy), workers=1))
     assert {p: p.stat().st_mtime_ns for p in toy.rglob("*.parquet")} == before
 
 
@@ -66,7 +66,7 @@ def test_no_planted_lens_is_host_or_control(toy: Path, tmp_path: Path) -> None:
     # Without the crossmatch they would be in: the assertion above can fail.
     shutil.copytree(toy / "release", tmp_path / "release")
     (tmp_path / "release" / "truth" / "known_lenses.csv").write_text("name,ra,dec\nnone,0.0,0.0\n")
-    run = open_run("toy", str(tmp_path))
+    run = open_run("toy", str(tmp_path), workers=1)
     steps.ensure(run, "parent.parquet")
     careless = read_table(run.path("parent.parquet"))
     assert near_any(careless["ra"].to_numpy(), careless["dec"].to_numpy(), *planted(toy), 11.0).any()
@@ -167,8 +167,8 @@ def test_undeclared_parameter(tmp_path: Path) -> None:
         ("selection.variant=v9", "unknown selection 'v9'"),
     ],
 )
-def test_wrong_recipe(override: str, said: str, tmp_path: Path) -> None:
-    assert said in one_line(dhs("run", "phase3_parent", "--recipe", "toy", "--set", override, cwd=tmp_path))
+def test_wrong_recipe(override: str, said: str) -> None:
+    assert said in refused(load_recipe, "toy", [override])
 
 
 def test_misspelt_key_in_a_file(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def broken_copy(toy: Path, tmp_path: Path, *products: str) -> Run:
     for product in products:
         for name in (product, f"{product}.receipt.json"):
             shutil.copy(toy / name, tmp_path / name)
-    return open_run("toy", str(tmp_path))
+    return open_run("toy", str(tmp_path), workers=1)
 
 
 def refused(function, *arguments) -> str:
@@ -216,7 +216,7 @@ def test_sweep_without_a_needed_column(toy: Path, tmp_path: Path) -> None:
 
 def test_no_galaxy_selected(toy: Path, tmp_path: Path) -> None:
     broken_copy(toy, tmp_path, "density.parquet")
-    run = open_run("toy", str(tmp_path), ["selection.min_nobs=99"])
+    run = open_run("toy", str(tmp_path), ["selection.min_nobs=99"], workers=1)
     steps.density(run)
     assert "no galaxy passes" in refused(steps.parent, run) and not (tmp_path / "parent.parquet").exists()
 
@@ -232,7 +232,7 @@ def test_bad_brick_is_set_aside_and_the_rest_is_kept(toy: Path, tmp_path: Path) 
     assert bricks[0] in said and "--allow-missing" in said and not (tmp_path / "stamps.receipt.json").exists()
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "stamps").rglob("*.parquet")}
     assert len(kept) == len(bricks) - 1
-    allowed = open_run("toy", str(tmp_path), allow_missing=True)
+    allowed = open_run("toy", str(tmp_path), workers=1, allow_missing=True)
     assert steps.inject(allowed).identity["set_aside"] == [bricks[0]]
     image.write_bytes(whole)
     assert steps.inject(run).identity["content"] == read_receipt(toy / "stamps").identity["content"]

@@ -1,6 +1,7 @@
 "From a list of positions to stamps and a stage-0 report, against the local cutout service"
 
 import io
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -128,10 +129,12 @@ def test_stage0_on_a_sky_with_galaxies_is_a_page(tmp_path, monkeypatch):
     pq.write_table(pa.table(columns), tmp_path / "scores.parquet")
     pq.write_table(pa.table(columns | {"model_id": ["another"] * n}), tmp_path / "others.parquet")
     asked = (str(tmp_path / "out"), listed(tmp_path, LENSES), None, *quick(service), str(tmp_path / "not.csv"))
-    report = stage0_on_sky("net.pt", *asked, str(tmp_path / "scores.parquet"))
+    report = stage0_on_sky("net.pt", *asked, str(tmp_path / "scores.parquet"), tmp_path / "ledger.jsonl")
     assert [(s.found, s.n) for s in report.recall] == [(1, 2)] * 3 and report.refused == {"no cutout": 1, "impostor, known lenses": 1}
     assert [(s.what, s.found, s.n) for s in report.contamination[3:]] == [("ring, p >= 0.5", 1, 1), ("spiral, p >= 0.5", 0, 1)]
     assert [r["n_neg"] for r in report.recall_at_fpr] == [n] * 3 and not report.passed
+    entry = json.loads((tmp_path / "ledger.jsonl").read_text())
+    assert entry["network"] == "ringseer" and entry["result"]["spiral, p >= 0.5"] == "0 of 1" and entry["result"]["recall, p >= 0.5"] == "1 of 2"
     again = read_stage0(str(tmp_path / "out" / "stage0.json"))
     assert (again.recall, again.contamination, again.verdict, again.found) == (
         report.recall,

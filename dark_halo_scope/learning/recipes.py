@@ -198,6 +198,8 @@ def make_inputs(
         raise BadInput(f"pairs='{recipe.pairs}' needs ctrl_stamp beside every stamp, and the batch has none")
     if epoch is not None and recipe.augment.neighbours:
         image, control = beside_negatives(batch, recipe, epoch)
+    if recipe.pairs == "none":
+        control = None  # read for painting or pasting alone: turning it too would cost half as much as the stamps
     if epoch is not None:
         draw = draw_augmentation(recipe.augment, batch.row, image.shape[1], recipe.seed, epoch)
         image = augment(image, draw, recipe.augment)

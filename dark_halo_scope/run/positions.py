@@ -10,11 +10,13 @@ __all__ = ['position_tasks', 'position_stamps', 'fetch_positions', 'read_release
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from ..base.config import recipe_identity
 from ..base.errors import BadInput
 from ..base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts, write_product
 from ..base.schema import table_from
@@ -178,10 +180,12 @@ def stage0_on_sky(
     asker: Asker | None = None,
     impostors: str = "",  # CSV with name, class, ra, dec; empty: the package's own beside its own anchors, none beside another list
     scores: str = "",  # scores.parquet of the network's run: its test galaxies set the fixed false-positive rates
+    ledger: str | Path | None = None,  # File to append the result to: real lenses are spent once
 ) -> StageZero:
     "Recall on a list of known lenses, cut out by the service; also in `stage0.json`, and as a page in `stage0.html`"
     from dark_halo_scope.learning.checkpoints import load_model
     from dark_halo_scope.learning.scoring import score_images
+    from dark_halo_scope.run.real import append_entry
     from dark_halo_scope.run.stage0 import stage0_page
 
     anchors, recipe = read_positions(positions) if positions else known_lenses(), recipe or AnchorRecipe()
@@ -211,4 +215,8 @@ def stage0_on_sky(
     write_json(asdict(report), join(out, "stage0.json"))
     page = stage0_page(asdict(report), positions or "the package's own anchors", images[use], wrong_images, trained.read.bands)
     write_bytes(page.encode(), join(out, "stage0.html"))
+    if ledger:
+        identity = recipe_identity({"network": model_id, "lenses": sorted(chosen["name"].tolist())})
+        shares = {s.what: f"{s.found} of {s.n}" for s in (*report.recall, *report.contamination)}
+        append_entry(ledger, {"evaluation": "anchors", "identity": identity, "network": model_id, "result": shares})
     return report
