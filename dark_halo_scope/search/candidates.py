@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IDENTITY', 'CandidateRecipe', 'Threshold', 'threshold_at_fpr', 'threshold_at_purity', 'choose_threshold',
            'candidate_name', 'KnownList', 'known_list', 'crossmatch', 'same_system', 'checked_scores', 'search_cuts',
-           'ranked', 'CandidateList', 'list_candidates', 'candidate_columns', 'viewer_link']
+           'ranked', 'viewer_link', 'candidate_columns', 'CandidateList', 'list_candidates']
 
 # %% ../../nbs/search/candidates.ipynb #3a827871
 from collections.abc import Mapping, Sequence
@@ -226,7 +226,7 @@ def same_system(
         owner[i] = leads[0] if leads else i
     return owner
 
-# %% ../../nbs/search/candidates.ipynb #51f69c2f
+# %% ../../nbs/search/candidates.ipynb #cf5a6fa3
 IDENTITY = ("release", "brickid", "objid")
 
 
@@ -249,7 +249,7 @@ def checked_scores(
         one = ", ".join(f"{c} {v}" for c, v in zip(IDENTITY, names[n.argmax()]))
         raise BadInput(f"candidates: {int((n > 1).sum())} galaxies occur more than once, such as {one}; expected each once")
 
-
+# %% ../../nbs/search/candidates.ipynb #6334cac8
 def search_cuts(
     searched: Mapping[str, np.ndarray],  # brickid, ra, dec, maskbits, psfdepth_r of the searched galaxies
     logit: np.ndarray,  # (n,)
@@ -263,7 +263,7 @@ def search_cuts(
         cuts[f"5-sigma depth in r of {recipe.min_depth_r:g} or more"] = depth_magnitude(searched["psfdepth_r"]) >= recipe.min_depth_r
     return cuts | {f"logit {threshold:.4g} or higher": logit >= np.float32(threshold)}
 
-
+# %% ../../nbs/search/candidates.ipynb #96ef7d23
 def ranked(
     searched: Mapping[str, np.ndarray],
     logit: np.ndarray,  # (n,)
@@ -273,7 +273,28 @@ def ranked(
     keys = [np.asarray(searched[c])[rows] for c in reversed(IDENTITY)]
     return rows[np.lexsort([*keys, -logit[rows].astype(np.float64)])]
 
-# %% ../../nbs/search/candidates.ipynb #cf5a6fa3
+# %% ../../nbs/search/candidates.ipynb #dcc08d09
+def viewer_link(ra: float, dec: float, layer: str = "ls-dr10") -> str:
+    "Where the survey's viewer shows a place"
+    return f"https://www.legacysurvey.org/viewer?ra={ra:.5f}&dec={dec:.5f}&layer={layer}&zoom=16&mark={ra:.5f},{dec:.5f}"
+
+
+def candidate_columns(
+    searched: Mapping[str, np.ndarray],  # Columns of `parent`
+    rows: np.ndarray,  # (n,) candidates among them
+    bands: Sequence[str],
+    layer: str,  # Of the sky viewer
+) -> dict[str, Any]:
+    "What the catalogue knows of the candidates, with their names and links; raises BadInput where two would have one name"
+    columns: dict[str, Any] = {c: np.asarray(searched[c])[rows] for c in (*IDENTITY, "brickname", "ra", "dec", "maskbits", "split")}
+    columns |= {f"{c}_{b}": np.asarray(searched[f"{c}_{b}"])[rows] for c in ("mag", "psfsize") for b in bands}
+    places = list(zip(columns["ra"].tolist(), columns["dec"].tolist()))
+    columns |= {"name": [candidate_name(*at) for at in places], "viewer": [viewer_link(*at, layer) for at in places]}
+    if len(set(columns["name"])) < len(rows):
+        raise BadInput("candidates: two of them have one name; expected a larger duplicate_arcsec")
+    return columns
+
+# %% ../../nbs/search/candidates.ipynb #be5f6f9a
 @dataclass(frozen=True)
 class CandidateList:
     "The candidates, and what the list says of itself"
@@ -319,24 +340,3 @@ def list_candidates(
     columns |= crossmatch(columns["ra"], columns["dec"], lists, recipe.known_arcsec)
     table = table_from(columns, "candidates", bands)
     return CandidateList(table, rows, threshold, expected, float(np.mean(columns["p_lens"])), attrition)
-
-
-def candidate_columns(
-    searched: Mapping[str, np.ndarray],  # Columns of `parent`
-    rows: np.ndarray,  # (n,) candidates among them
-    bands: Sequence[str],
-    layer: str,  # Of the sky viewer
-) -> dict[str, Any]:
-    "What the catalogue knows of the candidates, with their names and links; raises BadInput where two would have one name"
-    columns: dict[str, Any] = {c: np.asarray(searched[c])[rows] for c in (*IDENTITY, "brickname", "ra", "dec", "maskbits", "split")}
-    columns |= {f"{c}_{b}": np.asarray(searched[f"{c}_{b}"])[rows] for c in ("mag", "psfsize") for b in bands}
-    places = list(zip(columns["ra"].tolist(), columns["dec"].tolist()))
-    columns |= {"name": [candidate_name(*at) for at in places], "viewer": [viewer_link(*at, layer) for at in places]}
-    if len(set(columns["name"])) < len(rows):
-        raise BadInput("candidates: two of them have one name; expected a larger duplicate_arcsec")
-    return columns
-
-
-def viewer_link(ra: float, dec: float, layer: str = "ls-dr10") -> str:
-    "Where the survey's viewer shows a place"
-    return f"https://www.legacysurvey.org/viewer?ra={ra:.5f}&dec={dec:.5f}&layer={layer}&zoom=16&mark={ra:.5f},{dec:.5f}"
