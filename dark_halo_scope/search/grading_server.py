@@ -127,7 +127,7 @@ def desk_for(
     rows = {card_key(secret, deck.names[row]): int(row) for row in order_for(grader, deck.names)}
     return Desk(grader, rows, {key: deck.names[row] for key, row in rows.items()})
 
-
+# %% ../../nbs/search/grading_server.ipynb #15fd465e
 def state_of(
     deck: Deck,
     desk: Desk,
@@ -148,7 +148,7 @@ def state_of(
         "trail": [(key_of[n], *before) for n, *before in trail(book, desk.grader) if n in key_of],
     }
 
-
+# %% ../../nbs/search/grading_server.ipynb #4f285a88
 def save(
     desk: Desk,
     book: GradeBook,
