@@ -23,6 +23,7 @@ from dark_halo_scope.stamps.codec import encode
 from dark_halo_scope.stats.metrics import auc_influence
 from dark_halo_scope.trust import gates as g
 from dark_halo_scope.trust.core import core_light_of, painted_toy
+from dark_halo_scope.trust.realism import realism_power
 
 
 def test_a_sound_product_passes_every_gate():
@@ -201,7 +202,7 @@ def test_bad_products_are_named(tmp_path):
 def test_recorded_power_of_the_gates():
     "The stated reach of every gate: no more false alarms than 1 in 1000 would give, and a fault caught four times in five"
     rows = json.loads(manifest("receipts", "gate_power.json").read_text())["gates"]
-    assert {r["gate"] for r in rows} == set(g.PLANTED)
+    assert {r["gate"] for r in rows} == {*g.PLANTED, *g.SCORES_PLANTED, "realism"}
     for r in rows:
         assert r["draws"] >= 500 and r["false_alarms"] <= 3 and np.isfinite(r["fault80"]), r["gate"]
 
@@ -211,7 +212,8 @@ def test_recorded_power_of_the_gates():
 def test_power_of_the_gates_anew():
     "The stated reach again; DHS_RECEIPT names a file for the figures"
     recorded = {r["gate"]: r for r in json.loads(manifest("receipts", "gate_power.json").read_text())["gates"]}
-    measured, where = g.power_table(draws=500, fault_draws=40), os.environ.get("DHS_RECEIPT")
+    measured = g.power_table(draws=500, fault_draws=40) + g.score_power(draws=500, fault_draws=40) + [realism_power(fault_draws=40)]
+    where = os.environ.get("DHS_RECEIPT")
     if where:
         made = "DHS_RECEIPT=... pytest -m slow tests/test_trust_gates.py"
         facts = {"command": made, "date": time.strftime("%Y-%m-%d"), "machine": platform.machine()}
@@ -220,19 +222,9 @@ def test_power_of_the_gates_anew():
         assert p.false_alarms <= 3 and np.isclose(p.fault80, recorded[p.gate]["fault80"], rtol=0.3), p
 
 
-def scored(r, n=6000):
-    y = r.random(n) < 0.5
-    columns = {
-        "theta_E": np.where(y, r.uniform(0.5, 3, n), 0),
-        "brickname": r.integers(0, 20, n).astype(str),
-        "arc_snr": np.where(r.random(n) < 0.05, 0, 20.0),
-    }
-    odds = r.normal(np.where(y & (columns["arc_snr"] > 0), 1.5, -1.5), 1.0) * 3
-    return odds, y, columns
-
-
 def test_honest_scores_pass_and_each_fault_in_scores_is_caught():
-    odds, y, columns = scored(np.random.default_rng(6))
+    logit, _, y, columns = g.toy_scores(np.random.default_rng(6))
+    odds = logit.astype(float)
 
     def failures(o, **changed):
         return g.failed(g.run_score_gates(o.astype(np.float32), 1 / (1 + np.exp(-o)), y, {**columns, **changed}))
@@ -244,3 +236,10 @@ def test_honest_scores_pass_and_each_fault_in_scores_is_caught():
     bad = np.isin(columns["brickname"], ["3", "7"])
     assert "bricks" in failures(np.where(bad, np.random.default_rng(0).normal(0, 3, len(odds)), odds))
     assert "physics" in failures(np.where(columns["theta_E"] > 2, odds - 4, odds))
+
+
+@pytest.mark.parametrize("name", list(g.SCORES_PLANTED))
+def test_each_planted_fault_of_scores_is_caught_by_its_gate(name):
+    kind, sizes = g.SCORES_PLANTED[name]
+    for seed in range(2):
+        assert name in g.failed(g.run_score_gates(*g.toy_scores(np.random.default_rng(seed), 6000, kind, 1.5 * sizes[-1])))

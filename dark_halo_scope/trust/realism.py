@@ -6,7 +6,7 @@
 __all__ = ['RENDER_PIXELS', 'UP_PIXELS', 'RING_EDGES', 'hann_matrix', 'padded', 'render_8bit', 'from_8bit', 'softened',
            'rendering_facts', 'ellipse', 'ring_index', 'host_model', 'arc_patch', 'opposite', 'painted_out',
            'arc_shape', 'arc_shapes', 'radial_features', 'fold_of', 'ridge_scores', 'Probe', 'probe',
-           'frechet_distance', 'realism_gate', 'leading_components', 'embedding_probe']
+           'frechet_distance', 'realism_gate', 'realism_power', 'leading_components', 'embedding_probe']
 
 # %% ../../nbs/trust/realism.ipynb #73c3c2aa
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from scipy import linalg, ndimage
 from ..base.draws import rng
 from ..base.errors import BadInput
 from ..stats.metrics import auroc
-from .gates import GateResult
+from .gates import GateResult, Power, power_of
 
 # %% ../../nbs/trust/realism.ipynb #a93d24c1
 RENDER_PIXELS = 101  # Side of a rendered picture
@@ -391,6 +391,30 @@ def realism_gate(
     beside = {} if bare is None else {"real or bare galaxies": bare.auc}
     curve = {"features": [[f, a] for f, a in matched.ranked], "references": {"limit": limit, "chance": 0.5} | beside, "frechet": frechet}
     return GateResult(name, matched.auc, (matched.lo, matched.hi), limit, not bad, why, curve)
+
+# %% ../../nbs/trust/realism.ipynb #abb5f2b4
+def realism_power(
+    hosts: int = 47,  # each with a real frame and one of ours
+    draws: int = 500,  # sound sets
+    fault_draws: int = 50,  # sets per size of the difference
+    n_features: int = 24,
+    sizes: Sequence[float] = (0.5, 0.75, 1.0, 1.25, 1.5),
+    seed: int = 0,
+) -> Power:
+    "False alarms and reach of the realism gate on toy features"
+    host, label = np.tile(np.arange(hosts), 2), np.repeat([1, 0], hosts)
+    names = [f"feature {i}" for i in range(n_features)]
+
+    def judged(step: int, size: float, i: int) -> GateResult:
+        r = np.random.default_rng((seed, step, i))
+        told = r.normal(size=(hosts, n_features))[host] + r.normal(size=(len(host), n_features))
+        told[:, 0] += size * np.sqrt(2) * label
+        quick = realism_gate(probe(told, label, host, names, n_permutations=0), alpha=1.0)
+        # Permutations decide only where AUC and interval have not: most sound sets need none.
+        return quick if quick.passed else realism_gate(probe(told, label, host, names, n_permutations=999))
+
+    null = [judged(0, 0.0, i) for i in range(draws)]
+    return power_of("realism", hosts, null, "telling: difference of one feature, in its standard deviation", sizes, judged, fault_draws)
 
 # %% ../../nbs/trust/realism.ipynb #25ff6dd0
 def leading_components(
