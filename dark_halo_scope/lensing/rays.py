@@ -376,7 +376,7 @@ def spline_shares(tile: np.ndarray, m: int, level: int, cell: np.ndarray, shares
             third[i] = (_FOUR + _THREE * w * w * (w - _TWO)) * sixth
             fourth[i] = u * u * u * sixth
 
-
+# %% ../../nbs/lensing/rays.ipynb #625b534a
 @kernel
 def combine(four: np.ndarray, shares: np.ndarray, line: int, m: int, out: np.ndarray) -> None:
     "Sum over the 4 nodes of light times shares, for one line and m tiles"
@@ -454,7 +454,7 @@ def next_level(
             traced += 1
     return traced, children
 
-
+# %% ../../nbs/lensing/rays.ipynb #f1632993
 def paint_component(
     lens: np.ndarray,  # Row of `lens_rows`
     part: np.ndarray,  # Row of `sersic_rows` or `image_rows`
