@@ -14,7 +14,7 @@ from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.lensing import rays, render
 from dark_halo_scope.lensing.deflection import jacobian, sie_deflection, source_position
 from dark_halo_scope.lensing.psf import noise_equivalent_area
-from dark_halo_scope.lensing.reference import reference_stamps
+from dark_halo_scope.lensing.reference import adaptive_rays, lenstronomy_lens, lenstronomy_source, reference_stamps
 from dark_halo_scope.lensing.render import (
     ClumpyParams,
     GaussianPSF,
@@ -28,7 +28,7 @@ from dark_halo_scope.lensing.render import (
     psf_from_psfsize,
     render_arcs,
 )
-from dark_halo_scope.lensing.sources import sersic_profile
+from dark_halo_scope.lensing.sources import image_light, sersic_profile
 from dark_halo_scope.run.bench import (
     Ranges,
     bench_render,
@@ -120,6 +120,18 @@ def test_small_images_of_every_kind_of_source(theta_E, x):
     for source, allowed in ((compact, 3e-4), (knots, 3e-4), (ImageParams(x, 0.3, 0.4, 1.0, 0, [[1.0]], drawn_bank(3)), 2e-3)):
         truth, ours = reference_stamps(lens, source, psf, 32, 0.262), render_arcs(lens, source, psf, n_pix=32)
         assert truth.sum() < 0.5 and differ(ours, truth) < allowed
+
+
+@pytest.mark.parametrize(("theta_E", "x", "scale"), [(5.7, 5.2, 1.0), (5.8, 5.4, 0.7)])
+def test_the_reference_misses_nothing_of_a_stamps_small_image(theta_E, x, scale):
+    "Light beside the lens's centre, as much as a dense grid of rays finds there"
+    lens, source = a_lens(theta_E=theta_E, q=0.8), ImageParams(x, 0.3, 0.4, scale, 0, [[1.0]], drawn_bank(3, 1, 33))
+    at = (np.arange(1000) + 0.5) / 1000 * 2.4 - 1.2
+    there = source_position(lens, *(axis[None] for axis in np.meshgrid(at, at)))
+    dense = float(image_light(source, *there)[0].sum() * (at[1] - at[0]) ** 2)
+    ((model, _, finest),) = lenstronomy_source(source, 0)
+    seen = float(adaptive_rays(lenstronomy_lens(lens, 0), model, finest, 2.4, 18)[2].sum())
+    assert dense < 0.2 and abs(seen / dense - 1) < 1e-3
 
 
 @pytest.mark.gpu

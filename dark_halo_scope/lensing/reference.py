@@ -84,26 +84,30 @@ def adaptive_rays(
     lens_model = importlib.import_module("lenstronomy.LensModel.lens_model").LensModel(lens[0])
     light_model = importlib.import_module("lenstronomy.LightModel.light_model").LightModel(light[0])
     middle = np.array([[k["center_x"], k["center_y"]] for k in light[1]])
+    extent = max(np.hypot(*k["image"].shape) / 2 * k["scale"] if "image" in k else 4 * scale for k in light[1])
 
-    def see(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def see(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         bx, by = lens_model.ray_shooting(x, y, lens[1])
-        return np.hypot(bx[:, None] - middle[:, 0], by[:, None] - middle[:, 1]).min(1), light_model.surface_brightness(bx, by, light[1])
+        away = np.hypot(bx[:, None] - middle[:, 0], by[:, None] - middle[:, 1]).min(1)
+        return bx + 1j * by, away, light_model.surface_brightness(bx, by, light[1])
 
     a = width / first
     at = (np.arange(first) + 0.5) * a - width / 2
     x, y = (g.ravel() for g in np.meshgrid(at, at))
-    distance, value = see(x, y)
+    source, distance, value = see(x, y)
     kept: list[Rays] = []
     for _ in range(levels):
         quarters = np.array([-1, 1, -1, 1]) * a / 4, np.array([-1, -1, 1, 1]) * a / 4
         qx, qy = (x[:, None] + quarters[0]).ravel(), (y[:, None] + quarters[1]).ravel()
-        q_distance, q_value = see(qx, qy)
+        q_source, q_distance, q_value = see(qx, qy)
+        spread = np.abs(q_source.reshape(-1, 4) - source[:, None]).max(1)
         moved = np.abs(q_value.reshape(-1, 4).mean(1) - value) * a**2 > tolerance
         near = (a > scale / 3) & (distance < 4 * a + 4 * scale)
+        wide = (3 * spread > scale) & (distance < 4 * spread + extent)
         turning = (a > width / first / 64) & (np.hypot(x - lens[1][0]["center_x"], y - lens[1][0]["center_y"]) < 2 * a)
-        cut = np.repeat(moved | near | turning, 4)
+        cut = np.repeat(moved | near | wide | turning, 4)
         kept.append((qx[~cut], qy[~cut], q_value[~cut] * (a / 2) ** 2))
-        x, y, value, distance, a = qx[cut], qy[cut], q_value[cut], q_distance[cut], a / 2
+        x, y, source, value, distance, a = qx[cut], qy[cut], q_source[cut], q_value[cut], q_distance[cut], a / 2
         if not x.size:
             break
     kept.append((x, y, value * a**2))
