@@ -6,7 +6,8 @@
 __all__ = ['UNITS', 'CLASSES', 'EDGES', 'Injections', 'Axis', 'CompletenessRecipe', 'injections_table', 'host_correlation',
            'effective_number', 'jeffreys', 'CellMap', 'cell_name', 'completeness_map', 'survey_conditions',
            'survey_weights', 'prior_rows', 'Completeness', 'all_maps', 'map_rows', 'completeness_table',
-           'completeness_from', 'Estimate', 'estimate', 'Chance', 'could_be_found', 'Forecast', 'forecast']
+           'completeness_from', 'Estimate', 'unmeasured', 'estimate', 'Chance', 'could_be_found', 'Forecast',
+           'forecast']
 
 # %% ../../nbs/search/completeness.ipynb #659b5dea
 from collections.abc import Mapping, Sequence
@@ -411,12 +412,11 @@ class Estimate:
     why: np.ndarray  # Empty, or why there is no answer
 
 
-def estimate(
+def unmeasured(
     m: CellMap,
-    conditions: Mapping[str, Any],  # Axis name -> value or (n,) values
-) -> Estimate:
-    "Interpolated completeness with its interval; `why` names what lies outside the measured range"
-    given = np.broadcast_arrays(*(np.atleast_1d(conditions[a.name]) for a in m.axes))
+    given: Sequence[np.ndarray],  # (n,) values, one array an axis
+) -> np.ndarray:  # (n,) text
+    "Why a map has no answer for some conditions: the first axis that they leave, or the empty cell that they lie in; empty where it has one"
     why = np.full(len(given[0]), "", object)
     own = np.stack([a.index(v) for a, v in zip(m.axes, given)])
     for a, v, at in zip(m.axes, given, own):
@@ -429,6 +429,16 @@ def estimate(
             why[i] = f"{a.name} = {v[i] if a.classes else f'{float(v[i]):g}'} is outside: {limits}"
     for i in np.flatnonzero((why == "") & (m.n_effective[tuple(np.maximum(own, 0))] == 0)):
         why[i] = f"nothing was injected at {cell_name(m.axes, own[:, i].tolist())}"
+    return why
+
+# %% ../../nbs/search/completeness.ipynb #d26ac9a7
+def estimate(
+    m: CellMap,
+    conditions: Mapping[str, Any],  # Axis name -> value or (n,) values
+) -> Estimate:
+    "Interpolated completeness with its interval; `why` names what lies outside the measured range"
+    given = np.broadcast_arrays(*(np.atleast_1d(conditions[a.name]) for a in m.axes))
+    why = unmeasured(m, given)
     corners = [_neighbours(a, v) for a, v in zip(m.axes, given)]
     value, noise, total = (np.zeros(len(why)) for _ in range(3))
     for choice in np.ndindex(*(2,) * len(m.axes)):

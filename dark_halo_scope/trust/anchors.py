@@ -6,8 +6,8 @@
 __all__ = ['NUMBERS', 'SPELLINGS', 'Table', 'read_positions', 'is_number', 'known_lenses', 'known_impostors', 'NamedPosition',
            'sexagesimal', 'parse_name', 'name_agrees', 'short_name', 'separation', 'reference_separation',
            'in_footprint', 'duplicate_of', 'galaxy_at_centre', 'AnchorRecipe', 'check_anchors', 'training_rows',
-           'Share', 'share', 'StageZero', 'strata_of', 'fixed_rate_recall', 'distribution', 'stage0', 'plain',
-           'gating_rule', 'next_recipe_allowed', 'read_stage0']
+           'Share', 'share', 'StageZero', 'strata_of', 'fixed_rate_recall', 'distribution', 'plain', 'report_rows',
+           'stage0', 'gating_rule', 'next_recipe_allowed', 'read_stage0']
 
 # %% ../../nbs/trust/anchors.ipynb #602a4bb4
 import csv
@@ -353,7 +353,26 @@ def distribution(p: np.ndarray) -> dict[str, Any]:
         return {"n": 0}
     return {"n": len(p), "mean": float(p.mean()), "median": float(np.median(p)), "std": float(p.std()), "p": np.round(p, 4).tolist()}
 
-# %% ../../nbs/trust/anchors.ipynb #bcc3202e
+# %% ../../nbs/trust/anchors.ipynb #25e7c691
+def plain(x: Any) -> Any:
+    "A value as JSON takes it; not-a-number becomes None"
+    x = x.item() if isinstance(x, np.generic) else x
+    return None if isinstance(x, float) and not np.isfinite(x) else x
+
+# %% ../../nbs/trust/anchors.ipynb #9c2de359
+def report_rows(
+    table: Table,
+    which: np.ndarray,  # (k,) rows, in the order of the report
+    columns: Sequence[str],  # of the table, as far as it has them
+    **values: np.ndarray,  # (n,) numbers beside them
+) -> list[dict[str, Any]]:
+    "What is known of some entries, for people to read and for JSON"
+    return [
+        {c: plain(table[c][i]) for c in columns if c in table} | {"row": int(i)} | {k: float(v[i]) for k, v in values.items()}
+        for i in which
+    ]
+
+# %% ../../nbs/trust/anchors.ipynb #74c5e7c7
 def stage0(
     anchors: Table,  # (n,) name, and where known theta_E, seeing, arc_snr, arc_mag_r, survey
     logit: np.ndarray,  # (n,) float32 score of each anchor
@@ -386,31 +405,14 @@ def stage0(
     for k in sorted(set(impostors["class"].tolist())) if impostors else []:
         contamination.append(share(f"{k}, p >= {cut:g}", wrong[impostors["class"] == k] >= cut))  # type: ignore[index]
     passed, verdict = gating_rule(recall[0], contamination[0], recipe)
-    rows = [
-        {c: plain(anchors[c][i]) for c in ("name", "theta_E") if c in anchors}
-        | {"row": int(i), "logit": float(logit[i]), "p_lens": float(p[i])}
-        for i in order
-    ]
+    rows = report_rows(anchors, order, ("name", "theta_E"), logit=logit, p_lens=p)
     highest = np.argsort(-wrong, kind="stable")[:10]
-    confused = (
-        [
-            {"name": plain(impostors["name"][i]), "class": plain(impostors["class"][i]), "row": int(i), "p_lens": float(wrong[i])}
-            for i in highest
-        ]
-        if impostors and "name" in impostors
-        else []
-    )
+    confused = report_rows(impostors, highest, ("name", "class"), p_lens=wrong) if impostors and "name" in impostors else []
     at_fpr = fixed_rate_recall(logit, negatives, hosts, recipe.fprs) if negatives is not None else []
     scores = {"lenses": distribution(p), "impostors": distribution(wrong)}
     return StageZero(
         recall, at_fpr, strata, contamination, scores, rows[:10], rows[::-1][:10], passed, verdict, dict(refused or {}), confused
     )
-
-# %% ../../nbs/trust/anchors.ipynb #25e7c691
-def plain(x: Any) -> Any:
-    "A value as JSON takes it; not-a-number becomes None"
-    x = x.item() if isinstance(x, np.generic) else x
-    return None if isinstance(x, float) and not np.isfinite(x) else x
 
 # %% ../../nbs/trust/anchors.ipynb #e0236b5c
 def gating_rule(
