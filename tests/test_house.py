@@ -80,22 +80,6 @@ MEASURED_BY_HAND = {
 # Shown elsewhere only, in tests or on another module's page: a list that may only grow shorter.
 NOT_AT_WORK: dict[str, set[str]] = {
     "learning.online": {"painted"},
-    "run.demo": {
-        "anchors_section",
-        "candidates_section",
-        "completeness_section",
-        "gates_page",
-        "learning_section",
-        "metric_row",
-        "parent_section",
-        "run_demo",
-        "sky_section",
-        "stamps_section",
-        "test_scores",
-        "throughput_section",
-        "trust_section",
-        "write_report",
-    },
 }
 
 
