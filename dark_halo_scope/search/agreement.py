@@ -185,7 +185,7 @@ def consensus(
     place = (running > total[:, None] / 2).argmax(1)
     return [list(GRADES)[p] if n else None for p, n in zip(place.tolist(), total.tolist())]
 
-# %% ../../nbs/search/agreement.ipynb #7aeb4191
+# %% ../../nbs/search/agreement.ipynb #0237525a
 def grade_table(
     deck: Deck,
     book: GradeBook,
@@ -200,7 +200,7 @@ def grade_table(
     names = [c.name for c in product_columns("grades")]
     return table_from({name: [row[i] for row in rows] for i, name in enumerate(names)}, "grades")
 
-
+# %% ../../nbs/search/agreement.ipynb #b320851a
 def vote_table(
     deck: Deck,
     numbers: Mapping[str, np.ndarray],  # Grader -> (n,) grades of the deck's cards
@@ -210,7 +210,7 @@ def vote_table(
     columns: dict[str, Any] = {"name": list(deck.names), "truth": list(deck.truth), "grade": consensus(counts)}
     return table_from(columns | {f"n_{grade}": counts[:, i] for i, grade in enumerate(GRADES)}, "votes")
 
-# %% ../../nbs/search/agreement.ipynb #0237525a
+# %% ../../nbs/search/agreement.ipynb #69a55e76
 def finite(value: Any) -> Any:
     "The same, with None where a number is not one: JSON has no word for it"
     if isinstance(value, dict):
@@ -219,7 +219,7 @@ def finite(value: Any) -> Any:
         return [finite(v) for v in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
-
+# %% ../../nbs/search/agreement.ipynb #d7d689dd
 def agreement_report(
     deck: Deck,
     numbers: Mapping[str, np.ndarray],  # Grader -> (n,) grades of the deck's cards
@@ -234,7 +234,7 @@ def agreement_report(
     known = [asdict(w) for g, v in numbers.items() for cut in ("A", "B", "C") for w in worth(g, v, deck.truth, cut)]
     return finite({"progress": graded, "agreement": agreement, "planted": known})
 
-
+# %% ../../nbs/search/agreement.ipynb #22499352
 def in_words(
     report: Mapping[str, Any],  # From `agreement_report`
 ) -> list[str]:
@@ -251,7 +251,7 @@ def in_words(
         lines.append(f"{', '.join(k['graders'])}: kappa ({k['kind']}) {number}{span} on {k['n']} candidates")
     return lines
 
-
+# %% ../../nbs/search/agreement.ipynb #5f9b1054
 def export_grades(
     candidates: str,  # The candidates product the deck was read from
     deck: Deck,
