@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SERSIC_LIMITS', 'EDGE_LIMIT', 'sersic_b', 'sersic_central', 'sersic_profile', 'SersicParams', 'ClumpyParams',
-           'clumpy', 'SersicParts', 'sersic_parts', 'sersic_light', 'SourceBank', 'stamp_fault', 'ImageParams',
+           'clumpy', 'SersicParts', 'sersic_parts', 'sersic_light', 'stamp_fault', 'SourceBank', 'ImageParams',
            'image_light', 'source_reach']
 
 # %% ../../nbs/lensing/sources.ipynb #9aa2cfed
@@ -212,6 +212,27 @@ def sersic_light(
 EDGE_LIMIT = 0.05  # Largest value next to an empty pixel, as a fraction of the peak
 
 
+def stamp_fault(
+    image: np.ndarray,  # (height, width) float32
+) -> str:  # What is wrong, in a line; empty if nothing is
+    "Why an image cannot serve as a source"
+    if image.ndim != 2 or min(image.shape) < 5:
+        return f"expected a 2-D image of at least 5 x 5 pixels, got shape {image.shape}"
+    if not np.isfinite(image).all():
+        return f"pixel {tuple(int(i) for i in np.argwhere(~np.isfinite(image))[0])} is not finite"
+    if abs(float(image.sum(dtype=np.float64)) - 1) > 1e-4:
+        return f"total flux is {float(image.sum(dtype=np.float64)):g}; expected 1"
+    ring = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    if np.any(ring != 0):
+        return f"{np.count_nonzero(ring)} pixels of the outermost ring are not zero; subtract the background and mask (pedestal)"
+    cliff = float(image[(image > 0) & maximum_filter(image == 0, size=3)].max(initial=0.0)) / float(image.max())
+    return (
+        f"light ends in a cliff of {cliff:.2f} of the peak; expected a taper to at most {EDGE_LIMIT} (square edge)"
+        if cliff > EDGE_LIMIT
+        else ""
+    )
+
+# %% ../../nbs/lensing/sources.ipynb #2dd346c4
 @dataclass(frozen=True, eq=False)
 class SourceBank:
     "Images of galaxies: unit total flux, empty border, tapered edge"
@@ -249,27 +270,6 @@ def _farthest_light(image: np.ndarray) -> float:
     "In pixels; light between pixels is read bilinearly, so it ends one pixel after the last that is not zero"
     y, x = np.nonzero(image)
     return float(np.hypot(x - (image.shape[1] - 1) / 2, y - (image.shape[0] - 1) / 2).max()) + np.sqrt(2)
-
-
-def stamp_fault(
-    image: np.ndarray,  # (height, width) float32
-) -> str:  # What is wrong, in a line; empty if nothing is
-    "Why an image cannot serve as a source"
-    if image.ndim != 2 or min(image.shape) < 5:
-        return f"expected a 2-D image of at least 5 x 5 pixels, got shape {image.shape}"
-    if not np.isfinite(image).all():
-        return f"pixel {tuple(int(i) for i in np.argwhere(~np.isfinite(image))[0])} is not finite"
-    if abs(float(image.sum(dtype=np.float64)) - 1) > 1e-4:
-        return f"total flux is {float(image.sum(dtype=np.float64)):g}; expected 1"
-    ring = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-    if np.any(ring != 0):
-        return f"{np.count_nonzero(ring)} pixels of the outermost ring are not zero; subtract the background and mask (pedestal)"
-    cliff = float(image[(image > 0) & maximum_filter(image == 0, size=3)].max(initial=0.0)) / float(image.max())
-    return (
-        f"light ends in a cliff of {cliff:.2f} of the peak; expected a taper to at most {EDGE_LIMIT} (square edge)"
-        if cliff > EDGE_LIMIT
-        else ""
-    )
 
 # %% ../../nbs/lensing/sources.ipynb #4a799c19
 @dataclass(frozen=True, eq=False)
