@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import torch
-from sklearn.linear_model import LogisticRegression
 
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
@@ -207,6 +206,8 @@ def fit_committee(
     if label.all() or not label.any():
         raise BadInput(f"{int(label.sum())} lenses among {len(label)} stamps of {', '.join(splits)}; a committee is fitted on both classes")
     spread = np.maximum(logits.std(axis=1, dtype=np.float64), 1e-6)
+    from sklearn.linear_model import LogisticRegression  # here: it brings pandas, and every phase would wait for both
+
     fit = LogisticRegression(C=1.0).fit((logits / spread[:, None]).T.astype(np.float64), label)
     return replace(committee, weights=tuple((fit.coef_[0] / spread).tolist()), bias=float(fit.intercept_[0]))
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from scipy import optimize, special, stats
-from sklearn.isotonic import IsotonicRegression
 
 from ..base.errors import BadInput, unknown_name
 from dark_halo_scope.stats.metrics import (
@@ -98,6 +97,8 @@ def fit_calibrator(
     h = host_index(hosts, len(s))
     counts = (base, len(s), n_hosts(h, np.ones(len(s), bool)))
     if kind == "isotonic":
+        from sklearn.isotonic import IsotonicRegression  # here: it brings pandas, and every phase would wait for both
+
         fit = IsotonicRegression(out_of_bounds="clip").fit(x, y)
         edge = 1 / (len(s) + 2)  # never certain: at most what one stamp more could change
         odds = special.logit(np.clip(fit.y_thresholds_, edge, 1 - edge))
