@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Tensor', 'trace_batch', 'stretch_batch', 'sersic_batch', 'sersic_radius2', 'judge_sersic_batch', 'image_at',
-           'image_batch', 'judge_image_batch', 'spline_batch', 'give_batch', 'shoot_batch', 'blur_batch']
+           'image_batch', 'judge_image_batch', 'spline_batch', 'give_batch', 'quarters_batch', 'shoot_batch',
+           'blur_batch']
 
 # %% ../../nbs/lensing/batched.ipynb #716ab24d
 import importlib
@@ -145,6 +146,20 @@ def give_batch(
     grids.view(-1).index_add_(0, index.reshape(-1), value.reshape(-1))
 
 # %% ../../nbs/lensing/batched.ipynb #34e8edfc
+def quarters_batch(
+    owner: Tensor,  # (m,) system of each tile
+    ix: Tensor,  # (m,) column
+    iy: Tensor,  # (m,) row
+    limit: int,  # Cells of the quarters' level along the window's side
+) -> tuple[Tensor, Tensor, Tensor]:  # The same of their quarters
+    "The quarters of tiles that begin within the window"
+    torch = importlib.import_module("torch")
+    child = torch.arange(4 * len(owner), device=owner.device) % 4
+    ix, iy = 2 * ix.repeat_interleave(4) + child % 2, 2 * iy.repeat_interleave(4) + child // 2
+    inside = 4 * torch.maximum(ix, iy) < limit
+    return owner.repeat_interleave(4)[inside], ix[inside], iy[inside]
+
+# %% ../../nbs/lensing/batched.ipynb #9eedc109
 def shoot_batch(
     lens: Tensor,  # Rows of `lens_rows`, (n, 11)
     part: Tensor,  # Rows of one component, (n, ...)
@@ -189,13 +204,9 @@ def shoot_batch(
             give_batch(
                 grids, owner[some], spline_batch(x * (4 / 2**level)), spline_batch(y * (4 / 2**level)), light * weights * side**2, offset
             )
-        owner, ix, iy = owner[split].repeat_interleave(4), 2 * ix[split].repeat_interleave(4), 2 * iy[split].repeat_interleave(4)
+        owner, ix, iy = quarters_batch(owner[split], ix[split], iy[split], size << (level + 1))
         if not len(owner):
             return
-        child = torch.arange(len(owner), device=device) % 4
-        ix, iy = ix + child % 2, iy + child // 2
-        inside = 4 * torch.maximum(ix, iy) < size << (level + 1)
-        owner, ix, iy = owner[inside], ix[inside], iy[inside]
 
 # %% ../../nbs/lensing/batched.ipynb #8913c4db
 def blur_batch(

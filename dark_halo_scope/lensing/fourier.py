@@ -189,7 +189,7 @@ def psf_row(
         low = table[np.uint32(at[i])]
         row[i] = scale * factor[i] * (low + row[i] * (table[np.uint32(at[i] + 1)] - low))
 
-
+# %% ../../nbs/lensing/fourier.ipynb #4ea8baf5
 @kernel
 def fold(row: np.ndarray, u: np.ndarray, source: int, width: int, n: int, there: int, back: int, v: np.ndarray) -> None:
     "Add frequencies 0 to width of one line, times row, to the lines `there` and, conjugated, `back` of the pixel grid, whose parts are exchanged"
