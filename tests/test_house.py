@@ -77,10 +77,6 @@ MEASURED_BY_HAND = {
     "bench_training",
     "real",
 }
-# Shown elsewhere only, in tests or on another module's page: a list that may only grow shorter.
-NOT_AT_WORK: dict[str, set[str]] = {
-    "learning.online": {"painted"},
-}
 
 
 def code_lines(cell: nbformat.NotebookNode) -> int:
@@ -124,7 +120,7 @@ def test_half_of_the_exported_cells_fit_fifteen_lines() -> None:
 def test_what_a_page_exports_is_at_work_on_it(path: Path) -> None:
     if path.stem in MEASURED_BY_HAND:
         pytest.skip("takes minutes to run: `dhs bench`, `dhs demo --real`")
-    assert not_at_work(path) <= NOT_AT_WORK.get(f"{path.parent.name}.{path.stem}", set())
+    assert not not_at_work(path)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "nbs" / "phases").glob("*.ipynb")), ids=lambda p: p.stem)

@@ -134,7 +134,11 @@ def test_stage0_on_a_sky_with_galaxies_is_a_page(tmp_path, monkeypatch):
     assert [(s.what, s.found, s.n) for s in report.contamination[3:]] == [("ring, p >= 0.5", 1, 1), ("spiral, p >= 0.5", 0, 1)]
     assert [r["n_neg"] for r in report.recall_at_fpr] == [n] * 3 and not report.passed
     entry = json.loads((tmp_path / "ledger.jsonl").read_text())
-    assert entry["network"] == "ringseer" and entry["result"]["spiral, p >= 0.5"] == "0 of 1" and entry["result"]["recall, p >= 0.5"] == "1 of 2"
+    assert (
+        entry["network"] == "ringseer"
+        and entry["result"]["spiral, p >= 0.5"] == "0 of 1"
+        and entry["result"]["recall, p >= 0.5"] == "1 of 2"
+    )
     again = read_stage0(str(tmp_path / "out" / "stage0.json"))
     assert (again.recall, again.contamination, again.verdict, again.found) == (
         report.recall,
