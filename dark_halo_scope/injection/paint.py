@@ -108,12 +108,13 @@ def arcs_of(
     recipe: PaintRecipe,
 ) -> np.ndarray:  # (n, n_band, y, x) float32 [nmgy / pix]
     "Arcs, with a margin where light can cross the edge"
-    arcs = np.zeros((*psf.fwhm.shape, recipe.n_pix, recipe.n_pix), np.float32)
     crossing = crosses_edge(lens, source, recipe.n_pix, recipe.pixscale)
     how: dict[str, Any] = {"n_pix": recipe.n_pix, "pixscale": recipe.pixscale, "backend": recipe.backend}
-    for margin, rows in ((0, np.flatnonzero(~crossing)), (recipe.margin, np.flatnonzero(crossing))):
-        if len(rows):
-            arcs[rows] = render_arcs(picked(lens, rows), picked(source, rows), picked(psf, rows), margin=margin, **how)
+    if crossing.all() or not crossing.any():
+        return render_arcs(lens, source, psf, margin=recipe.margin if crossing.any() else 0, **how)
+    arcs = np.zeros((*psf.fwhm.shape, recipe.n_pix, recipe.n_pix), np.float32)
+    for margin, rows in ((0, ~crossing), (recipe.margin, crossing)):
+        arcs[rows] = render_arcs(picked(lens, rows), picked(source, rows), picked(psf, rows), margin=margin, **how)
     return arcs
 
 
