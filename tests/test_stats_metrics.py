@@ -182,6 +182,20 @@ def test_auroc_interval_takes_hosts_together():
     assert np.mean(held["hosts"]) > 0.9 > 0.6 > np.mean(held["alone"])
 
 
+def test_auroc_near_one_is_not_certain():
+    "A few hosts that are all in order say little; nearly all in order, the scatter that is seen says too little"
+    y = np.arange(48) < 24
+    perfect, worst = m.auroc(np.where(y, 1.0, 0.0) + np.arange(48) / 1e3, y), m.auroc(np.where(y, 0.0, 1.0) + np.arange(48) / 1e3, y)
+    assert (perfect.lo, perfect.hi) == pytest.approx((0.025 ** (1 / 24), 1.0)) and (worst.lo, worst.hi) == pytest.approx(
+        (0.0, 1 - 0.025 ** (1 / 24))
+    )
+    r, truth, held = np.random.default_rng(0), stats.norm.cdf(3.5 / np.sqrt(2)), []
+    for _ in range(300):
+        a = m.auroc(np.r_[r.normal(3.5, 1, 15), r.normal(0, 1, 500)], np.arange(515) < 15)
+        held.append(a.lo <= truth <= a.hi)
+    assert np.mean(held) > 0.94
+
+
 def test_exact_interval_by_hand():
     "Limits are Clopper-Pearson's at the order statistics that hold the threshold, a quarter of the risk in each of four tails"
     n, p, q = 1000, 400, 0.02

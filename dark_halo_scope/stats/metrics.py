@@ -316,7 +316,7 @@ class Measured:
     value: float  # the number; nan when `status` is not "ok"
     lo: float  # lower limit
     hi: float  # upper limit
-    method: str  # how the interval was made: exact, mixture, delong
+    method: str  # how the interval was made: exact, mixture, delong, disjoint pairs
     n_pos: int  # lenses
     n_neg: int  # others
     hosts_pos: int  # unique hosts among the lenses
@@ -497,11 +497,16 @@ def auroc(
     s, y = checked(scores, labels)
     h = host_index(hosts, len(s))
     auc, influence = auc_influence(s, y)
-    sd, z = clustered_sd(influence, h), stats.norm.isf((1 - level) / 2)
-    inner = min(max(auc, 1e-9), 1 - 1e-9)
-    half = z * sd / (inner * (1 - inner))
-    lo, hi = (float(special.expit(special.logit(inner) + sign * half)) for sign in (-1, 1))
-    return Measured("auroc", auc, lo, hi, "delong", int(y.sum()), int((~y).sum()), n_hosts(h, y), n_hosts(h, ~y), level=level)
+    counts = (int(y.sum()), int((~y).sum()), n_hosts(h, y), n_hosts(h, ~y))
+    m, tail = min(counts[2:]), (1 - level) / 2  # as many disjoint pairs as the smaller class has hosts
+    if m * min(auc, 1 - auc) < 0.5:  # hardly one pair in the wrong order: too few to see a scatter by, but they count as a proportion
+        lo = 0.0 if auc == 0 else float(special.betaincinv(m * auc, m * (1 - auc) + 1, tail))
+        hi = 1.0 if auc == 1 else float(special.betaincinv(m * auc + 1, m * (1 - auc), 1 - tail))
+        return Measured("auroc", auc, lo, hi, "disjoint pairs", *counts, level=level)
+    sd, z = clustered_sd(influence, h), stats.norm.isf(tail)
+    half = z * sd / (auc * (1 - auc))
+    lo, hi = (float(special.expit(special.logit(auc) + sign * half)) for sign in (-1, 1))
+    return Measured("auroc", auc, lo, hi, "delong", *counts, level=level)
 
 # %% ../../nbs/stats/metrics.ipynb #a2d9edc8
 def partial_auroc(
