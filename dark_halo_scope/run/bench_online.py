@@ -46,10 +46,11 @@ def two_ways(
     recipe: Recipe,  # Of the run
     max_steps: int = 0,  # Steps an epoch; 0: all
     seed: int = 0,
+    epochs: int = EPOCHS,
 ) -> dict[str, TrainRecipe]:
     "The recipe with stored arcs, and with arcs painted anew"
     read = replace(recipe.train.read, hard_negatives="")
-    base = replace(recipe.train, read=read, epochs=EPOCHS, max_steps=max_steps, seed=seed)
+    base = replace(recipe.train, read=read, epochs=epochs, max_steps=max_steps, seed=seed)
     online = replace(base.online, enabled=True, plan=recipe.plan, paint=recipe.paint)
     return {"stored": replace(base, online=replace(online, enabled=False)), "online": replace(base, online=online)}
 
@@ -110,20 +111,23 @@ def paired_difference(
 def bench_online(
     seed: int = 0,
     n: int = 3,  # Seeds
+    run: Run | None = None,  # Whose stamps are read; None: those of `online_run`
+    epochs: int = EPOCHS,
+    rounds: int = 5,  # Of `cost_of_painting`
 ) -> dict[str, Any]:  # cost, one row a training, differences, and where and when
     "Cost and gain of painting online, on stamps of a small mock sky"
     torch.set_num_threads(THREADS)
     started, before = time.perf_counter(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        run = online_run(folder)
+        run = run or online_run(folder)
         steps.ensure(run, "stamps")
         files = steps.stamp_files(run)
         n_steps = Reader((data := run_data(files, two_ways(run.recipe)["stored"])).train, data.recipe.read).steps(0)
-        cost = cost_of_painting(files, two_ways(run.recipe, n_steps))
+        cost = cost_of_painting(files, two_ways(run.recipe, n_steps), rounds)
         load = os.getloadavg()[0]
         rows = []
         for k in range(seed, seed + n):
-            for way, recipe in two_ways(run.recipe, n_steps, k).items():
+            for way, recipe in two_ways(run.recipe, n_steps, k, epochs).items():
                 out = train(files, recipe, os.path.join(folder, f"{way}{k}"), progress=False)
                 found = {name: out["reported_on"][name] for name in (*MEASURES, "n_lens", "n_other", "intervals")}
                 history = steps.read_json(os.path.join(folder, f"{way}{k}", "history.json"))
@@ -132,4 +136,4 @@ def bench_online(
     one, other = ([row for row in rows if row["way"] == way] for way in ("stored", "online"))
     gain = {name: paired_difference([r[name] for r in one], [r[name] for r in other]) for name in MEASURES if one[0][name] is not None}
     facts = run_facts(started, threads=THREADS, load_before=round(before, 2), load_during_cost=round(load, 2), command="dhs bench online")
-    return {"cost": cost, "runs": rows, "online_minus_stored": gain, "epochs": EPOCHS, "run": facts}
+    return {"cost": cost, "runs": rows, "online_minus_stored": gain, "epochs": epochs, "run": facts}
