@@ -67,11 +67,11 @@ def measure_sky(
         figures["write_s"], _ = timed(lambda: write_product(scores, uri, "scores", identity_of()), 3)  # type: ignore[arg-type]
     return figures
 
-# %% ../../nbs/run/bench_sky.ipynb #c4835a2d
+# %% ../../nbs/run/bench_sky.ipynb #d2d4cbaf
 ALONE = """
 import json, sys
 from dark_halo_scope.run.bench_sky import measure_sky
-print(json.dumps(measure_sky(*map(int, sys.argv[1:]))))
+print(json.dumps(measure_sky(*map(int, sys.argv[1:4]), sys.argv[4:])))
 """
 
 
@@ -79,10 +79,11 @@ def bench_sky(
     seed: int = 1,
     n: int = 139,  # Galaxies of the brick
     n_pix: int = 3600,  # Side of the brick [pix]
+    names: Sequence[str] = NETWORKS,
 ) -> dict[str, float]:  # Times [s] and rates [1/s] of one core, and the machine's load before
     "What the search of one brick costs on one core"
     load = os.getloadavg()[0]
     bench_release(seed, n_pix)
-    command = [sys.executable, "-c", ALONE, str(seed), str(n), str(n_pix)]
+    command = [sys.executable, "-c", ALONE, str(seed), str(n), str(n_pix), *names]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | worker_environment())
     return json.loads(done.stdout) | {"load_before": load}
