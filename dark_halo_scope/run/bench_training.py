@@ -151,6 +151,8 @@ def bench_training(
     networks: Sequence[str] = NETWORKS,
     threads: int = 1,  # On a CPU
     device: str = "",  # Empty: a GPU where there is one
+    stamps: int = 0,  # Written for the reader; 0: 16384 for a GPU, 2048 for a CPU
+    fed_steps: int = 30,  # Steps fed by the reader
 ) -> dict[str, Any]:  # device, one row a network and precision, the share in which the device is busy
     "Images a second of each network on this machine, training and scoring"
     torch.set_num_threads(threads)
@@ -165,9 +167,9 @@ def bench_training(
             if on_gpu and precision == "bf16":
                 rows.append(network_speed(replace(recipe, compile=True), place, n))
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_layouts(folder, 16384 if on_gpu else 2048, seed)
+        paths = write_layouts(folder, stamps or (16384 if on_gpu else 2048), seed)
         size, fed = 512 if on_gpu else 32, networks if on_gpu else networks[:1]
-        busy = {name: busy_share([paths["float16"]], speed_recipe(name, "bf16", batch_size=size), place, 30) for name in fed}
+        busy = {name: busy_share([paths["float16"]], speed_recipe(name, "bf16", batch_size=size), place, fed_steps) for name in fed}
     return {
         "device": device_name(place),
         "networks": rows,
