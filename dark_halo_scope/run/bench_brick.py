@@ -147,7 +147,7 @@ def measure_brick(
     }
     return figures | {"tasks": float(n), "n_pix": float(n_pix), "peak_rss_mb": peak_mb()}
 
-
+# %% ../../nbs/run/bench_brick.ipynb #21ab1f71
 ALONE = """
 import json, sys
 from dark_halo_scope.run.bench_brick import measure_brick
