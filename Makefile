@@ -15,8 +15,7 @@ $(STAMP): constraints.txt settings.ini setup.py
 	@command -v $(PYTHON) >/dev/null || { echo "make: Python 3.11 is needed; name it with PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
-	@# not compiled ahead: most modules of these packages are never imported, and that would take a third of the time
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev]"
 	@touch $(STAMP)
 
 demo: setup  ## the main job from nothing: a mock survey, every phase, a report
