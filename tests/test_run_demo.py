@@ -11,8 +11,8 @@ import pytest
 from astropy.io import fits
 
 from dark_halo_scope.base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts
+from dark_halo_scope.base.sphere import near_any, nearest
 from dark_halo_scope.injection.plan import make_plan
-from dark_halo_scope.parent.selection import near_any
 from dark_halo_scope.run import search_steps, steps
 from dark_halo_scope.run.phases import Run, load_recipe, open_run, phase_names
 from dark_halo_scope.stamps.codec import decode
@@ -77,7 +77,7 @@ def test_planted_lenses_are_searched_and_known(toy: Path) -> None:
     run = open_run("toy", str(toy))
     ra, dec = planted(toy)
     searched, _, unseen = search_steps.searched(run)
-    near = search_steps.nearest(ra, dec, searched)[1] < 1.5
+    near = nearest(ra, dec, searched["ra"], searched["dec"])[1] < 1.5
     assert near.sum() + unseen >= len(ra) - 1 and set(searched["split"][near_any(searched["ra"], searched["dec"], ra, dec, 1.5)]) != {
         "test"
     }

@@ -8,7 +8,6 @@ __all__ = ['content_hash', 'count_hosts', 'Receipt', 'identity_of', 'run_facts',
 
 # %% ../../nbs/base/receipts.ipynb #88c5ec8e
 import hashlib
-import json
 import os
 import platform
 import time
@@ -18,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .. import __version__
 from .config import recipe_identity
 from .errors import BadInput
-from .storage import exists, filesystem, read_bytes, write_bytes
+from .galaxy import IDENTITY, galaxy_key
+from .jsonable import plain, read_json, write_json
+from .storage import exists, filesystem, write_bytes
 
 # %% ../../nbs/base/receipts.ipynb #8b28e60f
 def content_hash(
@@ -53,8 +53,9 @@ def count_hosts(
         ],
         pa.string(),
     )
-    host = pc.add(pc.multiply(table["brickid"].cast(pa.int64()), 1 << 24), table["objid"].cast(pa.int64()))
-    grouped = pa.table({"group": name, "host": host}).group_by("group").aggregate([("host", "count"), ("host", "count_distinct")])
+    grouped = (
+        pa.table({"group": name, "host": galaxy_key(table)}).group_by("group").aggregate([("host", "count"), ("host", "count_distinct")])
+    )
     return {
         g: {"rows": r, "hosts": h}
         for g, r, h in sorted(zip(*(grouped[c].to_pylist() for c in ("group", "host_count", "host_count_distinct"))))
@@ -114,8 +115,7 @@ def write_receipt(
     uri: str | Path,  # The product
 ) -> Receipt:
     "Writes the receipt beside its product, atomically"
-    text = json.dumps(asdict(receipt) | {"name": receipt.name}, indent=1, sort_keys=True)
-    write_bytes((text + "\n").encode(), receipt_path(uri))
+    write_json(asdict(receipt) | {"name": receipt.name}, receipt_path(uri))
     return receipt
 
 
@@ -127,9 +127,9 @@ def read_receipt(
     if not exists(path):
         raise BadInput(f"{uri}: has no receipt ({path}); it is not a finished product")
     try:
-        values = json.loads(read_bytes(path))
+        values = read_json(path)
         return Receipt(values["product"], values["identity"], values.get("run", {}))
-    except (ValueError, KeyError, TypeError) as error:
+    except (BadInput, KeyError, TypeError) as error:
         raise BadInput(f"{path}: not readable as a receipt ({type(error).__name__}: {error})") from error
 
 
@@ -144,7 +144,7 @@ def is_done(
         there = read_receipt(uri).identity
     except BadInput:
         return False
-    return all(there.get(key) == json.loads(json.dumps(value)) for key, value in identity.items())
+    return all(there.get(key) == plain(value) for key, value in identity.items())
 
 # %% ../../nbs/base/receipts.ipynb #060d8fcd
 def write_table(
@@ -188,6 +188,6 @@ def write_product(
     "Writes table, then receipt (with rows, unique hosts and content hash added to the identity)"
     write_table(table, uri, **options)
     counted = {"rows": table.num_rows, "content": content_hash(table)}
-    if {"brickid", "objid"} <= set(table.column_names):
+    if set(IDENTITY) <= set(table.column_names):
         counted["hosts"] = count_hosts(table)
     return write_receipt(Receipt(product, {**identity, **counted}, dict(run or {})), uri)

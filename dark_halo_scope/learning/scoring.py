@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import torch
+from scipy.special import expit
 
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
@@ -227,6 +228,6 @@ def score_stamps(
     if missing:
         raise BadInput(f"stamps lack column(s) {', '.join(missing)}, which the scores product names its rows by")
     columns = {n: v for n, v in index.identity.items() if n != "hard_negative"}
-    probability = torch.sigmoid(torch.from_numpy(mean).double()).float().numpy()
+    probability = expit(mean.astype(np.float64)).astype(np.float32)
     columns |= {"label": index.label.astype(np.int16), "logit": mean, "p_lens": probability, "model_id": np.full(len(mean), committee.name)}
     return table_from(columns, "scores")

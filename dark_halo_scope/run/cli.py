@@ -19,6 +19,7 @@ import yaml
 
 from .. import __version__
 from ..base.errors import BadInput, unknown_name
+from ..base.jsonable import plain, write_json
 from ..base.storage import write_bytes
 
 # %% ../../nbs/run/cli.ipynb #ba631289
@@ -256,7 +257,7 @@ def chance(
     """
     from dataclasses import asdict
 
-    from dark_halo_scope.run.phases import open_run, plain
+    from dark_halo_scope.run.phases import open_run
     from dark_halo_scope.run.search_steps import chance_at
 
     found = chance_at(open_run(recipe, out, set_ or []), ra, dec, theta_e, arc_mag or None)
@@ -273,7 +274,6 @@ def gates(
     Example: dhs gates runs/demo/stamps --out gates.json
     """
     from dark_halo_scope.run.demo import gates_page
-    from dark_halo_scope.run.phases import write_json
     from dark_halo_scope.trust.gates import failed, gate_rows, run_gates
 
     results = run_gates(product)

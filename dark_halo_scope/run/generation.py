@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import BadInput
+from ..base.jsonable import write_json
 from ..base.receipts import write_table
 from ..base.storage import exists, join
 from . import steps
-from .phases import Recipe, Run, load_recipe, write_json
+from .phases import Recipe, Run, load_recipe
 from ..survey.mock_sky import MockRecipe
 from ..trust.anchors import next_recipe_allowed, read_stage0
 from ..trust.gates import GateResult
@@ -165,17 +166,17 @@ def demo_receipt(
 ) -> dict[str, Any]:  # generations, one row each, and when and where
     "Results of several generations; raises BadInput for a folder in which none ran to its end"
     from dark_halo_scope.base.receipts import run_facts
-    from dark_halo_scope.trust.generations import from_run, read_json
+    from dark_halo_scope.trust.generations import from_run, run_json
 
     started, rows = time.perf_counter(), []
     for folder in runs:
-        done = read_json(folder, "generation.json")
+        done = run_json(folder, "generation.json")
         if done is None:
             raise BadInput(f"{folder}: no generation.json there; expected a folder in which dhs run generation came to its end")
         found = asdict(from_run(folder, done["generation"])) | {"source": f"dhs run generation --recipe {done['generation']} --scale demo"}
-        facts = read_json(folder, "model.receipt.json")["run"]
+        facts = run_json(folder, "model.receipt.json")["run"]
         kept = {name: value for name, value in found.items() if name not in ("configuration", "history", "recorded")}
-        mined = read_json(folder, "hard_negatives.json")
+        mined = run_json(folder, "hard_negatives.json")
         extra = {"label": done["label"], "core_only_auc": done["core_only_auc"], "trained": facts["finished"], "machine": facts["machine"]}
-        rows.append(kept | extra | {"hard_negatives": mined[-1]["kept"] if mined else 0, "rehearsed": read_json(folder, "rehearsal.json")})
+        rows.append(kept | extra | {"hard_negatives": mined[-1]["kept"] if mined else 0, "rehearsed": run_json(folder, "rehearsal.json")})
     return {"generations": rows, "run": run_facts(started, command="dhs run generation --recipe NAME --scale demo")}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Recipe', 'load_recipe', 'Run', 'open_run', 'section_identity', 'declared_parameters', 'check_parameters',
-           'phase_names', 'run_notebook', 'plain', 'write_json']
+           'phase_names', 'run_notebook']
 
 # %% ../../nbs/run/phases.ipynb #99a648ae
 import ast
@@ -16,13 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..base.config import read_yaml, recipe_from, recipe_identity, with_overrides
 from ..base.errors import BadInput, unknown_name
 from ..base.resources import manifest, phase_notebook, resource_root
 from ..base.schema import parse_bands
-from ..base.storage import exists, join, write_bytes
+from ..base.storage import exists, join
 from ..injection.paint import PaintRecipe
 from ..injection.plan import PlanRecipe
 from ..learning.training import TrainRecipe
@@ -185,23 +183,3 @@ def run_notebook(
             raise BadInput(error.evalue) from error
         raise RuntimeError(f"{phase}: {error.ename}: {error.evalue} (the executed notebook is {log})") from error
     return log
-
-# %% ../../nbs/run/phases.ipynb #eea0d97e
-def plain(
-    value: Any,  # Numbers, text, lists, maps, arrays
-) -> Any:
-    "Values as JSON takes them: arrays as lists, numbers that are not finite as null"
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [plain(v) for v in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def write_json(
-    values: Any,  # See `plain`
-    uri: str,
-) -> str:
-    "A small JSON file, written whole"
-    return write_bytes((json.dumps(plain(values), indent=1, sort_keys=True, allow_nan=False) + "\n").encode(), uri)

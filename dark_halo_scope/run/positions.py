@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import expit
 
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
+from ..base.galaxy import IDENTITY, galaxy_key
+from ..base.jsonable import write_json
 from ..base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts, write_product
 from ..base.schema import table_from
 from ..base.storage import join, write_bytes
 from ..injection.paint import PaintRecipe, paint_brick
 from .engine import progress
-from .phases import write_json
 from .steps import observing_columns
 from ..stamps.codec import decode
 from ..survey.bricks import brick_ids, brick_names
@@ -162,13 +164,13 @@ def negatives_of(
     model_id: str,  # The network that is asked about
 ) -> tuple[np.ndarray, np.ndarray]:  # Logits of the test split's galaxies without a lens, and their hosts
     "Ordinary galaxies under the same network; raises BadInput when another network scored them"
-    table = read_table(scores, ["split", "label", "logit", "brickid", "objid", "model_id"])
+    table = read_table(scores, ["split", "label", "logit", *IDENTITY, "model_id"])
     t = {c: table[c].to_numpy(zero_copy_only=False) for c in table.column_names}
     others = sorted(set(t["model_id"].tolist()) - {model_id})
     if others:
         raise BadInput(f"{scores}: scored by network {others[0]}, expected {model_id}, the checkpoint's own")
     use = (t["split"] == "test") & (t["label"] == 0)
-    return t["logit"][use], t["brickid"][use].astype(np.int64) * (1 << 24) + t["objid"][use]
+    return t["logit"][use], galaxy_key(t)[use]
 
 # %% ../../nbs/run/positions.ipynb #d7786a0a
 def stage0_on_sky(
@@ -207,11 +209,11 @@ def stage0_on_sky(
         refused |= {f"impostor, {k}": v for k, v in left.items() if v and k != "kept"}
         pictures, there = stamps_at(kept, join(out, "impostors"), viewer, asker)
         wrong_images = pictures[there]
-        p = 1 / (1 + np.exp(-score_images(model, trained, wrong_images).astype(float)))
+        p = expit(score_images(model, trained, wrong_images).astype(np.float64))
         wrong = {"name": kept["name"][there], "class": kept["class"][there], "p_lens": p}
     negatives, hosts = negatives_of(scores, model_id) if scores else (None, None)
     chosen = {c: v[use] for c, v in anchors.items()}
-    report = stage0(chosen, logit, 1 / (1 + np.exp(-logit.astype(float))), wrong, negatives, hosts, recipe, refused)
+    report = stage0(chosen, logit, expit(logit.astype(np.float64)), wrong, negatives, hosts, recipe, refused)
     write_json(asdict(report), join(out, "stage0.json"))
     page = stage0_page(asdict(report), positions or "the package's own anchors", images[use], wrong_images, trained.read.bands)
     write_bytes(page.encode(), join(out, "stage0.html"))

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import expit
 
 from ..base.receipts import Receipt, content_hash, identity_of, is_done, read_receipt, read_table, run_facts, write_product
 from ..base.schema import table_from
 from .engine import run_tasks
 from .phases import Run
-from .steps import finish_bricks, input_receipt, release_identity, searched_galaxies, sigmoid
+from .steps import finish_bricks, input_receipt, release_identity, searched_galaxies
 from ..survey.coadds import read_cutouts
 
 # %% ../../nbs/run/sky_scores.ipynb #293b8fe3
@@ -54,7 +55,7 @@ def score_galaxies(
     logit = committee.combine(np.stack(each))
     columns: dict[str, Any] = {c: galaxies[c] for c in ("release", "brickid", "objid", "brickname", "ra", "dec", "split")}
     columns["task_id"] = ["-".join(map(str, row)) for row in zip(*(galaxies[c].to_pylist() for c in ("release", "brickid", "objid")))]
-    columns |= {"label": np.full(len(logit), -1), "logit": logit, "p_lens": sigmoid(logit).astype(np.float32)}
+    columns |= {"label": np.full(len(logit), -1), "logit": logit, "p_lens": expit(logit.astype(np.float64)).astype(np.float32)}
     return table_from(columns | {"model_id": [committee.name] * len(logit)}, "scores")
 
 # %% ../../nbs/run/sky_scores.ipynb #1be5e9d1

@@ -7,11 +7,10 @@ __all__ = ['MADE_BY', 'PLAN_ROWS', 'VISIBILITY', 'IMPOSTORS', 'ORDER', 'input_re
            'known_positions', 'parent', 'parent_cuts', 'with_cuts', 'parent_columns', 'searched_galaxies', 'region_of',
            'release_identity', 'bank_identity', 'bank_splits', 'plan', 'open_plan', 'plan_rows', 'plan_bricks',
            'source_bank', 'brick_tasks', 'inject', 'finish_bricks', 'stamp_files', 'concat_tables', 'rows_in',
-           'attrition_of_stamps', 'train_model', 'score', 'read_json', 'gates', 'observing_columns', 'cut_positions',
-           'anchors', 'sigmoid', 'as_columns', 'ensure']
+           'attrition_of_stamps', 'train_model', 'score', 'gates', 'observing_columns', 'cut_positions', 'anchors',
+           'as_columns', 'ensure']
 
 # %% ../../nbs/run/steps.ipynb #0fa15d21
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -22,9 +21,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from scipy.special import expit
 
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
+from ..base.galaxy import galaxy_key
+from ..base.jsonable import read_json, write_json
 from dark_halo_scope.base.receipts import (
     Receipt,
     content_hash,
@@ -38,15 +40,16 @@ from dark_halo_scope.base.receipts import (
     write_table,
 )
 from ..base.schema import check_table, product_columns
-from ..base.storage import exists, filesystem, join, read_bytes
+from ..base.sphere import near_any
+from ..base.storage import exists, filesystem, join
 from ..injection.paint import paint_brick
 from ..injection.plan import make_plan, validate
 from ..lensing.sources import SourceBank
 from ..parent.density import count_sweep, counts_table, regions
-from ..parent.selection import add_attrition, near_any, select_sweep, with_magnitudes
+from ..parent.selection import add_attrition, select_sweep, with_magnitudes
 from ..parent.splits import brick_cells, near_other_split, split_of_bricks
 from .engine import Outcome, run_tasks, set_aside
-from .phases import Run, section_identity, write_json
+from .phases import Run, section_identity
 from ..stamps.codec import parquet_options
 from ..survey.coadds import Cutouts, read_cutouts
 from ..survey.mock import make_mock
@@ -467,8 +470,8 @@ def attrition_of_stamps(
     uris: Sequence[str],  # Files of the stamps product
 ) -> list[dict[str, Any]]:  # One row a cut: cut, stamps, hosts
     "Injections left after each visibility cut in turn, with the number of galaxies behind them"
-    t = concat_tables(uris, ["brickid", "objid", "is_control", *(c for c, _ in VISIBILITY)])
-    host = t["brickid"].to_numpy().astype(np.int64) * (1 << 24) + t["objid"].to_numpy()
+    t = concat_tables(uris, ["release", "brickid", "objid", "is_control", *(c for c, _ in VISIBILITY)])
+    host = galaxy_key(t)
     keep = ~t["is_control"].to_numpy(zero_copy_only=False)
     rows = [{"cut": "injected", "stamps": int(keep.sum()), "hosts": len(np.unique(host[keep]))}]
     for column, least in VISIBILITY:
@@ -513,13 +516,6 @@ def score(
     torch.set_num_threads(2)
     table = score_stamps(stamp_files(run), run.path("model", "best.pt"), splits)
     return write_product(table, uri, "scores", identity, run_facts(started, len(table)))
-
-
-def read_json(
-    uri: str,
-) -> Any:
-    "A JSON file; raises BadInput when it is not there"
-    return json.loads(read_bytes(uri))
 
 # %% ../../nbs/run/steps.ipynb #3196bb0f
 def gates(
@@ -602,12 +598,12 @@ def anchors(
     wrong = {"name": others["kind"][confused.ok], "class": others["kind"][confused.ok], "logit": logit}
     scores = as_columns(read_table(run.path("scores.parquet")))
     negative = (scores["split"] == "test") & (scores["label"] == 0)
-    hosts = scores["brickid"].astype(np.int64) * (1 << 24) + scores["objid"]
+    hosts = galaxy_key(scores)
     report = stage0(
         planted,
         planted["logit"],
-        sigmoid(planted["logit"]),
-        wrong | {"p_lens": sigmoid(wrong["logit"])},
+        expit(planted["logit"].astype(np.float64)),
+        wrong | {"p_lens": expit(wrong["logit"].astype(np.float64))},
         scores["logit"][negative],
         hosts[negative],
         run.recipe.anchors,
@@ -617,11 +613,6 @@ def anchors(
     identity = identity_of(section_identity(run, "anchors"), {"scores": before.name}, anchors=len(planted["ra"]), passed=report.passed)
     write_receipt(Receipt("stage0", identity, run_facts(started, len(planted["ra"]))), run.path("stage0.json"))
     return report, planted
-
-# %% ../../nbs/run/steps.ipynb #c74aad23
-def sigmoid(logit: np.ndarray) -> np.ndarray:
-    "Probability of a logit, float64"
-    return 1 / (1 + np.exp(-np.asarray(logit, np.float64)))
 
 # %% ../../nbs/run/steps.ipynb #e7ff7b38
 def as_columns(table: pa.Table) -> dict[str, np.ndarray]:
