@@ -101,9 +101,11 @@ def mock(
 
     Example: dhs mock runs/release --set mock.n_pix=900 --set mock.rows=2
     """
-    from dark_halo_scope.run.phases import load_recipe
-    from dark_halo_scope.survey.mock import make_mock
+    import importlib
 
+    from dark_halo_scope.run.phases import load_recipe
+
+    make_mock = importlib.import_module("dark_halo_scope.mock.release").make_mock  # by name: the search itself never needs a mock
     made = make_mock(out, load_recipe(recipe, set_ or []).mock, workers, lambda done, total, name: print(f"brick {name}: {done}/{total}"))
     print(f"release {made.name}: {out}")
 
@@ -190,7 +192,7 @@ def bench(
 
     if name not in BENCHES:
         raise unknown_name("bench", name, BENCHES)
-    module = importlib.import_module(f"dark_halo_scope.run.{'bench' if name == 'render' else 'bench_' + name}")
+    module = importlib.import_module(f"dark_halo_scope.bench.{name}")
     figures = getattr(module, f"bench_{name}")(
         seed=seed, **({"n": n} if n else {}), **({"bank": bank} if bank and name == "render" else {})
     )

@@ -18,9 +18,9 @@ from ..base.errors import BadInput
 from ..base.jsonable import write_json
 from ..base.receipts import write_table
 from ..base.storage import exists, join
+from ..mock.sky import MockRecipe
 from . import steps
 from .phases import Recipe, Run, load_recipe
-from ..survey.mock_sky import MockRecipe
 from ..trust.anchors import next_recipe_allowed, read_stage0
 from ..trust.gates import GateResult
 

@@ -24,13 +24,13 @@ from ..base.storage import exists, join
 from ..injection.paint import PaintRecipe
 from ..injection.plan import PlanRecipe
 from ..learning.training import TrainRecipe
+from ..mock.sky import MockRecipe
 from ..parent.density import RegionRecipe
 from ..parent.selection import SelectionRecipe
 from ..parent.splits import SplitRecipe
 from .engine import Engine
 from ..search.candidates import CandidateRecipe
 from ..search.completeness import CompletenessRecipe
-from ..survey.mock_sky import MockRecipe
 from ..survey.release import PORTAL, Release
 from ..trust.anchors import AnchorRecipe
 from ..trust.gates import GateRecipe

@@ -45,6 +45,7 @@ from ..base.storage import exists, filesystem, join
 from ..injection.paint import paint_brick
 from ..injection.plan import make_plan, validate
 from ..lensing.sources import SourceBank
+from ..mock.release import make_mock
 from ..parent.density import count_sweep, counts_table, regions
 from ..parent.selection import add_attrition, select_sweep, with_magnitudes
 from ..parent.splits import brick_cells, near_other_split, split_of_bricks
@@ -52,7 +53,6 @@ from .engine import Outcome, run_tasks, set_aside
 from .phases import Run, section_identity
 from ..stamps.codec import parquet_options
 from ..survey.coadds import Cutouts, read_cutouts
-from ..survey.mock import make_mock
 from ..trust.anchors import StageZero, read_positions, stage0
 from ..trust.gates import GateResult, gate_rows, run_gates
 
