@@ -106,9 +106,7 @@ def mock(
 
     folder, _, name = out.rstrip("/").rpartition("/")
     if name != "release":
-        raise BadInput(
-            f"{out}: a mock release lies in a folder named release, so that its recipe's lists are found; expected {out}/release"
-        )
+        raise BadInput(f"{out}: a mock release lies in a folder named release, so that its recipe's lists are found; expected {out}/release")
     run = open_run(recipe, folder or ".", set_ or [], workers=workers)
     print(f"release {ensure(run, 'release').name}: {out}")
 
@@ -120,7 +118,9 @@ AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Accept bric
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda, where a network scores.")]
 
 
-def asked(engine: str, workers: int, limit: int, allow_missing: bool, device: str) -> dict[str, Any]:  # What differs from the defaults
+def asked(
+    engine: str, workers: int, limit: int, allow_missing: bool, device: str
+) -> dict[str, Any]:  # What differs from the defaults
     "What was asked for on the command line"
     given = {"engine": engine, "workers": workers, "limit": limit, "allow_missing": allow_missing, "device": device}
     plain = {"engine": "local", "workers": 0, "limit": 0, "allow_missing": False, "device": "cpu"}
@@ -155,15 +155,11 @@ def run(
     changes, declared = [*(set_ or []), *guard_values(override or [])], declared_parameters(notebook)
     load_recipe(recipe, changes, out)
     shared = {"recipe": recipe, "out": out, "overrides": changes, "make_inputs": with_inputs}
-    given = (
-        {k: v for k, v in shared.items() if k in declared}
-        | asked(engine, workers, limit, allow_missing, device)
-        | parse_parameters(parameter)
-    )
+    given = {k: v for k, v in shared.items() if k in declared} | asked(engine, workers, limit, allow_missing, device) | parse_parameters(parameter)
     log = run_notebook(phase, given, f"{'runs' if '://' in out else out}/logs/{phase}.ipynb")
     print(f"{phase}: done, executed notebook {log}")
 
-# %% ../../nbs/run/cli.ipynb #5ca78d92
+# %% ../../nbs/run/cli.ipynb #f1a7eac5
 @app.command()
 def generation(
     recipe: Annotated[str, typer.Argument(help="Name in data_manifests/generations, or a YAML file.")],
@@ -194,7 +190,7 @@ def generation(
     result = run_generation(recipe, out or f"runs/{Path(recipe).stem}", scale, release, changes, override or [], **given)
     print(json.dumps(result, indent=1))
 
-# %% ../../nbs/run/cli.ipynb #8ad41ebd
+# %% ../../nbs/run/cli.ipynb #9625173d
 @app.command()
 def verify(
     out: Annotated[str, typer.Argument(help="Folder of a run.")],
@@ -311,8 +307,8 @@ def chance(
     from dataclasses import asdict
 
     from dark_halo_scope.base.storage import plain
-    from dark_halo_scope.run.chance import chance_at
     from dark_halo_scope.run.phases import open_run
+    from dark_halo_scope.run.chance import chance_at
 
     found = chance_at(open_run(recipe, out, set_ or []), ra, dec, theta_e, arc_mag or None)
     print(json.dumps(plain(asdict(found)), indent=1))
