@@ -1,7 +1,5 @@
 """trust.anchors: the guards refuse what is wrong, and stage 0 counts as a hand would."""
 
-import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..base.errors import BadInput
+from ..base.jsonable import as_json
 from ..base.products import Chosen, Inputs, Made, Place, Product, Task
 from ..base.receipts import read_receipt, read_table
-from ..base.storage import as_json, filesystem
+from ..base.storage import filesystem
 from .compact import deal_bricks, joined_shard
 from .paint import paint_brick
 from .plan import make_plan, validate

@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from ..base.errors import BadInput
+from ..base.jsonable import read_json
 from ..base.products import Chosen, Inputs, Made, Place, Product, Task
 from ..base.receipts import content_hash
 from ..base.schema import table_from
-from ..base.storage import exists, join, read_json
+from ..base.storage import exists, join
 from ..parent.products import searched_galaxies
 from ..survey.coadds import Cutouts, observing_columns, read_cutouts
 from ..survey.release import Release

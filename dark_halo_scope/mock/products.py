@@ -8,8 +8,6 @@ __all__ = ['IMPOSTORS', 'PRODUCTS', 'csv_bytes', 'mock_lists', 'release']
 # %% ../../nbs/mock/products.ipynb #ff5f6dc8
 import csv
 import io
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa

@@ -20,6 +20,7 @@ import yaml
 
 from .. import __version__
 from ..base.errors import BadInput, unknown_name
+from ..base.jsonable import plain, write_json
 from ..base.storage import write_bytes
 
 # %% ../../nbs/run/cli.ipynb #ba631289
@@ -306,9 +307,8 @@ def chance(
     """
     from dataclasses import asdict
 
-    from dark_halo_scope.base.storage import plain
-    from dark_halo_scope.run.phases import open_run
     from dark_halo_scope.run.chance import chance_at
+    from dark_halo_scope.run.phases import open_run
 
     found = chance_at(open_run(recipe, out, set_ or []), ra, dec, theta_e, arc_mag or None)
     print(json.dumps(plain(asdict(found)), indent=1))
@@ -323,7 +323,6 @@ def gates(
 
     Example: dhs gates runs/demo/stamps --out gates.json
     """
-    from dark_halo_scope.base.storage import write_json
     from dark_halo_scope.run.report import gates_page
     from dark_halo_scope.trust.gates import failed, gate_rows, run_gates
 

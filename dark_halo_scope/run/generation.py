@@ -15,10 +15,11 @@ from typing import Any
 import yaml
 
 from ..base.errors import BadInput
+from ..base.jsonable import read_json, write_json
 from ..base.receipts import read_receipt, run_facts
-from ..base.storage import exists, join, read_json, write_json
-from .phases import Recipe, check_parameters, declared_parameters, load_recipe, open_run, recipe_values, run_notebook
 from ..base.resources import phase_notebook
+from ..base.storage import exists, join
+from .phases import Recipe, check_parameters, declared_parameters, load_recipe, open_run, recipe_values, run_notebook
 from .products import Run, asked_for, ensure, product_files, state
 
 # %% ../../nbs/run/generation.ipynb #4d84936c

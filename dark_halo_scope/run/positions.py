@@ -11,12 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from ..trust.ledger import append_entry
 
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
 from ..base.galaxy import galaxy_key
+from ..base.jsonable import write_json
 from ..base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts, write_product
-from ..base.storage import join, write_bytes, write_json
+from ..base.storage import join, write_bytes
 from ..injection.places import place_stamps
 from ..learning.products import networks
 from .engine import progress
@@ -25,7 +27,6 @@ from ..survey.release import Release
 from ..survey.viewer import ViewerRecipe, fetch_cutouts
 from ..survey.web import Asker
 from ..trust.anchors import AnchorRecipe, StageZero, known_impostors, known_lenses, read_positions
-from ..trust.ledger import append_entry
 from ..trust.products import columns_of, examine, known_look_alikes
 
 # %% ../../nbs/run/positions.ipynb #2ecb429f

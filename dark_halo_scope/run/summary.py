@@ -8,15 +8,16 @@ __all__ = ['SECTIONS', 'verdict_section', 'sky_section', 'parent_section', 'stam
            'files_section', 'report_cards', 'write_report']
 
 # %% ../../nbs/run/summary.ipynb #9dc56a2d
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import dark_halo_scope
 from ..base.galaxy import galaxy_key
+from ..base.jsonable import plain, read_json
 from ..base.receipts import read_receipt, read_table
-from ..base.storage import exists, plain, read_json, write_bytes
+from ..base.storage import exists, write_bytes
 from . import figures
 from .products import Run, asked_for, given, opened, product_files, state, verdict_of
 from .report import Section, render_page

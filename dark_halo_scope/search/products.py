@@ -17,15 +17,16 @@ import pyarrow as pa
 
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
-from ..base.products import Chosen, Input, Inputs, Made, Place, Product
-from ..base.storage import as_json, join
 from ..base.galaxy import galaxy_key
+from ..base.jsonable import as_json
+from ..base.products import Chosen, Input, Inputs, Made, Place, Product
 from ..base.sphere import nearest
+from ..base.storage import join
 from ..injection.places import place_stamps
 from ..injection.products import open_plan
 from ..learning.products import networks
 from ..parent.products import searched_galaxies
-from .candidates import CandidateList, KnownList, Threshold, choose_threshold, known_list, list_candidates
+from .candidates import CandidateList, Threshold, choose_threshold, known_list, list_candidates
 from .catalogues import astropy_table, catalogue_files, completeness_fits, ecsv_bytes
 from dark_halo_scope.search.completeness import (
     Axis,

@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'SPELLINGS', 'Table', 'read_positions', 'is_number', 'known_lenses', 'known_impostors', 'NamedPosition',
-           'sexagesimal', 'parse_name', 'name_agrees', 'short_name', 'separation', 'reference_separation',
-           'in_footprint', 'duplicate_of', 'galaxy_at_centre', 'AnchorRecipe', 'check_anchors', 'Share', 'share',
-           'StageZero', 'strata_of', 'fixed_rate_recall', 'distribution', 'plain', 'report_rows', 'stage0',
-           'gating_rule']
+           'sexagesimal', 'parse_name', 'name_agrees', 'short_name', 'reference_separation', 'in_footprint',
+           'duplicate_of', 'galaxy_at_centre', 'AnchorRecipe', 'check_anchors', 'Share', 'share', 'StageZero',
+           'strata_of', 'fixed_rate_recall', 'distribution', 'report_rows', 'stage0', 'gating_rule']
 
 # %% ../../nbs/trust/anchors.ipynb #602a4bb4
 import csv
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,12 +19,12 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
-from scipy.spatial import cKDTree
 
 from ..base.errors import BadInput
+from ..base.jsonable import plain
 from ..base.resources import manifest
-from ..base.storage import exists, read_bytes
-from ..parent.selection import near_any, unit_vectors
+from ..base.sphere import pairs_within, separation
+from ..base.storage import read_bytes
 from ..stats.metrics import TiedScores, bin_names, binned, clopper_pearson, tpr_at_fpr
 
 # %% ../../nbs/trust/anchors.ipynb #997e938f
@@ -143,19 +141,6 @@ def short_name(name: str) -> str:
     found = re.search(r"J(\d{4})[\d.]*([+-])(\d{4})", name.replace("−", "-"))
     return f"J{found[1]}{found[2]}{found[3]}" if found else name.strip()
 
-# %% ../../nbs/trust/anchors.ipynb #03796013
-def separation(
-    ra: Any,  # [deg]
-    dec: Any,  # [deg]
-    ra2: Any,  # [deg]
-    dec2: Any,  # [deg]
-) -> np.ndarray:  # [arcsec]
-    "Angle between positions, one by one"
-    chord = np.linalg.norm(
-        unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)) - unit_vectors(np.atleast_1d(ra2), np.atleast_1d(dec2)), axis=-1
-    )
-    return np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1))) * 3600
-
 # %% ../../nbs/trust/anchors.ipynb #9f9f52b8
 def reference_separation(
     table: Table,  # positions to check
@@ -187,10 +172,7 @@ def duplicate_of(
 ) -> np.ndarray:  # (n,) index of the earlier row that it repeats, -1 for none
     "Rows that repeat an earlier position"
     out = np.full(len(table["ra"]), -1)
-    xyz = unit_vectors(table["ra"], table["dec"])
-    pairs = cKDTree(xyz).query_pairs(2 * np.sin(np.radians(radius / 3600) / 2))
-    for i, j in sorted(pairs):
-        first, second = min(i, j), max(i, j)
+    for first, second in pairs_within(table["ra"], table["dec"], radius):
         if out[second] < 0:
             out[second] = first
     return out
@@ -341,12 +323,6 @@ def distribution(p: np.ndarray) -> dict[str, Any]:
     if not len(p):
         return {"n": 0}
     return {"n": len(p), "mean": float(p.mean()), "median": float(np.median(p)), "std": float(p.std()), "p": np.round(p, 4).tolist()}
-
-# %% ../../nbs/trust/anchors.ipynb #25e7c691
-def plain(x: Any) -> Any:
-    "A value as JSON takes it; not-a-number becomes None"
-    x = x.item() if isinstance(x, np.generic) else x
-    return None if isinstance(x, float) and not np.isfinite(x) else x
 
 # %% ../../nbs/trust/anchors.ipynb #9c2de359
 def report_rows(

@@ -20,10 +20,11 @@ import pyarrow as pa
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
 from ..base.galaxy import galaxy_key
+from ..base.jsonable import array_bytes, as_json, read_json
 from ..base.products import Chosen, Inputs, Made, Place, Product
 from ..base.receipts import content_hash, read_table
 from ..base.resources import manifest
-from ..base.storage import array_bytes, as_json, exists, join, list_files, read_json
+from ..base.storage import exists, join, list_files
 from ..injection.products import source_bank
 from ..learning.products import networks, score_cutouts, training_files
 from ..parent.splits import split_of_bricks
