@@ -15,7 +15,7 @@ from dark_halo_scope.lensing.cosmos import gaussian_psf
 from dark_halo_scope.lensing.sources import sersic_profile
 from dark_halo_scope.run import real
 from dark_halo_scope.run.real import RealRecipe, count, examine_network, nested_thresholds, read_real, real_demo
-from dark_halo_scope.trust.realism import from_8bit, render_8bit, rendering_facts
+from dark_halo_scope.survey.pictures import from_8bit, render_8bit, rendering_facts
 
 SMALL = RealRecipe(n_folds=2, n_pool=120, n_train=24, steps=3, batch=8, per_host=4, pasted_per_host=1, n_permutations=5, priors=("wide",))
 

@@ -39,19 +39,16 @@ from .engine import Engine, run_tasks
 from .figures import png_uri, recall_figure, stamp_sheet
 from ..stamps.augment import dihedral
 from ..stats.metrics import auroc, clopper_pearson, design_effect, upper_limit
+from ..survey.pictures import from_8bit, render_8bit, rendering_facts, softened
 from dark_halo_scope.trust.realism import (
     arc_patch,
     arc_shapes,
     fold_of,
     frechet_distance,
-    from_8bit,
     opposite,
     painted_out,
     probe,
     radial_features,
-    render_8bit,
-    rendering_facts,
-    softened,
 )
 
 # %% ../../nbs/run/real.ipynb #1dd58275
