@@ -298,7 +298,7 @@ def anchors(
     Example: dhs anchors --checkpoint runs/demo/model/best.pt --positions my_lenses.csv
     """
     from dark_halo_scope.run.positions import stage0_on_sky
-    from dark_halo_scope.run.real import default_ledger
+    from dark_halo_scope.trust.ledger import default_ledger
     from dark_halo_scope.survey.viewer import ViewerRecipe
 
     viewer, ledger = ViewerRecipe(service=service or SERVICE), None if service else default_ledger()  # another service shows another sky

@@ -185,7 +185,7 @@ def stage0_on_sky(
     "Recall on a list of known lenses, cut out by the service; also in `stage0.json`, and as a page in `stage0.html`"
     from dark_halo_scope.learning.checkpoints import load_model
     from dark_halo_scope.learning.scoring import score_images
-    from dark_halo_scope.run.real import append_entry
+    from dark_halo_scope.trust.ledger import append_entry
     from dark_halo_scope.run.stage0 import stage0_page
 
     anchors, recipe = read_positions(positions) if positions else known_lenses(), recipe or AnchorRecipe()

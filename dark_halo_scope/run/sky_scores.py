@@ -60,6 +60,8 @@ def score_galaxies(
 # %% ../../nbs/run/sky_scores.ipynb #1be5e9d1
 def _score_task(task: tuple) -> dict[str, Any]:
     "One brick: cutouts in, scores and receipt out; returns the receipt's facts"
+    from dark_halo_scope.stamps.normalise import FEWEST_STEPS, sky_steps
+
     brick, galaxies_bytes, release, bands, n_pix, checkpoints, turns, device, uri, identity = task
     if is_done(uri, identity):
         receipt = read_receipt(uri)
@@ -67,8 +69,11 @@ def _score_task(task: tuple) -> dict[str, Any]:
     started, galaxies = time.perf_counter(), pa.ipc.open_stream(galaxies_bytes).read_all()
     sky = read_cutouts(release, brick, galaxies["ra"].to_numpy(), galaxies["dec"].to_numpy(), bands, n_pix)
     read_s = time.perf_counter() - started
-    scores = score_galaxies(galaxies.filter(pa.array(sky.ok)), sky.image[sky.ok], checkpoints, turns, device)
-    why, n = np.unique(sky.why[~sky.ok], return_counts=True)
+    ok, reason = sky.ok.copy(), sky.why.astype(object)
+    ok[sky.ok] = sky_steps(sky.image[sky.ok], networks(checkpoints, device).members[0][1].normalise).min(1) >= FEWEST_STEPS
+    reason[sky.ok & ~ok] = "sky without noise"
+    scores = score_galaxies(galaxies.filter(pa.array(ok)), sky.image[ok], checkpoints, turns, device)
+    why, n = np.unique(reason[~ok].astype(str), return_counts=True)
     identity = {**identity, "no_cutout": dict(zip(why.tolist(), n.tolist()))}
     receipt = write_product(scores, uri, "scores", identity, run_facts(started, len(galaxies), read_s=round(read_s, 4)))
     return {"identity": receipt.identity, "run": receipt.run, "skipped": False}

@@ -104,7 +104,10 @@ def to_fluxes(
     noise = np.sqrt(own**2 + 2 * (shown * growth) ** 2) / (255 * np.sqrt(12))
     scale = np.array(colours.scale)
     bad = full.any(-1) if lettered is None else full.any(-1) | lettered
-    stack = [np.ascontiguousarray(a[:, ::-1, :, ::-1].transpose(0, 3, 1, 2), np.float32) for a in ((shown * ratio - colours.offset) / scale, noise / scale)]
+    stack = [
+        np.ascontiguousarray(a[:, ::-1, :, ::-1].transpose(0, 3, 1, 2), np.float32)
+        for a in ((shown * ratio - colours.offset) / scale, noise / scale)
+    ]
     return Fluxes(stack[0], stack[1], np.ascontiguousarray(bad[:, ::-1]), np.ascontiguousarray((pictures == 0).any(-1)[:, ::-1]))
 
 # %% ../../nbs/survey/pictures.ipynb #ce7a6df5
@@ -222,7 +225,9 @@ def from_8bit_fluxes(
     "Fluxes of the linear chain's pictures, with the scale from the stamp's magnitude; raises BadInput for magnitudes that are not finite"
     mag_r = np.asarray(mag_r, np.float64)
     if not np.isfinite(mag_r).all() or len(mag_r) != len(pictures):
-        raise BadInput(f"8-bit fluxes: {len(mag_r)} magnitudes, finite {bool(np.isfinite(mag_r).all())}; expected one for each of {len(pictures)} pictures")
+        raise BadInput(
+            f"8-bit fluxes: {len(mag_r)} magnitudes, finite {bool(np.isfinite(mag_r).all())}; expected one for each of {len(pictures)} pictures"
+        )
     stack = from_8bit(pictures)
     lifted = stack - sky_level(stack)[0][..., None, None]
     scale = (10 ** (0.4 * (22.5 - mag_r)) / lifted[:, 1].sum((1, 2), dtype=np.float64))[:, None, None, None]
