@@ -298,8 +298,8 @@ def anchors(
     Example: dhs anchors --checkpoint runs/demo/model/best.pt --positions my_lenses.csv
     """
     from dark_halo_scope.run.positions import stage0_on_sky
-    from dark_halo_scope.trust.ledger import default_ledger
     from dark_halo_scope.survey.viewer import ViewerRecipe
+    from dark_halo_scope.trust.ledger import default_ledger
 
     viewer, ledger = ViewerRecipe(service=service or SERVICE), None if service else default_ledger()  # another service shows another sky
     report = stage0_on_sky(checkpoint, out, positions, viewer=viewer, impostors=impostors, scores=scores, ledger=ledger)

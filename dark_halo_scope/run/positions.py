@@ -185,8 +185,8 @@ def stage0_on_sky(
     "Recall on a list of known lenses, cut out by the service; also in `stage0.json`, and as a page in `stage0.html`"
     from dark_halo_scope.learning.checkpoints import load_model
     from dark_halo_scope.learning.scoring import score_images
-    from dark_halo_scope.trust.ledger import append_entry
     from dark_halo_scope.run.stage0 import stage0_page
+    from dark_halo_scope.trust.ledger import append_entry
 
     anchors, recipe = read_positions(positions) if positions else known_lenses(), recipe or AnchorRecipe()
     images, ok = stamps_at(anchors, out, viewer, asker)
