@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Answer', 'BLOCKS', 'count', 'nested_passes', 'passes', 'paired', 'mcnemar', 'without_arc', 'Examinee',
-           'network_examinee', 'folded_examinee', 'fold_by_key', 'ask_block', 'ExamRecipe', 'own_frames',
+           'network_examinee', 'folded_examinee', 'fold_by_key', 'ask_block', 'pasted', 'ExamRecipe', 'own_frames',
            'linear_block', 'viewer_block', 'over_seeds', 'sit_exam', 'short_result']
 
-# %% ../../nbs/trust/exam.ipynb #847e3395
+# %% ../../nbs/trust/exam.ipynb #72c24cae
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +19,12 @@ from scipy import stats
 from ..base.draws import draw_key, rng
 from ..base.errors import BadInput
 from ..stats.metrics import auroc, clopper_pearson, design_effect, upper_limit
+from ..survey.pictures import padded
 from .ledger import append_entry
 from .real_sets import RealSet, blanked, levelled, one_rendering, read_set, refuse_seen, rendered
 from .realism import arc_patch, opposite, painted_out
 
-# %% ../../nbs/trust/exam.ipynb #a539a55b
+# %% ../../nbs/trust/exam.ipynb #0924f47c
 def count(
     passed: np.ndarray,  # (n,) boolean
     hosts: np.ndarray | None = None,  # (n,) galaxy of each stamp; None: each its own
@@ -38,7 +39,7 @@ def count(
     text = text.replace("%", " %") + (f" on {galaxies} galaxies" if galaxies < n else "")
     return {"k": k, "n": n, "hosts": galaxies, "rate": k / n, "lo": lo, "hi": hi, "text": text}
 
-# %% ../../nbs/trust/exam.ipynb #1a08871c
+# %% ../../nbs/trust/exam.ipynb #e11df162
 def nested_passes(
     negative: np.ndarray,  # (n,) logits of galaxies, each from the network named beside
     network: np.ndarray,  # (n,) which network scored it
@@ -74,7 +75,7 @@ def passes(
         raise BadInput(f"network {lacking[0]}: it scored lenses and no galaxy; expected galaxies to set its threshold")
     return np.array([v > limit[one] for v, one in zip(positive, of_positive)], bool)
 
-# %% ../../nbs/trust/exam.ipynb #f0cc99bf
+# %% ../../nbs/trust/exam.ipynb #abb72b0d
 def paired(
     whole: np.ndarray,  # (n,) logits of whole frames
     changed: np.ndarray,  # (n,) logits of the same frames, changed
@@ -105,7 +106,7 @@ def mcnemar(
     one, two = int((first & ~second).sum()), int((second & ~first).sum())
     return {"only_first": one, "only_second": two, "p": float(stats.binomtest(one, one + two).pvalue) if one + two else 1.0}
 
-# %% ../../nbs/trust/exam.ipynb #d0b03af7
+# %% ../../nbs/trust/exam.ipynb #e871ec23
 def without_arc(
     frames: np.ndarray,  # (n, 3, y, x), at least 97 pixels a side
     purpose: str,  # Keys the noise that fills the holes
@@ -118,7 +119,7 @@ def without_arc(
     )
     return removed, control, patches
 
-# %% ../../nbs/trust/exam.ipynb #2082e33e
+# %% ../../nbs/trust/exam.ipynb #ce6beeb6
 Answer = tuple[np.ndarray, np.ndarray]  # Logits (n,), and which network gave each (n,)
 
 
@@ -187,7 +188,7 @@ def fold_by_key(
     "The fold of each object by a hash of its name, the same in training and in the exam"
     return np.array([int.from_bytes(draw_key("object fold", str(i))[:8], "little") % n_folds for i in ident], int)
 
-# %% ../../nbs/trust/exam.ipynb #99062a3e
+# %% ../../nbs/trust/exam.ipynb #dfcfe319
 def _auc(positive: np.ndarray, negative: np.ndarray, hosts: np.ndarray | None = None) -> list[float]:
     "Area under the curve with its 95 % interval, pictures of one object taken together"
     found = auroc(np.r_[positive, negative], np.repeat([1, 0], [len(positive), len(negative)]), hosts)
@@ -228,7 +229,23 @@ def ask_block(
             out["found"][f"above all but {allowed} of {kind}"] = own | {"false positives, nested": false}
     return out
 
-# %% ../../nbs/trust/exam.ipynb #3fea9f48
+# %% ../../nbs/trust/exam.ipynb #6abc2e44
+def pasted(
+    given: RealSet,  # In flux
+    copies: int = 2,  # Of each galaxy, with another neighbour each
+) -> RealSet:
+    "Galaxies with an unlensed, fainter and bluer one of the same set beside them, as the trainer pastes them"
+    import torch
+
+    from dark_halo_scope.stamps.augment import AugmentRecipe, with_neighbours
+
+    n, recipe = len(given), AugmentRecipe(neighbours=1.0)
+    image = torch.from_numpy(given.flux)
+    flux = np.concatenate([with_neighbours(image, recipe, np.arange(n), 0, copy).numpy() for copy in range(copies)])
+    whole = 22.5 - 2.5 * np.log10(padded(flux)[:, 1].sum((1, 2)))
+    return replace(given.take(np.tile(np.arange(n), copies)), flux=flux, mag_r=whole)
+
+# %% ../../nbs/trust/exam.ipynb #2d65bb65
 @dataclass(frozen=True)
 class ExamRecipe:
     "How the exam is sat"
@@ -268,10 +285,10 @@ def linear_block(who: Examinee, folder: str | Path, recipe: ExamRecipe) -> list[
     lenses, lrgs, others = (read_set(folder, name) for name in ("real_lenses_dr10_8bit", "des_lrgs", "dr10_nonlens_8bit"))
     refuse_seen([lenses, lrgs, others], who.train)
     removed, control, _ = without_arc(lenses.flux, "real frames")
-    chain, out = rendered(lrgs), []
+    chain, beside, out = rendered(lrgs), rendered(pasted(lrgs)), []
     for seed in recipe.seeds:
-        asked, bare, rest = one_rendering([lenses, chain, others], seed, recipe.times)
-        found = ask_block(who, asked, {"LRGs": bare, "DR10 galaxies": rest})
+        asked, bare, rest, blue = one_rendering([lenses, chain, others, beside], seed, recipe.times)
+        found = ask_block(who, asked, {"LRGs": bare, "DR10 galaxies": rest, "LRGs with a pasted galaxy": blue})
         bare_frames = levelled(replace(lenses, flux=removed), 0.0, seed, recipe.times)
         found["auc"]["frames without arc over LRGs"] = ask_block(who, bare_frames, {"LRGs": bare})["auc"]["all over LRGs"]
         blank = [levelled(blanked(s, seed), 0.0, seed, recipe.times) for s in (lenses, chain)]
@@ -314,7 +331,7 @@ def viewer_block(who: Examinee, folder: str | Path, recipe: ExamRecipe) -> list[
         out.append(found)
     return out
 
-# %% ../../nbs/trust/exam.ipynb #296e0428
+# %% ../../nbs/trust/exam.ipynb #ecf6ab8b
 def over_seeds(
     found: Sequence[Mapping[str, Any]],  # One result per seed
 ) -> dict[str, Any]:  # The same keys: means, mean intervals, and what each seed gave
