@@ -513,11 +513,12 @@ def train(
     progress: bool = True,  # A bar on a terminal, one line an epoch in a log
     resume: bool = True,  # Go on from last.pt where there is one
     device: str = "",  # "cpu", "cuda" ...; empty: a GPU where there is one
+    made_of: str = "",  # Name of the stamps product: the same rows with other pixels are other data
 ) -> dict[str, Any]:  # What came out; also in summary.json
     "Trains a network; raises BadInput for data, recipe or folder that do not fit together"
     with processes(device) as place:
         data = run_data(sets, recipe)
-        learner, name = build_learner(recipe, data.train, place), data_identity(data.train)
+        learner, name = build_learner(recipe, data.train, place), data_identity(data.train, made_of)
         last, state = storage.join(out_dir, "last.pt"), State()
         if resume and storage.exists(last):
             state = restore(load_checkpoint(last), learner, recipe, name, len(data.train), last)

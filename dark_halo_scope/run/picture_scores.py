@@ -17,7 +17,7 @@ import dark_halo_scope
 from ..base.errors import BadInput
 from ..base.storage import join, write_bytes
 from . import figures
-from .demo import Section, render_page
+from .report import Section, render_page
 from ..survey.pictures import VIEWER, lettering, to_fluxes
 from ..trust.real_sets import PIXSCALE, RealSet, levelled, real_set, regridded
 

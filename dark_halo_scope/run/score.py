@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+from .steps import sigmoid
 
 import dark_halo_scope
 from ..base.receipts import Receipt, identity_of, read_table, run_facts, write_product
@@ -20,9 +21,8 @@ from ..base.resources import manifest
 from ..base.schema import table_from
 from ..base.storage import join, write_bytes
 from . import figures
-from .demo import Section, render_page
 from .positions import fetch_positions, read_release_positions
-from .steps import sigmoid
+from .report import Section, render_page
 from ..stamps.codec import decode
 from ..survey.release import Release
 from ..survey.viewer import ViewerRecipe
