@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRODUCTS', 'CalibrationRecipe', 'ScoreRecipe', 'training_files', 'with_mined', 'train_model', 'score_product',
-           'networks', 'score_cutouts', 'sky_tasks', 'network_files', 'table_bytes', 'brick_scores', 'score_rows']
+           'networks', 'with_noise', 'score_cutouts', 'sky_tasks', 'network_files', 'table_bytes', 'brick_scores',
+           'score_rows']
 
 # %% ../../nbs/learning/products.ipynb #ae55eb75
 from collections.abc import Mapping
@@ -123,6 +124,18 @@ def networks(
     return load_committee(checkpoints, device)
 
 
+def with_noise(
+    cut: Cutouts,
+    recipe: Any,  # A stamps.normalise.NormaliseRecipe
+) -> Cutouts:  # Those whose sky has no noise are no longer ok
+    "Cutouts that measure flux: a search sets the others aside with a reason, where a single score would be refused"
+    from dark_halo_scope.stamps.normalise import FEWEST_STEPS, sky_steps
+
+    coarse = np.zeros(len(cut.ok), bool)
+    coarse[cut.ok] = (sky_steps(cut.image[cut.ok], recipe) < FEWEST_STEPS).any(1)
+    return replace(cut, ok=cut.ok & ~coarse, why=np.where(coarse, "sky without noise", cut.why))
+
+
 def score_cutouts(
     committee: Any,  # A learning.scoring.Committee
     cut: Cutouts,  # (n,) places
@@ -200,6 +213,7 @@ def brick_scores(
     rows = pa.ipc.open_stream(galaxies).read_all()
     cut = read_cutouts(Release(release), brick, rows["ra"].to_numpy(), rows["dec"].to_numpy(), tuple(sky.bands), sky.n_pix)
     committee = networks(checkpoints, names, device)
+    cut = with_noise(cut, committee.members[0][1].normalise)
     observing = {c: rows[c].to_numpy() for c in rows.column_names if c.startswith("psf")}
     logit = score_cutouts(committee, cut, observing, turns, sky.pixscale)
     why, n = np.unique(cut.why[~cut.ok], return_counts=True)

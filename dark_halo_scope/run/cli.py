@@ -12,6 +12,7 @@ __all__ = ['app', 'Out', 'RecipeName', 'Set', 'EngineName', 'SERVICE', 'Workers'
 import getpass
 import json
 import sys
+import time
 from functools import partial
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ import yaml
 from .. import __version__
 from ..base.errors import BadInput, unknown_name
 from ..base.jsonable import plain, write_json
-from ..base.storage import write_bytes
+from ..base.storage import join, write_bytes
 
 # %% ../../nbs/run/cli.ipynb #ba631289
 app = typer.Typer(
@@ -76,13 +77,20 @@ def demo(
     Example: dhs demo --out runs/demo
     """
     if real and checkpoint:
-        from dark_halo_scope.run.real import default_ledger, examine_network
+        from dark_halo_scope.base.receipts import run_facts
+        from dark_halo_scope.trust.exam import network_examinee, short_result, sit_exam
+        from dark_halo_scope.trust.ledger import default_ledger
 
-        print(json.dumps(examine_network(checkpoint, real, default_ledger()), indent=1))
+        started = time.perf_counter()
+        found = sit_exam(network_examinee(checkpoint), real, ledger=default_ledger())
+        found["run"] = run_facts(started, command="dhs demo --real DIR --checkpoint FILE --out OUT")
+        write_bytes((json.dumps(found, indent=1) + "\n").encode(), join(out, "exam.json"))
+        print(json.dumps(short_result(found), indent=1))
     elif real:
-        from dark_halo_scope.run.real import default_ledger, real_demo
+        from dark_halo_scope.run.real import real_demo
+        from dark_halo_scope.trust.ledger import default_ledger
 
-        real_demo(real, out, workers=workers or 2, ledger=default_ledger())
+        real_demo(real, out, ledger=default_ledger())
         print(f"report: {out}/report.html")
     else:
         from dark_halo_scope.run.generation import run_generation
@@ -273,17 +281,32 @@ def fetch(
 # %% ../../nbs/run/cli.ipynb #8051db07
 @app.command()
 def score(
-    positions: Annotated[str, typer.Argument(help="CSV with name, ra, dec in degrees.")],
+    positions: Annotated[str, typer.Argument(help="CSV with name, ra, dec in degrees; none with --pictures.")] = "",
     out: Annotated[str, typer.Option("--out", help="Folder of stamps, scores and page.")] = "runs/score",
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="A network; empty takes the small one that rides in the package.")] = "",
     release: Annotated[str, typer.Option("--release", help="Coadds in DR10's layout to cut from; empty asks the cutout service.")] = "",
     layer: Annotated[str, typer.Option("--layer", help="Layer of the survey's viewer.")] = "ls-dr10-south",
     service: Service = "",
+    pictures: Annotated[
+        str, typer.Option("--pictures", help="Folder of JPEG or PNG files in the viewer's colours, instead of positions.")
+    ] = "",
+    pixscale: Annotated[float, typer.Option("--pixscale", help="Of those pictures, arcsec per pixel.")] = 0.262,
 ) -> None:
-    """From a list of positions to scores: cutouts, a table, and a page with the pictures.
+    """From a list of positions, or a folder of pictures, to scores: cutouts, a table, and a page with the pictures.
 
     Example: dhs score my_list.csv --out runs/my_list
+    Example: dhs score --pictures my_pictures --out runs/my_pictures
     """
+    if bool(pictures) == bool(positions):
+        raise BadInput("dhs score: expected either a CSV of positions or --pictures FOLDER")
+    if pictures:
+        from dark_halo_scope.run.picture_scores import score_pictures
+        from dark_halo_scope.run.score import packaged_network
+
+        print(
+            f"{len(score_pictures(pictures, out, checkpoint or packaged_network(), pixscale))} scored: {out}/scores.csv, {out}/scores.html"
+        )
+        return
     from dark_halo_scope.run.score import score_positions
     from dark_halo_scope.survey.viewer import ViewerRecipe
 
@@ -348,8 +371,8 @@ def anchors(
     Example: dhs anchors --checkpoint runs/demo/model/best.pt --positions my_lenses.csv
     """
     from dark_halo_scope.run.positions import stage0_on_sky
-    from dark_halo_scope.run.real import default_ledger
     from dark_halo_scope.survey.viewer import ViewerRecipe
+    from dark_halo_scope.trust.ledger import default_ledger
 
     viewer, ledger = ViewerRecipe(service=service or SERVICE), None if service else default_ledger()  # another service shows another sky
     report = stage0_on_sky(checkpoint, out, positions, viewer=viewer, impostors=impostors, scores=scores, ledger=ledger)

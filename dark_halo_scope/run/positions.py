@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from ..trust.ledger import append_entry
 
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
@@ -27,6 +26,7 @@ from ..survey.release import Release
 from ..survey.viewer import ViewerRecipe, fetch_cutouts
 from ..survey.web import Asker
 from ..trust.anchors import AnchorRecipe, StageZero, known_impostors, known_lenses, read_positions
+from ..trust.ledger import append_entry
 from ..trust.products import columns_of, examine, known_look_alikes
 
 # %% ../../nbs/run/positions.ipynb #2ecb429f
