@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
     psf, n = gaussian_psf(), np.arange(12)
     fits.HDUList([fits.PrimaryHDU(pictures[0])] + [fits.ImageHDU(p) for p in pictures[1:]]).writeto(path / "hst_sources/images.fits")
     fits.HDUList([fits.PrimaryHDU(psf)] + [fits.ImageHDU(psf) for _ in n[1:]]).writeto(path / "hst_sources/psfs.fits")
-    Table({"IDENT": n, "RA": 150 + n / 50, "DEC": 2 + n / 50, "MAG": 23.0 + n / 10, "GAL_FILENAME": ["images.fits"] * 12, "PSF_FILENAME": ["psfs.fits"] * 12,
+    Table({"IDENT": n, "RA": 150 + n / 50, "DEC": 2 + n / 50, "MAG": 23.0 + n / 10, "BAND": ["F814W"] * 12, "GAL_FILENAME": ["images.fits"] * 12, "PSF_FILENAME": ["psfs.fits"] * 12,
            "GAL_HDU": n, "PSF_HDU": n, "PIXEL_SCALE": np.full(12, 0.03), "NOISE_VARIANCE": np.full(12, 4e-6)}).write(path / "hst_sources/real_galaxy_catalog_toy.fits")  # fmt: skip
     return path
 

@@ -98,6 +98,8 @@ PARENT = (
     Column("mag_{band}", "float32", "mag", "AB magnitude, dereddened", "photometry"),
     Column("mag_w1", "float32", "mag", "AB magnitude in W1, dereddened", "photometry"),
     Column("shape_r", "float32", "arcsec", "half-light radius of the catalogue fit", "photometry"),
+    Column("shape_e1", "float32", "", "ellipticity of the catalogue fit, north to east; 0 where it has no shape", "photometry"),
+    Column("shape_e2", "float32", "", "the same, second component", "photometry"),
     *OBSERVING,
     Column("maskbits", "int32", "", "named bits of the catalogue's mask, see survey.maskbits", "observing"),
     *(Column(f"is_v{i}", "bool", "", f"passes selection v{i}", "photometry") for i in range(1, 6)),

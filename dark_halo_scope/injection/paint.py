@@ -84,7 +84,8 @@ def source_params(
     if kind == "hst":
         if bank is None:
             raise BadInput("the plan paints HST sources: give the run a source bank (dhs bank)")
-        return ImageParams(x, y, t["src_phi"], np.ones(len(x)), t["src_index"], flux, bank)
+        scale = t["src_reff"] / bank.half_light[t["src_index"]]
+        return ImageParams(x, y, t["src_phi"], scale, t["src_index"], flux, bank)
     disc = SersicParams(x, y, t["src_reff"], t["src_n"], t["src_q"], t["src_phi"], flux)
     return clumpy(disc, [rng("clumps", int(seed)) for seed in t["seed"]]) if kind == "clumpy" else disc
 

@@ -331,7 +331,7 @@ def sweep_columns(
     bands: tuple[str, ...] = ("g", "r", "z"),
 ) -> list[str]:  # In lower case, without repeats
     "The columns of a sweep that the selections and the parent product need"
-    identity = ["release", "brickid", "brickname", "objid", "type", "ra", "dec", "ebv", "shape_r", "maskbits"]
+    identity = ["release", "brickid", "brickname", "objid", "type", "ra", "dec", "ebv", "shape_r", "shape_e1", "shape_e2", "maskbits"]
     per_band = ["flux", "flux_ivar", "mw_transmission", "nobs", "psfsize", "psfdepth"]
     return list(dict.fromkeys([*identity, *(f"{kind}_{band}" for kind in per_band for band in bands), *DESI_COLUMNS]))
 

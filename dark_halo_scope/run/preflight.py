@@ -9,6 +9,8 @@ __all__ = ['BYTES_PER_PIXEL', 'ROW_BYTES', 'missing_files', 'bank_state', 'Prefl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..base.errors import BadInput
 from ..base.storage import list_files, scheme_of
 from . import steps
@@ -37,10 +39,10 @@ def bank_state(
     run: Run,
 ) -> str:
     "The source bank in a line; raises BadInput when the plan wants one that is not there"
-    splits = steps.bank_splits(run)
-    if splits is None:
+    columns = steps.bank_columns(run)
+    if columns is None:
         return "not needed"
-    counts = ", ".join(f"{split} {len(rows)}" for split, rows in sorted(splits.items()))
+    counts = ", ".join(f"{split} {n}" for split, n in zip(*np.unique(columns["split"].astype(str), return_counts=True)))
     return f"{run.recipe.bank}: {counts} galaxies, checksum {steps.bank_identity(run)['bank'][:16]}"
 
 # %% ../../nbs/run/preflight.ipynb #45a87965

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MADE_BY', 'PLAN_ROWS', 'VISIBILITY', 'IMPOSTORS', 'ORDER', 'input_receipt', 'read_input', 'settle', 'mock', 'density',
            'known_positions', 'parent', 'parent_cuts', 'with_cuts', 'parent_columns', 'searched_galaxies', 'region_of',
-           'release_identity', 'bank_identity', 'bank_splits', 'plan', 'open_plan', 'plan_rows', 'plan_bricks',
+           'release_identity', 'bank_identity', 'bank_columns', 'plan', 'open_plan', 'plan_rows', 'plan_bricks',
            'source_bank', 'brick_tasks', 'inject', 'finish_bricks', 'stamp_files', 'concat_tables', 'rows_in',
            'attrition_of_stamps', 'train_model', 'score', 'read_json', 'gates', 'observing_columns', 'cut_positions',
            'anchors', 'sigmoid', 'as_columns', 'ensure']
@@ -262,14 +262,13 @@ def bank_identity(run: Run) -> dict[str, str]:
     return {"bank": str(bank_table(run.recipe.bank)[1]["checksum"])}
 
 
-def bank_splits(run: Run) -> dict[str, np.ndarray] | None:
-    "Which galaxies of the bank each split may use"
+def bank_columns(run: Run) -> dict[str, np.ndarray] | None:
+    "Split, redshift and magnitudes of the bank's galaxies"
     if not bank_identity(run):
         return None
-    from dark_halo_scope.lensing.cosmos import bank_table
+    from dark_halo_scope.lensing.cosmos import bank_photometry
 
-    split = bank_table(run.recipe.bank)[0]["split"].astype(str)
-    return {name: np.flatnonzero(split == name) for name in np.unique(split)}
+    return bank_photometry(run.recipe.bank, run.recipe.bands)
 
 # %% ../../nbs/run/steps.ipynb #4b607b7d
 def plan(
@@ -278,7 +277,7 @@ def plan(
     "Phase 4a: which galaxy gets which lens; the claims the plan makes are measured and kept in `plan.claims.json`"
     uri, started = run.path("plan.parquet"), time.perf_counter()
     before = input_receipt(run, "parent.parquet")
-    bank = bank_splits(run)
+    bank = bank_columns(run)
     identity = identity_of(section_identity(run, "plan"), {"parent": before.name} | bank_identity(run))
     if is_done(uri, identity):
         return read_receipt(uri)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ZERO_POINT', 'EXTINCTION', 'AB_MINUS_VEGA', 'PASSIVE', 'ab_magnitude', 'flux_of', 'transmission', 'dereddened',
-           'vega_magnitude', 'depth_magnitude', 'axis_ratio', 'passive_colours']
+           'vega_magnitude', 'depth_magnitude', 'axis_ratio', 'stamp_angle', 'passive_colours']
 
 # %% ../../nbs/survey/photometry.ipynb #194c5c3a
 import numpy as np
@@ -85,12 +85,21 @@ def axis_ratio(
     e = np.hypot(np.asarray(shape_e1, np.float64), np.asarray(shape_e2, np.float64))
     return (1 - e) / (1 + e)
 
+
+def stamp_angle(
+    shape_e1: np.ndarray | float,  # SHAPE_E1
+    shape_e2: np.ndarray | float,  # SHAPE_E2
+) -> np.ndarray:  # Position angle of the major axis in a stamp, counter-clockwise from +x [rad], 0 to pi
+    "Where a Tractor shape points in a stamp whose +y is north and whose +x is west"
+    north_through_east = np.arctan2(np.asarray(shape_e2, np.float64), np.asarray(shape_e1, np.float64)) / 2
+    return (north_through_east + np.pi / 2) % np.pi
+
 # %% ../../nbs/survey/photometry.ipynb #5e55f40c
 PASSIVE = {
-    "z": (0.10, 0.20, 0.30, 0.40, 0.50, 0.60, 0.70, 0.80, 0.90),
-    "g-r": (0.90, 1.20, 1.45, 1.65, 1.72, 1.75, 1.75, 1.70, 1.65),
-    "r-z": (0.60, 0.68, 0.78, 0.92, 1.14, 1.38, 1.60, 1.78, 1.92),
-    "z-w1": (-0.35, 0.05, 0.45, 0.82, 1.12, 1.40, 1.64, 1.84, 1.98),
+    "z": (0.10, 0.20, 0.30, 0.40, 0.50, 0.60, 0.70, 0.80, 0.90, 1.00, 1.10, 1.20, 1.30),
+    "g-r": (0.90, 1.20, 1.45, 1.65, 1.72, 1.75, 1.75, 1.70, 1.65, 1.60, 1.55, 1.50, 1.45),
+    "r-z": (0.60, 0.68, 0.78, 0.92, 1.14, 1.38, 1.60, 1.78, 1.92, 2.03, 2.11, 2.17, 2.20),
+    "z-w1": (-0.35, 0.05, 0.45, 0.82, 1.12, 1.40, 1.64, 1.84, 1.98, 2.08, 2.15, 2.20, 2.23),
 }
 
 
