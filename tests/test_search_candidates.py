@@ -276,7 +276,7 @@ def test_published_candidates_are_recognised(real_data) -> None:
 
 def test_cuts_are_counted_and_made() -> None:
     sky, _, scores = a_sky(np.random.default_rng(4))
-    sky["maskbits"][:10] = mask_value(["BAILOUT"])
+    sky["maskbits"][:10] = mask_value(["CLUSTER"])
     sky["psfdepth_r"][10:30] = 100.0
     recipe = CandidateRecipe(min_depth_r=23.5)
     cuts = search_cuts(sky, scores, 1.0, recipe)

@@ -242,6 +242,7 @@ def _plan_rows(
     "Host columns, drawn columns and the task's name as one table"
     n = len(host)
     copied = ["release", "brickid", "objid", "brickname", "ra", "dec", "split", "ebv"]
+    copied += [c for c in ("shape_e1", "shape_e2") if c in host.column_names]
     copied += [f"{c}_{b}" for c in ("mag", "mw_transmission", "psfsize", "psfdepth") for b in bands]
     identity = [[recipe.experiment_id] * n, *(host[c].to_numpy() for c in IDENTITY), lens["config_id"], replicate, [control] * n]
     columns = {c: host[c] for c in copied} | lens

@@ -13,8 +13,8 @@ from .deflection import LensParams
 from .rays import compiled, kernel, lens_rows, trace
 
 # %% ../../nbs/lensing/visibility.ipynb #f0bf09a8
-def _information(arc: np.ndarray, invvar: np.ndarray, good: np.ndarray, out: np.ndarray) -> None:
-    "Sum of arc^2 invvar over good pixels of each stamp and band, added up in double precision"
+def _information(arc: np.ndarray, invvar: np.ndarray, good: np.ndarray, host: np.ndarray, per_photon: np.ndarray, out: np.ndarray) -> None:
+    "Sum of arc^2 over the variance of sky and host, over good pixels of each stamp and band, added up in double precision"
     n, n_band, ny, nx = arc.shape
     for i in range(n):
         for b in range(n_band):
@@ -23,7 +23,9 @@ def _information(arc: np.ndarray, invvar: np.ndarray, good: np.ndarray, out: np.
                 row = np.float32(0)
                 for x in range(nx):
                     if good[i, y, x] and arc[i, b, y, x] != 0:  # a cutout that is not usable may hold anything
-                        row += arc[i, b, y, x] * arc[i, b, y, x] * invvar[i, b, y, x]
+                        known = invvar[i, b, y, x]
+                        known = known / (np.float32(1) + known * max(host[i, b, y, x], np.float32(0)) * per_photon[b])
+                        row += arc[i, b, y, x] * arc[i, b, y, x] * known
                 total += row
             out[i, b] = total
 
@@ -32,10 +34,13 @@ def arc_snr(
     arc: np.ndarray,  # (n, band, y, x) painted light, without noise [nmgy / pix]
     invvar: np.ndarray,  # (n, band, y, x) inverse variance [nmgy^-2]
     good: np.ndarray,  # (n, y, x) bool, pixels that count
+    host: np.ndarray,  # (n, band, y, x) light under the arc [nmgy / pix]; zeros: the sky's noise alone
+    gain: np.ndarray,  # (band,) [electrons / nmgy]
 ) -> tuple[np.ndarray, np.ndarray]:  # (n, band) a band, (n,) all bands together
-    "Matched-filter signal-to-noise over unmasked pixels"
+    "Matched-filter signal-to-noise over unmasked pixels, in the noise of sky and host"
     variance = np.zeros(arc.shape[:2])
-    compiled(_information)(arc.astype(np.float32, copy=False), invvar.astype(np.float32, copy=False), np.asarray(good, bool), variance)
+    planes = [a.astype(np.float32, copy=False) for a in (arc, invvar, host)]
+    compiled(_information)(*planes[:2], np.asarray(good, bool), planes[2], (1 / np.asarray(gain, float)).astype(np.float32), variance)
     return np.sqrt(variance), np.sqrt(variance.sum(axis=1))
 
 # %% ../../nbs/lensing/visibility.ipynb #3acdd4be

@@ -32,7 +32,7 @@ from dark_halo_scope.stats.metrics import (
     tpr_range_at_fpr,
 )
 from ..survey.bricks import is_brick_primary
-from ..survey.maskbits import any_bit, mask_value
+from ..survey.maskbits import HOST_MASKS, any_bit, mask_value
 from ..survey.photometry import depth_magnitude
 from ..trust.anchors import read_positions, separation
 
@@ -49,7 +49,7 @@ class CandidateRecipe:
     purity: float = 0.5  # Expected purity at the middle prevalence, where it is set by that
     prevalence: tuple[float, float] = (1e-4, 1e-3)  # Share of lenses among the galaxies searched: a range
     calibrator: Literal["platt", "temperature", "isotonic"] = "platt"  # From logit to probability
-    mask_names: tuple[str, ...] = ("BRIGHT", "GALAXY", "CLUSTER", "BAILOUT", "SUB_BLOB")  # MASKBITS that disqualify
+    mask_names: tuple[str, ...] = HOST_MASKS  # MASKBITS that disqualify, as they do in the parent sample
     min_depth_r: float = 0.0  # Shallowest 5-sigma depth in r that is searched [mag]; 0 searches all
     duplicate_arcsec: float = 3.0  # Galaxies nearer than this to a higher one are the same system
     known_arcsec: float = 5.0  # A listed lens this near is this candidate
