@@ -459,7 +459,14 @@ def rows_in(
     return read_receipt(uri).identity["rows"]
 
 
-VISIBILITY = (("cutout_ok", 0.5), ("metrics_ok", 0.5), ("theta_over_psf", 0.5), ("arc_snr_g", 25.0), ("magnification", 3.0), ("n_images", 2))
+VISIBILITY = (
+    ("cutout_ok", 0.5),
+    ("metrics_ok", 0.5),
+    ("theta_over_psf", 0.5),
+    ("arc_snr_g", 25.0),
+    ("magnification", 3.0),
+    ("n_images", 2),
+)
 
 
 def attrition_of_stamps(

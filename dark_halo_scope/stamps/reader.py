@@ -217,7 +217,18 @@ def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: ReadRec
     "Columns of the index for one file, rows lost, and the number of its row groups"
     file = open_stamps(uri)
     names = file.schema_arrow.names
-    wanted = {*KEPT, "is_control", "label", "weight", "cutout_ok", "theta_over_psf", "arc_snr", "arc_snr_g", "magnification", "arc_inside_frac"}
+    wanted = {
+        *KEPT,
+        "is_control",
+        "label",
+        "weight",
+        "cutout_ok",
+        "theta_over_psf",
+        "arc_snr",
+        "arc_snr_g",
+        "magnification",
+        "arc_inside_frac",
+    }
     lacking = [name for name in (*recipe.meta_columns, *recipe.keep_columns) if name not in names]
     if lacking:
         raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
