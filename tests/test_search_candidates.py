@@ -324,7 +324,7 @@ def test_bad_input_is_one_clear_line() -> None:
         assert said in str(caught.value) and "\n" not in str(caught.value)
     for choices, said in (
         ({"splits": ("val", "test")}, "sets the threshold and is searched"),
-        ({"by": "purity"}, "name another rates_split"),
+        ({"rates_split": "val"}, "name another rates_split"),
         ({"prevalence": (0.1, 0.01)}, "expected shares"),
         ({"mask_names": ("BRIGTH",)}, "did you mean 'BRIGHT'"),
     ):
