@@ -61,7 +61,9 @@ def test_toy_holds_what_it_held(toy: Path) -> None:
     found, frozen = contents(toy), json.loads(FROZEN.read_text())
     changed = [name for name in frozen if found.get(name) != frozen[name]]
     columns = {n: [c for c in frozen[n] if found[n].get(c) != frozen[n][c]] for n in changed if isinstance(frozen[n], dict)}
-    assert not changed, f"other content than before: {changed} {columns}; a change of science freezes it anew: python -m tests.test_frozen RUN"
+    assert not changed, (
+        f"other content than before: {changed} {columns}; a change of science freezes it anew: python -m tests.test_frozen RUN"
+    )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from .models import LensNet, build_model, freeze_backbone, set_meta_scale
 from .online import painted
 from .recipes import Inputs, OptimRecipe, TrainRecipe, alone, make_inputs, reading, training_sets
 from .scoring import mixed_precision, predict
-from ..stamps.reader import Batch, Reader, StampIndex, StampSet, build_index, prefetched
+from ..stamps.reader import Batch, Reader, Selection, StampIndex, StampSet, build_index, prefetched
 from ..stats import metrics
 from ..stats.calibration import binary_score_frac, reliability
 
@@ -301,7 +301,7 @@ def run_data(
     "Indexes of the three splits; raises BadInput naming the split that is empty; online, hosts are not cut by arcs nobody will see"
     cuts = recipe.select
     if recipe.online.enabled:
-        cuts = replace(cuts, min_theta_over_psf=0.0, min_arc_snr=0.0, min_magnification=0.0, exclude_arc_snr_0=False)
+        cuts = Selection(splits=cuts.splits, exclude_bricks=cuts.exclude_bricks)
     train = build_index(training_sets(sets, recipe.pairs), cuts, reading(recipe))
     looked = alone(recipe)
     seen = training_sets(sets, "negatives" if recipe.pairs == "same_batch" else recipe.pairs)
@@ -516,11 +516,12 @@ def train(
     progress: bool = True,  # A bar on a terminal, one line an epoch in a log
     resume: bool = True,  # Go on from last.pt where there is one
     device: str = "",  # "cpu", "cuda" ...; empty: a GPU where there is one
+    made_of: str = "",  # Name of the stamps product: the same rows with other pixels are other data
 ) -> dict[str, Any]:  # What came out; also in summary.json
     "Trains a network; raises BadInput for data, recipe or folder that do not fit together"
     with processes(device) as place:
         data = run_data(sets, recipe)
-        learner, name = build_learner(recipe, data.train, place), data_identity(data.train)
+        learner, name = build_learner(recipe, data.train, place), data_identity(data.train, made_of)
         last, state = storage.join(out_dir, "last.pt"), State()
         if resume and storage.exists(last):
             state = restore(load_checkpoint(last), learner, recipe, name, len(data.train), last)
