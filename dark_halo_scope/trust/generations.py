@@ -21,7 +21,8 @@ from ..base.jsonable import read_json
 from ..base.resources import manifest
 from ..base.storage import exists, join
 from ..stats.metrics import auroc, precision_at_recall, tpr_at_fpr
-from .gates import GateRecipe, brick_gate, calibration_gate, invisible_gate, physics_gate
+from .gates import GateRecipe
+from .score_gates import brick_gate, calibration_gate, invisible_gate, physics_gate
 
 # %% ../../nbs/trust/generations.ipynb #5af3aa33
 @dataclass(frozen=True)
