@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from .. import __version__
 from .config import recipe_identity
 from .errors import BadInput
+from .schema import plain_types
 from .storage import exists, filesystem, read_bytes, write_bytes
 
 # %% ../../nbs/base/receipts.ipynb #8b28e60f
@@ -172,9 +173,9 @@ def read_table(
             lacking = [c for c in columns or [] if c not in file.schema_arrow.names]
             if lacking:
                 raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
-            return file.read(columns=columns)
+            return plain_types(file.read(columns=columns), str(uri))
     except (pa.ArrowInvalid, OSError) as error:
-        raise BadInput(f"{uri}: not readable as Parquet ({error})") from error
+        raise BadInput(f"{uri}: not readable as Parquet ({' '.join(str(error).split())[:300]})") from error
 
 
 def write_product(

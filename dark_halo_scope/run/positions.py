@@ -20,6 +20,7 @@ from ..base.config import recipe_identity
 from ..base.errors import BadInput
 from ..base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts, write_product
 from ..base.schema import table_from
+from ..base.skylist import read_positions, unique_names
 from ..base.storage import join, write_bytes
 from ..injection.paint import PaintRecipe, paint_brick
 from .engine import progress
@@ -31,7 +32,7 @@ from ..survey.coadds import Cutouts, read_cutouts
 from ..survey.release import Release
 from ..survey.viewer import ViewerRecipe, fetch_cutouts
 from ..survey.web import Asker
-from ..trust.anchors import AnchorRecipe, StageZero, check_anchors, known_impostors, known_lenses, read_positions, stage0
+from ..trust.anchors import AnchorRecipe, StageZero, check_anchors, known_impostors, known_lenses, stage0
 from ..trust.hard_negatives import impostors as look_alikes
 
 # %% ../../nbs/run/positions.ipynb #9de991c3
@@ -43,7 +44,11 @@ def position_tasks(
     "Plan rows for places on the sky; raises BadInput off the sky"
     n, unknown = len(table["ra"]), np.full(len(table["ra"]), np.nan)
     brickid = brick_ids(table["ra"], table["dec"])
-    columns: dict[str, Any] = {"task_id": [str(name) for name in table["name"]], "experiment_id": ["positions"] * n, "split": ["none"] * n}
+    columns: dict[str, Any] = {
+        "task_id": unique_names([str(name) for name in table["name"]]),
+        "experiment_id": ["positions"] * n,
+        "split": ["none"] * n,
+    }
     columns |= {"release": np.zeros(n, int), "brickid": brickid, "objid": np.arange(n), "brickname": brick_names(brickid).tolist()}
     columns |= {
         "ra": table["ra"],
@@ -87,7 +92,7 @@ def fetch_positions(
 ) -> Receipt:
     "Stamps of a list through the cutout service, in `stamps.parquet`; raises BadInput for a list that is not one, or when nothing came back"
     recipe, started = recipe or ViewerRecipe(), time.perf_counter()
-    table, uri = read_positions(positions), join(out, "stamps.parquet")
+    table, uri = read_positions(positions).columns, join(out, "stamps.parquet")
     rows = {c: [str(v) for v in table[c]] for c in ("name", "ra", "dec")}
     identity = identity_of(recipe, positions=identity_of(rows)["recipe"])
     if is_done(uri, identity):
@@ -108,7 +113,7 @@ def read_release_positions(
     n_pix: int = 64,  # Side of a stamp [pix]
 ) -> Receipt:
     "Stamps of a list from coadds, in `stamps.parquet`; raises BadInput for a list that is not one, or when no place could be cut"
-    table, uri, started = read_positions(positions), join(out, "stamps.parquet"), time.perf_counter()
+    table, uri, started = read_positions(positions).columns, join(out, "stamps.parquet"), time.perf_counter()
     rows = {c: [str(v) for v in table[c]] for c in ("name", "ra", "dec")}
     identity = identity_of({"bands": bands, "n_pix": n_pix, "release": release.root}, positions=identity_of(rows)["recipe"])
     if is_done(uri, identity):
@@ -188,7 +193,7 @@ def stage0_on_sky(
     from dark_halo_scope.run.real import append_entry
     from dark_halo_scope.run.stage0 import stage0_page
 
-    anchors, recipe = read_positions(positions) if positions else known_lenses(), recipe or AnchorRecipe()
+    anchors, recipe = read_positions(positions).columns if positions else known_lenses(), recipe or AnchorRecipe()
     images, ok = stamps_at(anchors, out, viewer, asker)
     verdict = check_anchors(anchors, images={i: images[i] for i in np.flatnonzero(ok).tolist()}, recipe=recipe)["verdict"]
     reason = np.where(ok, verdict, "no cutout").astype(str)

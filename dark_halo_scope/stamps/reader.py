@@ -23,7 +23,7 @@ import torch
 
 from ..base import draws, storage
 from ..base.errors import BadInput, unknown_name
-from ..base.schema import metadata_columns
+from ..base.schema import metadata_columns, plain_types
 from ..parent.selection import near_any
 from .codec import column_prefix, decode_npz, stored_bands
 from .pages import Pixels, column_pages, pooled, stored_pixels
@@ -367,7 +367,7 @@ def _arrow_pixels(uri: str, metadata: Any, group: int, column: str, stored: Sequ
     "A pixel column of a row group through Arrow, npz included"
     file = open_stamps(uri, metadata)
     if column in file.schema_arrow.names:
-        words = file.read_row_group(group, columns=[column], use_threads=False)[column].combine_chunks()
+        words = plain_types(file.read_row_group(group, columns=[column], use_threads=False), uri)[column].combine_chunks()
         chunk = words.chunk(0) if isinstance(words, pa.ChunkedArray) else words
         raw = np.frombuffer(chunk.buffers()[1], "<i2").reshape(-1, chunk.type.byte_width // 2)[: len(chunk)]
         return stored_pixels([raw], stored, bands)
@@ -395,7 +395,7 @@ def decode_unit(
             pages = None
             if column in columns:
                 width = metadata.schema.column(columns[column]).length
-                pages = column_pages(source, metadata.row_group(group).column(columns[column]), width)
+                pages = column_pages(source, metadata.row_group(group).column(columns[column]), width) if width > 0 else None
             found = (
                 stored_pixels(pages, stored, recipe.bands) if pages else _arrow_pixels(uri, metadata, group, column, stored, recipe.bands)
             )
