@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..base.config import recipe_identity, recipe_to_dict
+from ..base.config import check_ranges, recipe_identity, recipe_to_dict
 from ..base.draws import draw_key, rng, uniforms
 from ..base.errors import BadInput
 from ..base.receipts import run_facts
@@ -89,6 +89,18 @@ class RealRecipe:
         for name in ("n_folds", "n_pool", "n_train", "steps", "batch", "per_host", "pasted_per_host"):
             if getattr(self, name) < 1 + (name in ("n_folds", "batch")):
                 raise BadInput(f"real recipe: {name}={getattr(self, name)} is too small")
+        check_ranges(
+            self,
+            "real recipe",
+            lr="(0, inf)",
+            min_magnification="[0, inf)",
+            min_arc_snr="[0, inf)",
+            min_theta_psf="[0, inf)",
+            pasted_radius="(0, inf)",
+            fwhm="(0, 10)",
+            pixscale="(0, inf)",
+            n_permutations="[1, inf)",
+        )
 
 
 PRIOR_THETA: dict[str, tuple[float, float] | None] = {

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.spatial import cKDTree
 
+from ..base.config import check_ranges
 from ..base.errors import BadInput
 from ..base.schema import table_from
 from ..base.skylist import read_positions
@@ -70,6 +71,7 @@ class CandidateRecipe:
             raise BadInput(
                 "candidates: a threshold chosen for its purity looks too good on the stamps that chose it; name another rates_split"
             )
+        check_ranges(self, "candidates", min_depth_r="[0, 40)", duplicate_arcsec="[0, 3600)", known_arcsec="(0, 3600)")
 
     @property
     def middle(self) -> float:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ..base import draws, storage
+from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
 from ..base.schema import metadata_columns, plain_types
 from ..parent.selection import near_any
@@ -58,6 +59,9 @@ class Selection:
     min_magnification: float = 0.0  # Injections: magnification at least this
     exclude_bricks: tuple[str, ...] = ()  # Bricks left out whole
 
+    def __post_init__(self) -> None:
+        check_ranges(self, "select", min_theta_over_psf="[0, inf)", min_arc_snr="[0, inf)", min_magnification="[0, inf)")
+
 # %% ../../nbs/stamps/reader.ipynb #109b54c5
 @dataclass(frozen=True)
 class ReadRecipe:
@@ -83,6 +87,7 @@ class ReadRecipe:
         if self.positive_fraction is not None and not 0 < self.positive_fraction < 1:
             raise BadInput(f"positive_fraction {self.positive_fraction}: expected a number between 0 and 1")
         metadata_columns(self.meta_columns, "stamps", self.bands)
+        check_ranges(self, "read", window="[1, inf)", workers="[0, 1024]", hard_negative_weight="[0, inf)")
 
 # %% ../../nbs/stamps/reader.ipynb #95a2e470
 def stamp_files(

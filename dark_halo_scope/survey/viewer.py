@@ -21,6 +21,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
+from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
 from ..base.schema import parse_bands
 from ..base.storage import exists, join, read_bytes, write_bytes
@@ -51,6 +52,7 @@ class ViewerRecipe:
                 raise unknown_name("band", band, LAYERS[self.layer], where=f"layer '{self.layer}'")
         if not 1 <= self.n_pix <= MAX_SIZE or self.pixscale <= 0:
             raise BadInput(f"viewer: n_pix={self.n_pix}, pixscale={self.pixscale}; expected 1 to {MAX_SIZE} pixels and a positive scale")
+        check_ranges(self, "viewer", pixscale="(0, 100]")
 
 # %% ../../nbs/survey/viewer.ipynb #c3a645ae
 def cutout_url(

@@ -20,6 +20,7 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from scipy.spatial import cKDTree
 
+from ..base.config import check_ranges
 from ..base.errors import BadInput
 from ..base.resources import manifest
 from ..base.skylist import Table, read_positions
@@ -192,6 +193,23 @@ class AnchorRecipe:
     fprs: tuple[float, ...] = (1e-2, 1e-3, 1e-4)  # false-positive rates on negatives
     recall: float = 0.5  # the gating rule: recall at the first cut above this,
     contamination: float = 0.2  # and contamination below this
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            "anchors",
+            reference_radius="(0, 3600)",
+            duplicate_radius="(0, 3600)",
+            exclusion_radius="[0, 3600)",
+            seeing="(0, 10)",
+            visible="(0, inf)",
+            ratio_edges="(0, inf)",
+            snr_edges="(0, inf)",
+            cuts="(0, 1)",
+            fprs="(0, 1)",
+            recall="[0, 1]",
+            contamination="[0, 1]",
+        )
 
 # %% ../../nbs/trust/anchors.ipynb #d957ef7b
 def check_anchors(

@@ -16,6 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from ..base.config import check_ranges
 from ..base.errors import BadInput
 from ..parent.selection import near_any, unit_vectors
 from ..stamps.reader import lookup_positions
@@ -47,6 +48,7 @@ class MineRecipe:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1 or self.match_radius <= 0 or self.lens_radius < 0 or self.per_model < 0:
             raise BadInput(f"hard negatives: threshold {self.threshold}, radii {self.match_radius}, {self.lens_radius} out of range")
+        check_ranges(self, "hard negatives", threshold="[0, 1)", match_radius="(0, 3600)", lens_radius="[0, 3600)")
 
 # %% ../../nbs/trust/hard_negatives.ipynb #6b9732e2
 NEEDED = ("ra", "dec", "brickname", "label", "p_lens")
