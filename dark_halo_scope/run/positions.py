@@ -31,7 +31,7 @@ from ..survey.bricks import brick_ids, brick_names
 from ..survey.coadds import Cutouts, read_cutouts
 from ..survey.release import Release
 from ..survey.viewer import ViewerRecipe, fetch_cutouts
-from ..survey.web import Asker
+from ..survey.web import HttpClient
 from ..trust.anchors import AnchorRecipe, StageZero, check_anchors, known_impostors, known_lenses, stage0
 from ..trust.hard_negatives import impostors as look_alikes
 
@@ -88,7 +88,7 @@ def fetch_positions(
     positions: str,  # CSV with name, ra, dec [deg]
     out: str,  # Folder of the product
     recipe: ViewerRecipe | None = None,
-    asker: Asker | None = None,  # Another one for other manners
+    client: HttpClient | None = None,  # Another one for another request policy
 ) -> Receipt:
     "Stamps of a list through the cutout service, in `stamps.parquet`; raises BadInput for a list that is not one, or when nothing came back"
     recipe, started = recipe or ViewerRecipe(), time.perf_counter()
@@ -98,7 +98,7 @@ def fetch_positions(
     if is_done(uri, identity):
         return read_receipt(uri)
     with progress("cutouts", len(table["ra"])) as step:
-        cut = fetch_cutouts(table["ra"], table["dec"], recipe, join(out, "answers"), asker, lambda done, of: step(1))
+        cut = fetch_cutouts(table["ra"], table["dec"], recipe, join(out, "answers"), client, lambda done, of: step(1))
     if not cut.ok.any():
         raise BadInput(f"{positions}: no cutout came back for any of {len(cut.ok)} positions, the first said: {cut.why[0]}")
     stamps = position_stamps(table, cut)
@@ -152,12 +152,12 @@ def stamps_at(
     table: Mapping[str, np.ndarray],  # name, ra, dec [deg]
     out: str,  # Folder of the product
     viewer: ViewerRecipe | None = None,
-    asker: Asker | None = None,
+    client: HttpClient | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # (n, band, y, x) stamps, and (n,) whether each has a cutout
     "Stamps of a list held in memory, through the cutout service"
     lines = [f"{str(n).replace(',', ' ')},{ra:.6f},{dec:.6f}" for n, ra, dec in zip(table["name"], table["ra"], table["dec"])]
     positions = write_bytes("\n".join(["name,ra,dec", *lines]).encode(), join(out, "positions.csv"))
-    fetch_positions(positions, out, viewer, asker)
+    fetch_positions(positions, out, viewer, client)
     stamps = read_table(join(out, "stamps.parquet"))
     return decode(stamps), stamps["cutout_ok"].to_numpy(zero_copy_only=False)
 
@@ -182,7 +182,7 @@ def stage0_on_sky(
     positions: str = "",  # CSV with name, ra, dec and where known theta_E; empty: the package's own anchors
     recipe: AnchorRecipe | None = None,
     viewer: ViewerRecipe | None = None,
-    asker: Asker | None = None,
+    client: HttpClient | None = None,
     impostors: str = "",  # CSV with name, class, ra, dec; empty: the package's own beside its own anchors, none beside another list
     scores: str = "",  # scores.parquet of the network's run: its test galaxies set the fixed false-positive rates
     ledger: str | Path | None = None,  # File to append the result to: real lenses are spent once
@@ -194,7 +194,7 @@ def stage0_on_sky(
     from dark_halo_scope.run.stage0 import stage0_page
 
     anchors, recipe = read_positions(positions).columns if positions else known_lenses(), recipe or AnchorRecipe()
-    images, ok = stamps_at(anchors, out, viewer, asker)
+    images, ok = stamps_at(anchors, out, viewer, client)
     verdict = check_anchors(anchors, images={i: images[i] for i in np.flatnonzero(ok).tolist()}, recipe=recipe)["verdict"]
     reason = np.where(ok, verdict, "no cutout").astype(str)
     use = reason == "ok"
@@ -210,7 +210,7 @@ def stage0_on_sky(
             (anchors["ra"], anchors["dec"]),
         )
         refused |= {f"impostor, {k}": v for k, v in left.items() if v and k != "kept"}
-        pictures, there = stamps_at(kept, join(out, "impostors"), viewer, asker)
+        pictures, there = stamps_at(kept, join(out, "impostors"), viewer, client)
         wrong_images = pictures[there]
         p = 1 / (1 + np.exp(-score_images(model, trained, wrong_images).astype(float)))
         wrong = {"name": kept["name"][there], "class": kept["class"][there], "p_lens": p}
