@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['BANDS', 'ROLES', 'TYPES', 'UCD_BANDS', 'IDENTITY', 'OBSERVING', 'PARENT', 'HOST', 'PLAN', 'STAMPS', 'SCORES',
            'CANDIDATES', 'COMPLETENESS', 'GRADES', 'VOTES', 'PRODUCTS', 'parse_bands', 'Column', 'columns_of',
-           'product_columns', 'check_table', 'table_from', 'metadata_columns']
+           'product_columns', 'check_table', 'fixed_width', 'plain_types', 'conform', 'table_from', 'metadata_columns']
 
 # %% ../../nbs/base/schema.ipynb #d5d0021b
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .errors import BadInput, unknown_name
 
@@ -308,6 +309,65 @@ def check_table(
         if not right:
             raise BadInput(f"{head}: column '{field.name}' has type {field.type}, expected {wanted}")
     return table.select([n for n in columns if n in table.column_names])
+
+# %% ../../nbs/base/schema.ipynb #190224aa
+def fixed_width(
+    column: pa.ChunkedArray,  # Stamps as bytes of any length
+    where: str,  # File and column, for the message
+) -> pa.ChunkedArray:
+    "Stamps as fixed-size binary values; raises BadInput where their lengths differ or a row has none"
+    lengths = pc.unique(pc.binary_length(column)).to_pylist()
+    if len(lengths) > 1 or lengths == [None]:
+        raise BadInput(f"{where}: stamps of {len(lengths)} different lengths; expected one length in every row")
+    return column.cast(pa.binary(lengths[0])) if lengths else column.cast(pa.binary(1))
+
+
+def plain_types(
+    table: pa.Table,  # As read from a file that somebody may have saved again
+    where: str = "",  # File, for the message
+) -> pa.Table:
+    "The table in the types that products use: dictionaries written out, long strings, views and pandas' row index gone; raises BadInput naming the column"
+    test = pa.types
+    for i, field in reversed(list(enumerate(table.schema))):
+        kind = field.type.value_type if test.is_dictionary(field.type) else field.type
+        if field.name.startswith("__index_level_"):
+            table = table.remove_column(i)
+            continue
+        if test.is_large_string(kind) or test.is_string_view(kind):
+            kind = pa.string()
+        elif test.is_large_binary(kind) or test.is_binary_view(kind):
+            kind = pa.binary()
+        elif test.is_list(kind) or test.is_large_list(kind):
+            inner = kind.value_type
+            kind = pa.list_(pa.string() if test.is_large_string(inner) or test.is_string_view(inner) else inner)
+        column = table.column(i) if kind == field.type else table.column(i).cast(kind)
+        if test.is_binary(kind) and field.name in ("stamp", "ctrl_stamp"):
+            column = fixed_width(column, f"{where + ': ' if where else ''}column '{field.name}'")
+        if column.type != field.type:
+            table = table.set_column(i, field.name, column)
+    return table
+
+# %% ../../nbs/base/schema.ipynb #6f449c0d
+def conform(
+    table: pa.Table,  # The product, its types perhaps widened by another program
+    product: str,  # A key of PRODUCTS
+    bands: Sequence[str] = ("g", "r", "z"),  # Bands it was made with
+    where: str = "",  # File, for the message
+) -> pa.Table:  # As `check_table` gives it
+    "The product with every column in the schema's type; raises BadInput naming a column whose values do not fit it"
+    table = plain_types(table, where)
+    columns = {c.name: c for c in product_columns(product, bands)}
+    for i, field in enumerate(table.schema):
+        wanted = TYPES.get(columns[field.name].dtype) if field.name in columns else None
+        if wanted is not None and field.type != wanted:
+            try:
+                table = table.set_column(i, field.name, table.column(i).cast(wanted))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                head = f"{where + ': ' if where else ''}product '{product}'"
+                raise BadInput(
+                    f"{head}: column '{field.name}' has type {field.type}, expected {wanted} ({' '.join(str(error).split())[:80]})"
+                ) from None
+    return check_table(table, product, bands, where)
 
 # %% ../../nbs/base/schema.ipynb #32ee01c3
 def table_from(

@@ -38,6 +38,7 @@ from dark_halo_scope.base.receipts import (
     write_table,
 )
 from ..base.schema import check_table, product_columns
+from ..base.skylist import read_positions
 from ..base.storage import exists, filesystem, join, read_bytes
 from ..injection.paint import paint_brick
 from ..injection.plan import make_plan, validate
@@ -50,7 +51,7 @@ from .phases import Run, section_identity, write_json
 from ..stamps.codec import parquet_options
 from ..survey.coadds import Cutouts, read_cutouts
 from ..survey.mock import make_mock
-from ..trust.anchors import StageZero, read_positions, stage0
+from ..trust.anchors import StageZero, stage0
 from ..trust.gates import GateResult, gate_rows, run_gates
 
 # %% ../../nbs/run/steps.ipynb #7d9c14fd
@@ -142,7 +143,7 @@ def known_positions(
     run: Run,
 ) -> tuple[np.ndarray, np.ndarray]:  # ra, dec [deg]
     "Where the lenses are that may be neither hosts nor controls; raises BadInput for a list without name, ra, dec"
-    tables = [read_positions(uri) for uri in run.known_lens_files()]
+    tables = [read_positions(uri).columns for uri in run.known_lens_files()]
     ra, dec = ([np.asarray(t[c], float) for t in tables] for c in ("ra", "dec"))
     return np.concatenate([np.zeros(0), *ra]), np.concatenate([np.zeros(0), *dec])
 
