@@ -286,7 +286,7 @@ def bench(
 
     if name not in BENCHES:
         raise unknown_name("bench", name, BENCHES)
-    module = importlib.import_module(f"dark_halo_scope.run.{'bench' if name == 'render' else 'bench_' + name}")
+    module = importlib.import_module(f"dark_halo_scope.bench.{name}")
     figures = getattr(module, f"bench_{name}")(
         seed=seed, **({"n": n} if n else {}), **({"bank": bank} if bank and name == "render" else {})
     )

@@ -17,12 +17,28 @@ from desiutil.brick import Bricks
 from scipy import fft, ndimage
 
 from dark_halo_scope.base.errors import BadInput
-from dark_halo_scope.survey import mock, mock_sky
+from dark_halo_scope.mock import release as mock_release
+from dark_halo_scope.mock import sky as mock_sky
+from dark_halo_scope.mock.camera import MockPSF, draw_light, exposures_of, mask_radius, psf_transform
+from dark_halo_scope.mock.catalogue import sweep_columns
+from dark_halo_scope.mock.files import coadd_bytes, coadd_header, read_columns
+from dark_halo_scope.mock.release import make_brick, make_mock, observe_brick
+from dark_halo_scope.mock.sky import (
+    FILTERS,
+    PIXSCALE,
+    Light,
+    MockObject,
+    MockRecipe,
+    brick_objects,
+    flux_from,
+    mock_bricks,
+    pixels_to_sky,
+    sky_to_pixels,
+    smooth_galaxy,
+)
 from dark_halo_scope.survey.bricks import brick_ids
 from dark_halo_scope.survey.coadds import read_cutouts
 from dark_halo_scope.survey.maskbits import any_bit
-from dark_halo_scope.survey.mock import PIXSCALE, MockRecipe, draw_light, make_brick, make_mock, mock_bricks, observe_brick, read_columns
-from dark_halo_scope.survey.mock_sky import Light, MockObject, brick_objects, flux_from, pixels_to_sky, sky_to_pixels, smooth_galaxy
 from dark_halo_scope.survey.photometry import axis_ratio
 from dark_halo_scope.survey.release import Release
 from dark_halo_scope.survey.sweeps import read_table
@@ -157,7 +173,7 @@ def test_noise_and_depth_are_the_surveys():
     size = {b: [] for b in "grz"}
     for brick in mock_bricks(MockRecipe()):
         for band in "grz":
-            exposures = mock.exposures_of(brick.brickid, band, MockRecipe())
+            exposures = exposures_of(brick.brickid, band, MockRecipe())
             weight = np.array([e.sigma**-2.0 for e in exposures])
             sigma[band].append(weight.sum() ** -0.5)
             size[band].append(np.sqrt(weight.sum() / np.sum(weight / np.array([e.psf.psfsize for e in exposures]) ** 2)))
@@ -174,7 +190,7 @@ def test_psfsize_and_flux_measured_back_from_a_star():
         stacks, _, tractor = observe_brick(brick, [thing], recipe)
         for band, stack in stacks.items():
             box = stack.image[202 - 32 : 202 + 32, 199 - 32 : 199 + 32].astype(float)
-            total = thing.flux[mock.FILTERS.index(band)] * tractor[f"mw_transmission_{band}"][0]
+            total = thing.flux[FILTERS.index(band)] * tractor[f"mw_transmission_{band}"][0]
             assert tractor[f"flux_{band}"][0] == pytest.approx(total, abs=float(5 / np.sqrt(tractor[f"flux_ivar_{band}"][0])))
             noise = np.sum(np.where(stack.invvar > 0, 1 / np.maximum(stack.invvar, 1), 0)[170:234, 167:231])
             assert box.sum() == pytest.approx(total, abs=0.008 * total + 4 * np.sqrt(noise))
@@ -191,7 +207,7 @@ def test_galaxy_light_agrees_with_lenstronomy():
     from lenstronomy.Util.param_util import phi_q2_ellipticity
 
     x, y = mock_sky.fine_grid(128)
-    blur = mock.psf_transform(mock.MockPSF(1.3, 3.0, 0.02, 0.0, 0.0), 128)
+    blur = psf_transform(MockPSF(1.3, 3.0, 0.02, 0.0, 0.0), 128)
     e1, e2 = phi_q2_ellipticity(0.6, 0.7)
     along, across = x * np.cos(0.6) + y * np.sin(0.6), y * np.cos(0.6) - x * np.sin(0.6)
     radius = np.hypot(along * np.sqrt(0.7), across / np.sqrt(0.7)) / 1.1
@@ -235,14 +251,14 @@ def test_bright_star_is_saturated_masked_and_forces_types():
     thing, red = at_centre(star(12.6), brick, recipe), smooth_galaxy("lrg", flux_from(19, 1.6, 1.0, 1.0), 1.0, 4.0, 0.8, 0.3, 0.5)
     beside = at_centre(red, brick, recipe, 199.3 + 30)
     stacks, mask, tractor = observe_brick(brick, [thing, beside], recipe)
-    data = mock.coadd_bytes([stacks["r"].invvar], mock.coadd_header(brick, 400, "invvar", "r"))
+    data = coadd_bytes([stacks["r"].invvar], coadd_header(brick, 400, "invvar", "r"))
     assert fits.getdata(io.BytesIO(data), 1)[202, 199] == 0 and np.isfinite(stacks["r"].image).all()
     assert any_bit(mask[202, 199], ["SATUR_R"]) and any_bit(mask[202, 199], ["ALLMASK_R"]) and any_bit(mask[202, 199], ["BRIGHT"])
     medium, bright = any_bit(mask, ["MEDIUM"]), any_bit(mask, ["BRIGHT"])
-    radius = mock.mask_radius(12.5) / PIXSCALE
+    radius = mask_radius(12.5) / PIXSCALE
     assert np.sqrt(medium.sum() / np.pi) == pytest.approx(radius, rel=0.02) and medium.sum() == pytest.approx(4 * bright.sum(), rel=0.03)
     assert tractor["type"].tolist() == [b"PSF", b"PSF"] and tractor["maskbits"][1] != 0
-    assert (fits.getdata(io.BytesIO(mock.coadd_bytes([mask], mock.coadd_header(brick, 400, "maskbits"), 1, ["MASKBITS"])), 1) == mask).all()
+    assert (fits.getdata(io.BytesIO(coadd_bytes([mask], coadd_header(brick, 400, "maskbits"), 1, ["MASKBITS"])), 1) == mask).all()
 
 
 def test_uncovered_corner_has_no_data():
@@ -287,7 +303,7 @@ def test_arc_flux_in_the_pixels_is_the_flux_in_the_truth():
         contrast = thing.lens["arc_mag_r"] - thing.mag["r"]
         assert 1.49 < contrast < 3.51 or thing.lens["arc_mag_r"] == pytest.approx(22.2, abs=0.01)
         centred = at_centre(thing, brick, recipe)
-        psf = mock.MockPSF(1.2, 3.0, 0.01, 0.0, 0.0)
+        psf = MockPSF(1.2, 3.0, 0.01, 0.0, 0.0)
         arcs = draw_light([(replace(centred, lights=centred.lights[1:]), 199.3, 201.8)], "r", psf, 400, 1.0)
         assert 22.5 - 2.5 * np.log10(arcs.sum()) == pytest.approx(thing.lens["arc_mag_r"], abs=0.01)
         y, x = np.indices(arcs.shape)
@@ -324,7 +340,7 @@ def test_second_call_does_nothing_and_an_unfinished_brick_is_made_again(tmp_path
     recipe = replace(SMALL, columns=1, bands=("r",), n_pix=300, n_lenses=1)
     receipt = make_mock(tmp_path, recipe)
     before = hashes(tmp_path)
-    monkeypatch.setattr(mock, "observe_brick", lambda *a: pytest.fail("observed again"))
+    monkeypatch.setattr(mock_release, "observe_brick", lambda *a: pytest.fail("observed again"))
     assert make_mock(tmp_path, recipe) == receipt
     release = Release(str(tmp_path))
     Path(release.bricks()).unlink()
@@ -347,7 +363,7 @@ def test_no_lenses_no_rows_same_columns(tmp_path, release):
 
 
 def test_import_leaves_painter_and_torch_out():
-    code = "import sys, dark_halo_scope.survey.mock; print([m for m in sys.modules if m.split('.')[0] in ('lenstronomy', 'torch') or 'halo_scope.lensing' in m])"
+    code = "import sys, dark_halo_scope.mock.release; print([m for m in sys.modules if m.split('.')[0] in ('lenstronomy', 'torch') or 'halo_scope.lensing' in m])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
@@ -424,7 +440,7 @@ def test_the_projects_own_readers_find_the_galaxies(release):
 
 def test_sweeps_leave_out_what_another_brick_owns():
     tractor = {"brick_primary": np.array([True, False, True]), "flux_r": np.arange(3.0), "bx": np.zeros(3)}
-    assert {k: v.tolist() for k, v in mock.sweep_columns(tractor).items()} == {"FLUX_R": [0.0, 2.0]}
+    assert {k: v.tolist() for k, v in sweep_columns(tractor).items()} == {"FLUX_R": [0.0, 2.0]}
 
 
 def test_planted_lenses_are_red_enough_in_the_infrared_wherever_they_are():
@@ -440,6 +456,4 @@ def test_another_seed_is_another_night_under_another_sky():
     one, two = ([o.ra for o in brick_objects(brick, replace(SMALL, seed=s, n_lenses=0))] for s in (1, 2))
     assert set(one).isdisjoint(two)
     for band in "grz":
-        assert mock.exposures_of(brick.brickid, band, replace(SMALL, seed=1)) != mock.exposures_of(
-            brick.brickid, band, replace(SMALL, seed=2)
-        )
+        assert exposures_of(brick.brickid, band, replace(SMALL, seed=1)) != exposures_of(brick.brickid, band, replace(SMALL, seed=2))
