@@ -17,6 +17,7 @@ from regions import Regions
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.schema import check_table, product_columns
+from dark_halo_scope.base.sphere import separation
 from dark_halo_scope.search.candidates import (
     CandidateRecipe,
     KnownList,
@@ -35,7 +36,7 @@ from dark_halo_scope.stats.calibration import fit_calibrator, survey_yield
 from dark_halo_scope.stats.metrics import TiedScores
 from dark_halo_scope.survey.bricks import brick_ids, brick_names
 from dark_halo_scope.survey.maskbits import mask_value
-from dark_halo_scope.trust.anchors import name_agrees, separation
+from dark_halo_scope.trust.anchors import name_agrees
 
 PREVALENCE = 0.02
 

@@ -9,7 +9,6 @@ __all__ = ['CHEAP', 'content_hash', 'count_hosts', 'Receipt', 'identity_of', 'ru
 
 # %% ../../nbs/base/receipts.ipynb #88c5ec8e
 import hashlib
-import json
 import os
 import platform
 import time
@@ -19,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .. import __version__
 from .config import recipe_identity
 from .errors import BadInput
+from .galaxy import IDENTITY, galaxy_key
+from .jsonable import plain, read_json, write_json
 from .resources import code_of
 from .storage import exists, filesystem, join, read_bytes, size_of, write_bytes
 
@@ -55,8 +55,9 @@ def count_hosts(
         ],
         pa.string(),
     )
-    host = pc.add(pc.multiply(table["brickid"].cast(pa.int64()), 1 << 24), table["objid"].cast(pa.int64()))
-    grouped = pa.table({"group": name, "host": host}).group_by("group").aggregate([("host", "count"), ("host", "count_distinct")])
+    grouped = (
+        pa.table({"group": name, "host": galaxy_key(table)}).group_by("group").aggregate([("host", "count"), ("host", "count_distinct")])
+    )
     return {
         g: {"rows": r, "hosts": h}
         for g, r, h in sorted(zip(*(grouped[c].to_pylist() for c in ("group", "host_count", "host_count_distinct"))))
@@ -130,9 +131,8 @@ def write_receipt(
     uri: str | Path,  # The product
 ) -> Receipt:
     "Writes the receipt beside its product, atomically, with a digest of itself"
-    values = json.loads(json.dumps(asdict(receipt) | {"name": receipt.name}))
-    text = json.dumps(values | {"seal": _seal(values)}, indent=1, sort_keys=True)
-    write_bytes((text + "\n").encode(), receipt_path(uri))
+    values = plain(asdict(receipt) | {"name": receipt.name})
+    write_json(values | {"seal": _seal(values)}, receipt_path(uri))
     return receipt
 
 
@@ -144,10 +144,10 @@ def read_receipt(
     if not exists(path):
         raise BadInput(f"{uri}: has no receipt ({path}); it is not a finished product")
     try:
-        values = json.loads(read_bytes(path))
+        values = read_json(path)
         receipt = Receipt(values["product"], dict(values["identity"]), dict(values["run"]))
         name, seal = values["name"], values["seal"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (BadInput, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path}: not readable as a receipt ({type(error).__name__}: {error})") from error
     if name != receipt.name or seal != _seal(values):
         raise BadInput(
@@ -196,7 +196,7 @@ def is_done(
         receipt = read_receipt(uri)
     except BadInput:
         return False
-    same = all(receipt.identity.get(key) == json.loads(json.dumps(value)) for key, value in identity.items())
+    same = all(receipt.identity.get(key) == plain(value) for key, value in identity.items())
     return same and not file_faults(uri, receipt)
 
 # %% ../../nbs/base/receipts.ipynb #060d8fcd
@@ -244,6 +244,6 @@ def write_product(
     name = str(uri).rsplit("/", 1)[-1]
     files = {name: write_table(table, uri, **options)} | dict((run or {}).get("files", {}))
     counted = {"rows": table.num_rows, "content": content_hash(table)}
-    if {"brickid", "objid"} <= set(table.column_names):
+    if set(IDENTITY) <= set(table.column_names):
         counted["hosts"] = count_hosts(table)
     return write_receipt(Receipt(product, {**identity, **counted}, dict(run or {}) | {"files": files}), uri)

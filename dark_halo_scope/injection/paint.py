@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ..base.draws import rng
 from ..base.errors import BadInput
+from ..base.magnitudes import flux_of
 from ..base.schema import table_from
 from .quality import measure
 from ..lensing.deflection import LensParams
@@ -68,7 +69,7 @@ def source_flux(
     bands: Sequence[str],
 ) -> np.ndarray:  # (n, band) [nmgy], as it reaches the telescope
     "Flux of the planned magnitudes, dimmed by the Galactic transmission of the host's line of sight"
-    return np.stack([10 ** (0.4 * (22.5 - t[f"src_mag_{b}"])) * t[f"mw_transmission_{b}"] for b in bands], axis=1)
+    return np.stack([flux_of(t[f"src_mag_{b}"]) * t[f"mw_transmission_{b}"] for b in bands], axis=1)
 
 
 def source_params(

@@ -6,7 +6,7 @@
 __all__ = ['PLAN_ROWS', 'PRODUCTS', 'bank_given', 'bank_splits', 'source_bank', 'plan', 'open_plan', 'plan_rows', 'plan_bricks',
            'paint_tasks', 'brick_rows', 'brick_stamps', 'ShardRecipe', 'shards_wanted', 'shard_tasks', 'shard']
 
-# %% ../../nbs/injection/products.ipynb #fce7bb23
+# %% ../../nbs/injection/products.ipynb #b1e89765
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..base.errors import BadInput
+from ..base.jsonable import as_json
 from ..base.products import Chosen, Inputs, Made, Place, Product, Task
 from ..base.receipts import read_receipt, read_table
-from ..base.storage import as_json, filesystem
+from ..base.storage import filesystem
 from .compact import deal_bricks, joined_shard
 from .paint import paint_brick
 from .plan import make_plan, validate
@@ -28,7 +29,7 @@ from ..stamps.codec import parquet_options
 from ..survey.coadds import read_cutouts
 from ..survey.release import Release
 
-# %% ../../nbs/injection/products.ipynb #7a6312f4
+# %% ../../nbs/injection/products.ipynb #e242c230
 def bank_given(
     recipe: Chosen,
     place: Place,
@@ -62,7 +63,7 @@ def source_bank(uri: str) -> SourceBank:
 
     return load_bank(uri)
 
-# %% ../../nbs/injection/products.ipynb #d2b521e5
+# %% ../../nbs/injection/products.ipynb #49fabd8b
 PLAN_ROWS = 20_000  # In a row group of the plan
 
 
@@ -79,7 +80,7 @@ def plan(
     files = {"plan.claims.json": as_json(claims), "_stage_config.json": as_json(config)}
     return Made(table, files=files, options={"row_group_size": PLAN_ROWS})
 
-# %% ../../nbs/injection/products.ipynb #9a7b7ca4
+# %% ../../nbs/injection/products.ipynb #55a4ec76
 @lru_cache(maxsize=1)
 def open_plan(
     uri: str,
@@ -98,7 +99,7 @@ def _plan_group(uri: str, name: str, group: int) -> pa.Table:
     "One group of rows of the plan"
     return open_plan(uri, name).read_row_group(group)
 
-# %% ../../nbs/injection/products.ipynb #7c8d4af7
+# %% ../../nbs/injection/products.ipynb #60f03984
 def plan_rows(
     uri: str,
     name: str,  # Of its receipt
@@ -116,7 +117,7 @@ def plan_rows(
         start += size
     return pa.concat_tables(parts).combine_chunks()
 
-# %% ../../nbs/injection/products.ipynb #754ac3ec
+# %% ../../nbs/injection/products.ipynb #db99fc7d
 def plan_bricks(
     uri: str,
     name: str,  # Of its receipt
@@ -141,7 +142,7 @@ def plan_bricks(
         raise BadInput(f"{uri}: rows of one brick are not together; expected a plan sorted by brick")
     return runs
 
-# %% ../../nbs/injection/products.ipynb #5d9dd55f
+# %% ../../nbs/injection/products.ipynb #d0fecc31
 def paint_tasks(
     inputs: Inputs,
     recipe: Chosen,
@@ -149,13 +150,7 @@ def paint_tasks(
 ) -> list[Task]:
     "One task per brick of the plan"
     source, lensed = inputs["plan"], recipe.plan.src_dmag_of == "lensed"
-    common = {
-        "release": inputs["release"].uri,
-        "paint": recipe.paint,
-        "bands": recipe.sky.bands,
-        "lensed": lensed,
-        "bank": inputs["bank"].value,
-    }
+    common = {"release": inputs["release"].uri, "paint": recipe.paint, "bands": recipe.sky.bands, "lensed": lensed, "bank": inputs["bank"].value}
     assert source.receipt is not None
     where = (source.uri, source.receipt.name)
     return [Task(brick, {"rows": (*where, first, n), "brick": brick} | common) for brick, first, n in plan_bricks(*where, place.limit)]
@@ -185,7 +180,7 @@ def brick_stamps(
     stamps = paint_brick(tasks, sky, paint, tuple(bands), lensed, source_bank(bank) if bank else None)
     return Made(stamps, options=parquet_options(stamps, paint.codec))
 
-# %% ../../nbs/injection/products.ipynb #88bb3130
+# %% ../../nbs/injection/products.ipynb #9bac9a7d
 @dataclass(frozen=True)
 class ShardRecipe:
     "Whether stamps are joined to shards, and how large they are"
@@ -232,15 +227,9 @@ def shard(
     table = joined_shard([read_table(uri) for uri in uris], rows, ", ".join(uris[:2]))
     return Made(table, options=parquet_options(table, codec))
 
-# %% ../../nbs/injection/products.ipynb #6c591ea7
+# %% ../../nbs/injection/products.ipynb #e372125c
 PRODUCTS = (
-    Product(
-        "bank",
-        "HST galaxies to be painted as sources",
-        per="given",
-        make="injection.products:bank_given",
-        chosen_by=("bank", "plan.src_kind"),
-    ),
+    Product("bank", "HST galaxies to be painted as sources", per="given", make="injection.products:bank_given", chosen_by=("bank", "plan.src_kind")),
     Product(
         "plan",
         "which galaxy gets which lens",

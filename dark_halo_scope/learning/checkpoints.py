@@ -123,7 +123,7 @@ def load_model(
         raise BadInput(f"{uri}: the weights are not those of '{recipe.model.name}' ({str(error).splitlines()[-1].strip()[:160]})") from None
     return model.eval(), recipe, model_name(state)
 
-# %% ../../nbs/learning/checkpoints.ipynb #b439de9a
+# %% ../../nbs/learning/checkpoints.ipynb #ab73a8b6
 def with_calibrator(
     uri: str,  # A checkpoint
     calibrator: Calibrator | None,  # None takes it out

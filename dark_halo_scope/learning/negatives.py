@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['MineRecipe', 'NegativeRecipe', 'negative_sets']
 
-# %% ../../nbs/learning/negatives.ipynb #f7b7f678
+# %% ../../nbs/learning/negatives.ipynb #16836283
 from dataclasses import dataclass, field
 
 from ..base.errors import BadInput
 from ..stamps.reader import StampSet
 
-# %% ../../nbs/learning/negatives.ipynb #a2213b1a
+# %% ../../nbs/learning/negatives.ipynb #32d12d68
 @dataclass(frozen=True)
 class MineRecipe:
     "How hard negatives are mined"
@@ -30,9 +30,7 @@ class MineRecipe:
 class NegativeRecipe:
     "Which look-alikes a network is shown"
 
-    models: tuple[
-        str, ...
-    ] = ()  # Checkpoints whose false positives are mined; empty: a first network's, where the reader asks for hard negatives
+    models: tuple[str, ...] = ()  # Checkpoints whose false positives are mined; empty: a first network's, where the reader asks for hard negatives
     stamps: tuple[str, ...] = ()  # Stamps products of real look-alikes, such as `dhs fetch` writes
     weight: float = 1.0  # Copies of each such stamp in an epoch, on average
     mine: MineRecipe = field(default_factory=MineRecipe)

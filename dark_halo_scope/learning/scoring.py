@@ -226,7 +226,7 @@ def fit_committee(
     fit = LogisticRegression(C=1.0).fit((logits / spread[:, None]).T.astype(np.float64), label)
     return replace(committee, weights=tuple((fit.coef_[0] / spread).tolist()), bias=float(fit.intercept_[0]))
 
-# %% ../../nbs/learning/scoring.ipynb #0ca46998
+# %% ../../nbs/learning/scoring.ipynb #8c11529f
 def calibrated_on(
     committee: Committee,
     sets: Sequence[StampSet | str],  # Labelled stamps
@@ -253,10 +253,5 @@ def score_stamps(
     if missing:
         raise BadInput(f"stamps lack column(s) {', '.join(missing)}, which the scores product names its rows by")
     columns = {n: v for n, v in index.identity.items() if n != "hard_negative"}
-    columns |= {
-        "label": index.label.astype(np.int16),
-        "logit": mean,
-        "p_lens": committee.probability(mean),
-        "model_id": np.full(len(mean), committee.name),
-    }
+    columns |= {"label": index.label.astype(np.int16), "logit": mean, "p_lens": committee.probability(mean), "model_id": np.full(len(mean), committee.name)}
     return table_from(columns, "scores")

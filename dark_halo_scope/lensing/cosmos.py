@@ -27,6 +27,7 @@ from skimage.segmentation import watershed
 from .. import __version__
 from ..base.draws import uniforms_table
 from ..base.errors import BadInput
+from ..base.magnitudes import flux_of
 from ..base.storage import read_bytes, write_bytes
 from .sources import SourceBank, stamp_fault
 
@@ -365,8 +366,8 @@ def band_fluxes(
     measured = np.isfinite(magnitudes).all(1)
     z = np.where(np.isfinite(table["zphot"]), table["zphot"], 1.0)
     shape = np.stack([template_flux(WAVELENGTH[b], z, beta) for b in bands], 1) / template_flux(WAVELENGTH["f814w"], z, beta)[:, None]
-    template = 10 ** (-0.4 * (np.asarray(table["mag_f814w"])[:, None] - 22.5)) * shape
-    return np.where(measured[:, None], 10 ** (-0.4 * (np.nan_to_num(magnitudes, nan=99.0) - 22.5)), template), measured
+    template = flux_of(np.asarray(table["mag_f814w"])[:, None]) * shape
+    return np.where(measured[:, None], flux_of(np.nan_to_num(magnitudes, nan=99.0)), template), measured
 
 # %% ../../nbs/lensing/cosmos.ipynb #49700f3f
 SPLITS = ("train", "val", "test")

@@ -21,6 +21,7 @@ import yaml
 
 from .. import __version__
 from ..base.errors import BadInput, unknown_name
+from ..base.jsonable import plain, write_json
 from ..base.storage import join, write_bytes
 
 # %% ../../nbs/run/cli.ipynb #ba631289
@@ -83,7 +84,7 @@ def demo(
         started = time.perf_counter()
         found = sit_exam(network_examinee(checkpoint), real, ledger=default_ledger())
         found["run"] = run_facts(started, command="dhs demo --real DIR --checkpoint FILE --out OUT")
-        write_bytes((json.dumps(found, indent=1) + "\n").encode(), join(out, "exam.json"))
+        write_json(found, join(out, "exam.json"))
         print(json.dumps(short_result(found), indent=1))
     elif real:
         from dark_halo_scope.run.real import real_demo
@@ -114,9 +115,7 @@ def mock(
 
     folder, _, name = out.rstrip("/").rpartition("/")
     if name != "release":
-        raise BadInput(
-            f"{out}: a mock release lies in a folder named release, so that its recipe's lists are found; expected {out}/release"
-        )
+        raise BadInput(f"{out}: a mock release lies in a folder named release, so that its recipe's lists are found; expected {out}/release")
     run = open_run(recipe, folder or ".", set_ or [], workers=workers)
     print(f"release {ensure(run, 'release').name}: {out}")
 
@@ -128,7 +127,9 @@ AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Accept bric
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda, where a network scores.")]
 
 
-def asked(engine: str, workers: int, limit: int, allow_missing: bool, device: str) -> dict[str, Any]:  # What differs from the defaults
+def asked(
+    engine: str, workers: int, limit: int, allow_missing: bool, device: str
+) -> dict[str, Any]:  # What differs from the defaults
     "What was asked for on the command line"
     given = {"engine": engine, "workers": workers, "limit": limit, "allow_missing": allow_missing, "device": device}
     plain = {"engine": "local", "workers": 0, "limit": 0, "allow_missing": False, "device": "cpu"}
@@ -163,15 +164,11 @@ def run(
     changes, declared = [*(set_ or []), *guard_values(override or [])], declared_parameters(notebook)
     load_recipe(recipe, changes, out)
     shared = {"recipe": recipe, "out": out, "overrides": changes, "make_inputs": with_inputs}
-    given = (
-        {k: v for k, v in shared.items() if k in declared}
-        | asked(engine, workers, limit, allow_missing, device)
-        | parse_parameters(parameter)
-    )
+    given = {k: v for k, v in shared.items() if k in declared} | asked(engine, workers, limit, allow_missing, device) | parse_parameters(parameter)
     log = run_notebook(phase, given, f"{'runs' if '://' in out else out}/logs/{phase}.ipynb")
     print(f"{phase}: done, executed notebook {log}")
 
-# %% ../../nbs/run/cli.ipynb #5ca78d92
+# %% ../../nbs/run/cli.ipynb #f1a7eac5
 @app.command()
 def generation(
     recipe: Annotated[str, typer.Argument(help="Name in data_manifests/generations, or a YAML file.")],
@@ -202,7 +199,7 @@ def generation(
     result = run_generation(recipe, out or f"runs/{Path(recipe).stem}", scale, release, changes, override or [], **given)
     print(json.dumps(result, indent=1))
 
-# %% ../../nbs/run/cli.ipynb #8ad41ebd
+# %% ../../nbs/run/cli.ipynb #9625173d
 @app.command()
 def verify(
     out: Annotated[str, typer.Argument(help="Folder of a run.")],
@@ -333,7 +330,6 @@ def chance(
     """
     from dataclasses import asdict
 
-    from dark_halo_scope.base.storage import plain
     from dark_halo_scope.run.chance import chance_at
     from dark_halo_scope.run.phases import open_run
 
@@ -350,7 +346,6 @@ def gates(
 
     Example: dhs gates runs/demo/stamps --out gates.json
     """
-    from dark_halo_scope.base.storage import write_json
     from dark_halo_scope.run.report import gates_page
     from dark_halo_scope.trust.gates import failed, gate_rows, run_gates
 

@@ -6,7 +6,7 @@
 __all__ = ['DEMO_MOCK', 'DEMO_STAMPS', 'MOCK_LISTS', 'LABELS', 'SEARCH', 'demo_values', 'phase_values', 'run_phases',
            'guard_values', 'run_generation', 'written_result', 'rehearse_named', 'demo_receipt']
 
-# %% ../../nbs/run/generation.ipynb #45233049
+# %% ../../nbs/run/generation.ipynb #0194993b
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,29 +15,17 @@ from typing import Any
 import yaml
 
 from ..base.errors import BadInput
+from ..base.jsonable import read_json, write_json
 from ..base.receipts import read_receipt, run_facts
 from ..base.resources import phase_notebook
-from ..base.storage import exists, join, read_json, write_json
+from ..base.storage import exists, join
 from .phases import Recipe, check_parameters, declared_parameters, load_recipe, open_run, recipe_values, run_notebook
 from .products import Run, asked_for, ensure, product_files, state
 
-# %% ../../nbs/run/generation.ipynb #508e1c45
-DEMO_MOCK = {
-    "rows": 6,
-    "columns": 8,
-    "n_pix": 800,
-    "lrgs": 70,
-    "blue": 50,
-    "spirals": 2,
-    "rings": 1.5,
-    "mergers": 1.5,
-    "stars": 10,
-    "n_lenses": 48,
-}
+# %% ../../nbs/run/generation.ipynb #4d84936c
+DEMO_MOCK = {"rows": 6, "columns": 8, "n_pix": 800, "lrgs": 70, "blue": 50, "spirals": 2, "rings": 1.5, "mergers": 1.5, "stars": 10, "n_lenses": 48}
 DEMO_STAMPS = {"train": 2400, "val": 800, "test": 1000}
-MOCK_LISTS = {
-    k: [f"{{out}}/release/truth/{name}.csv"] for k, name in (("known", "known_lenses"), ("anchors", "anchors"), ("impostors", "impostors"))
-}
+MOCK_LISTS = {k: [f"{{out}}/release/truth/{name}.csv"] for k, name in (("known", "known_lenses"), ("anchors", "anchors"), ("impostors", "impostors"))}
 LABELS = {"demo": "demo scale: the small network on a mock sky", "full": "as the recipe says"}
 SEARCH = {"fpr": 0.05, "prevalence": [0.05, 0.2]}  # What some hundred galaxies can set and show
 
@@ -50,23 +38,14 @@ def demo_values(
     train, small = recipe.train, {"name": "small_cnn", "weights": "", "drop_path": 0.0}
     optim = {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 0, "ema": 0.0}
     plain = {"epochs": min(4, train.epochs), "monitor": "loss", "patience": 0, "keep_every": 0, "precision": "fp32", "compile": False}
-    values: dict[str, Any] = {
-        "release": "{out}/release",
-        "rooms": ["mock"],
-        "mock": DEMO_MOCK,
-        "splits.nside": 1024,
-        "splits.salt": "generations",
-    }
+    values: dict[str, Any] = {"release": "{out}/release", "rooms": ["mock"], "mock": DEMO_MOCK, "splits.nside": 1024, "splits.salt": "generations"}
     values |= {f"lists.{k}": v for k, v in MOCK_LISTS.items()} | {"lists.census": "{out}/release/truth/census.csv"}
     values |= {"plan.n_total_per_split": DEMO_STAMPS, "paint.keep_control": True} | {f"candidates.{k}": v for k, v in SEARCH.items()}
     values |= {f"train.model.{k}": v for k, v in small.items()} | {f"train.optim.{k}": v for k, v in optim.items()}
     values |= {f"train.{k}": v for k, v in plain.items()} | {"train.read.batch_size": 64, "train.read.lanes": 1}
-    return [
-        f"{key}={yaml.safe_dump(value, default_flow_style=True).strip().removesuffix('...').strip()}"
-        for key, value in (values | recipe.demo).items()
-    ]
+    return [f"{key}={yaml.safe_dump(value, default_flow_style=True).strip().removesuffix('...').strip()}" for key, value in (values | recipe.demo).items()]
 
-# %% ../../nbs/run/generation.ipynb #0d802831
+# %% ../../nbs/run/generation.ipynb #db7e6ef9
 def phase_values(
     phase: str,
     given: dict[str, Any],  # Everything that was asked for
@@ -102,7 +81,7 @@ def run_phases(
         print(f"{k + 1}/{len(phases)} {name}: {seconds[name]:.1f} s", flush=True)
     return seconds
 
-# %% ../../nbs/run/generation.ipynb #d511bced
+# %% ../../nbs/run/generation.ipynb #10a8e76a
 def guard_values(
     overrides: Sequence[str],  # "guard=reason" or "guard:gate=reason" each
 ) -> list[str]:  # As one value of a recipe
@@ -130,12 +109,7 @@ def run_generation(
 
     if scale not in LABELS:
         raise BadInput(f"scale '{scale}': expected full or demo")
-    changes = [
-        *(demo_values(name) if scale == "demo" else []),
-        *([f"release={release}"] if release else []),
-        *overrides,
-        *guard_values(guards),
-    ]
+    changes = [*(demo_values(name) if scale == "demo" else []), *([f"release={release}"] if release else []), *overrides, *guard_values(guards)]
     known = {k: v for k, v in given.items() if k in ("engine", "workers", "limit", "allow_missing", "device")}
     run = open_run(name, out, changes, **known)
     print(f"{run.recipe.name}: release {run.recipe.release}, products to {out}", flush=True)
@@ -153,7 +127,7 @@ def run_generation(
         print(f"report: {write_report(run, failure)}", flush=True)
     return written_result(run, LABELS[scale])
 
-# %% ../../nbs/run/generation.ipynb #c18c0d8a
+# %% ../../nbs/run/generation.ipynb #06b418f5
 def written_result(
     run: Run,
     label: str,  # At which scale
@@ -177,7 +151,7 @@ def rehearse_named(
     write_json(facts, run.path("rehearsal.json"))
     return facts
 
-# %% ../../nbs/run/generation.ipynb #e5447163
+# %% ../../nbs/run/generation.ipynb #9072a5a2
 def demo_receipt(
     runs: Sequence[str],  # Folders in which generations ran
 ) -> dict[str, Any]:  # generations, one row each, and when and where

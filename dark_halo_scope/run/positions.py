@@ -15,8 +15,9 @@ import numpy as np
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
 from ..base.galaxy import galaxy_key
+from ..base.jsonable import write_json
 from ..base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts, write_product
-from ..base.storage import join, write_bytes, write_json
+from ..base.storage import join, write_bytes
 from ..injection.places import place_stamps
 from ..learning.products import networks
 from .engine import progress

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from .steps import sigmoid
+from scipy.special import expit
 
 import dark_halo_scope
 from ..base.receipts import Receipt, identity_of, read_table, run_facts, write_product
@@ -73,7 +73,7 @@ def scores_csv(
         place = [name, f"{ra:.6f}", f"{dec:.6f}"]
         scored = np.isfinite(value)
         lines.writerow(
-            [*place, *([r, f"{value:.6g}", f"{sigmoid(value):.6g}", ""] if scored else ["", "", "", "; ".join(warnings) or NO_FLUX])]
+            [*place, *([r, f"{value:.6g}", f"{expit(float(value)):.6g}", ""] if scored else ["", "", "", "; ".join(warnings) or NO_FLUX])]
         )
     return out.getvalue().encode()
 
@@ -87,7 +87,7 @@ def score_table(
     scored = np.isfinite(logit)
     seen = stamps.filter(pa.array(scored))
     columns = {c: seen[c] for c in ("task_id", "release", "brickid", "objid", "brickname", "ra", "dec", "split")}
-    values = {"logit": logit[scored], "p_lens": sigmoid(logit[scored]).astype(np.float32)}
+    values = {"logit": logit[scored], "p_lens": expit(logit[scored].astype(np.float64)).astype(np.float32)}
     return table_from({**columns, **values, "label": np.full(scored.sum(), -1), "model_id": [network] * int(scored.sum())}, "scores")
 
 # %% ../../nbs/run/score.ipynb #3fcbc569
@@ -105,7 +105,7 @@ def score_page(
     sections = []
     if shown:
         pictures = Section("By falling score")
-        titles = [f"{names[i][:22]}\n{logit[i]:+.2f}, p {sigmoid(logit[i]):.2f}" for i in shown]
+        titles = [f"{names[i][:22]}\n{logit[i]:+.2f}, p {expit(logit[i]):.2f}" for i in shown]
         pictures.add_figure(figures.stamp_sheet(decode(stamps.take(shown)), titles, bands), "Sheet of the scored places")
         pictures.text = [
             "Above each: its name, the logit to rank on, and the network's own probability, which is not the chance of a lens on the sky."

@@ -7,7 +7,7 @@ __all__ = ['SECTIONS', 'verdict_section', 'sky_section', 'parent_section', 'stam
            'learning_section', 'gates_section', 'anchors_section', 'completeness_section', 'candidates_section',
            'files_section', 'report_cards', 'write_report']
 
-# %% ../../nbs/run/summary.ipynb #2c85ef4c
+# %% ../../nbs/run/summary.ipynb #9dc56a2d
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 
 import dark_halo_scope
 from ..base.galaxy import galaxy_key
+from ..base.jsonable import plain, read_json
 from ..base.receipts import read_receipt, read_table
-from ..base.storage import exists, plain, read_json, write_bytes
+from ..base.storage import exists, write_bytes
 from . import figures
 from .products import Run, asked_for, given, opened, product_files, state, verdict_of
 from .report import Section, render_page
@@ -27,7 +28,7 @@ from ..survey.coadds import open_brick, read_stamps, sky_to_pixels
 from ..survey.release import Release
 from ..trust.products import attrition_of_stamps, columns_of, concat
 
-# %% ../../nbs/run/summary.ipynb #e136e206
+# %% ../../nbs/run/summary.ipynb #d9d7c8cc
 def verdict_section(
     run: Run,
     failure: str = "",  # Why the run stopped, where it did
@@ -43,16 +44,14 @@ def verdict_section(
         passed, _, why = verdict_of(run, name)
         reason = "; ".join(f"{k}: {v}" for k, v in run.recipe.overrides.items() if k.split(":")[0] == name)
         if passed is not True:
-            rows.append(
-                {"guard": name, "verdict": "FAILED" if passed is False else "not tested", "why": why, "overridden because": reason or "-"}
-            )
+            rows.append({"guard": name, "verdict": "FAILED" if passed is False else "not tested", "why": why, "overridden because": reason or "-"})
     section.add_table(rows)
     section.add_table([{"product": name, "is not there because": why} for name, why in states.items() if why != "done"])
     if not (section.text or section.tables):
         section.text.append("Nothing: every guard passed and every product is there.")
     return section
 
-# %% ../../nbs/run/summary.ipynb #cbcb1ff3
+# %% ../../nbs/run/summary.ipynb #681db730
 def sky_section(run: Run) -> Section:
     "A piece of one brick in colour, the parent sample and the anchors in it marked"
     sample, anchors = columns_of(opened(run, "parent").read(["brickname", "ra", "dec"])), columns_of(given(run, "anchors").value)
@@ -69,15 +68,13 @@ def sky_section(run: Run) -> Section:
         inside = (x >= 0) & (y >= 0) & (x < side) & (y < side)
         marks[label] = x[inside], y[inside]
     section = Section("The survey")
-    section.text = [
-        f"{len(names)} bricks hold {len(sample['ra']):,} galaxies of the parent sample. Known lenses and candidates are neither hosts nor controls."
-    ]
+    section.text = [f"{len(names)} bricks hold {len(sample['ra']):,} galaxies of the parent sample. Known lenses and candidates are neither hosts nor controls."]
     caption = "Orange: galaxies of the parent sample. White: anchors, which the parent sample leaves out."
     drawn = figures.brick_picture(picture, run.recipe.sky.bands, marks, f"brick {brick}, {'-'.join(run.recipe.sky.bands)}")
     section.add_figure(drawn, f"Colour picture of brick {brick}", caption, dpi=70)
     return section
 
-# %% ../../nbs/run/summary.ipynb #9156979b
+# %% ../../nbs/run/summary.ipynb #406c2fe9
 def parent_section(run: Run) -> Section:
     "Attrition and splits"
     section, counts = Section("The parent sample"), read_table(run.path("attrition.parquet")).to_pydict()
@@ -86,7 +83,7 @@ def parent_section(run: Run) -> Section:
     section.add_table([{"split": k, "galaxies": v["rows"], "unique hosts": v["hosts"]} for k, v in hosts.items()])
     return section
 
-# %% ../../nbs/run/summary.ipynb #a78a996a
+# %% ../../nbs/run/summary.ipynb #b7a976c7
 def stamps_section(run: Run) -> Section:
     "Injected stamps from weak to strong, controls, and what visibility cuts leave"
     files, hosts = product_files(run, "stamps"), read_receipt(run.address("stamps")).identity["hosts"]
@@ -100,27 +97,20 @@ def stamps_section(run: Run) -> Section:
     section = Section("The stamps")
     if chosen:
         sheet = figures.stamp_sheet(decode(some.take(chosen)), titles, run.recipe.sky.bands)
-        section.add_figure(
-            sheet,
-            "Sheet of injected stamps and controls",
-            "Injections by rising signal-to-noise, then controls: other galaxies, as they are.",
-        )
-    section.text = [
-        "Stamps and the galaxies behind them: 5 stamps of one galaxy are one galaxy.",
-        "What each visibility cut would leave of the injections:",
-    ]
+        section.add_figure(sheet, "Sheet of injected stamps and controls", "Injections by rising signal-to-noise, then controls: other galaxies, as they are.")
+    section.text = ["Stamps and the galaxies behind them: 5 stamps of one galaxy are one galaxy.", "What each visibility cut would leave of the injections:"]
     section.add_table([{"set": k, "stamps": v["rows"], "unique hosts": v["hosts"]} for k, v in hosts.items()])
     section.add_table(attrition_of_stamps(files))
     return section
 
-# %% ../../nbs/run/summary.ipynb #21ec6f6d
+# %% ../../nbs/run/summary.ipynb #a6cf71d2
 def test_scores(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Logits, labels and hosts of the split that is reported on"
     scores = columns_of(opened(run, "scores").read())
     rows = (scores["split"] == run.recipe.train.report_on) & (scores["label"] >= 0)
     return scores["logit"][rows], scores["label"][rows], galaxy_key(scores)[rows]
 
-# %% ../../nbs/run/summary.ipynb #75ecfcc1
+# %% ../../nbs/run/summary.ipynb #3786df6d
 def metric_row(measured: Any) -> dict[str, Any]:
     "A measured rate as a row of the report"
     row = plain(vars(measured))
@@ -136,7 +126,7 @@ def metric_row(measured: Any) -> dict[str, Any]:
         "their hosts ": row["hosts_pos"],
     }
 
-# %% ../../nbs/run/summary.ipynb #a43c9092
+# %% ../../nbs/run/summary.ipynb #59753e19
 def learning_section(run: Run) -> Section:
     "Training curve and ROC with intervals"
     history, summary = read_json(run.path("model", "history.json")), read_json(run.path("model", "summary.json"))
@@ -160,23 +150,19 @@ def learning_section(run: Run) -> Section:
     section.add_table([metric_row(m) for m in (auroc(logit, label, host), *points)])
     return section
 
-# %% ../../nbs/run/summary.ipynb #3e16415f
+# %% ../../nbs/run/summary.ipynb #cbd5781b
 def gates_section(run: Run, product: str, title: str) -> Section:
     "Every gate of a product"
     rows, section = read_json(run.address(product)), Section(title)
-    section.text = [
-        f"A gate fails when its number is beyond the threshold and its interval excludes chance (alpha = {run.recipe.gates.alpha:g})."
-    ]
+    section.text = [f"A gate fails when its number is beyond the threshold and its interval excludes chance (alpha = {run.recipe.gates.alpha:g})."]
     section.add_figure(figures.gate_figure(rows), "Every gate's value over its threshold")
-    section.add_table(
-        [{"gate": r["name"], "value": r["value"], "threshold": r["threshold"], "verdict": r["passed"], "why": r["why"]} for r in rows]
-    )
+    section.add_table([{"gate": r["name"], "value": r["value"], "threshold": r["threshold"], "verdict": r["passed"], "why": r["why"]} for r in rows])
     for row in rows:
         if row["name"] == "calibration" and (drawn := figures.gate_curve(row)) is not None:
             section.add_figure(drawn, "Reliability: probability against frequency", row["why"])
     return section
 
-# %% ../../nbs/run/summary.ipynb #83fa57c7
+# %% ../../nbs/run/summary.ipynb #33e6643c
 def anchors_section(run: Run) -> Section:
     "Recall on lenses that nobody painted"
     report, section = read_json(run.address("stage0")), Section("Stage 0: lenses that nobody painted")
@@ -192,7 +178,7 @@ def anchors_section(run: Run) -> Section:
     section.add_table([{"left out": k, "n": n} for k, n in report.get("refused", {}).items()])
     return section
 
-# %% ../../nbs/run/summary.ipynb #968bec80
+# %% ../../nbs/run/summary.ipynb #2196f147
 def completeness_section(run: Run) -> Section:
     "What the search can find: curve, map, the prior, and listed lenses beside injections"
     table, summary = opened(run, "completeness").read(), read_json(run.path("completeness.json"))
@@ -205,25 +191,14 @@ def completeness_section(run: Run) -> Section:
     ]
     if "theta_E" in maps:
         curve = figures.completeness_curve(maps["theta_E"], listed.get("theta_E"))
-        section.add_figure(
-            curve,
-            "Completeness against theta_E, injections and listed lenses",
-            "Jeffreys intervals, 95 %, with weights and repeated hosts taken into account.",
-        )
+        section.add_figure(curve, "Completeness against theta_E, injections and listed lenses", "Jeffreys intervals, 95 %, with weights and repeated hosts taken into account.")
     if "theta_E x psfsize_r" in maps:
         section.add_figure(figures.completeness_heatmap(maps["theta_E x psfsize_r"]), "Completeness over theta_E and seeing")
     section.add_table(summary["prior"])
     classes = [(who, m["observability"]) for who, m in (("injections", maps), ("listed", listed)) if "observability" in m]
     section.add_table(
         [
-            {
-                "phase 1 says": m.axes[0].classes[i],
-                "of": who,
-                "n": m.n_injected[i],
-                "found": m.completeness[i],
-                "low": m.lo[i],
-                "high": m.hi[i],
-            }
+            {"phase 1 says": m.axes[0].classes[i], "of": who, "n": m.n_injected[i], "found": m.completeness[i], "low": m.lo[i], "high": m.hi[i]}
             for who, m in classes
             for i in range(len(m.axes[0]))
         ]
@@ -232,7 +207,7 @@ def completeness_section(run: Run) -> Section:
     section.add_table([{"map": name, **{text: f[k] for k, text in keys.items()}} for name, f in summary["forecast"].items()])
     return section
 
-# %% ../../nbs/run/summary.ipynb #3bf9d7e1
+# %% ../../nbs/run/summary.ipynb #462973d9
 def candidates_section(run: Run, rows: int = 24) -> Section:
     "The list with its pictures, and a census beside its forecast where there is one"
     table, summary = columns_of(opened(run, "candidates").read()), read_json(run.path("candidates", "candidates.json"))
@@ -246,9 +221,7 @@ def candidates_section(run: Run, rows: int = 24) -> Section:
     kinds = census["kinds"] if census else ["known" if k else "new" for k in table["known_as"]]
     if census:
         p = census["purity"]
-        section.text.append(
-            f"By the census: {p['found']} of {p['n']} candidates are lenses, {p['value'] or float('nan'):.2f} [{p['lo']:.2f}, {p['hi']:.2f}]."
-        )
+        section.text.append(f"By the census: {p['found']} of {p['n']} candidates are lenses, {p['value'] or float('nan'):.2f} [{p['lo']:.2f}, {p['hi']:.2f}].")
     if n:
         titles = [f"{i + 1}: {kinds[i]}, p {table['p_lens'][i]:.2f}" for i in range(n)]
         section.add_figure(figures.stamp_sheet(decode(stamps.slice(0, n)), titles, run.recipe.sky.bands), "Sheet of the first candidates")
@@ -259,43 +232,27 @@ def candidates_section(run: Run, rows: int = 24) -> Section:
     section.add_table([{"candidates are": k, "n": c} for k, c in sorted(zip(kind.tolist(), count.tolist()), key=lambda row: -row[1])])
     section.add_table(
         [
-            {
-                "rank": i + 1,
-                "name": table["name"][i],
-                "logit": table["logit"][i],
-                "p_lens": table["p_lens"][i],
-                "known as": table["known_as"][i] or "-",
-            }
+            {"rank": i + 1, "name": table["name"][i], "logit": table["logit"][i], "p_lens": table["p_lens"][i], "known as": table["known_as"][i] or "-"}
             for i in range(min(10, n))
         ]
     )
     return section
 
-# %% ../../nbs/run/summary.ipynb #6dadbf79
+# %% ../../nbs/run/summary.ipynb #3244e8c7
 def files_section(run: Run) -> Section:
     "Where each product lies, and what its first making took"
     section, rows = Section("Files and time"), []
     for product in asked_for(run):
         if exists(run.address(product.name)) and state(run)[product.name] == "done":
             receipt = read_receipt(run.address(product.name))
-            rows.append(
-                {
-                    "product": product.address,
-                    "is": product.meaning,
-                    "made [s]": receipt.run["seconds"],
-                    "rate [1/s]": receipt.run["rows_per_s"],
-                    "finished": receipt.run["finished"],
-                }
-            )
+            rows.append({"product": product.address, "is": product.meaning, "made [s]": receipt.run["seconds"], "rate [1/s]": receipt.run["rows_per_s"], "finished": receipt.run["finished"]})
             section.links.append({"href": product.address, "text": product.address})
-    section.links += [
-        {"href": f"logs/{name}.ipynb", "text": f"logs/{name}.ipynb"} for name in dict.fromkeys(p.phase for p in asked_for(run) if p.phase)
-    ]
+    section.links += [{"href": f"logs/{name}.ipynb", "text": f"logs/{name}.ipynb"} for name in dict.fromkeys(p.phase for p in asked_for(run) if p.phase)]
     section.text = ["The time is that of the first making, without the start of a notebook; a product that is there is not made again."]
     section.add_table(rows)
     return section
 
-# %% ../../nbs/run/summary.ipynb #09167018
+# %% ../../nbs/run/summary.ipynb #d36ab3ba
 SECTIONS: tuple[tuple[str, Callable[[Run], Section]], ...] = (
     ("parent", sky_section),
     ("parent", parent_section),

@@ -7,7 +7,7 @@ __all__ = ['PLANNED', 'PRODUCTS', 'labelled', 'yield_of', 'Searched', 'searched'
            'forecasts', 'completeness', 'compared_given', 'candidates', 'search_attrition', 'catalogue_meta',
            'candidate_stamps', 'Census', 'beside_census']
 
-# %% ../../nbs/search/products.ipynb #8e62f745
+# %% ../../nbs/search/products.ipynb #360d4ae9
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -18,9 +18,10 @@ import pyarrow as pa
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
 from ..base.galaxy import galaxy_key
+from ..base.jsonable import as_json
 from ..base.products import Chosen, Input, Inputs, Made, Place, Product
 from ..base.sphere import nearest
-from ..base.storage import as_json, join
+from ..base.storage import join
 from ..injection.places import place_stamps
 from ..injection.products import open_plan
 from ..learning.products import networks
@@ -47,7 +48,7 @@ from ..survey.release import Release
 from ..trust.anchors import Share, read_positions, share
 from ..trust.products import PACKAGED, columns_of, concat, list_file
 
-# %% ../../nbs/search/products.ipynb #f57907c9
+# %% ../../nbs/search/products.ipynb #78f8b4fc
 def labelled(
     scores: Input,
     split: str,
@@ -72,7 +73,7 @@ def yield_of(
     density = len(brickid) / float(brick_areas(np.unique(brickid)).sum())
     return survey_yield(logit, label, threshold.logit, recipe.prevalence, density, host)
 
-# %% ../../nbs/search/products.ipynb #38893f29
+# %% ../../nbs/search/products.ipynb #9550de9a
 @dataclass(frozen=True)
 class Searched:
     "Galaxies of a search with their scores"
@@ -102,21 +103,8 @@ def searched(
     without = {"its brick was not searched": int((~visited).sum()), "no usable cutout": int((visited & ~have).sum())}
     return Searched({c: v[have] for c, v in galaxies.items()} | {"logit": scores["logit"][row[have]]}, str(scores["model_id"][0]), without)
 
-# %% ../../nbs/search/products.ipynb #853df6dd
-PLANNED = (
-    "task_id",
-    "split",
-    "is_control",
-    "weight",
-    "theta_E",
-    "z_l",
-    "src_kind",
-    "psfsize_r",
-    "psfdepth_r",
-    "release",
-    "brickid",
-    "objid",
-)
+# %% ../../nbs/search/products.ipynb #78b11b43
+PLANNED = ("task_id", "split", "is_control", "weight", "theta_E", "z_l", "src_kind", "psfsize_r", "psfdepth_r", "release", "brickid", "objid")
 
 
 def injections_of(
@@ -152,7 +140,7 @@ def looked_up(
     row = order[np.minimum(np.searchsorted(names[order], wanted), len(order) - 1)]
     return values[row], names[row] == wanted
 
-# %% ../../nbs/search/products.ipynb #24e5fe6f
+# %% ../../nbs/search/products.ipynb #68700810
 def listed_lenses(
     anchors: pa.Table,  # name, ra, dec, and where known theta_E, arc_mag_r, z_lens
     found: Searched,
@@ -167,14 +155,8 @@ def listed_lenses(
     if not seen.any():
         return None
     sky = {c: found.galaxies[c][row[seen]] for c in ("psfsize_r", "psfdepth_r", "logit")}
-    about = {
-        "theta_E": columns["theta_E"][seen],
-        "arc_mag_r": columns["arc_mag_r"][seen],
-        "z_l": columns.get("z_lens", np.full(len(seen), np.nan))[seen],
-    }
-    return injections_table(
-        sky["logit"] >= np.float32(threshold), np.flatnonzero(seen), about | {c: sky[c] for c in ("psfsize_r", "psfdepth_r")}
-    )
+    about = {"theta_E": columns["theta_E"][seen], "arc_mag_r": columns["arc_mag_r"][seen], "z_l": columns.get("z_lens", np.full(len(seen), np.nan))[seen]}
+    return injections_table(sky["logit"] >= np.float32(threshold), np.flatnonzero(seen), about | {c: sky[c] for c in ("psfsize_r", "psfdepth_r")})
 
 
 def forecasts(found: Completeness, lenses: Injections) -> dict[str, Forecast]:
@@ -188,7 +170,7 @@ def forecasts(found: Completeness, lenses: Injections) -> dict[str, Forecast]:
                 continue
     return out
 
-# %% ../../nbs/search/products.ipynb #d5db7dbf
+# %% ../../nbs/search/products.ipynb #050d6ddd
 def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     "Phase 6: the share of injections found, by what they are and where they lie, beside listed lenses; also for FITS and ECSV"
     own = recipe.completeness
@@ -200,9 +182,7 @@ def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
         survey = survey_conditions(columns_of(inputs["parent"].read(["brickid", "psfsize_r", "psfdepth_r"])))
         weights, missed = survey_weights(drawn, survey, axes)
     maps = all_maps(drawn | {"weight": weights}, own, threshold.logit)
-    lenses = listed_lenses(
-        inputs["anchors"].value, searched(inputs["sky"], inputs["parent"], recipe.candidates, recipe.sky.bands), threshold.logit
-    )
+    lenses = listed_lenses(inputs["anchors"].value, searched(inputs["sky"], inputs["parent"], recipe.candidates, recipe.sky.bands), threshold.logit)
     beside = all_maps(lenses, own, threshold.logit) if lenses is not None else None
     beside = replace(beside, maps={n: m for n, m in beside.maps.items() if n in maps.maps}) if beside is not None else None
     table = completeness_table(maps, beside)
@@ -216,7 +196,7 @@ def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     }
     return Made(table, files=files, rows=len(drawn["found"]))
 
-# %% ../../nbs/search/products.ipynb #9d8ccfe1
+# %% ../../nbs/search/products.ipynb #1509a90d
 def compared_given(
     recipe: Chosen,
     place: Place,
@@ -245,9 +225,7 @@ def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
         found.galaxies, found.galaxies["logit"], found.network, threshold, expected, calibrator, compared["lists"], own, recipe.sky.bands
     )
     listed = replace(listed, attrition=[*search_attrition(found), *listed.attrition])
-    files = catalogue_files(
-        listed.table, "candidates/candidates", recipe.sky.bands, catalogue_meta(listed, found, own), "Candidates for strong lenses"
-    )
+    files = catalogue_files(listed.table, "candidates/candidates", recipe.sky.bands, catalogue_meta(listed, found, own), "Candidates for strong lenses")
     summary = {"threshold": asdict(threshold), "expected": asdict(expected), "mean_p_lens": listed.mean_p, "attrition": listed.attrition}
     files["candidates/candidates.json"] = as_json(summary)
     if compared["census"] is not None:
@@ -274,7 +252,7 @@ def catalogue_meta(listed: CandidateList, found: Searched, recipe: Any) -> dict[
     purity = (expected.purity, expected.purity_lo, expected.purity_hi)
     return meta | {f"purity {k}": round(v, 4) for k, v in zip(("expected", "from", "to"), purity)}
 
-# %% ../../nbs/search/products.ipynb #511a7ee6
+# %% ../../nbs/search/products.ipynb #9f2b2759
 def candidate_stamps(
     listed: CandidateList,
     release: Release,
@@ -287,7 +265,7 @@ def candidate_stamps(
         stamps = stamps.set_column(stamps.column_names.index(name), name, listed.table[name])
     return stamps
 
-# %% ../../nbs/search/products.ipynb #306b9a8a
+# %% ../../nbs/search/products.ipynb #96f6ba75
 @dataclass(frozen=True)
 class Census:
     "What candidates are, where that is known"
@@ -322,15 +300,9 @@ def beside_census(
     table = [{"step": name, "lenses": int(keep.sum())} for name, keep in steps]
     return Census(np.where(is_lens, "lens", kinds), share("purity", is_lens), table, float(seen.sum() / len(galaxies["logit"])))
 
-# %% ../../nbs/search/products.ipynb #9cd8bd99
+# %% ../../nbs/search/products.ipynb #4c820e55
 PRODUCTS = (
-    Product(
-        "compared",
-        "lists beside the candidates",
-        per="given",
-        make="search.products:compared_given",
-        chosen_by=("lists", "candidates.known_leave_out"),
-    ),
+    Product("compared", "lists beside the candidates", per="given", make="search.products:compared_given", chosen_by=("lists", "candidates.known_leave_out")),
     Product(
         "completeness",
         "the share of lenses that the search finds, by what they are and where",

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.lib import format as npy_format
 
 from ..base.errors import BadInput, unknown_name
-from ..lensing.rays import compiled
+from ..base.kernels import compiled
 
 # %% ../../nbs/stamps/codec.ipynb #c8ebe678
 CODECS = {"float16": 1, "int16": 2}  # Name -> the word that starts each value

@@ -24,7 +24,7 @@ import torch
 from ..base import draws, storage
 from ..base.errors import BadInput, unknown_name
 from ..base.schema import metadata_columns
-from ..parent.selection import near_any
+from ..base.sphere import near_any
 from .codec import column_prefix, decode_npz, stored_bands
 from .pages import Pixels, column_pages, pooled, stored_pixels
 

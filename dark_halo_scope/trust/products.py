@@ -9,7 +9,7 @@ __all__ = ['PACKAGED', 'PLACE', 'ABOUT', 'VISIBILITY', 'PRODUCTS', 'ListRecipe',
            'attrition_of_stamps', 'diagnostics', 'ring_attention', 'examine', 'known_look_alikes', 'held_out',
            'stage_zero']
 
-# %% ../../nbs/trust/products.ipynb #6708aec0
+# %% ../../nbs/trust/products.ipynb #d7b8017f
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..base.config import recipe_identity
 from ..base.errors import BadInput
 from ..base.galaxy import galaxy_key
+from ..base.jsonable import array_bytes, as_json, read_json
 from ..base.products import Chosen, Inputs, Made, Place, Product
-from ..base.receipts import content_hash, read_receipt, read_table
+from ..base.receipts import content_hash, read_table
 from ..base.resources import manifest
-from ..base.storage import array_bytes, as_json, exists, join, list_files, read_json
+from ..base.storage import exists, join, list_files
 from ..injection.products import source_bank
 from ..learning.products import networks, score_cutouts, training_files
 from ..parent.splits import split_of_bricks
@@ -36,7 +38,7 @@ from .gates import failed, gate_rows, run_gates, run_score_gates
 from .hard_negatives import impostors as look_alikes
 from .hard_negatives import lookup, mine
 
-# %% ../../nbs/trust/products.ipynb #7029d9b0
+# %% ../../nbs/trust/products.ipynb #23f70d69
 PACKAGED = ("spectroscopic", "imaging", "candidates")  # Lists of lenses and candidates in data_manifests/anchors
 
 
@@ -78,7 +80,7 @@ def given_table(columns: Mapping[str, np.ndarray]) -> tuple[str, pa.Table]:
     table = pa.table({c: pa.array(v.astype(str) if v.dtype == object else v) for c, v in columns.items()})
     return content_hash(table), table
 
-# %% ../../nbs/trust/products.ipynb #45b54fe1
+# %% ../../nbs/trust/products.ipynb #7306786d
 PLACE = ("name", "ra", "dec")
 ABOUT = (*PLACE, "theta_E", "z_lens", "z_src", "seeing", "arc_snr", "arc_mag_r", "survey")
 
@@ -96,20 +98,14 @@ def anchors_given(recipe: Chosen, place: Place) -> tuple[str, pa.Table]:
 def impostors_given(recipe: Chosen, place: Place) -> tuple[str, pa.Table]:
     "Galaxies that are no lenses and look like them"
     tables = [known_impostors(list_file(name)) for name in recipe.lists.impostors]
-    columns = {
-        c: np.concatenate([np.zeros(0, float if c in ("ra", "dec") else object), *(t[c] for t in tables)]) for c in (*PLACE, "class")
-    }
+    columns = {c: np.concatenate([np.zeros(0, float if c in ("ra", "dec") else object), *(t[c] for t in tables)]) for c in (*PLACE, "class")}
     return given_table(columns)
 
-# %% ../../nbs/trust/products.ipynb #dbc3b805
+# %% ../../nbs/trust/products.ipynb #cf3bc58f
 def single_image_given(recipe: Chosen, place: Place) -> tuple[str, dict[str, Any]]:
     "Whether the network can be asked about a galaxy as it is on the sky"
     paired = recipe.train.pairs in ("input", "residual")
-    why = (
-        f"pairs={recipe.train.pairs} feeds the control beside the stamp, and no control exists for a real galaxy"
-        if paired
-        else "one image per galaxy"
-    )
+    why = f"pairs={recipe.train.pairs} feeds the control beside the stamp, and no control exists for a real galaxy" if paired else "one image per galaxy"
     return recipe.train.pairs, {"passed": not paired, "why": why}
 
 
@@ -117,16 +113,16 @@ def predecessor_given(recipe: Chosen, place: Place) -> tuple[str, dict[str, Any]
     "The verdict of stage 0 on the generation before: a run folder, or a recipe's name whose run lies beside this one"
     if not recipe.after:
         return "", {"passed": True, "why": "the recipe follows no other"}
-    beside = (
-        recipe.after if "/" in recipe.after else join(place.out.rstrip("/").rsplit("/", 1)[0] if "/" in place.out else ".", recipe.after)
-    )
+    beside = recipe.after if "/" in recipe.after else join(place.out.rstrip("/").rsplit("/", 1)[0] if "/" in place.out else ".", recipe.after)
     uri = join(beside, "stage0.json")
     if not exists(uri):
         return "none", {"passed": None, "why": f"{uri} is not there: the generation before has not been examined"}
-    receipt = read_receipt(uri)
-    return receipt.name, {"passed": receipt.identity["passed"], "why": f"{recipe.after}: {read_json(uri)['verdict']}"}
+    report = read_json(uri)
+    if not isinstance(report, dict) or not {"passed", "verdict"} <= report.keys():
+        raise BadInput(f"{uri}: not a stage-0 report; expected its verdict and whether it passed")
+    return recipe_identity(report), {"passed": report["passed"], "why": f"{recipe.after}: {report['verdict']}"}
 
-# %% ../../nbs/trust/products.ipynb #8d9a85ba
+# %% ../../nbs/trust/products.ipynb #ff755f08
 def gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     "Every gate on the stamps"
     bank = source_bank(inputs["bank"].value) if inputs["bank"].value else None
@@ -139,13 +135,7 @@ def judged(results: Sequence[Any]) -> Made:
     wrong = failed(results)
     verdicts = {r.name: r.passed for r in results}
     why = "; ".join(f"{r.name}: {r.why}" for r in results if r.name in wrong) or f"{len(results)} gates passed"
-    return Made(
-        files={"": as_json(gate_rows(results))},
-        identity={"verdicts": verdicts, "failed": wrong},
-        rows=len(results),
-        passed=not wrong,
-        why=why,
-    )
+    return Made(files={"": as_json(gate_rows(results))}, identity={"verdicts": verdicts, "failed": wrong}, rows=len(results), passed=not wrong, why=why)
 
 
 def score_gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
@@ -157,9 +147,7 @@ def score_gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     theta_E, arc_snr = stamp_columns(inputs, scores["task_id"][rows], ["theta_E", "arc_snr"])
     p = scores["p_lens"][rows].astype(float)
     if not np.isfinite(p).all():
-        raise BadInput(
-            f"{inputs['scores'].uri}: the network is not calibrated, so its probabilities cannot be judged; see not_calibrated in its receipt"
-        )
+        raise BadInput(f"{inputs['scores'].uri}: the network is not calibrated, so its probabilities cannot be judged; see not_calibrated in its receipt")
     about = {"brickname": scores["brickname"][rows], "theta_E": theta_E, "arc_snr": arc_snr}
     return judged(run_score_gates(scores["logit"][rows], p, scores["label"][rows], about, recipe.gates))
 
@@ -181,7 +169,7 @@ def concat(uris: Sequence[str], columns: Sequence[str] | None = None) -> pa.Tabl
     "Several Parquet files as one table"
     return pa.concat_tables([read_table(uri, columns) for uri in uris]).combine_chunks()
 
-# %% ../../nbs/trust/products.ipynb #7e8e8f65
+# %% ../../nbs/trust/products.ipynb #f0c7d8a1
 def mined_wanted(
     recipe: Any,  # The run's recipe
 ) -> bool:
@@ -214,12 +202,10 @@ def mine_negatives(
     lenses = known["ra"].to_numpy(), known["dec"].to_numpy()
     mined, counts = mine(scores, lenses, recipe.negatives.mine)
     if not len(mined):
-        raise BadInput(
-            f"no control of {counts[0]['negatives']} scores above {recipe.negatives.mine.threshold}, so no hard negative was found"
-        )
+        raise BadInput(f"no control of {counts[0]['negatives']} scores above {recipe.negatives.mine.threshold}, so no hard negative was found")
     return Made(lookup(mined), files={"hard_negatives.json": as_json(counts)})
 
-# %% ../../nbs/trust/products.ipynb #f46792e0
+# %% ../../nbs/trust/products.ipynb #3d6f8268
 VISIBILITY = (("cutout_ok", 0.5), ("metrics_ok", 0.5), ("theta_over_psf", 0.5), ("arc_snr", 5.0), ("magnification", 3.0), ("n_images", 2))
 
 
@@ -235,17 +221,14 @@ def attrition_of_stamps(
         rows.append({"cut": f"{column} >= {least:g}", "stamps": int(keep.sum()), "hosts": len(np.unique(host[keep]))})
     return rows
 
-# %% ../../nbs/trust/products.ipynb #a900d317
+# %% ../../nbs/trust/products.ipynb #450de118
 def diagnostics(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     "Precision and recall at .95, and attention on the ring by epoch"
     scores = columns_of(inputs["scores"].read())
     rows = (scores["split"] == recipe.train.report_on) & (scores["label"] >= 0)
     logit, label, host = scores["logit"][rows], scores["label"][rows], galaxy_key(scores)[rows]
     facts: dict[str, Any] = {"split": recipe.train.report_on, "stamps": int(rows.sum()), "hosts": len(np.unique(host))}
-    facts["measured"] = [
-        asdict(precision_at_recall(logit, label, 0.95, hosts=host)),
-        asdict(recall_at_precision(logit, label, 0.95, hosts=host)),
-    ]
+    facts["measured"] = [asdict(precision_at_recall(logit, label, 0.95, hosts=host)), asdict(recall_at_precision(logit, label, 0.95, hosts=host))]
     if recipe.train.pairs not in ("input", "residual"):
         facts["attention"] = ring_attention(inputs, recipe)
     return Made(files={"": as_json(facts)}, rows=int(rows.sum()))
@@ -267,7 +250,7 @@ def ring_attention(inputs: Inputs, recipe: Chosen, lenses: int = 12) -> list[dic
     ring = ring_mask(columns["theta_E"][clear], recipe.sky.n_pix, pixscale=recipe.sky.pixscale)
     return attention_by_epoch([*kept, join(model.uri, "best.pt")], decode(some.take(clear)), {"ring": ring}, meta)[0]
 
-# %% ../../nbs/trust/products.ipynb #b2370c65
+# %% ../../nbs/trust/products.ipynb #b0703284
 def examine(
     anchors: Mapping[str, np.ndarray],  # name, ra, dec, and what is known of them
     cut: Cutouts,  # (n,) their cutouts
@@ -342,12 +325,7 @@ def stage_zero(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
             left,
         )
     except BadInput as error:
-        return Made(
-            files={"": as_json({"verdict": f"not tested: {error}", "passed": None})},
-            passed=None,
-            why=str(error),
-            identity={"listed": len(anchors["ra"]), "failed": []},
-        )
+        return Made(files={"": as_json({"verdict": f"not tested: {error}", "passed": None})}, passed=None, why=str(error), identity={"listed": len(anchors["ra"]), "failed": []})
     columns = {c: v for c, v in used.items() if c != "image"}
     table = pa.table({c: pa.array(v.astype(str) if v.dtype == object else v) for c, v in columns.items()})
     return Made(
@@ -359,18 +337,12 @@ def stage_zero(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
         identity={"listed": len(anchors["ra"]), "failed": [] if report.passed else ["anchors"]},
     )
 
-# %% ../../nbs/trust/products.ipynb #28ee0107
+# %% ../../nbs/trust/products.ipynb #4ab58733
 PRODUCTS = (
     Product("known", "known lenses and candidates", per="given", make="trust.products:known_given", chosen_by=("lists",)),
     Product("anchors", "lenses that examine the network", per="given", make="trust.products:anchors_given", chosen_by=("lists",)),
     Product("impostors", "galaxies that look like lenses", per="given", make="trust.products:impostors_given", chosen_by=("lists",)),
-    Product(
-        "single_image",
-        "whether a galaxy alone can be asked about",
-        per="given",
-        make="trust.products:single_image_given",
-        chosen_by=("train",),
-    ),
+    Product("single_image", "whether a galaxy alone can be asked about", per="given", make="trust.products:single_image_given", chosen_by=("train",)),
     Product("predecessor", "stage 0 of the generation before", per="given", make="trust.products:predecessor_given", chosen_by=("after",)),
     Product(
         "gates",
