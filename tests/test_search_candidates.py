@@ -277,7 +277,7 @@ def test_published_candidates_are_recognised(real_data) -> None:
 
 def test_cuts_are_counted_and_made() -> None:
     sky, _, scores = a_sky(np.random.default_rng(4))
-    sky["maskbits"][:10] = mask_value(["BAILOUT"])
+    sky["maskbits"][:10] = mask_value(["CLUSTER"])
     sky["psfdepth_r"][10:30] = 100.0
     recipe = CandidateRecipe(min_depth_r=23.5)
     cuts = search_cuts(sky, scores, 1.0, recipe)
@@ -325,7 +325,7 @@ def test_bad_input_is_one_clear_line() -> None:
         assert said in str(caught.value) and "\n" not in str(caught.value)
     for choices, said in (
         ({"splits": ("val", "test")}, "sets the threshold and is searched"),
-        ({"by": "purity"}, "name another rates_split"),
+        ({"rates_split": "val"}, "name another rates_split"),
         ({"prevalence": (0.1, 0.01)}, "expected shares"),
         ({"mask_names": ("BRIGTH",)}, "did you mean 'BRIGHT'"),
     ):

@@ -37,7 +37,7 @@ from .models import LensNet, build_model, freeze_backbone, set_meta_scale
 from .online import painted
 from .recipes import Inputs, OptimRecipe, TrainRecipe, alone, make_inputs, reading, training_sets
 from .scoring import mixed_precision, predict
-from ..stamps.reader import Batch, Reader, StampIndex, StampSet, build_index, prefetched
+from ..stamps.reader import Batch, Reader, Selection, StampIndex, StampSet, build_index, prefetched
 from ..stats import metrics
 from ..stats.calibration import binary_score_frac, reliability
 
@@ -301,7 +301,7 @@ def run_data(
     "Indexes of the three splits; raises BadInput naming the split that is empty; online, hosts are not cut by arcs nobody will see"
     cuts = recipe.select
     if recipe.online.enabled:
-        cuts = replace(cuts, min_theta_over_psf=0.0, min_arc_snr=0.0, min_magnification=0.0, exclude_arc_snr_0=False)
+        cuts = Selection(splits=cuts.splits, exclude_bricks=cuts.exclude_bricks)
     train = build_index(training_sets(sets, recipe.pairs), cuts, reading(recipe))
     looked = alone(recipe)
     seen = training_sets(sets, "negatives" if recipe.pairs == "same_batch" else recipe.pairs)

@@ -197,7 +197,7 @@ def toy_hosts(
     columns |= {"ebv": rng.normal(0.03, 0.01, hosts)} | {f"mag_{b}": mag + d for b, d in zip("grz", (1.5, 0.0, -0.9))}
     columns |= {f"mw_transmission_{b}": np.full(hosts, 0.93) for b in "grz"}
     columns |= {f"psfsize_{b}": rng.normal(size, 0.08, hosts) for b, size in zip("grz", (1.48, 1.33, 1.24))}
-    columns |= {f"psfdepth_{b}": rng.normal(900, 80, hosts) for b in "grz"}
+    columns |= {f"psfdepth_{b}": rng.normal(900, 80, hosts) for b in "grz"} | {f"shape_e{i}": np.zeros(hosts) for i in (1, 2)}
     return pa.table(columns), shift.T
 
 # %% ../../nbs/trust/core.ipynb #186c11bb
@@ -248,8 +248,11 @@ def painted_toy(
     recipe = recipe or PaintRecipe(keep_control=True)
     wanted = {s: int((parent["split"].to_numpy(zero_copy_only=False) == s).sum() * 0.45) * 2 for s in splits}
     plan = replace(plan or PlanRecipe(prior="compact"), n_total_per_split=wanted, experiment_id=f"toy {seed}")
-    where = {s: np.arange(len(bank)) for s in splits} if bank is not None else None
-    tasks = make_plan(parent, plan, ("g", "r", "z"), where)
+    columns = None
+    if bank is not None:
+        columns = {"split": np.array(splits)[np.arange(len(bank)) % len(splits)], "z": np.ones(len(bank))}
+        columns |= {f"mag_{b}": np.full(len(bank), 24.0) for b in "grz"}
+    tasks = make_plan(parent, plan, ("g", "r", "z"), columns)
     used = np.unique(tasks["objid"].to_numpy())
     sky = toy_sky(parent.take(used), shift[used], seed, recipe.n_pix, recipe.pixscale)
     return paint_brick(tasks, sky, recipe, ("g", "r", "z"), plan.src_dmag_of == "lensed", bank)

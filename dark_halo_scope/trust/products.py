@@ -206,7 +206,14 @@ def mine_negatives(
     return Made(lookup(mined), files={"hard_negatives.json": as_json(counts)})
 
 # %% ../../nbs/trust/products.ipynb #3d6f8268
-VISIBILITY = (("cutout_ok", 0.5), ("metrics_ok", 0.5), ("theta_over_psf", 0.5), ("arc_snr", 5.0), ("magnification", 3.0), ("n_images", 2))
+VISIBILITY = (
+    ("cutout_ok", 0.5),
+    ("metrics_ok", 0.5),
+    ("theta_over_psf", 0.5),
+    ("arc_snr_g", 25.0),
+    ("magnification", 3.0),
+    ("n_images", 2),
+)
 
 
 def attrition_of_stamps(
