@@ -122,7 +122,7 @@ def demo(
         started = time.perf_counter()
         found = sit_exam(network_examinee(checkpoint), real, ledger=default_ledger())
         found["run"] = run_facts(started, command="dhs demo --real DIR --checkpoint FILE --out OUT")
-        write_bytes((json.dumps(found, indent=1) + "\n").encode(), join(out, "exam.json"))
+        write_json(found, join(out, "exam.json"))
         print(json.dumps(short_result(found), indent=1))
     elif real:
         from dark_halo_scope.run.real import real_demo
