@@ -8,6 +8,7 @@ __all__ = ['VERDICTS', 'LensModel', 'counter_image', 'reasons', 'verdict_of', 'f
 
 # %% ../../nbs/lensing/fit.ipynb #6e9e9ae8
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..base.errors import BadInput
 from .fit_host import Host, fit_host
 from .fit_lens import LensSearch, Posterior, image_places, sample_lens, search_lens
 from .fit_parts import FitRecipe, FitStamp, Part, fit_stamp, lens_of, paint_parts, source_of
-from .fit_rival import Judged, build_up, in_words, judged, pruned, search_rival
+from .fit_rival import Judged, build_up, in_words, judged, only_neighbours, pruned, search_rival
 from .fit_solve import Solved
 from .psf import PSF
 from .visibility import image_count, radius_from
@@ -161,9 +162,9 @@ def fit_lens(
     host = fit_host(stamp, recipe)
     if host.is_star:
         return _nothing("a star at the centre", recipe, host)
-    search = search_lens(host, recipe, seed)
-    lens = best_lens(host, search, recipe)
-    rival = search_rival(host, recipe, image_places(search.part))
+    beside = only_neighbours(host, recipe)
+    search, lens = best_lens(host, search_lens(host, recipe, seed, beside.model.parts[len(host.model.parts) :]), recipe)
+    rival = search_rival(host, recipe, image_places(search.part), beside)
     return concluded(host, search, lens, rival, recipe, seed, posterior)
 
 
@@ -184,12 +185,14 @@ def hidden_why(
 
 def best_lens(
     host: Host,
-    search: LensSearch,
+    searches: Sequence[LensSearch],  # From `search_lens`
     recipe: FitRecipe,
-) -> Judged:
-    "The lens model, with unlensed neighbours where the evidence wants them"
-    grown = build_up(host, judged(host.stamp, search.model, recipe), recipe, recipe.extra, kinds=("blob",), gain=3.0)
-    return pruned(host, grown, recipe)
+) -> tuple[LensSearch, Judged]:
+    "The search and the lens model of highest evidence, with further unlensed neighbours where the evidence wants them"
+    tried = [(s, judged(host.stamp, s.model, recipe)) for s in searches]
+    search, best = max(tried, key=lambda t: t[1].log_z)
+    room = max(recipe.extra - (len(best.model.parts) - len(host.model.parts) - 1), 0)
+    return search, pruned(host, build_up(host, best, recipe, room, kinds=("blob",), gain=3.0), recipe)
 
 # %% ../../nbs/lensing/fit.ipynb #10f310ca
 def concluded(

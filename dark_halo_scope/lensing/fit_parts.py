@@ -124,17 +124,17 @@ class FitRecipe:
     flux_scale: float = 10.0  # Width of the flat prior of a part's flux in a band [nmgy]
     model_error: float = 0.02  # Share of the host's light added to the noise
     far: float = 5.5  # Objects beyond this from the centre are masked [arcsec]
-    draws: int = 1000  # Of the global search
-    children: int = 160  # Mutations per round of the global search
+    draws: int = 700  # Of the global search
+    children: int = 128  # Mutations per round of the global search
     rounds: int = 3
     starts: int = 4  # Local searches of the lens
     extra: int = 2  # Unlensed neighbours that a lens model may have at most
     blobs: int = 3  # Parts of the rival at most
-    samples: int = 500  # Draws per round of importance sampling
+    samples: int = 400  # Draws per round of importance sampling
     sample_rounds: int = 8  # Rounds at most
-    effective: float = 200.0  # Effective number of draws at which the rounds end
+    effective: float = 150.0  # Effective number of draws at which the rounds end
     inflate: float = 1.0  # Factor on the intervals of theta_E, from the measured coverage
-    lens_above: float = 6.0  # Delta log evidence from which the lens is preferred
+    lens_above: float = 4.0  # Delta log evidence from which the lens is preferred
     rival_below: float = -2.0  # Delta log evidence below which the rival is preferred
 
     def __post_init__(self) -> None:

@@ -13,14 +13,49 @@ from dataclasses import dataclass
 import numpy as np
 
 from .fit_parts import STEPS, FitStamp, Part, columns_of
-from .rays import compiled
+from .rays import compiled, kernel
 
 # %% ../../nbs/lensing/fit_solve.ipynb #0dde4758
+def _solve_active(gram: np.ndarray, proj: np.ndarray, active: np.ndarray, factor: np.ndarray, out: np.ndarray) -> None:
+    "Minimiser over the active parameters of one problem, by Cholesky's factors; the others are zero"
+    k = proj.size
+    for i in range(k):
+        out[i] = proj[i] if active[i] else 0.0
+        for j in range(i + 1):
+            value = gram[i, j] if active[i] and active[j] else (1.0 if i == j else 0.0)
+            for c in range(j):
+                value -= factor[i, c] * factor[j, c]
+            factor[i, j] = math.sqrt(max(value, 1e-9 * gram[i, i] + 1e-12)) if i == j else value / factor[j, j]
+        for c in range(i):
+            out[i] -= factor[i, c] * out[c]
+        out[i] /= factor[i, i]
+    for i in range(k - 1, -1, -1):
+        for c in range(i + 1, k):
+            out[i] -= factor[c, i] * out[c]
+        out[i] = out[i] / factor[i, i] if active[i] else 0.0
+
+
+_solve_active_compiled = kernel(_solve_active)
+
+
 def _descend(gram: np.ndarray, proj: np.ndarray, out: np.ndarray) -> None:
     "Non-negative minimisers of f G f / 2 - p f, for each of n problems"
     n, k = proj.shape
+    active, factor = np.empty(k, np.bool_), np.zeros((k, k))
     for i in range(n):
-        for _ in range(2000):
+        for a in range(k):
+            active[a] = gram[i, a, a] > 0
+        for _ in range(k):
+            _solve_active_compiled(gram[i], proj[i], active, factor, out[i])
+            negative = False
+            for a in range(k):
+                if out[i, a] < 0:
+                    active[a], negative = False, True
+            if not negative:
+                break
+        for a in range(k):
+            out[i, a] = max(out[i, a], 0.0)
+        for _ in range(500):
             moved = 0.0
             for a in range(k):
                 if gram[i, a, a] <= 0:
@@ -31,7 +66,7 @@ def _descend(gram: np.ndarray, proj: np.ndarray, out: np.ndarray) -> None:
                 new = max(out[i, a] + step / gram[i, a, a], 0.0)
                 moved = max(moved, abs(new - out[i, a]) * math.sqrt(gram[i, a, a]))
                 out[i, a] = new
-            if moved < 1e-4:
+            if moved < 1e-3:
                 break
 
 
