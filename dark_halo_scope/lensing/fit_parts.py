@@ -256,7 +256,7 @@ def _bent(row: np.ndarray, q: float, phi: float, size: int, cell: float, offset:
 def paint_parts(
     stamp: FitStamp,
     kind: str,  # A key of `KINDS`
-    rows: np.ndarray,  # (n, n_par)
+    rows: ArrayLike,  # (n, n_par)
 ) -> np.ndarray:  # (n, band, y, x) float32, unit flux
     "Blurred light of parts of one kind, each alone"
     rows, canvas, n_pix = np.atleast_2d(np.asarray(rows, float)), stamp.canvas, stamp.image.shape[-1]
@@ -291,7 +291,7 @@ _NO_IMAGE = np.zeros((0, 0), np.float32), np.zeros((4, 0, 0), np.float32)
 def columns_of(
     stamp: FitStamp,
     kind: str,
-    rows: np.ndarray,  # (n, n_par)
+    rows: ArrayLike,  # (n, n_par)
 ) -> np.ndarray:  # (n, band, pixels) float32, in units of the noise
     "Painted parts as columns of the linear problem"
     out = paint_parts(stamp, kind, rows).reshape(len(np.atleast_2d(rows)), len(stamp.image), -1)
