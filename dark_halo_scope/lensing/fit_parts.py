@@ -133,7 +133,7 @@ class FitRecipe:
     samples: int = 400  # Draws per round of importance sampling
     sample_rounds: int = 8  # Rounds at most
     effective: float = 150.0  # Effective number of draws at which the rounds end
-    inflate: float = 1.0  # Factor on the intervals of theta_E, from the measured coverage
+    inflate: float = 1.2  # Factor on the intervals of theta_E, from the measured coverage
     lens_above: float = 4.0  # Delta log evidence from which the lens is preferred
     rival_below: float = -2.0  # Delta log evidence below which the rival is preferred
 
