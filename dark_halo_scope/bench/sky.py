@@ -14,12 +14,12 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+from ..run.sky_scores import networks, score_galaxies
 
 from ..base.receipts import identity_of, write_product
 from .brick import BANDS, bench_release, bench_tasks
 from .timing import alone, best_of
 from ..run.engine import worker_environment
-from ..run.sky_scores import networks, score_galaxies
 from ..survey.coadds import read_cutouts
 
 # %% ../../nbs/bench/sky.ipynb #4a851c34

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import fft, special
 
+from ..base.config import check_ranges
 from ..base.draws import rng
 from ..base.errors import BadInput
 from ..base.magnitudes import ab_magnitude, flux_of
@@ -65,6 +66,22 @@ class MockRecipe:
             raise BadInput("numbers of objects: expected none below 0")
         if not 0.3 <= self.theta_E[0] <= self.theta_E[1] <= 6:
             raise BadInput(f"theta_E={self.theta_E}: expected an increasing range within 0.3 to 6 arcsec")
+        check_ranges(
+            self,
+            "mock",
+            ra="[-360, 360]",
+            dec="[-90, 90]",
+            lrgs="[0, inf)",
+            blue="[0, inf)",
+            spirals="[0, inf)",
+            rings="[0, inf)",
+            mergers="[0, inf)",
+            stars="[0, inf)",
+            companions="[0, 1]",
+            blue_neighbours="[0, 1]",
+            uncovered="[0, 1]",
+            theta_E="[0.3, 6]",
+        )
 
 # %% ../../nbs/mock/sky.ipynb #1d535ff1
 @dataclass(frozen=True)
