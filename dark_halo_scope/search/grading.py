@@ -30,7 +30,7 @@ from ..base.draws import draw_key, uniforms_table
 from ..base.errors import BadInput, unknown_name
 from ..base.receipts import read_table
 from ..base.skylist import read_names
-from ..base.storage import exists, filesystem, is_folder, join, list_files, scheme_of
+from ..base.storage import exists, filesystem, is_folder, join, list_files, read_bytes, scheme_of
 from ..stamps.codec import decode, stored_bands
 
 # %% ../../nbs/search/grading.ipynb #04ab5478
