@@ -327,8 +327,9 @@ def model_list(
     identity = identity_of(recipe, inputs, release=release)
     if candidates is not None:
         whole = candidates_with(candidates, models, bands)
-        write_catalogues(
-            whole, join(out, "candidates"), bands, {"lens models": identity["recipe"]}, "Candidates for strong lenses, with lens models"
-        )
+        meta = {"lens models": identity["recipe"]}
+        files = catalogue_files(whole, join(out, "candidates"), bands, meta, "Candidates for strong lenses, with lens models")
+        for address, data in files.items():
+            write_bytes(data, address)
         write_product(whole, join(out, "candidates.parquet"), "candidates", identity, run_facts(started, len(whole)))
     return write_product(models, join(out, "models.parquet"), "models", identity, run_facts(started, len(models)))
