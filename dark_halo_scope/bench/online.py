@@ -21,13 +21,12 @@ from tqdm import tqdm
 
 from ..base.receipts import run_facts
 from .timing import best_of
+from ..base.jsonable import read_json
 from ..learning.recipes import TrainRecipe, reading
 from ..learning.training import Place, RunData, State, build_learner, run_data, start_epoch, train, train_epoch
-from ..run import steps
-from ..run.engine import Engine
-from ..run.generation import at_demo_scale
-from ..run.phases import Recipe, Run, load_recipe
-from ..stamps.augment import AugmentRecipe
+from ..run.generation import demo_values
+from ..run.phases import Recipe, open_run
+from ..run.products import Run, ensure, product_files
 from ..stamps.reader import Reader
 
 # %% ../../nbs/bench/online.ipynb #6152f98e
@@ -37,10 +36,11 @@ THREADS = 1  # Of the network; a second thread mostly waits where the machine ha
 
 def online_run(
     out: str,  # Folder
+    overrides: Sequence[str] = (),  # "section.key=value" each
 ) -> Run:
     "The run whose stamps both ways of training read"
-    small = at_demo_scale(load_recipe("gen6"))
-    return Run(replace(small, train=replace(small.train, augment=AugmentRecipe())), out, Engine(workers=1))
+    plain = ["train.augment.neighbours=0", "train.augment.max_shift=0"]
+    return open_run("gen6", out, [*demo_values("gen6"), *plain, *overrides], workers=1)
 
 
 def two_ways(
@@ -121,8 +121,8 @@ def bench_online(
     started, before = time.perf_counter(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         run = run or online_run(folder)
-        steps.ensure(run, "stamps")
-        files = steps.stamp_files(run)
+        ensure(run, "stamps")
+        files = product_files(run, "stamps")
         n_steps = Reader((data := run_data(files, two_ways(run.recipe)["stored"])).train, data.recipe.read).steps(0)
         cost = cost_of_painting(files, two_ways(run.recipe, n_steps), rounds)
         load = os.getloadavg()[0]
@@ -131,7 +131,7 @@ def bench_online(
             for way, recipe in two_ways(run.recipe, n_steps, k, epochs).items():
                 out = train(files, recipe, os.path.join(folder, f"{way}{k}"), progress=False)
                 found = {name: out["reported_on"][name] for name in (*MEASURES, "n_lens", "n_other", "intervals")}
-                history = steps.read_json(os.path.join(folder, f"{way}{k}", "history.json"))
+                history = read_json(os.path.join(folder, f"{way}{k}", "history.json"))
                 curve = [[row["loss"], row["choose"]["loss"]] for row in history]
                 rows.append({"way": way, "seed": k, "best_epoch": out["best"]["epoch"], **found, "curve": curve})
     one, other = ([row for row in rows if row["way"] == way] for way in ("stored", "online"))

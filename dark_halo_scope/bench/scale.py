@@ -11,14 +11,15 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .timing import best_of, held_mb
-from ..run import steps
 from ..run.engine import Engine, run_tasks, worker_environment
-from ..run.phases import Run, open_run
+from ..run.phases import open_run
+from ..run.products import Job, Run, do_job, ensure, jobs_of
 
 # %% ../../nbs/bench/scale.ipynb #24d9b5dc
 SMALL_SKY = (
@@ -37,17 +38,17 @@ def scale_run(
     "A mock sky and a plan of so many injections on it, the stamps not yet painted"
     sky = [f"mock.rows={rows}", f"mock.columns={columns}", f"mock.seed={seed}", f"plan.n_total_per_split={{train: {n}}}"]
     run = open_run("toy", folder, [*SMALL_SKY, *sky], workers=1)
-    steps.ensure(run, "plan.parquet")
+    ensure(run, "plan")
     return run
 
 # %% ../../nbs/bench/scale.ipynb #2514a7f5
 def watched(
-    task: tuple,  # Of `steps.brick_tasks`
+    job: Job,  # Of `jobs_of`
 ) -> dict[str, float]:  # stamps, wall_s, cpu_s, held_mb, read_s
     "Paints a brick and notes what it took"
-    taken = best_of(lambda: steps._paint_task(task))
+    taken = best_of(lambda: do_job(job))
     run, clocks = taken.value, {"wall_s": taken.wall_s, "cpu_s": taken.cpu_s}
-    return {"stamps": float(run["identity"]["rows"]), **clocks, "held_mb": held_mb(), "read_s": run["run"]["read_s"]}
+    return {"stamps": float(run["identity"]["rows"]), **clocks, "held_mb": held_mb(), "read_s": run["run"].get("read_s", 0.0)}
 
 
 def endurance(
@@ -55,8 +56,8 @@ def endurance(
     share: float = 0.2,  # Part of the bricks at the start that is compared with as many at the end
 ) -> dict[str, float]:
     "Paints all of a run's bricks with one worker; rates [1/s] and memory [MB] at the start and at the end"
-    tasks = steps.brick_tasks(run)
-    watched((*tasks[0][1][:7], run.path("warm", "first.parquet"), tasks[0][1][8]))
+    tasks = jobs_of(run, "stamps")
+    watched(replace(tasks[0][1], uri=run.path("warm", "first.parquet")))
     before, outcomes = os.getloadavg()[0], run_tasks(Engine(workers=1), watched, tasks, "bricks")
     after, some = os.getloadavg()[0], max(1, round(share * len(tasks)))
     each = {name: np.array([o.value[name] for o in outcomes]) for name in outcomes[0].value}
@@ -83,8 +84,8 @@ def spark_seconds(
     if session := SparkSession.getActiveSession():
         session.stop()
     engine = Engine("spark", master=f"local[{cores}]")
-    tasks = [(name, (*task[:7], f"{out}/{name}.parquet", task[8])) for name, task in steps.brick_tasks(run)[:bricks]]
-    warm = [(f"warm {k}", (*tasks[k][1][:7], f"{out}/warm-{k}.parquet", tasks[k][1][8])) for k in range(min(2 * cores, len(tasks)))]
+    tasks = jobs_of(run, "stamps", out)[:bricks]
+    warm = [(f"warm {k}", replace(tasks[k][1], uri=f"{out}/warm-{k}.parquet")) for k in range(min(2 * cores, len(tasks)))]
     run_tasks(engine, watched, warm)
     taken = best_of(lambda: run_tasks(engine, watched, tasks))
     return taken.wall_s, int(sum(o.value["stamps"] for o in taken.value))

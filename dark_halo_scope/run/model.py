@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from .demo import Section, render_page
+from .report import Section, render_page
 
 import dark_halo_scope
 from ..base.errors import BadInput
@@ -34,14 +34,14 @@ from ..lensing.fit_solve import Solved
 from ..lensing.psf import psf_from_psfsize
 from .engine import Engine, run_tasks, set_aside
 from .positions import fetch_positions, read_release_positions
-from ..search.catalogues import write_catalogues
+from ..search.catalogues import catalogue_files
 from ..search.grading import panel_path, stamps_beside
 from ..search.pictures import PANEL, model_panel, png
 from ..stamps.codec import decode, sky_sigma
 from ..survey.coadds import read_cutouts
 from ..survey.release import Release
 from ..survey.viewer import ViewerRecipe
-from ..survey.web import Asker
+from ..survey.web import HttpClient
 
 # %% ../../nbs/run/model.ipynb #cb456c68
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ def model_list(
     release: str = "",  # Root of a release to take pixels, inverse variance and masks from; empty: stamps, and the cutout service for a list
     engine: Engine = Engine(),
     viewer: ViewerRecipe | None = None,
-    asker: Asker | None = None,
+    client: HttpClient | None = None,
 ) -> Receipt:  # Of models.parquet
     "Models of a list or of candidates: models.parquet, models.csv, models.html, panels, exports, and candidates.* with the new columns; raises BadInput for a list that is not one, or where a brick failed"
     started, candidates = time.perf_counter(), None
@@ -312,7 +312,7 @@ def model_list(
         if release:
             read_release_positions(source, out, Release(release))
         else:
-            fetch_positions(source, out, viewer, asker)
+            fetch_positions(source, out, viewer, client)
         stamps = join(out, "stamps.parquet")
     tasks = brick_tasks(stamps, out, recipe, release, None if candidates is None else candidates["name"].to_pylist())
     failed = set_aside(run_tasks(engine, model_brick, tasks, "lens models"))
@@ -327,8 +327,9 @@ def model_list(
     identity = identity_of(recipe, inputs, release=release)
     if candidates is not None:
         whole = candidates_with(candidates, models, bands)
-        write_catalogues(
-            whole, join(out, "candidates"), bands, {"lens models": identity["recipe"]}, "Candidates for strong lenses, with lens models"
-        )
+        meta = {"lens models": identity["recipe"]}
+        files = catalogue_files(whole, join(out, "candidates"), bands, meta, "Candidates for strong lenses, with lens models")
+        for address, data in files.items():
+            write_bytes(data, address)
         write_product(whole, join(out, "candidates.parquet"), "candidates", identity, run_facts(started, len(whole)))
     return write_product(models, join(out, "models.parquet"), "models", identity, run_facts(started, len(models)))
