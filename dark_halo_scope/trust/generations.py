@@ -74,9 +74,9 @@ def from_run(
 ) -> Generation:
     "A generation as a run's receipts, history, gates and stage 0 tell it"
     summary, history = run_json(run, "model", "summary.json"), run_json(run, "model", "history.json")
-    stamps, stage, gates, zero = (run_json(run, f) for f in ("stamps.receipt.json", "_stage_config.json", "gates.json", "stage0.json"))
+    stamps, stage, gates, zero = (run_json(run, f) for f in ("_stamps.receipt.json", "_stage_config.json", "gates.json", "stage0.json"))
     if summary is None and stamps is None:
-        raise BadInput(f"{run}: neither model/summary.json nor stamps.receipt.json there, expected the folder of a run")
+        raise BadInput(f"{run}: neither model/summary.json nor _stamps.receipt.json there, expected the folder of a run")
     data = dict(stage or {})
     if stamps:
         data |= {"stamps": stamps["identity"].get("rows")} | {
