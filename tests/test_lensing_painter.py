@@ -12,6 +12,18 @@ import pytest
 
 from dark_halo_scope.base import kernels
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.bench.render import (
+    Ranges,
+    bench_render,
+    caustics_draw,
+    caustics_row,
+    draw_per_band,
+    draw_shared,
+    drawn_bank,
+    lenstronomy_draw,
+    prepare,
+    random_systems,
+)
 from dark_halo_scope.lensing import render
 from dark_halo_scope.lensing.deflection import jacobian, sie_deflection, source_position
 from dark_halo_scope.lensing.psf import noise_equivalent_area
@@ -30,18 +42,6 @@ from dark_halo_scope.lensing.render import (
     render_arcs,
 )
 from dark_halo_scope.lensing.sources import image_light, sersic_profile
-from dark_halo_scope.run.bench import (
-    Ranges,
-    bench_render,
-    caustics_draw,
-    caustics_row,
-    draw_per_band,
-    draw_shared,
-    drawn_bank,
-    lenstronomy_draw,
-    prepare,
-    random_systems,
-)
 
 BACKENDS = ("numba", "torch", "lenstronomy")
 

@@ -259,7 +259,7 @@ def test_lenscats_table_is_read_and_its_clusters_left_out(tmp_path) -> None:
     assert known_list(str(tmp_path / "lenscat.csv"), ("Lopes",)).names.tolist() == ["A"]
     assert len(known_list(str(tmp_path / "lenscat.csv")).ra) == 2
     (tmp_path / "bad.csv").write_text("name,RA [deg],DEC [deg]\nA,1.5,north\n")
-    with pytest.raises(BadInput, match="row 2, column dec"):
+    with pytest.raises(BadInput, match=r"line 2: DEC \[deg\] 'north' is no angle"):
         known_list(str(tmp_path / "bad.csv"))
 
 

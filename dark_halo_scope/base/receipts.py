@@ -26,6 +26,7 @@ from .errors import BadInput
 from .galaxy import IDENTITY, galaxy_key
 from .jsonable import plain, read_json, write_json
 from .resources import code_of
+from .schema import plain_types
 from .storage import exists, filesystem, join, read_bytes, size_of, write_bytes
 
 # %% ../../nbs/base/receipts.ipynb #8b28e60f
@@ -227,9 +228,9 @@ def read_table(
             lacking = [c for c in columns or [] if c not in file.schema_arrow.names]
             if lacking:
                 raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
-            return file.read(columns=columns)
+            return plain_types(file.read(columns=columns), str(uri))
     except (pa.ArrowInvalid, OSError) as error:
-        raise BadInput(f"{uri}: not readable as Parquet ({error})") from error
+        raise BadInput(f"{uri}: not readable as Parquet ({' '.join(str(error).split())[:300]})") from error
 
 
 def write_product(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from ..base.config import check_ranges
 from ..base.draws import rng
 from ..base.errors import BadInput
 from ..base.magnitudes import flux_of
@@ -53,6 +54,7 @@ class PaintRecipe:
             )
         if not 0 <= self.margin <= 64:
             raise ValueError(f"margin={self.margin}: expected 0 to 64 pixels")
+        check_ranges(self, "paint", beta="(1, 100]", gain="(0, inf)", pixscale="(0, inf)")
 
 # %% ../../nbs/injection/paint.ipynb #ec2a06c1
 def lens_params(

@@ -18,6 +18,7 @@ import pyarrow as pa
 from scipy import stats
 from scipy.special import ndtri
 
+from ..base.config import check_ranges
 from ..base.draws import uniforms_table
 from ..base.errors import BadInput, unknown_name
 from ..base.galaxy import IDENTITY, galaxy_key
@@ -66,6 +67,19 @@ class PlanRecipe:
             raise ValueError(f"src_reach={self.src_reach}, lens_q={self.lens_q}: expected 0 < reach <= 3 and .02 <= q <= 1")
         if not 0 <= self.light_scatter < 0.5:
             raise ValueError(f"light_scatter={self.light_scatter}: expected 0 to 0.5")
+        if not 0 < self.src_reach <= 3 or not 0 < self.lens_q[0] <= self.lens_q[1] <= 1:
+            raise ValueError(f"src_reach={self.src_reach}, lens_q={self.lens_q}: expected 0 < reach <= 3 and 0 < q <= 1")
+        check_ranges(
+            self,
+            "plan",
+            n_total_per_split="[0, inf)",
+            src_n="[0.2, 10]",
+            src_g_r="(-inf, inf)",
+            src_r_z="(-inf, inf)",
+            min_theta_over_psf="[0, inf)",
+            host_mag_r="[0, 99]",
+            min_host_radius="[0, inf)",
+        )
 
 # %% ../../nbs/injection/plan.ipynb #7ded27b8
 def roles(

@@ -25,6 +25,7 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from .. import __version__
+from ..base.config import check_ranges
 from ..base.draws import uniforms_table
 from ..base.errors import BadInput
 from ..base.magnitudes import flux_of
@@ -56,6 +57,18 @@ class BankRecipe:
             raise BadInput(f"bank recipe: grow={self.grow} and noise_length={self.noise_length} must not be negative")
         if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-9:
             raise BadInput(f"bank recipe: fractions={self.fractions} must be three numbers of sum 1")
+        check_ranges(
+            self,
+            "bank recipe",
+            threshold="(0, inf)",
+            apart="(0, inf)",
+            smooth="(0, inf)",
+            taper="(0, inf)",
+            min_snr="(0, inf)",
+            max_edge="(0, inf)",
+            max_border="[0, 1]",
+            fractions="[0, 1]",
+        )
 
 # %% ../../nbs/lensing/cosmos.ipynb #6db80c65
 def rim(

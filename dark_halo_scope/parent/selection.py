@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
 from ..base.magnitudes import ab_magnitude, flux_of
 from ..base.schema import parse_bands
@@ -69,6 +70,7 @@ class SelectionRecipe:
         mask_value(self.mask_names)
         if self.min_nobs < 0 or not 0 <= self.known_lens_arcsec < 3600:
             raise BadInput(f"selection: min_nobs={self.min_nobs}, known_lens_arcsec={self.known_lens_arcsec}; expected >= 0, and 0 to 3600")
+        check_ranges(self, "selection", known_lens_arcsec="[0, 3600)")
 
 # %% ../../nbs/parent/selection.ipynb #cb158a8a
 Table: TypeAlias = pa.Table | pa.RecordBatch | Mapping[str, np.ndarray]

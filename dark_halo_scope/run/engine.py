@@ -10,6 +10,7 @@ __all__ = ['THREAD_VARIABLES', 'MAX_DEATHS', 'TOO_OFTEN', 'Outcome', 'attempt', 
 import os
 import pickle
 import re
+import shutil
 import sys
 import threading
 import time
@@ -174,6 +175,10 @@ def run_spark(
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise BadInput("engine 'spark' needs pyspark and Java 17: install dark_halo_scope[spark]") from error
+    home = os.environ.get("JAVA_HOME", "")
+    if "PYSPARK_GATEWAY_PORT" not in os.environ and shutil.which(os.path.join(home, "bin", "java") if home else "java") is None:
+        place = f"JAVA_HOME={home}" if home else "neither JAVA_HOME nor a java on the PATH"
+        raise BadInput(f"engine 'spark' finds no Java ({place}); expected Java 17 or later")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # a cluster's Python is named when the job is submitted
     if (master or "").startswith("local"):
         os.environ.update(worker_environment())  # local executors inherit this process's environment

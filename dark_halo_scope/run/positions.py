@@ -17,6 +17,7 @@ from ..base.errors import BadInput
 from ..base.galaxy import galaxy_key
 from ..base.jsonable import write_json
 from ..base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts, write_product
+from ..base.skylist import read_positions
 from ..base.storage import join, write_bytes
 from ..injection.places import place_stamps
 from ..learning.products import networks
@@ -24,8 +25,8 @@ from .engine import progress
 from ..survey.coadds import cutouts_at
 from ..survey.release import Release
 from ..survey.viewer import ViewerRecipe, fetch_cutouts
-from ..survey.web import Asker
-from ..trust.anchors import AnchorRecipe, StageZero, known_impostors, known_lenses, read_positions
+from ..survey.web import HttpClient
+from ..trust.anchors import AnchorRecipe, StageZero, known_impostors, known_lenses
 from ..trust.ledger import append_entry
 from ..trust.products import columns_of, examine, known_look_alikes
 
@@ -34,17 +35,17 @@ def fetch_positions(
     positions: str,  # CSV with name, ra, dec [deg]
     out: str,  # Folder of the product
     recipe: ViewerRecipe | None = None,
-    asker: Asker | None = None,  # Another one for other manners
+    client: HttpClient | None = None,  # Another one for another request policy
 ) -> Receipt:
     "Stamps of a list through the cutout service, in `stamps.parquet`; raises BadInput for a list that is not one, or when nothing came back"
     recipe, started = recipe or ViewerRecipe(), time.perf_counter()
-    table, uri = read_positions(positions), join(out, "stamps.parquet")
+    table, uri = read_positions(positions).columns, join(out, "stamps.parquet")
     rows = {c: [str(v) for v in table[c]] for c in ("name", "ra", "dec")}
     identity = identity_of(recipe, positions=identity_of(rows)["recipe"])
     if is_done(uri, identity):
         return read_receipt(uri)
     with progress("cutouts", len(table["ra"])) as step:
-        cut = fetch_cutouts(table["ra"], table["dec"], recipe, join(out, "answers"), asker, lambda done, of: step(1))
+        cut = fetch_cutouts(table["ra"], table["dec"], recipe, join(out, "answers"), client, lambda done, of: step(1))
     if not cut.ok.any():
         raise BadInput(f"{positions}: no cutout came back for any of {len(cut.ok)} positions, the first said: {cut.why[0]}")
     stamps = place_stamps(table, cut)
@@ -59,7 +60,7 @@ def read_release_positions(
     n_pix: int = 64,  # Side of a stamp [pix]
 ) -> Receipt:
     "Stamps of a list from coadds, in `stamps.parquet`; raises BadInput for a list that is not one, or when no place could be cut"
-    table, uri, started = read_positions(positions), join(out, "stamps.parquet"), time.perf_counter()
+    table, uri, started = read_positions(positions).columns, join(out, "stamps.parquet"), time.perf_counter()
     rows = {c: [str(v) for v in table[c]] for c in ("name", "ra", "dec")}
     identity = identity_of({"bands": bands, "n_pix": n_pix, "release": release.root}, positions=identity_of(rows)["recipe"])
     if is_done(uri, identity):
@@ -90,7 +91,7 @@ def stage0_on_sky(
     positions: str = "",  # CSV with name, ra, dec and where known theta_E; empty: the package's own anchors
     recipe: AnchorRecipe | None = None,
     viewer: ViewerRecipe | None = None,
-    asker: Asker | None = None,
+    client: HttpClient | None = None,
     impostors: str = "",  # CSV with name, class, ra, dec; empty: the package's own beside its own anchors, none beside another list
     scores: str = "",  # scores.parquet of the network's run: its test galaxies set the fixed false-positive rates
     ledger: str | Path | None = None,  # File to append the result to: real lenses are spent once
@@ -98,12 +99,12 @@ def stage0_on_sky(
     "Stage 0 on a list of known lenses, cut out by the service; also in `stage0.json`, and as a page in `stage0.html`"
     from dark_halo_scope.run.stage0 import stage0_page
 
-    anchors, recipe, viewer = read_positions(positions) if positions else known_lenses(), recipe or AnchorRecipe(), viewer or ViewerRecipe()
+    anchors, recipe, viewer = read_positions(positions).columns if positions else known_lenses(), recipe or AnchorRecipe(), viewer or ViewerRecipe()
     committee, wrong, left = networks((checkpoint,)), None, {}
-    cut = fetch_cutouts(anchors["ra"], anchors["dec"], viewer, join(out, "answers"), asker)
+    cut = fetch_cutouts(anchors["ra"], anchors["dec"], viewer, join(out, "answers"), client)
     if impostors or not positions:
         kept, left = known_look_alikes(known_impostors(impostors), anchors)
-        wrong = kept, fetch_cutouts(kept["ra"], kept["dec"], viewer, join(out, "impostors"), asker)
+        wrong = kept, fetch_cutouts(kept["ra"], kept["dec"], viewer, join(out, "impostors"), client)
     negatives = negatives_of(scores, committee.name) if scores else None
     report, used = examine(anchors, cut, committee, recipe, wrong, negatives, left)
     write_json(asdict(report), join(out, "stage0.json"))

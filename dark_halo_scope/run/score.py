@@ -26,7 +26,7 @@ from .report import Section, render_page
 from ..stamps.codec import decode
 from ..survey.release import Release
 from ..survey.viewer import ViewerRecipe
-from ..survey.web import Asker
+from ..survey.web import HttpClient
 
 # %% ../../nbs/run/score.ipynb #fbe8922e
 def packaged_network() -> str:  # Its file
@@ -125,11 +125,11 @@ def score_positions(
     checkpoint: str = "",  # A network; empty: the packaged one
     release: str = "",  # Root of a release to cut from; empty: the cutout service
     viewer: ViewerRecipe | None = None,
-    asker: Asker | None = None,
+    client: HttpClient | None = None,
 ) -> Receipt:  # Of scores.parquet
     "Stamps, scores, table and page of a list; raises BadInput for a list that is not one, or when nothing could be cut"
     started = time.perf_counter()
-    made = read_release_positions(positions, out, Release(release)) if release else fetch_positions(positions, out, viewer, asker)
+    made = read_release_positions(positions, out, Release(release)) if release else fetch_positions(positions, out, viewer, client)
     stamps = read_table(join(out, "stamps.parquet"))
     logit, network = score_places(stamps, checkpoint or packaged_network())
     bands = tuple(c.removeprefix("scale_") for c in stamps.column_names if c.startswith("scale_"))

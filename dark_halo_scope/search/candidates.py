@@ -16,9 +16,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from ..base.config import check_ranges
 from ..base.errors import BadInput
 from ..base.galaxy import IDENTITY, galaxy_key
 from ..base.schema import table_from
+from ..base.skylist import read_positions
 from ..base.sphere import nearest, pairs_within
 from .completeness import LensDefinition
 from ..stats.calibration import Calibrator, Yield, fit_calibrator, survey_yield
@@ -35,7 +37,6 @@ from dark_halo_scope.stats.metrics import (
 from ..survey.bricks import is_brick_primary
 from ..survey.maskbits import HOST_MASKS, any_bit, mask_value
 from ..survey.photometry import depth_magnitude
-from ..trust.anchors import read_positions
 
 # %% ../../nbs/search/candidates.ipynb #5861deb8
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class CandidateRecipe:
     min_depth_r: float = 0.0  # Shallowest 5-sigma depth in r that is searched [mag]; 0 searches all
     duplicate_arcsec: float = 3.0  # Galaxies nearer than this to a higher one are the same system
     known_arcsec: float = 5.0  # A listed lens this near is this candidate
-    known_lists: tuple[str, ...] = ()  # CSV lists to compare with, beside those taken out of the hosts
+    known_lists: tuple[str, ...] = ()  # Lists to compare with, beside those taken out of the hosts
     known_leave_out: tuple[str, ...] = ("Lopes",)  # Rows whose `ref` has one of these words are no lenses: optical clusters
 
     def __post_init__(self) -> None:
@@ -69,6 +70,7 @@ class CandidateRecipe:
             raise BadInput(f"candidates: split '{self.threshold_split}' sets the threshold and is searched; expected another")
         if self.rates_split == self.threshold_split:
             raise BadInput("candidates: a threshold looks too good on the stamps that chose it; name another rates_split")
+        check_ranges(self, "candidates", min_depth_r="[0, 40)", duplicate_arcsec="[0, 3600)", known_arcsec="(0, 3600)")
 
     @property
     def middle(self) -> float:
@@ -194,14 +196,14 @@ class KnownList:
 
 
 def known_list(
-    uri: str,  # CSV with name, ra, dec; or lenscat's
+    uri: str,  # A list of any kind, such as lenscat's
     leave_out: Sequence[str] = (),  # Words in `ref` of rows that are no lenses
 ) -> KnownList:
-    "A list by its file; raises BadInput where a row is not a position"
-    t = read_positions(uri)
+    "A list by its file; its bad rows are set aside with a warning; raises BadInput where no row is a position"
+    t = read_positions(uri).columns
     reference = t.get("ref", np.full(len(t["ra"]), "", object)).astype(str)
     keep = ~np.logical_or.reduce([np.char.find(reference, word) >= 0 for word in leave_out] or [np.zeros(len(reference), bool)])
-    stem = uri.rstrip("/").rsplit("/", 1)[-1].removesuffix(".csv")
+    stem = uri.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gz").rsplit(".", 1)[0]
     return KnownList(stem, t["name"][keep].astype(str), t["ra"][keep], t["dec"][keep])
 
 # %% ../../nbs/search/candidates.ipynb #41e5b43d

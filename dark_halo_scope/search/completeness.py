@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import special, stats
 
+from ..base.config import check_ranges
 from ..base.draws import rng as keyed
 from ..base.errors import BadInput, unknown_name
 from ..base.schema import COMPLETENESS, table_from
@@ -135,6 +136,7 @@ class CompletenessRecipe:
                 raise BadInput(f"completeness: map {names}, expected two or three different axes with edges ({', '.join(self.edges)})")
         if not 0 < self.level < 1:
             raise BadInput(f"completeness: level={self.level}, expected between 0 and 1")
+        check_ranges(self, "completeness", thin="[0, inf)")
 
 # %% ../../nbs/search/completeness.ipynb #4f229f05
 Injections = dict[str, np.ndarray]  # found, weight, host and the axes' columns, each (n,)

@@ -20,6 +20,7 @@ from ..base.errors import BadInput
 from ..base.galaxy import galaxy_key
 from ..base.jsonable import as_json
 from ..base.products import Chosen, Input, Inputs, Made, Place, Product
+from ..base.skylist import read_positions
 from ..base.sphere import nearest
 from ..base.storage import join
 from ..injection.places import place_stamps
@@ -49,7 +50,7 @@ from ..stats.calibration import Yield, survey_yield
 from ..survey.bricks import brick_areas
 from ..survey.coadds import cutouts_at
 from ..survey.release import Release
-from ..trust.anchors import Share, read_positions, share
+from ..trust.anchors import Share, share
 from ..trust.products import PACKAGED, columns_of, concat, list_file
 
 # %% ../../nbs/search/products.ipynb #78f8b4fc
@@ -258,7 +259,7 @@ def compared_given(
     "Lists to compare candidates with: those kept out of training, the recipe's own, and a census where there is one"
     names = dict.fromkeys((*recipe.lists.known, *recipe.lists.compare, *PACKAGED))
     lists = [known_list(list_file(name), recipe.candidates.known_leave_out) for name in names]
-    census = read_positions(list_file(recipe.lists.census)) if recipe.lists.census else None
+    census = read_positions(list_file(recipe.lists.census)).columns if recipe.lists.census else None
     content = [[k.name, k.names.tolist(), k.ra.tolist(), k.dec.tolist()] for k in lists]
     if census is not None:
         content.append([census["kind"].tolist(), census["ra"].tolist(), census["dec"].tolist()])

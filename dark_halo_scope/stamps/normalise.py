@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
 
 # %% ../../nbs/stamps/normalise.ipynb #9457288e
@@ -34,6 +35,7 @@ class NormaliseRecipe:
             raise unknown_name("normalisation", self.method, METHODS)
         if not 0 <= self.r_in < self.r_out or not self.clip_low < self.clip_high:
             raise BadInput(f"normalisation: expected 0 <= r_in < r_out and clip_low < clip_high, got {self}")
+        check_ranges(self, "normalisation", r_in="[0, 1000)", r_out="(0, 1000)", clip_low="(-inf, inf)", clip_high="(-inf, inf)")
 
 # %% ../../nbs/stamps/normalise.ipynb #5557a49f
 @lru_cache(maxsize=16)

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from scipy import stats
 from scipy.special import expit
 
+from ..base.config import check_ranges
 from ..base.draws import uniforms_table
 from ..base.errors import BadInput
 from ..base.galaxy import galaxy_key
@@ -76,6 +77,22 @@ class GateRecipe:
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5 or self.max_stamps < 100 or self.core_radius <= 0:
             raise BadInput(f"gates recipe: alpha {self.alpha}, max_stamps {self.max_stamps}, core_radius {self.core_radius} out of range")
+        check_ranges(
+            self,
+            "gates recipe",
+            core_radius="(0, inf)",
+            rendered="[1, inf)",
+            excess="(0, 1)",
+            core_light="(0, inf)",
+            theta_edges="(0, inf)",
+            host_share="(0, 1]",
+            shared_hosts="[0, 1]",
+            split_separation="[0, inf)",
+            arc_peak="(0, inf)",
+            arc_offset="(0, inf)",
+            calibration_error="(0, 1]",
+            pixscale="(0, inf)",
+        )
 
 # %% ../../nbs/trust/gates.ipynb #45f1b29b
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from ..base.jsonable import array_bytes, as_json, read_json
 from ..base.products import Chosen, Inputs, Made, Place, Product
 from ..base.receipts import content_hash, read_table
 from ..base.resources import manifest
+from ..base.skylist import read_positions
 from ..base.storage import exists, join, list_files
 from ..injection.products import source_bank
 from ..learning.products import networks, score_cutouts, training_files
@@ -33,7 +34,7 @@ from ..stats.metrics import precision_at_recall, recall_at_precision
 from ..survey.bricks import brick_ids
 from ..survey.coadds import Cutouts, cutouts_at
 from ..survey.release import Release
-from .anchors import StageZero, check_anchors, known_impostors, read_positions, stage0
+from .anchors import StageZero, check_anchors, known_impostors, stage0
 from .gates import failed, gate_rows, run_gates, run_score_gates
 from .hard_negatives import impostors as look_alikes
 from .hard_negatives import lookup, mine
@@ -65,7 +66,7 @@ def joined_lists(
     columns: Sequence[str],
 ) -> dict[str, np.ndarray]:  # Each of `columns` that any list has; blank or NaN where a list lacks it
     "Several lists as one"
-    tables = [read_positions(list_file(name)) for name in names]
+    tables = [read_positions(list_file(name)).columns for name in names]
     joined: dict[str, np.ndarray] = {}
     for column in columns:
         having = [t[column] for t in tables if column in t]
