@@ -35,7 +35,7 @@ from ..survey.coadds import Cutouts
 from ..survey.pictures import padded, sky_level, softened
 from ..trust.exam import ExamRecipe, count, folded_examinee, own_frames, short_result, sit_exam, without_arc
 from ..trust.ledger import append_entry
-from ..trust.real_sets import PIXSCALE, RealSet, levelled, one_rendering, read_set, rendered
+from ..trust.real_sets import PIXSCALE, SURVEY_SIGMA, RealSet, levelled, one_rendering, read_set, rendered
 from ..trust.realism import ellipse, fold_of, frechet_distance, probe, radial_features
 
 # %% ../../nbs/run/real.ipynb #1b2ba021
@@ -51,7 +51,7 @@ def _train_recipe() -> TrainRecipe:
         read=ReadRecipe(batch_size=64),
         normalise=NormaliseRecipe(method="asinh"),
         augment=AugmentRecipe(max_shift=2, neighbours=0.3),
-        epochs=5,
+        epochs=8,
         monitor="loss",
     )
 
@@ -65,7 +65,7 @@ class RealRecipe:
     lensed: tuple[str, ...] = ("grid_sota",)  # Priors whose src_dmag is of the lensed source
     src_kind: str = "hst"  # What is painted: hst, clumpy or sersic
     n_folds: int = 5  # Folds by host
-    n_train: int = 600  # Injections planned on the training hosts of a fold
+    n_train: int = 1600  # Injections planned on the training hosts of a fold
     per_host: int = 8  # Test injections planned on each held-out galaxy
     aperture: float = 4.0  # Radius within which a host's magnitude is measured [arcsec]
     fwhm: tuple[float, float, float] = (1.3, 1.15, 1.05)  # PSF of the hosts in g, r, z [arcsec]
@@ -101,7 +101,8 @@ def host_table(
     n, n_pix = len(hosts), recipe.paint.n_pix
     cut = (hosts.flux.shape[-1] - n_pix + 1) // 2
     image = np.ascontiguousarray(hosts.flux[..., cut : cut + n_pix, cut : cut + n_pix])
-    noise, mag = sky_level(hosts.flux)[1], aperture_magnitudes(hosts.flux, recipe.aperture)
+    floor = np.array([SURVEY_SIGMA[b] for b in BANDS])  # where a rendering clips the sky, its own noise is no measurement
+    noise, mag = np.maximum(sky_level(hosts.flux)[1], floor / 2), aperture_magnitudes(hosts.flux, recipe.aperture)
     off = ((hosts.flux.shape[-1] - 1) / 2 - cut - (n_pix - 1) / 2) * PIXSCALE
     psfsize = np.tile(np.array(recipe.fwhm, np.float32) / 0.811, (n, 1))  # PSFSIZE of a Moffat 3.5 of that FWHM
     columns: dict[str, Any] = {
