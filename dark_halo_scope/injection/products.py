@@ -151,7 +151,13 @@ def paint_tasks(
 ) -> list[Task]:
     "One task per brick of the plan"
     source, lensed = inputs["plan"], recipe.plan.src_dmag_of == "lensed"
-    common = {"release": inputs["release"].uri, "paint": recipe.paint, "bands": recipe.sky.bands, "lensed": lensed, "bank": inputs["bank"].value}
+    common = {
+        "release": inputs["release"].uri,
+        "paint": recipe.paint,
+        "bands": recipe.sky.bands,
+        "lensed": lensed,
+        "bank": inputs["bank"].value,
+    }
     assert source.receipt is not None
     where = (source.uri, source.receipt.name)
     return [Task(brick, {"rows": (*where, first, n), "brick": brick} | common) for brick, first, n in plan_bricks(*where, place.limit)]
@@ -230,7 +236,13 @@ def shard(
 
 # %% ../../nbs/injection/products.ipynb #e372125c
 PRODUCTS = (
-    Product("bank", "HST galaxies to be painted as sources", per="given", make="injection.products:bank_given", chosen_by=("bank", "plan.src_kind")),
+    Product(
+        "bank",
+        "HST galaxies to be painted as sources",
+        per="given",
+        make="injection.products:bank_given",
+        chosen_by=("bank", "plan.src_kind"),
+    ),
     Product(
         "plan",
         "which galaxy gets which lens",

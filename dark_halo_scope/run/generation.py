@@ -23,9 +23,22 @@ from .phases import Recipe, check_parameters, declared_parameters, load_recipe, 
 from .products import Run, asked_for, ensure, product_files, state
 
 # %% ../../nbs/run/generation.ipynb #4d84936c
-DEMO_MOCK = {"rows": 6, "columns": 8, "n_pix": 800, "lrgs": 70, "blue": 50, "spirals": 2, "rings": 1.5, "mergers": 1.5, "stars": 10, "n_lenses": 48}
+DEMO_MOCK = {
+    "rows": 6,
+    "columns": 8,
+    "n_pix": 800,
+    "lrgs": 70,
+    "blue": 50,
+    "spirals": 2,
+    "rings": 1.5,
+    "mergers": 1.5,
+    "stars": 10,
+    "n_lenses": 48,
+}
 DEMO_STAMPS = {"train": 2400, "val": 800, "test": 1000}
-MOCK_LISTS = {k: [f"{{out}}/release/truth/{name}.csv"] for k, name in (("known", "known_lenses"), ("anchors", "anchors"), ("impostors", "impostors"))}
+MOCK_LISTS = {
+    k: [f"{{out}}/release/truth/{name}.csv"] for k, name in (("known", "known_lenses"), ("anchors", "anchors"), ("impostors", "impostors"))
+}
 LABELS = {"demo": "demo scale: the small network on a mock sky", "full": "as the recipe says"}
 DEMO_REASON = "demo scale: what a small network does on a mock sky decides nothing"
 SEARCH = {"fpr": 0.05, "prevalence": [0.05, 0.2]}  # What some hundred galaxies can set and show
@@ -39,13 +52,22 @@ def demo_values(
     train, small = recipe.train, {"name": "small_cnn", "weights": "", "drop_path": 0.0}
     optim = {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 0, "ema": 0.0}
     plain = {"epochs": min(4, train.epochs), "monitor": "loss", "patience": 0, "keep_every": 0, "precision": "fp32", "compile": False}
-    values: dict[str, Any] = {"release": "{out}/release", "rooms": ["mock"], "mock": DEMO_MOCK, "splits.nside": 1024, "splits.salt": "generations"}
+    values: dict[str, Any] = {
+        "release": "{out}/release",
+        "rooms": ["mock"],
+        "mock": DEMO_MOCK,
+        "splits.nside": 1024,
+        "splits.salt": "generations",
+    }
     values |= {f"lists.{k}": v for k, v in MOCK_LISTS.items()} | {"lists.census": "{out}/release/truth/census.csv"}
     values |= {"plan.n_total_per_split": DEMO_STAMPS, "paint.keep_control": True} | {f"candidates.{k}": v for k, v in SEARCH.items()}
     values |= {f"overrides.{guard}": DEMO_REASON for guard in ("score_gates", "stage0", "predecessor")}
     values |= {f"train.model.{k}": v for k, v in small.items()} | {f"train.optim.{k}": v for k, v in optim.items()}
     values |= {f"train.{k}": v for k, v in plain.items()} | {"train.read.batch_size": 64, "train.read.lanes": 1}
-    return [f"{key}={yaml.safe_dump(value, default_flow_style=True).strip().removesuffix('...').strip()}" for key, value in (values | recipe.demo).items()]
+    return [
+        f"{key}={yaml.safe_dump(value, default_flow_style=True).strip().removesuffix('...').strip()}"
+        for key, value in (values | recipe.demo).items()
+    ]
 
 # %% ../../nbs/run/generation.ipynb #db7e6ef9
 def phase_values(
@@ -111,7 +133,12 @@ def run_generation(
 
     if scale not in LABELS:
         raise BadInput(f"scale '{scale}': expected full or demo")
-    changes = [*(demo_values(name) if scale == "demo" else []), *([f"release={release}"] if release else []), *overrides, *guard_values(guards)]
+    changes = [
+        *(demo_values(name) if scale == "demo" else []),
+        *([f"release={release}"] if release else []),
+        *overrides,
+        *guard_values(guards),
+    ]
     known = {k: v for k, v in given.items() if k in ("engine", "workers", "limit", "allow_missing", "device")}
     run = open_run(name, out, changes, **known)
     print(f"{run.recipe.name}: release {run.recipe.release}, products to {out}", flush=True)

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from .report import Section, render_page
 
 import dark_halo_scope
 from ..base.errors import BadInput
@@ -34,6 +33,7 @@ from ..lensing.fit_solve import Solved
 from ..lensing.psf import psf_from_psfsize
 from .engine import Engine, run_tasks, set_aside
 from .positions import fetch_positions, read_release_positions
+from .report import Section, render_page
 from ..search.catalogues import catalogue_files
 from ..search.grading import panel_path, stamps_beside
 from ..search.pictures import PANEL, model_panel, png

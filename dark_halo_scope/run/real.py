@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from ..base.config import recipe_identity, recipe_to_dict
 from ..base.errors import BadInput
+from ..base.magnitudes import ab_magnitude
 from ..base.receipts import run_facts, write_product
 from ..injection.paint import PaintRecipe, paint_brick
 from ..injection.plan import PlanRecipe, make_plan
@@ -89,7 +90,7 @@ def aperture_magnitudes(
     y, x = np.mgrid[: flux.shape[-1], : flux.shape[-1]] - (flux.shape[-1] - 1) / 2
     inside = np.hypot(x, y) * PIXSCALE <= radius
     light = (flux - sky_level(flux)[0][..., None, None])[..., inside].sum(-1)
-    return 22.5 - 2.5 * np.log10(np.maximum(light, 1e-3))
+    return ab_magnitude(np.maximum(light, 1e-3))
 
 
 def host_table(
@@ -179,7 +180,7 @@ def arc_frames(
     arcs[inner] = decode(stamps.take(rows)) - hosts.flux[host][inner]
     made = hosts.take(host)
     flux = made.flux + (softened(arcs) if chain else arcs)
-    return replace(made, flux=flux, label=np.ones(len(rows), int), mag_r=22.5 - 2.5 * np.log10(padded(flux)[:, 1].sum((1, 2))))
+    return replace(made, flux=flux, label=np.ones(len(rows), int), mag_r=ab_magnitude(padded(flux)[:, 1].sum((1, 2))))
 
 
 def visible(

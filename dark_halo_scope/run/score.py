@@ -72,7 +72,9 @@ def scores_csv(
     for (name, ra, dec, warnings), r, value in zip(rows, rank.tolist(), logit.tolist()):
         place = [name, f"{ra:.6f}", f"{dec:.6f}"]
         scored = np.isfinite(value)
-        lines.writerow([*place, *([r, f"{value:.6g}", f"{expit(float(value)):.6g}", ""] if scored else ["", "", "", "; ".join(warnings) or NO_FLUX])])
+        lines.writerow(
+            [*place, *([r, f"{value:.6g}", f"{expit(float(value)):.6g}", ""] if scored else ["", "", "", "; ".join(warnings) or NO_FLUX])]
+        )
     return out.getvalue().encode()
 
 # %% ../../nbs/run/score.ipynb #7081ee36
