@@ -9,11 +9,13 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.lensing import rays, render
 from dark_halo_scope.lensing.deflection import jacobian, sie_deflection, source_position
 from dark_halo_scope.lensing.psf import noise_equivalent_area
+from dark_halo_scope.lensing.rays import compiled, lens_rows, trace
 from dark_halo_scope.lensing.reference import adaptive_rays, lenstronomy_lens, lenstronomy_source, reference_stamps
 from dark_halo_scope.lensing.render import (
     ClumpyParams,
@@ -28,7 +30,7 @@ from dark_halo_scope.lensing.render import (
     psf_from_psfsize,
     render_arcs,
 )
-from dark_halo_scope.lensing.sources import image_light, sersic_profile
+from dark_halo_scope.lensing.sources import image_light, sersic_light, sersic_parts, sersic_profile
 from dark_halo_scope.run.bench import (
     Ranges,
     bench_render,
@@ -190,6 +192,71 @@ def test_total_flux_and_half_light_radius(backend, n, radius):
     )
     # What a Moffat throws beyond the stamp, and what a Sersic has there: under 1e-4 for these.
     assert abs(float(stamp.sum(dtype=float)) - 1) < 1e-4
+
+
+def test_rays_of_any_ellipsoid_are_right():
+    "Compiled rays, and torch's, beside the deflection in 40 digits, for axis ratios down to the limit and places on and near the axes"
+    mp = pytest.importorskip("mpmath")
+    draw, n = np.random.default_rng(3), 240
+    go = compiled(_traced)
+    for q in (0.02, 0.03, 0.05, 0.1, 0.17, 0.4, 0.8, 0.99):
+        r, angle = np.geomspace(1e-3, 8, n), draw.uniform(0, 2 * np.pi, n)
+        x, y = (r * np.cos(angle)).astype(np.float32), (r * np.sin(angle)).astype(np.float32)
+        x[:30] *= 1e-4
+        y[30:60] *= 1e-4
+        rows = lens_rows(LensParams(1.5, q, 0.0, 0.0, 0.0, 0.0, 0.0))
+        bx, by = x.copy(), y.copy()
+        go(rows[0], bx, by, np.empty_like(x))
+        with mp.workdps(40):
+            exact = mp.mpf(q)
+            f, worst = mp.sqrt(1 - exact**2), 0.0
+            for k in range(0, n, 3):
+                u, v = mp.mpf(float(x[k])), mp.mpf(float(y[k]))
+                psi, b = mp.sqrt(exact**2 * u**2 + v**2), mp.mpf("1.5") * mp.sqrt(exact) / f
+                true = float(b * mp.atan(f * u / psi)), float(b * mp.atanh(f * v / psi))
+                worst = max(worst, abs(float(x[k]) - float(bx[k]) - true[0]), abs(float(y[k]) - float(by[k]) - true[1]))
+                ours = sie_deflection(float(x[k]), float(y[k]), 1.5, q)
+                assert abs(ours[0] - true[0]) < 1e-10 and abs(ours[1] - true[1]) < 1e-10
+        assert worst < 3e-6, (q, worst)
+    for wrong in (0.019, 0.0):
+        with pytest.raises(BadInput, match="q"):
+            LensParams(1.0, wrong, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def _traced(lens, x, y, psi):
+    trace(lens, x, y, x.size, psi)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_arcs_of_a_needle_of_mass(backend):
+    "q = .05, where a series once ran out: a grid of 35 rays a pixel says the same"
+    if backend == "torch":
+        pytest.importorskip("torch")
+    lens, source, psf = a_lens(q=0.05, theta_E=1.2), a_source(R_sersic=0.3, n_sersic=1.0), GaussianPSF([[1.0]], True)
+    stamp = render_arcs(lens, source, psf, n_pix=48, backend=backend)[0, 0]
+    fine, cell = 48 * 35, 0.262 / 35
+    y, x = (np.mgrid[:fine, :fine] - (fine - 1) / 2) * cell
+    bx, by = source_position(lens, x[None], y[None])
+    light = sersic_light(sersic_parts(source), bx[0], by[0])[0] * cell**2
+    coarse = light.reshape(240, 7, 240, 7).sum((1, 3))  # five cells a pixel, the middle one at its centre
+    blurred = gaussian_filter(coarse, 1.0 / np.sqrt(8 * np.log(2)) / (0.262 / 5), truncate=6, mode="constant")
+    truth = 25 * blurred[2::5, 2::5]
+    assert np.abs(stamp - truth).max() < 4e-3 * truth.max()
+
+
+@pytest.mark.parametrize("n", [4.0, 5.0, 6.0])
+@pytest.mark.parametrize("radius", [0.03, 0.1, 0.5])
+def test_steep_profiles(n, radius):
+    "The middle pixel and the light of a steep Sersic under a Gaussian PSF, each one integral; steeper ones are refused"
+    lens, sigma = LensParams(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.8 / np.sqrt(8 * np.log(2))
+    source = a_source(x=0.0, y=0.0, R_sersic=radius, n_sersic=n, q=1.0)
+    r = np.geomspace(1e-14, 100, 200001)
+    middle = float(np.trapezoid(r * sersic_profile(r, 0, radius, n) * np.exp(-(r**2) / (2 * sigma**2)) / sigma**2, r)) * 0.262**2
+    for margin in (0, 16, 48):
+        stamp = render_arcs(lens, source, GaussianPSF([[0.8]], True), n_pix=49, margin=margin)
+        assert abs(float(stamp[0, 0, 24, 24]) / middle - 1) < 1e-3
+    with pytest.raises(BadInput, match="n_sersic"):
+        a_source(n_sersic=6.5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
