@@ -66,12 +66,12 @@ def fitting_sequence(
 def bounds() -> dict[str, Any]:  # kwargs_params
     "Start, spread and limits of lenstronomy's search"
 
-    def group(rows: list[dict[str, tuple[float, float, float, float]]], fixed: list[dict[str, float]]) -> list[list[dict[str, float]]]:
+    def group(rows: list[dict[str, Any]], fixed: list[dict[str, float]]) -> list[list[dict[str, float]]]:
         return [[{k: v[0] for k, v in r.items()} | f for r, f in zip(rows, fixed)], [{k: v[1] for k, v in r.items()} for r in rows], fixed,
                 [{k: v[2] for k, v in r.items()} for r in rows], [{k: v[3] for k, v in r.items()} for r in rows]]  # fmt: skip
 
     e, place = (0.0, 0.15, -0.4, 0.4), (0.0, 0.1, -0.4, 0.4)
-    lens = [
+    lens: list[dict[str, Any]] = [
         {"theta_E": (1.5, 0.7, 0.3, 4.5), "e1": e, "e2": e, "center_x": place, "center_y": place},
         {"gamma1": (0, 0.05, -0.2, 0.2), "gamma2": (0, 0.05, -0.2, 0.2)},
     ]

@@ -103,7 +103,9 @@ def painted_lens(
         shape = source_of(row[None], lens)[0, 0]
         if not 0.5 < theta_E < 4 or image_count(lens, shape[:1], shape[1:2])[0] < 2:
             continue
-        arc = render_arcs(lens, SersicParams(*shape[:6, None], np.ones((1, 3))), empty.psf)[0]
+        arc = render_arcs(
+            lens, SersicParams(shape[:1], shape[1:2], shape[2:3], shape[3:4], shape[4:5], shape[5:6], np.ones((1, 3))), empty.psf
+        )[0]
         if arc[1].sum() >= 3:
             break
     host_mag, arc_mag = generator.uniform(17.8, 20.5), generator.uniform(20.0, 23.2)
