@@ -228,6 +228,9 @@ def score(
     release: Annotated[str, typer.Option("--release", help="Coadds in DR10's layout to cut from; empty asks the cutout service.")] = "",
     layer: Annotated[str, typer.Option("--layer", help="Layer of the survey's viewer.")] = "ls-dr10-south",
     service: Service = "",
+    models: Annotated[
+        bool, typer.Option("--models", help="Fit a lens model to each place too: panels on the page, numbers in models.csv.")
+    ] = False,
 ) -> None:
     """From a list of positions to scores: cutouts, a table, and a page with the pictures.
 
@@ -236,7 +239,7 @@ def score(
     from dark_halo_scope.run.score import score_positions
     from dark_halo_scope.survey.viewer import ViewerRecipe
 
-    receipt = score_positions(positions, out, checkpoint, release, ViewerRecipe(layer=layer, service=service or SERVICE))
+    receipt = score_positions(positions, out, checkpoint, release, ViewerRecipe(layer=layer, service=service or SERVICE), models=models)
     print(f"{receipt.identity['rows']} scored, {receipt.run['not_scored']} without a usable cutout: {out}/scores.csv, {out}/scores.html")
 
 # %% ../../nbs/run/cli.ipynb #8dae5502
