@@ -6,7 +6,8 @@
 __all__ = ['BANDS', 'SKY', 'ELECTRONS', 'TRIALS', 'LOOK_ALIKES', 'KINDS_OF_MOCK', 'LIMIT', 'Trial', 'psf_of', 'exposed',
            'drawn_seeing', 'painted_lens', 'neighbours', 'unlensed', 'lenstronomy_lens_trial', 'fitted', 'run_trial',
            'run_trials', 'mock_stamps', 'judge_brick', 'judge_mock', 'bias_and_coverage', 'well_seen', 'share_by',
-           'combined_scores', 'look_alike_facts', 'purity_facts', 'trial_facts', 'lens_models_receipt']
+           'combined_scores', 'look_alike_facts', 'purity_facts', 'trial_facts', 'lens_models_receipt',
+           'read_lens_models']
 
 # %% ../../nbs/run/lens_trials.ipynb #7b8248ec
 import json
@@ -371,6 +372,8 @@ def combined_scores(
         odds = [np.clip(r["delta_log_evidence"], -LIMIT, LIMIT) if np.isfinite(r["delta_log_evidence"] or np.nan) else 0.0 for r in some]
         return np.column_stack([[r["logit"] for r in some], odds])
 
+    if not fit_rows or not report:
+        raise BadInput(f"look-alikes: {len(bricks)} brick(s); expected two or more, to fit on one half and report on the other")
     both = LogisticRegression().fit(features(fit_rows), [r["kind"] == "lens" for r in fit_rows]).decision_function(features(report))
     logit, odds = features(report).T
     return report, {"lens model": odds, "network": logit, "both": both}
@@ -504,4 +507,13 @@ def lens_models_receipt(
         receipt["bench"] = json.loads((place / "bench_model.json").read_text())
     text = json.dumps(receipt, indent=1).replace("NaN", "null").replace("Infinity", "null")
     Path(out).write_text(text + "\n")
-    return json.loads(text)
+    return read_lens_models(out)
+
+
+def read_lens_models(
+    path: str | Path,
+) -> dict[str, Any]:
+    "The receipt of the trials; raises BadInput where there is none"
+    if not Path(path).exists():
+        raise BadInput(f"{path}: not found; expected the receipt that lens_models_receipt writes")
+    return json.loads(Path(path).read_text())
