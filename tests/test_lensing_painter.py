@@ -501,7 +501,6 @@ def test_where_nothing_can_be_cached_the_code_is_compiled_all_the_same(monkeypat
         return 2 * x
 
     assert kernels.compiled(twice)(21) == 42
-    assert rays.compiled(twice)(21) == 42
 
 
 # A PSF as pixels
