@@ -333,6 +333,9 @@ def score(
         str, typer.Option("--pictures", help="Folder of JPEG or PNG files in the viewer's colours, instead of positions.")
     ] = "",
     pixscale: Annotated[float, typer.Option("--pixscale", help="Of those pictures, arcsec per pixel.")] = 0.262,
+    models: Annotated[
+        bool, typer.Option("--models", help="Fit a lens model to each place too: panels on the page, numbers in models.csv.")
+    ] = False,
 ) -> None:
     """From a list of positions, or a folder of pictures, to scores: cutouts, a table, and a page with the pictures.
 
@@ -352,7 +355,7 @@ def score(
     from dark_halo_scope.run.score import score_positions
     from dark_halo_scope.survey.viewer import ViewerRecipe
 
-    receipt = score_positions(positions, out, checkpoint, release, ViewerRecipe(layer=layer, service=service or SERVICE))
+    receipt = score_positions(positions, out, checkpoint, release, ViewerRecipe(layer=layer, service=service or SERVICE), models=models)
     print(f"{receipt.identity['rows']} scored, {receipt.run['not_scored']} without a usable cutout: {out}/scores.csv, {out}/scores.html")
 
 # %% ../../nbs/run/cli.ipynb #8dae5502

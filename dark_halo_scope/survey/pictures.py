@@ -93,7 +93,7 @@ def to_fluxes(
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
         raise BadInput(f"pictures: {pictures.dtype} of shape {pictures.shape}; expected uint8 (n, y, x, 3)")
     shown = np.where(pictures > 0, pictures + 0.5, 0.0) / 255
-    white = np.equal(pictures, 255)
+    white: np.ndarray = np.asarray(pictures == 255)
     full = np.repeat(white.any(-1, keepdims=True), 3, -1) if colours.keeps_hue else white
     if not colours.keeps_hue:
         shown = np.stack([_unclipped(s, f) for s, f in zip(shown, full)])
@@ -105,12 +105,14 @@ def to_fluxes(
     own = ratio + shown * growth
     noise = np.sqrt(own**2 + 2 * (shown * growth) ** 2) / (255 * np.sqrt(12))
     scale = np.array(colours.scale)
-    bad = full.any(-1) if lettered is None else full.any(-1) | lettered
+    bad = np.asarray(full.any(-1))
+    bad = bad if lettered is None else np.logical_or(bad, lettered)
+    black: np.ndarray = (pictures == 0).any(-1)
     stack = [
         np.ascontiguousarray(a[:, ::-1, :, ::-1].transpose(0, 3, 1, 2), np.float32)
         for a in ((shown * ratio - colours.offset) / scale, noise / scale)
     ]
-    return Fluxes(stack[0], stack[1], np.ascontiguousarray(bad[:, ::-1]), np.ascontiguousarray(np.equal(pictures, 0).any(-1)[:, ::-1]))
+    return Fluxes(stack[0], stack[1], np.ascontiguousarray(bad[:, ::-1]), np.ascontiguousarray(black[:, ::-1]))
 
 # %% ../../nbs/survey/pictures.ipynb #ce7a6df5
 def lettering(

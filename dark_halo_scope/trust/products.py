@@ -307,7 +307,8 @@ def examine(
         listed, their = impostors
         score = score_cutouts(committee, their)[their.ok]
         wrong = {c: np.asarray(listed[c])[their.ok] for c in ("name", "class")} | {"logit": score, "p_lens": committee.probability(score)}
-    report = stage0(own, logit[used], committee.probability(logit[used]), wrong, *(negatives or (None, None)), recipe, left)
+    scores, hosts = negatives or (None, None)
+    report = stage0(own, logit[used], committee.probability(logit[used]), wrong, scores, hosts, recipe, left)
     return report, own | seen
 
 

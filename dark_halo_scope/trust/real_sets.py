@@ -189,6 +189,7 @@ def read_pairs(folder: str | Path) -> RealSet:
         stack,
         label,
         names,
+        BANDS,
         ident=np.char.add("desi_pairs/", ident),
         sampling=np.full(len(flux), 0.27),
         **position,
