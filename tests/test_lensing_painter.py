@@ -11,11 +11,25 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from dark_halo_scope.base import kernels
 from dark_halo_scope.base.errors import BadInput
-from dark_halo_scope.lensing import rays, render
+from dark_halo_scope.base.kernels import compiled
+from dark_halo_scope.bench.render import (
+    Ranges,
+    bench_render,
+    caustics_draw,
+    caustics_row,
+    draw_per_band,
+    draw_shared,
+    drawn_bank,
+    lenstronomy_draw,
+    prepare,
+    random_systems,
+)
+from dark_halo_scope.lensing import render
 from dark_halo_scope.lensing.deflection import jacobian, sie_deflection, source_position
 from dark_halo_scope.lensing.psf import noise_equivalent_area, psf_profile
-from dark_halo_scope.lensing.rays import compiled, lens_rows, trace
+from dark_halo_scope.lensing.rays import lens_rows, trace
 from dark_halo_scope.lensing.reference import adaptive_rays, lenstronomy_lens, lenstronomy_source, reference_stamps
 from dark_halo_scope.lensing.render import (
     ClumpyParams,
@@ -32,18 +46,6 @@ from dark_halo_scope.lensing.render import (
     render_arcs,
 )
 from dark_halo_scope.lensing.sources import image_light, sersic_light, sersic_parts, sersic_profile
-from dark_halo_scope.run.bench import (
-    Ranges,
-    bench_render,
-    caustics_draw,
-    caustics_row,
-    draw_per_band,
-    draw_shared,
-    drawn_bank,
-    lenstronomy_draw,
-    prepare,
-    random_systems,
-)
 
 BACKENDS = ("numba", "torch", "lenstronomy")
 
@@ -492,13 +494,13 @@ def test_importing_needs_no_writable_place_and_no_heavy_backend(tmp_path):
 
 
 def test_where_nothing_can_be_cached_the_code_is_compiled_all_the_same(monkeypatch):
-    monkeypatch.setattr(rays, "_scratch", lambda: (_ for _ in ()).throw(OSError("read-only")))
-    monkeypatch.setattr(rays.config, "CACHE_DIR", "")
+    monkeypatch.setattr(kernels, "cache_folder", lambda: "/proc/read-only")
+    monkeypatch.setattr(kernels.config, "CACHE_DIR", "")
 
     def twice(x):
         return 2 * x
 
-    assert rays.compiled(twice)(21) == 42
+    assert kernels.compiled(twice)(21) == 42
 
 
 # A PSF as pixels

@@ -17,6 +17,7 @@ from regions import Regions
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.schema import check_table, product_columns
+from dark_halo_scope.base.sphere import separation
 from dark_halo_scope.search.candidates import (
     CandidateRecipe,
     KnownList,
@@ -35,7 +36,7 @@ from dark_halo_scope.stats.calibration import fit_calibrator, survey_yield
 from dark_halo_scope.stats.metrics import TiedScores
 from dark_halo_scope.survey.bricks import brick_ids, brick_names
 from dark_halo_scope.survey.maskbits import mask_value
-from dark_halo_scope.trust.anchors import name_agrees, separation
+from dark_halo_scope.trust.anchors import name_agrees
 
 PREVALENCE = 0.02
 
@@ -258,7 +259,7 @@ def test_lenscats_table_is_read_and_its_clusters_left_out(tmp_path) -> None:
     assert known_list(str(tmp_path / "lenscat.csv"), ("Lopes",)).names.tolist() == ["A"]
     assert len(known_list(str(tmp_path / "lenscat.csv")).ra) == 2
     (tmp_path / "bad.csv").write_text("name,RA [deg],DEC [deg]\nA,1.5,north\n")
-    with pytest.raises(BadInput, match="row 2, column dec"):
+    with pytest.raises(BadInput, match=r"line 2: DEC \[deg\] 'north' is no angle"):
         known_list(str(tmp_path / "bad.csv"))
 
 

@@ -14,8 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from ..base.config import check_ranges
 from ..base.draws import rng
 from ..base.errors import BadInput
+from ..base.magnitudes import flux_of
 from ..base.schema import table_from
 from .quality import measure
 from ..lensing.deflection import LensParams
@@ -52,6 +54,7 @@ class PaintRecipe:
             )
         if not 0 <= self.margin <= 64:
             raise ValueError(f"margin={self.margin}: expected 0 to 64 pixels")
+        check_ranges(self, "paint", beta="(1, 100]", gain="(0, inf)", pixscale="(0, inf)")
 
 # %% ../../nbs/injection/paint.ipynb #ec2a06c1
 def lens_params(
@@ -68,7 +71,7 @@ def source_flux(
     bands: Sequence[str],
 ) -> np.ndarray:  # (n, band) [nmgy], as it reaches the telescope
     "Flux of the planned magnitudes, dimmed by the Galactic transmission of the host's line of sight"
-    return np.stack([10 ** (0.4 * (22.5 - t[f"src_mag_{b}"])) * t[f"mw_transmission_{b}"] for b in bands], axis=1)
+    return np.stack([flux_of(t[f"src_mag_{b}"]) * t[f"mw_transmission_{b}"] for b in bands], axis=1)
 
 
 def source_params(

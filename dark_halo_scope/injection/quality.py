@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..base.magnitudes import ab_magnitude
 from ..lensing.deflection import LensParams
 from ..lensing.visibility import arc_snr, image_count, light_within, radius_from
 from ..survey.coadds import Cutouts
@@ -65,8 +66,8 @@ def measure(
     grown = np.where(painted, arc_flux[:, r] / whole / np.where(flux[:, r] > 0, flux[:, r], 1), 0)
     core = light_within(arcs, CORE_PIX)
     metrics_ok = cut.ok & (ring_share(t["theta_E"], seeing, cut, good, pixscale) >= MIN_RING_GOOD)
-    with np.errstate(divide="ignore"):
-        arc_mag = 22.5 - 2.5 * np.log10(np.where(painted, arc_flux[:, r] / whole / t[f"mw_transmission_{bands[r]}"], 0))
+    arc_mag = ab_magnitude(np.where(painted, arc_flux[:, r] / whole / t[f"mw_transmission_{bands[r]}"], 0))
+    arc_mag = np.where(np.isnan(arc_mag), np.inf, arc_mag)  # no light: fainter than anything
     columns: dict[str, Any] = {
         "cutout_ok": cut.ok,
         "metrics_ok": metrics_ok,

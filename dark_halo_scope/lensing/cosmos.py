@@ -25,8 +25,10 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from .. import __version__
+from ..base.config import check_ranges
 from ..base.draws import uniforms_table
 from ..base.errors import BadInput
+from ..base.magnitudes import flux_of
 from ..base.storage import read_bytes, write_bytes
 from .sources import SourceBank, light_radius, stamp_fault
 
@@ -55,6 +57,18 @@ class BankRecipe:
             raise BadInput(f"bank recipe: grow={self.grow} and noise_length={self.noise_length} must not be negative")
         if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-9:
             raise BadInput(f"bank recipe: fractions={self.fractions} must be three numbers of sum 1")
+        check_ranges(
+            self,
+            "bank recipe",
+            threshold="(0, inf)",
+            apart="(0, inf)",
+            smooth="(0, inf)",
+            taper="(0, inf)",
+            min_snr="(0, inf)",
+            max_edge="(0, inf)",
+            max_border="[0, 1]",
+            fractions="[0, 1]",
+        )
 
 # %% ../../nbs/lensing/cosmos.ipynb #6db80c65
 def rim(
@@ -359,8 +373,8 @@ def band_fluxes(
     z = np.where(np.isfinite(table["zphot"]), table["zphot"], 1.0)
     seen = template_flux(np.array([WAVELENGTH[str(b)] for b in table["band"]]), z, beta)
     shape = np.stack([template_flux(WAVELENGTH[b], z, beta) for b in bands], 1) / seen[:, None]
-    template = 10 ** (-0.4 * (np.asarray(table["mag_hst"])[:, None] - 22.5)) * shape
-    return np.where(measured[:, None], 10 ** (-0.4 * (np.nan_to_num(magnitudes, nan=99.0) - 22.5)), template), measured
+    template = flux_of(np.asarray(table["mag_hst"])[:, None]) * shape
+    return np.where(measured[:, None], flux_of(np.nan_to_num(magnitudes, nan=99.0)), template), measured
 
 # %% ../../nbs/lensing/cosmos.ipynb #49700f3f
 SPLITS = ("train", "val", "test")

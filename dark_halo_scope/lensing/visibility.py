@@ -9,8 +9,9 @@ __all__ = ['QUANTILES', 'arc_snr', 'radius_from', 'light_within', 'image_count',
 import numpy as np
 from scipy.special import ndtri
 
+from ..base.kernels import compiled, kernel
 from .deflection import LensParams
-from .rays import compiled, kernel, lens_rows, trace
+from .rays import lens_rows, trace
 
 # %% ../../nbs/lensing/visibility.ipynb #f0bf09a8
 def _information(arc: np.ndarray, invvar: np.ndarray, good: np.ndarray, host: np.ndarray, per_photon: np.ndarray, out: np.ndarray) -> None:

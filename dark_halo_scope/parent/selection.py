@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['VARIANTS', 'FLAGS', 'BRIGHT_Z', 'SELECTIONS', 'Table', 'DESI_COLUMNS', 'ColourCut', 'SelectionRecipe', 'column',
            'magnitude', 'not_psf', 'passes', 'colours', 'colour_flags', 'desi_lrg_colours', 'desi_lrg_quality',
-           'desi_lrg', 'unit_vectors', 'near_any', 'Measured', 'measure', 'colour_cuts', 'quality_cuts', 'cuts',
-           'attrition', 'select', 'fates', 'sweep_columns', 'check_sky', 'select_sweep', 'add_attrition',
-           'with_magnitudes']
+           'desi_lrg', 'Measured', 'measure', 'colour_cuts', 'quality_cuts', 'cuts', 'attrition', 'select', 'fates',
+           'sweep_columns', 'check_sky', 'select_sweep', 'add_attrition', 'with_magnitudes']
 
 # %% ../../nbs/parent/selection.ipynb #311a79bd
 from collections.abc import Mapping
@@ -17,13 +16,15 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.spatial import cKDTree
 
+from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
+from ..base.magnitudes import ab_magnitude, flux_of
 from ..base.schema import parse_bands
+from ..base.sphere import near_any, nearest
 from ..survey.bricks import is_brick_primary
 from ..survey.maskbits import HOST_MASKS, any_bit, mask_value
-from ..survey.photometry import ab_magnitude, dereddened, flux_of
+from ..survey.photometry import dereddened
 from ..survey.release import sweep_bounds
 from ..survey.sweeps import table_chunks
 
@@ -69,6 +70,7 @@ class SelectionRecipe:
         mask_value(self.mask_names)
         if self.min_nobs < 0 or not 0 <= self.known_lens_arcsec < 3600:
             raise BadInput(f"selection: min_nobs={self.min_nobs}, known_lens_arcsec={self.known_lens_arcsec}; expected >= 0, and 0 to 3600")
+        check_ranges(self, "selection", known_lens_arcsec="[0, 3600)")
 
 # %% ../../nbs/parent/selection.ipynb #cb158a8a
 Table: TypeAlias = pa.Table | pa.RecordBatch | Mapping[str, np.ndarray]
@@ -188,37 +190,6 @@ def desi_lrg(
     z_fiber = ab_magnitude(dereddened(column(table, "fiberflux_z"), column(table, "mw_transmission_z")))
     return desi_lrg_colours(g, r, z, w1, z_fiber) & desi_lrg_quality(table)
 
-# %% ../../nbs/parent/selection.ipynb #b55414aa
-def unit_vectors(
-    ra: np.ndarray,  # [deg]
-    dec: np.ndarray,  # [deg]
-) -> np.ndarray:  # (n, 3)
-    "Directions on the unit sphere; raises BadInput where a position is not on the sky"
-    ra, dec = np.asarray(ra, np.float64), np.asarray(dec, np.float64)
-    if not (np.isfinite(ra).all() and (np.abs(dec) <= 90).all()):
-        raise BadInput("positions: expected finite right ascensions and declinations between -90 and 90 degrees")
-    lon, lat = np.deg2rad(ra), np.deg2rad(dec)
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
-
-# %% ../../nbs/parent/selection.ipynb #0c468446
-def near_any(
-    ra: np.ndarray,  # (n,) [deg]
-    dec: np.ndarray,  # (n,) [deg]
-    other_ra: np.ndarray,  # (m,) [deg]
-    other_dec: np.ndarray,  # (m,) [deg]
-    radius: float,  # [arcsec]
-) -> np.ndarray:  # (n,) bool
-    "Which positions lie within a radius of any of the others; raises BadInput where a position is not on the sky"
-    near = np.zeros(len(ra), bool)
-    if len(other_ra) and len(ra):
-        chord = 2 * np.sin(np.deg2rad(radius / 3600) / 2)
-        # The radius itself counts as near: a hair more than the chord makes up for rounding.
-        distance, _ = cKDTree(unit_vectors(other_ra, other_dec)).query(
-            unit_vectors(ra, dec), distance_upper_bound=chord * (1 + 1e-9) + 1e-15
-        )
-        near = np.isfinite(distance)
-    return near
-
 # %% ../../nbs/parent/selection.ipynb #b2445e29
 @dataclass(frozen=True)
 class Measured:
@@ -321,9 +292,8 @@ def fates(
     fate = np.full(len(column(table, "ra")), "selected", dtype=object)
     for name, keep in reversed(named.items()):
         fate[~keep] = name
-    chord = 2 * np.sin(np.deg2rad(radius / 3600) / 2)
-    distance, nearest = cKDTree(unit_vectors(column(table, "ra"), column(table, "dec"))).query(unit_vectors(ra, dec))
-    return np.where(distance <= chord, fate[np.minimum(nearest, len(fate) - 1)], "not in the catalogue").astype(str)
+    row, apart = nearest(ra, dec, column(table, "ra"), column(table, "dec"))
+    return np.where(apart <= radius, np.append(fate, "")[row], "not in the catalogue").astype(str)
 
 # %% ../../nbs/parent/selection.ipynb #9b6420c1
 def sweep_columns(

@@ -19,12 +19,13 @@ import numpy as np
 import pyarrow as pa
 from scipy import special, stats
 
+from ..base.config import check_ranges
 from ..base.draws import rng as keyed
 from ..base.errors import BadInput, unknown_name
 from ..base.schema import COMPLETENESS, table_from
+from ..base.sphere import separation
 from ..injection.quality import MIN_INSIDE
 from ..lensing.cosmology import OBSERVABILITY, observability
-from ..parent.selection import unit_vectors
 from ..survey.bricks import brick_areas
 from ..survey.photometry import depth_magnitude
 
@@ -135,6 +136,7 @@ class CompletenessRecipe:
                 raise BadInput(f"completeness: map {names}, expected two or three different axes with edges ({', '.join(self.edges)})")
         if not 0 < self.level < 1:
             raise BadInput(f"completeness: level={self.level}, expected between 0 and 1")
+        check_ranges(self, "completeness", thin="[0, inf)")
 
 # %% ../../nbs/search/completeness.ipynb #4f229f05
 Injections = dict[str, np.ndarray]  # found, weight, host and the axes' columns, each (n,)
@@ -528,10 +530,9 @@ def could_be_found(
     reach: float = 900.0,  # Farthest galaxy whose conditions still count: a brick [arcsec]
 ) -> Chance:
     "The chance that the search finds a lens here; raises BadInput off the sky, and where no galaxy of the sample is near"
-    place = unit_vectors(np.array([ra]), np.array([dec]))[0]
-    chord = np.linalg.norm(unit_vectors(parent["ra"], parent["dec"]) - place, axis=1)
-    near = int(np.argmin(chord)) if len(chord) else -1
-    apart = float(np.degrees(2 * np.arcsin(min(chord[near] / 2, 1.0))) * 3600) if len(chord) else np.inf
+    distance = separation(parent["ra"], parent["dec"], ra, dec)
+    near = int(np.argmin(distance)) if len(distance) else -1
+    apart = float(distance[near]) if len(distance) else np.inf
     if apart > reach:
         raise BadInput(
             f"no galaxy of the parent sample within {reach:g} arcsec of {ra:.4f} {dec:+.4f} (nearest {apart:.0f}): not searched there"

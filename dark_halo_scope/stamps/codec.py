@@ -19,7 +19,8 @@ import pyarrow as pa
 from numpy.lib import format as npy_format
 
 from ..base.errors import BadInput, unknown_name
-from ..lensing.rays import compiled
+from ..base.kernels import compiled
+from ..base.schema import plain_types
 
 # %% ../../nbs/stamps/codec.ipynb #c8ebe678
 CODECS = {"float16": 1, "int16": 2}  # Name -> the word that starts each value
@@ -206,6 +207,7 @@ def decode(
     for band in bands or ():
         if band not in stored:
             raise unknown_name("band", band, stored, f"column '{column}'")
+    table = plain_types(table, "stamps table")
     head = column_prefix(column)
     scale = np.stack([table[f"{head}scale_{b}"].to_numpy() for b in stored], axis=1).astype(np.float32)
     size = round(((table[column].type.byte_width // 2 - 1) / len(stored)) ** 0.5)

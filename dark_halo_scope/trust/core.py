@@ -13,6 +13,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pyarrow as pa
 
+from ..base.magnitudes import flux_of
 from ..injection.paint import PaintRecipe, lens_params, paint_brick, psf_params, source_flux, source_params
 from ..injection.plan import PlanRecipe, make_plan
 from ..lensing.deflection import LensParams, source_position
@@ -216,7 +217,7 @@ def toy_sky(
     r = np.sqrt(q[:, None, None] * (c * dx + s * dy) ** 2 + (c * dy - s * dx) ** 2 / q[:, None, None] + 0.3**2)
     light = np.exp(-1.68 * r / size[:, None, None])
     light /= light.sum((1, 2), keepdims=True)
-    flux = np.stack([10 ** (-0.4 * (parent[f"mag_{b}"].to_numpy() - 22.5)) * 0.93 for b in "grz"], 1)
+    flux = np.stack([flux_of(parent[f"mag_{b}"].to_numpy()) * 0.93 for b in "grz"], 1)
     noise = np.array([NOISE[b] for b in "grz"])[None, :, None, None]
     image = (flux[:, :, None, None] * light[:, None] + rng.normal(size=(n, 3, n_pix, n_pix)) * noise).astype(np.float32)
     seeing = np.stack([parent[f"psfsize_{b}"].to_numpy() for b in "grz"], 1).astype(np.float32)
