@@ -1,6 +1,5 @@
 """trust.anchors: the guards refuse what is wrong, and stage 0 counts as a hand would."""
 
-
 import numpy as np
 import pytest
 

@@ -39,7 +39,9 @@ class Product:
     load: str = ""  # Per sweep or brick: (**values) -> values with the task's own table read; that table's content is part of its identity
     one: str = ""  # Per sweep or brick: (**values) -> Made
     schema: str = ""  # Of its table, where that has another name than the product
-    each: tuple[str, ...] = ()  # Inputs whose name decides every single sweep's or brick's part; other inputs count by what a task takes of them
+    each: tuple[
+        str, ...
+    ] = ()  # Inputs whose name decides every single sweep's or brick's part; other inputs count by what a task takes of them
     guards: tuple[str, ...] = ()  # Inputs that must have passed, or be overridden by name
     wanted: str = ""  # (recipe) -> whether a run makes it; empty: always
 
@@ -200,4 +202,6 @@ class Place:
     workers: int = 0  # Processes or threads; 0: as the machine has cores
     device: str = "cpu"  # cpu or cuda, where a network scores; decides the last digits at most
     resume: bool = False  # The place holds the beginnings of the very same product
-    counting: Callable[[str, int], Any] = field(default=uncounted, compare=False)  # (label, total) -> a context that gives a function of the number just done
+    counting: Callable[[str, int], Any] = field(
+        default=uncounted, compare=False
+    )  # (label, total) -> a context that gives a function of the number just done

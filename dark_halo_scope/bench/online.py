@@ -19,9 +19,9 @@ import torch
 from scipy import stats
 from tqdm import tqdm
 
+from ..base.jsonable import read_json
 from ..base.receipts import run_facts
 from .timing import best_of
-from ..base.jsonable import read_json
 from ..learning.recipes import TrainRecipe, reading
 from ..learning.training import Place, RunData, State, build_learner, run_data, start_epoch, train, train_epoch
 from ..run.generation import demo_values

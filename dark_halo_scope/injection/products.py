@@ -125,7 +125,8 @@ def plan_bricks(
     limit: int = 0,  # Rows of the plan at most; 0 is all
 ) -> list[tuple[str, int, int]]:  # (brick, first row, rows)
     "Where each brick's rows lie in the plan; with a limit, only as much of the plan as that needs; raises BadInput for a plan out of order"
-    file, runs, start = open_plan(uri, name), [], 0
+    file, start = open_plan(uri, name), 0
+    runs: list[tuple[str, int, int]] = []
     for group in range(file.metadata.num_row_groups):
         names = file.read_row_group(group, ["brickname"])["brickname"].to_numpy(zero_copy_only=False).astype(str)
         names = names[: limit - start] if limit else names
@@ -151,7 +152,13 @@ def paint_tasks(
 ) -> list[Task]:
     "One task per brick of the plan"
     source, lensed = inputs["plan"], recipe.plan.src_dmag_of == "lensed"
-    common = {"release": inputs["release"].uri, "paint": recipe.paint, "bands": recipe.sky.bands, "lensed": lensed, "bank": inputs["bank"].value}
+    common = {
+        "release": inputs["release"].uri,
+        "paint": recipe.paint,
+        "bands": recipe.sky.bands,
+        "lensed": lensed,
+        "bank": inputs["bank"].value,
+    }
     assert source.receipt is not None
     where = (source.uri, source.receipt.name)
     return [Task(brick, {"rows": (*where, first, n), "brick": brick} | common) for brick, first, n in plan_bricks(*where, place.limit)]
@@ -230,7 +237,13 @@ def shard(
 
 # %% ../../nbs/injection/products.ipynb #e372125c
 PRODUCTS = (
-    Product("bank", "HST galaxies to be painted as sources", per="given", make="injection.products:bank_given", chosen_by=("bank", "plan.src_kind")),
+    Product(
+        "bank",
+        "HST galaxies to be painted as sources",
+        per="given",
+        make="injection.products:bank_given",
+        chosen_by=("bank", "plan.src_kind"),
+    ),
     Product(
         "plan",
         "which galaxy gets which lens",

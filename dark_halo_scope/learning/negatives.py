@@ -30,7 +30,9 @@ class MineRecipe:
 class NegativeRecipe:
     "Which look-alikes a network is shown"
 
-    models: tuple[str, ...] = ()  # Checkpoints whose false positives are mined; empty: a first network's, where the reader asks for hard negatives
+    models: tuple[
+        str, ...
+    ] = ()  # Checkpoints whose false positives are mined; empty: a first network's, where the reader asks for hard negatives
     stamps: tuple[str, ...] = ()  # Stamps products of real look-alikes, such as `dhs fetch` writes
     weight: float = 1.0  # Copies of each such stamp in an epoch, on average
     mine: MineRecipe = field(default_factory=MineRecipe)

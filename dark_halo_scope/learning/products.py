@@ -78,7 +78,7 @@ def train_model(
     stamps = inputs["stamps"].receipt
     assert stamps is not None
     files, own = training_files(inputs), with_mined(recipe.train, inputs)
-    sets = [*files, *negative_sets(recipe.negatives)]
+    sets: list[Any] = [*files, *negative_sets(recipe.negatives)]
     summary = train(sets, own, place.uri, resume=place.resume, made_of=stamps.name)
     if summary.get("interrupted"):
         raise KeyboardInterrupt
@@ -139,7 +139,8 @@ def with_noise(
 def score_cutouts(
     committee: Any,  # A learning.scoring.Committee
     cut: Cutouts,  # (n,) places
-    observing: Mapping[str, np.ndarray] | None = None,  # psfsize_<band>, psfdepth_<band> (n,) from a catalogue; None: measured on the cutouts
+    observing: Mapping[str, np.ndarray]
+    | None = None,  # psfsize_<band>, psfdepth_<band> (n,) from a catalogue; None: measured on the cutouts
     turns: bool = False,  # Mean over the eight turns and mirrors
     pixscale: float = 0.262,  # [arcsec / pix]
 ) -> np.ndarray:  # (n,) float32 logits, NaN without a usable cutout
@@ -217,7 +218,9 @@ def brick_scores(
     observing = {c: rows[c].to_numpy() for c in rows.column_names if c.startswith("psf")}
     logit = score_cutouts(committee, cut, observing, turns, sky.pixscale)
     why, n = np.unique(cut.why[~cut.ok], return_counts=True)
-    return Made(score_rows(rows.filter(pa.array(cut.ok)), logit[cut.ok], committee), identity={"no_cutout": dict(zip(why.tolist(), n.tolist()))})
+    return Made(
+        score_rows(rows.filter(pa.array(cut.ok)), logit[cut.ok], committee), identity={"no_cutout": dict(zip(why.tolist(), n.tolist()))}
+    )
 
 
 def score_rows(

@@ -253,5 +253,10 @@ def score_stamps(
     if missing:
         raise BadInput(f"stamps lack column(s) {', '.join(missing)}, which the scores product names its rows by")
     columns = {n: v for n, v in index.identity.items() if n != "hard_negative"}
-    columns |= {"label": index.label.astype(np.int16), "logit": mean, "p_lens": committee.probability(mean), "model_id": np.full(len(mean), committee.name)}
+    columns |= {
+        "label": index.label.astype(np.int16),
+        "logit": mean,
+        "p_lens": committee.probability(mean),
+        "model_id": np.full(len(mean), committee.name),
+    }
     return table_from(columns, "scores")

@@ -106,7 +106,7 @@ def reasons(
         out.append(f"too faint (arc S/N {arc_snr:.1f})")
     r = radius_from(stamp.image.shape[-1], stamp.pixscale, np.array(centre[:1]), np.array(centre[1:]))[0]
     ring = np.abs(r - theta_E) < 0.6
-    hidden = float((stamp.weight[:, ring] <= 0).any(0).mean()) if ring.any() else 1.0
+    hidden = float((stamp.weight[:, ring] <= 0).all(0).mean()) if ring.any() else 1.0
     if hidden > 0.4:
         out.append(f"masked ({hidden:.0%} of the ring at theta_E)")
     if theta_E < 0.5 * float(stamp.psf.fwhm.min()):
@@ -177,7 +177,7 @@ def hidden_why(
     if not used.any():
         return "masked: no pixel counts"
     for name, limit, share in (("core", 1.5, 0.3), ("stamp", 5.0, 0.5)):
-        seen = float(used[:, r < limit].all(0).mean())
+        seen = float(used[:, r < limit].any(0).mean())  # one band is enough: a core may be saturated in another
         if seen < share:
             return f"masked: {1 - seen:.0%} of the {name} within {limit:g} arcsec"
     return ""

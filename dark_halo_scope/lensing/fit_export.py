@@ -22,7 +22,8 @@ def sersic_parts_of(
     model: LensModel,
 ) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:  # lens_light, source: shapes (6,) x, y, R, n, q, phi and fluxes (band,) [nmgy]
     "The Sersic profiles of the best model; raises BadInput where there is no model"
-    part, out = model.lensed, {"lens_light": [], "source": []}
+    part = model.lensed
+    out: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"lens_light": [], "source": []}
     assert model.lens is not None
     for k, p in enumerate(model.lens.parts):
         if p is part:

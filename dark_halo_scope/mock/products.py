@@ -68,7 +68,9 @@ def release(
         made = make_mock(place.uri, chosen, place.workers or 2, lambda done, total, name: step(1))
     lenses, objects = (read_table(join(place.uri, "truth", f"{name}.parquet")) for name in ("planted_lenses", "objects"))
     lists = mock_lists(lenses, objects)
-    return Made(files={f"release/{name}": data for name, data in lists.items()}, rows=chosen.rows * chosen.columns, identity={"made": made.name})
+    return Made(
+        files={f"release/{name}": data for name, data in lists.items()}, rows=chosen.rows * chosen.columns, identity={"made": made.name}
+    )
 
 # %% ../../nbs/mock/products.ipynb #c852bd95
 PRODUCTS = (Product("release", "a mock of the survey's files", "", "release", (), ("mock", "sky"), make="mock.products:release"),)

@@ -153,7 +153,9 @@ def mock(
 
     folder, _, name = out.rstrip("/").rpartition("/")
     if name != "release":
-        raise BadInput(f"{out}: a mock release lies in a folder named release, so that its recipe's lists are found; expected {out}/release")
+        raise BadInput(
+            f"{out}: a mock release lies in a folder named release, so that its recipe's lists are found; expected {out}/release"
+        )
     run = open_run(recipe, folder or ".", set_ or [], workers=workers)
     print(f"release {ensure(run, 'release').name}: {out}")
 
@@ -165,9 +167,7 @@ AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Accept bric
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda, where a network scores.")]
 
 
-def asked(
-    engine: str, workers: int, limit: int, allow_missing: bool, device: str
-) -> dict[str, Any]:  # What differs from the defaults
+def asked(engine: str, workers: int, limit: int, allow_missing: bool, device: str) -> dict[str, Any]:  # What differs from the defaults
     "What was asked for on the command line"
     given = {"engine": engine, "workers": workers, "limit": limit, "allow_missing": allow_missing, "device": device}
     plain = {"engine": "local", "workers": 0, "limit": 0, "allow_missing": False, "device": "cpu"}
@@ -202,7 +202,11 @@ def run(
     changes, declared = [*(set_ or []), *guard_values(override or [])], declared_parameters(notebook)
     load_recipe(recipe, changes, out)
     shared = {"recipe": recipe, "out": out, "overrides": changes, "make_inputs": with_inputs}
-    given = {k: v for k, v in shared.items() if k in declared} | asked(engine, workers, limit, allow_missing, device) | parse_parameters(parameter)
+    given = (
+        {k: v for k, v in shared.items() if k in declared}
+        | asked(engine, workers, limit, allow_missing, device)
+        | parse_parameters(parameter)
+    )
     log = run_notebook(phase, given, f"{'runs' if '://' in out else out}/logs/{phase}.ipynb")
     print(f"{phase}: done, executed notebook {log}")
 
@@ -329,6 +333,9 @@ def score(
         str, typer.Option("--pictures", help="Folder of JPEG or PNG files in the viewer's colours, instead of positions.")
     ] = "",
     pixscale: Annotated[float, typer.Option("--pixscale", help="Of those pictures, arcsec per pixel.")] = 0.262,
+    models: Annotated[
+        bool, typer.Option("--models", help="Fit a lens model to each place too: panels on the page, numbers in models.csv.")
+    ] = False,
 ) -> None:
     """From a list of positions, or a folder of pictures, to scores: cutouts, a table, and a page with the pictures.
 
@@ -348,7 +355,7 @@ def score(
     from dark_halo_scope.run.score import score_positions
     from dark_halo_scope.survey.viewer import ViewerRecipe
 
-    receipt = score_positions(positions, out, checkpoint, release, ViewerRecipe(layer=layer, service=service or SERVICE))
+    receipt = score_positions(positions, out, checkpoint, release, ViewerRecipe(layer=layer, service=service or SERVICE), models=models)
     print(f"{receipt.identity['rows']} scored, {receipt.run['not_scored']} without a usable cutout: {out}/scores.csv, {out}/scores.html")
 
 # %% ../../nbs/run/cli.ipynb #8dae5502

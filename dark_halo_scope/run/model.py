@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ModelRecipe', 'export_path', 'parts_json', 'model_columns', 'BrickTask', 'pixels_of', 'model_brick', 'models_schema',
-           'candidates_with', 'models_csv', 'panel_uri', 'model_section', 'model_page', 'brick_tasks', 'model_list']
+           'candidates_with', 'models_csv', 'panel_uri', 'model_section', 'model_page', 'brick_tasks', 'model_stamps',
+           'model_list']
 
 # %% ../../nbs/run/model.ipynb #5573a860
 import base64
@@ -20,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from .report import Section, render_page
 
 import dark_halo_scope
 from ..base.errors import BadInput
@@ -34,6 +34,7 @@ from ..lensing.fit_solve import Solved
 from ..lensing.psf import psf_from_psfsize
 from .engine import Engine, run_tasks, set_aside
 from .positions import fetch_positions, read_release_positions
+from .report import Section, render_page
 from ..search.catalogues import catalogue_files
 from ..search.grading import panel_path, stamps_beside
 from ..search.pictures import PANEL, model_panel, png
@@ -295,6 +296,23 @@ def brick_tasks(
     return tasks
 
 
+def model_stamps(
+    stamps: str,  # The stamps product
+    out: str,  # Folder of the models
+    recipe: ModelRecipe = ModelRecipe(),
+    release: str = "",  # Root of a release to take pixels, inverse variance and masks from; empty: the stamps
+    engine: Engine = Engine(),
+    wanted: Sequence[str] | None = None,  # Names; None: all
+) -> pa.Table:  # Product `models`
+    "Models of stamps, one file per brick; raises BadInput where a brick failed"
+    tasks = brick_tasks(stamps, out, recipe, release, wanted)
+    failed = set_aside(run_tasks(engine, model_brick, tasks, "lens models"))
+    if failed:
+        name, why = next(iter(failed.items()))
+        raise BadInput(f"lens models: {len(failed)} of {len(tasks)} bricks failed, the first {name}: {why}")
+    return pa.concat_tables([read_table(t.out) for _, t in tasks])
+
+
 def model_list(
     source: str,  # CSV with name, ra, dec [deg], or the candidates product
     out: str,  # Folder of the models
@@ -314,13 +332,8 @@ def model_list(
         else:
             fetch_positions(source, out, viewer, client)
         stamps = join(out, "stamps.parquet")
-    tasks = brick_tasks(stamps, out, recipe, release, None if candidates is None else candidates["name"].to_pylist())
-    failed = set_aside(run_tasks(engine, model_brick, tasks, "lens models"))
-    if failed:
-        name, why = next(iter(failed.items()))
-        raise BadInput(f"lens models: {len(failed)} of {len(tasks)} bricks failed, the first {name}: {why}")
-    models = pa.concat_tables([read_table(t.out) for _, t in tasks])
-    bands = tasks[0][1].bands
+    models = model_stamps(stamps, out, recipe, release, engine, None if candidates is None else candidates["name"].to_pylist())
+    bands = tuple(c.removeprefix("source_mag_") for c in models.column_names if c.startswith("source_mag_"))
     write_bytes(models_csv(models), join(out, "models.csv"))
     write_bytes(model_page(models, out).encode(), join(out, "models.html"))
     inputs = {"stamps": read_receipt(stamps).name}

@@ -100,7 +100,8 @@ def stage0_on_sky(
     from dark_halo_scope.run.stage0 import stage0_page
 
     anchors, recipe, viewer = read_positions(positions).columns if positions else known_lenses(), recipe or AnchorRecipe(), viewer or ViewerRecipe()
-    committee, wrong, left = networks((checkpoint,)), None, {}
+    committee, wrong = networks((checkpoint,)), None
+    left: dict[str, int] = {}
     cut = fetch_cutouts(anchors["ra"], anchors["dec"], viewer, join(out, "answers"), client)
     if impostors or not positions:
         kept, left = known_look_alikes(known_impostors(impostors), anchors)

@@ -291,7 +291,9 @@ def ensure(
 def accepted_or_missing(run: Run, name: str) -> bool:
     "Whether a product is there as the run would make it, its inputs included"
     try:
-        return all(accepted_or_missing(run, b) for b in run.product(name).inputs if run.wants(b) and run.product(b).per != "given") and accepted(run, name)
+        return all(
+            accepted_or_missing(run, b) for b in run.product(name).inputs if run.wants(b) and run.product(b).per != "given"
+        ) and accepted(run, name)
     except BadInput:
         return False
 
@@ -440,7 +442,9 @@ def _make_bricks(run: Run, product: Product, inputs: Inputs, known: dict[str, An
     rows, aside = sum(v["identity"]["rows"] for v in done.values()), set_aside(outcomes)
     facts = {**known, "rows": rows, "hosts": hosts, "bricks": len(done), "content": content, "set_aside": sorted(aside), **counted}
     skipped = sum(v["skipped"] for v in done.values())
-    return write_receipt(Receipt(product.name, facts, run_facts(started, rows, engine=run.engine.kind, skipped=skipped, set_aside=aside)), uri)
+    return write_receipt(
+        Receipt(product.name, facts, run_facts(started, rows, engine=run.engine.kind, skipped=skipped, set_aside=aside)), uri
+    )
 
 # %% ../../nbs/run/products.ipynb #5c3510f7
 def verify(

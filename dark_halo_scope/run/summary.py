@@ -44,7 +44,9 @@ def verdict_section(
         passed, _, why = verdict_of(run, name)
         reason = "; ".join(f"{k}: {v}" for k, v in run.recipe.overrides.items() if k.split(":")[0] == name)
         if passed is not True:
-            rows.append({"guard": name, "verdict": "FAILED" if passed is False else "not tested", "why": why, "overridden because": reason or "-"})
+            rows.append(
+                {"guard": name, "verdict": "FAILED" if passed is False else "not tested", "why": why, "overridden because": reason or "-"}
+            )
     section.add_table(rows)
     section.add_table([{"product": name, "is not there because": why} for name, why in states.items() if why != "done"])
     if not (section.text or section.tables):
@@ -59,8 +61,9 @@ def sky_section(run: Run) -> Section:
     brick = str(names[np.argmax(counts)])
     images = open_brick(Release(opened(run, "release").uri), brick, run.recipe.sky.bands)
     side = min(*images.shape, 900)
-    corner = [np.array([(n - side) // 2]) for n in images.shape[::-1]]
-    picture = np.stack([read_stamps(band, *corner, side)[0] for band in images.image])
+    corner = [(n - side) // 2 for n in images.shape[::-1]]
+    left, low = (np.array([c]) for c in corner)
+    picture = np.stack([read_stamps(band, left, low, side)[0] for band in images.image])
     marks = {}
     for label, table in (("parent sample", {c: sample[c][sample["brickname"] == brick] for c in ("ra", "dec")}), ("anchor", anchors)):
         x, y = sky_to_pixels(images.plane, np.asarray(table["ra"], float), np.asarray(table["dec"], float))
@@ -68,7 +71,9 @@ def sky_section(run: Run) -> Section:
         inside = (x >= 0) & (y >= 0) & (x < side) & (y < side)
         marks[label] = x[inside], y[inside]
     section = Section("The survey")
-    section.text = [f"{len(names)} bricks hold {len(sample['ra']):,} galaxies of the parent sample. Known lenses and candidates are neither hosts nor controls."]
+    section.text = [
+        f"{len(names)} bricks hold {len(sample['ra']):,} galaxies of the parent sample. Known lenses and candidates are neither hosts nor controls."
+    ]
     caption = "Orange: galaxies of the parent sample. White: anchors, which the parent sample leaves out."
     drawn = figures.brick_picture(picture, run.recipe.sky.bands, marks, f"brick {brick}, {'-'.join(run.recipe.sky.bands)}")
     section.add_figure(drawn, f"Colour picture of brick {brick}", caption, dpi=70)
@@ -97,8 +102,15 @@ def stamps_section(run: Run) -> Section:
     section = Section("The stamps")
     if chosen:
         sheet = figures.stamp_sheet(decode(some.take(chosen)), titles, run.recipe.sky.bands)
-        section.add_figure(sheet, "Sheet of injected stamps and controls", "Injections by rising signal-to-noise, then controls: other galaxies, as they are.")
-    section.text = ["Stamps and the galaxies behind them: 5 stamps of one galaxy are one galaxy.", "What each visibility cut would leave of the injections:"]
+        section.add_figure(
+            sheet,
+            "Sheet of injected stamps and controls",
+            "Injections by rising signal-to-noise, then controls: other galaxies, as they are.",
+        )
+    section.text = [
+        "Stamps and the galaxies behind them: 5 stamps of one galaxy are one galaxy.",
+        "What each visibility cut would leave of the injections:",
+    ]
     section.add_table([{"set": k, "stamps": v["rows"], "unique hosts": v["hosts"]} for k, v in hosts.items()])
     section.add_table(attrition_of_stamps(files))
     return section
@@ -154,9 +166,13 @@ def learning_section(run: Run) -> Section:
 def gates_section(run: Run, product: str, title: str) -> Section:
     "Every gate of a product"
     rows, section = read_json(run.address(product)), Section(title)
-    section.text = [f"A gate fails when its number is beyond the threshold and its interval excludes chance (alpha = {run.recipe.gates.alpha:g})."]
+    section.text = [
+        f"A gate fails when its number is beyond the threshold and its interval excludes chance (alpha = {run.recipe.gates.alpha:g})."
+    ]
     section.add_figure(figures.gate_figure(rows), "Every gate's value over its threshold")
-    section.add_table([{"gate": r["name"], "value": r["value"], "threshold": r["threshold"], "verdict": r["passed"], "why": r["why"]} for r in rows])
+    section.add_table(
+        [{"gate": r["name"], "value": r["value"], "threshold": r["threshold"], "verdict": r["passed"], "why": r["why"]} for r in rows]
+    )
     for row in rows:
         if row["name"] == "calibration" and (drawn := figures.gate_curve(row)) is not None:
             section.add_figure(drawn, "Reliability: probability against frequency", row["why"])
@@ -191,14 +207,25 @@ def completeness_section(run: Run) -> Section:
     ]
     if "theta_E" in maps:
         curve = figures.completeness_curve(maps["theta_E"], listed.get("theta_E"))
-        section.add_figure(curve, "Completeness against theta_E, injections and listed lenses", "Jeffreys intervals, 95 %, with weights and repeated hosts taken into account.")
+        section.add_figure(
+            curve,
+            "Completeness against theta_E, injections and listed lenses",
+            "Jeffreys intervals, 95 %, with weights and repeated hosts taken into account.",
+        )
     if "theta_E x psfsize_r" in maps:
         section.add_figure(figures.completeness_heatmap(maps["theta_E x psfsize_r"]), "Completeness over theta_E and seeing")
     section.add_table(summary["prior"])
     classes = [(who, m["observability"]) for who, m in (("injections", maps), ("listed", listed)) if "observability" in m]
     section.add_table(
         [
-            {"phase 1 says": m.axes[0].classes[i], "of": who, "n": m.n_injected[i], "found": m.completeness[i], "low": m.lo[i], "high": m.hi[i]}
+            {
+                "phase 1 says": m.axes[0].classes[i],
+                "of": who,
+                "n": m.n_injected[i],
+                "found": m.completeness[i],
+                "low": m.lo[i],
+                "high": m.hi[i],
+            }
             for who, m in classes
             for i in range(len(m.axes[0]))
         ]
@@ -221,7 +248,9 @@ def candidates_section(run: Run, rows: int = 24) -> Section:
     kinds = census["kinds"] if census else ["known" if k else "new" for k in table["known_as"]]
     if census:
         p = census["purity"]
-        section.text.append(f"By the census: {p['found']} of {p['n']} candidates are lenses, {p['value'] or float('nan'):.2f} [{p['lo']:.2f}, {p['hi']:.2f}].")
+        section.text.append(
+            f"By the census: {p['found']} of {p['n']} candidates are lenses, {p['value'] or float('nan'):.2f} [{p['lo']:.2f}, {p['hi']:.2f}]."
+        )
     if n:
         titles = [f"{i + 1}: {kinds[i]}, p {table['p_lens'][i]:.2f}" for i in range(n)]
         section.add_figure(figures.stamp_sheet(decode(stamps.slice(0, n)), titles, run.recipe.sky.bands), "Sheet of the first candidates")
@@ -232,7 +261,13 @@ def candidates_section(run: Run, rows: int = 24) -> Section:
     section.add_table([{"candidates are": k, "n": c} for k, c in sorted(zip(kind.tolist(), count.tolist()), key=lambda row: -row[1])])
     section.add_table(
         [
-            {"rank": i + 1, "name": table["name"][i], "logit": table["logit"][i], "p_lens": table["p_lens"][i], "known as": table["known_as"][i] or "-"}
+            {
+                "rank": i + 1,
+                "name": table["name"][i],
+                "logit": table["logit"][i],
+                "p_lens": table["p_lens"][i],
+                "known as": table["known_as"][i] or "-",
+            }
             for i in range(min(10, n))
         ]
     )
@@ -245,9 +280,19 @@ def files_section(run: Run) -> Section:
     for product in asked_for(run):
         if exists(run.address(product.name)) and state(run)[product.name] == "done":
             receipt = read_receipt(run.address(product.name))
-            rows.append({"product": product.address, "is": product.meaning, "made [s]": receipt.run["seconds"], "rate [1/s]": receipt.run["rows_per_s"], "finished": receipt.run["finished"]})
+            rows.append(
+                {
+                    "product": product.address,
+                    "is": product.meaning,
+                    "made [s]": receipt.run["seconds"],
+                    "rate [1/s]": receipt.run["rows_per_s"],
+                    "finished": receipt.run["finished"],
+                }
+            )
             section.links.append({"href": product.address, "text": product.address})
-    section.links += [{"href": f"logs/{name}.ipynb", "text": f"logs/{name}.ipynb"} for name in dict.fromkeys(p.phase for p in asked_for(run) if p.phase)]
+    section.links += [
+        {"href": f"logs/{name}.ipynb", "text": f"logs/{name}.ipynb"} for name in dict.fromkeys(p.phase for p in asked_for(run) if p.phase)
+    ]
     section.text = ["The time is that of the first making, without the start of a notebook; a product that is there is not made again."]
     section.add_table(rows)
     return section

@@ -74,11 +74,15 @@ def labelled(
     columns = columns_of(scores.read())
     rows = {c: v[(columns["split"] == split) & (columns["label"] >= 0)] for c, v in columns.items()}
     about = columns_of(concat(stamps.files(), ["task_id", "theta_E", "arc_mag_r", "weight"]))
-    theta_E, arc, weight = (looked_up(rows["task_id"], about["task_id"], about[c].astype(float))[0] for c in ("theta_E", "arc_mag_r", "weight"))
+    theta_E, arc, weight = (
+        looked_up(rows["task_id"], about["task_id"], about[c].astype(float))[0] for c in ("theta_E", "arc_mag_r", "weight")
+    )
     keep = rate_rows(rows["label"], theta_E, arc, lens)
     if len(np.unique(rows["label"][keep])) < 2:
         others, lenses = int((rows["label"] == 0).sum()), int((rows["label"][keep] == 1).sum())
-        raise BadInput(f"{scores.uri}: split '{split}' has {others} stamps without a lens and {lenses} lenses ({lens}), expected some of either")
+        raise BadInput(
+            f"{scores.uri}: split '{split}' has {others} stamps without a lens and {lenses} lenses ({lens}), expected some of either"
+        )
     return Labelled(rows["logit"][keep], rows["label"][keep], galaxy_key(rows)[keep], weight[keep])
 
 
@@ -103,7 +107,7 @@ def yield_of(
     known = labelled(scores, stamps, recipe.rates_split, recipe.lens)
     brickid = parent.read(["brickid"])["brickid"].to_numpy()
     density = len(brickid) / float(brick_areas(np.unique(brickid)).sum())
-    about = {"weights": known.weight, "lens": str(recipe.lens)}
+    about: dict[str, Any] = {"weights": known.weight, "lens": str(recipe.lens)}
     return survey_yield(known.logit, known.label, threshold.logit, recipe.prevalence, density, known.host, **about)
 
 # %% ../../nbs/search/products.ipynb #9550de9a
@@ -137,7 +141,20 @@ def searched(
     return Searched({c: v[have] for c, v in galaxies.items()} | {"logit": scores["logit"][row[have]]}, str(scores["model_id"][0]), without)
 
 # %% ../../nbs/search/products.ipynb #78b11b43
-PLANNED = ("task_id", "split", "is_control", "weight", "theta_E", "z_l", "src_kind", "psfsize_r", "psfdepth_r", "release", "brickid", "objid")
+PLANNED = (
+    "task_id",
+    "split",
+    "is_control",
+    "weight",
+    "theta_E",
+    "z_l",
+    "src_kind",
+    "psfsize_r",
+    "psfdepth_r",
+    "release",
+    "brickid",
+    "objid",
+)
 
 
 def injections_of(
@@ -151,7 +168,10 @@ def injections_of(
     assert plan.receipt is not None
     schema = open_plan(plan.uri, plan.receipt.name).schema_arrow.names
     columns = columns_of(plan.read([c for c in PLANNED if c in schema]))
-    painted, scored = columns_of(concat(stamps.files(), ["task_id", "arc_mag_r", "arc_inside_frac"])), columns_of(scores.read(["task_id", "logit"]))
+    painted, scored = (
+        columns_of(concat(stamps.files(), ["task_id", "arc_mag_r", "arc_inside_frac"])),
+        columns_of(scores.read(["task_id", "logit"])),
+    )
     arc, arc_known = looked_up(columns["task_id"], painted["task_id"], painted["arc_mag_r"])
     inside, _ = looked_up(columns["task_id"], painted["task_id"], painted["arc_inside_frac"])
     logit, has_logit = looked_up(columns["task_id"], scored["task_id"], scored["logit"])
@@ -160,7 +180,12 @@ def injections_of(
         raise BadInput(f"{stamps.uri}: no injection in split '{split}'")
     kept = {c: v[rows] for c, v in columns.items()}
     above = np.where(has_logit, logit, -np.inf)[rows] >= np.float32(threshold)
-    return injections_table(above, galaxy_key(kept), kept | {"arc_mag_r": arc[rows].astype(float), "arc_inside_frac": inside[rows].astype(float)}, kept["weight"])
+    return injections_table(
+        above,
+        galaxy_key(kept),
+        kept | {"arc_mag_r": arc[rows].astype(float), "arc_inside_frac": inside[rows].astype(float)},
+        kept["weight"],
+    )
 
 
 def looked_up(
@@ -189,8 +214,14 @@ def listed_lenses(
     if not seen.any():
         return None
     sky = {c: found.galaxies[c][row[seen]] for c in ("psfsize_r", "psfdepth_r", "logit")}
-    about = {"theta_E": columns["theta_E"][seen], "arc_mag_r": columns["arc_mag_r"][seen], "z_l": columns.get("z_lens", np.full(len(seen), np.nan))[seen]}
-    return injections_table(sky["logit"] >= np.float32(threshold), np.flatnonzero(seen), about | {c: sky[c] for c in ("psfsize_r", "psfdepth_r")})
+    about = {
+        "theta_E": columns["theta_E"][seen],
+        "arc_mag_r": columns["arc_mag_r"][seen],
+        "z_l": columns.get("z_lens", np.full(len(seen), np.nan))[seen],
+    }
+    return injections_table(
+        sky["logit"] >= np.float32(threshold), np.flatnonzero(seen), about | {c: sky[c] for c in ("psfsize_r", "psfdepth_r")}
+    )
 
 
 def forecasts(found: Completeness, lenses: Injections) -> dict[str, Forecast]:
@@ -234,7 +265,9 @@ def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
         survey = survey_conditions(columns_of(inputs["parent"].read(["brickid", "psfsize_r", "psfdepth_r"])))
         weights, missed = survey_weights(drawn, survey, axes)
     maps = all_maps(drawn | {"weight": weights}, own, threshold.logit)
-    lenses = listed_lenses(inputs["anchors"].value, searched(inputs["sky"], inputs["parent"], recipe.candidates, recipe.sky.bands), threshold.logit)
+    lenses = listed_lenses(
+        inputs["anchors"].value, searched(inputs["sky"], inputs["parent"], recipe.candidates, recipe.sky.bands), threshold.logit
+    )
     maps, bins = with_checks(maps, lenses) if lenses is not None else (maps, [])
     beside = all_maps(lenses, own, threshold.logit) if lenses is not None else None
     beside = replace(beside, maps={n: m for n, m in beside.maps.items() if n in maps.maps}) if beside is not None else None
@@ -246,7 +279,12 @@ def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
         "completeness.fits": completeness_fits(maps, beside, meta),
         "completeness.ecsv": ecsv_bytes(astropy_table(table, "completeness", meta=meta)),
         "completeness.json": as_json(
-            summary | {"forecast": {name: asdict(f) for name, f in told.items()}, "bins": [asdict(b) for b in bins], "lens": str(recipe.candidates.lens)}
+            summary
+            | {
+                "forecast": {name: asdict(f) for name, f in told.items()},
+                "bins": [asdict(b) for b in bins],
+                "lens": str(recipe.candidates.lens),
+            }
         ),
     }
     return Made(table, files=files, rows=len(drawn["found"]))
@@ -279,7 +317,9 @@ def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
         found.galaxies, found.galaxies["logit"], found.network, threshold, expected, calibrator, compared["lists"], own, recipe.sky.bands
     )
     listed = replace(listed, attrition=[*search_attrition(found), *listed.attrition])
-    files = catalogue_files(listed.table, "candidates/candidates", recipe.sky.bands, catalogue_meta(listed, found, own), "Candidates for strong lenses")
+    files = catalogue_files(
+        listed.table, "candidates/candidates", recipe.sky.bands, catalogue_meta(listed, found, own), "Candidates for strong lenses"
+    )
     summary = {"threshold": asdict(threshold), "expected": asdict(expected), "mean_p_lens": listed.mean_p, "attrition": listed.attrition}
     files["candidates/candidates.json"] = as_json(summary)
     if compared["census"] is not None:
@@ -356,7 +396,13 @@ def beside_census(
 
 # %% ../../nbs/search/products.ipynb #4c820e55
 PRODUCTS = (
-    Product("compared", "lists beside the candidates", per="given", make="search.products:compared_given", chosen_by=("lists", "candidates.known_leave_out")),
+    Product(
+        "compared",
+        "lists beside the candidates",
+        per="given",
+        make="search.products:compared_given",
+        chosen_by=("lists", "candidates.known_leave_out"),
+    ),
     Product(
         "completeness",
         "the share of lenses that the search finds, by what they are and where",

@@ -35,9 +35,10 @@ from ..survey.bricks import brick_ids
 from ..survey.coadds import Cutouts, cutouts_at
 from ..survey.release import Release
 from .anchors import StageZero, check_anchors, known_impostors, stage0
-from .gates import failed, gate_rows, run_gates, run_score_gates
+from .gates import failed, gate_rows, run_gates
 from .hard_negatives import impostors as look_alikes
 from .hard_negatives import lookup, mine
+from .score_gates import run_score_gates
 
 # %% ../../nbs/trust/products.ipynb #23f70d69
 PACKAGED = ("spectroscopic", "imaging", "candidates")  # Lists of lenses and candidates in data_manifests/anchors
@@ -99,14 +100,20 @@ def anchors_given(recipe: Chosen, place: Place) -> tuple[str, pa.Table]:
 def impostors_given(recipe: Chosen, place: Place) -> tuple[str, pa.Table]:
     "Galaxies that are no lenses and look like them"
     tables = [known_impostors(list_file(name)) for name in recipe.lists.impostors]
-    columns = {c: np.concatenate([np.zeros(0, float if c in ("ra", "dec") else object), *(t[c] for t in tables)]) for c in (*PLACE, "class")}
+    columns = {
+        c: np.concatenate([np.zeros(0, float if c in ("ra", "dec") else object), *(t[c] for t in tables)]) for c in (*PLACE, "class")
+    }
     return given_table(columns)
 
 # %% ../../nbs/trust/products.ipynb #cf3bc58f
 def single_image_given(recipe: Chosen, place: Place) -> tuple[str, dict[str, Any]]:
     "Whether the network can be asked about a galaxy as it is on the sky"
     paired = recipe.train.pairs in ("input", "residual")
-    why = f"pairs={recipe.train.pairs} feeds the control beside the stamp, and no control exists for a real galaxy" if paired else "one image per galaxy"
+    why = (
+        f"pairs={recipe.train.pairs} feeds the control beside the stamp, and no control exists for a real galaxy"
+        if paired
+        else "one image per galaxy"
+    )
     return recipe.train.pairs, {"passed": not paired, "why": why}
 
 
@@ -114,7 +121,9 @@ def predecessor_given(recipe: Chosen, place: Place) -> tuple[str, dict[str, Any]
     "The verdict of stage 0 on the generation before: a run folder, or a recipe's name whose run lies beside this one"
     if not recipe.after:
         return "", {"passed": True, "why": "the recipe follows no other"}
-    beside = recipe.after if "/" in recipe.after else join(place.out.rstrip("/").rsplit("/", 1)[0] if "/" in place.out else ".", recipe.after)
+    beside = (
+        recipe.after if "/" in recipe.after else join(place.out.rstrip("/").rsplit("/", 1)[0] if "/" in place.out else ".", recipe.after)
+    )
     uri = join(beside, "stage0.json")
     if not exists(uri):
         return "none", {"passed": None, "why": f"{uri} is not there: the generation before has not been examined"}
@@ -136,7 +145,13 @@ def judged(results: Sequence[Any]) -> Made:
     wrong = failed(results)
     verdicts = {r.name: r.passed for r in results}
     why = "; ".join(f"{r.name}: {r.why}" for r in results if r.name in wrong) or f"{len(results)} gates passed"
-    return Made(files={"": as_json(gate_rows(results))}, identity={"verdicts": verdicts, "failed": wrong}, rows=len(results), passed=not wrong, why=why)
+    return Made(
+        files={"": as_json(gate_rows(results))},
+        identity={"verdicts": verdicts, "failed": wrong},
+        rows=len(results),
+        passed=not wrong,
+        why=why,
+    )
 
 
 def score_gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
@@ -148,7 +163,9 @@ def score_gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     theta_E, arc_snr = stamp_columns(inputs, scores["task_id"][rows], ["theta_E", "arc_snr"])
     p = scores["p_lens"][rows].astype(float)
     if not np.isfinite(p).all():
-        raise BadInput(f"{inputs['scores'].uri}: the network is not calibrated, so its probabilities cannot be judged; see not_calibrated in its receipt")
+        raise BadInput(
+            f"{inputs['scores'].uri}: the network is not calibrated, so its probabilities cannot be judged; see not_calibrated in its receipt"
+        )
     about = {"brickname": scores["brickname"][rows], "theta_E": theta_E, "arc_snr": arc_snr}
     return judged(run_score_gates(scores["logit"][rows], p, scores["label"][rows], about, recipe.gates))
 
@@ -203,7 +220,9 @@ def mine_negatives(
     lenses = known["ra"].to_numpy(), known["dec"].to_numpy()
     mined, counts = mine(scores, lenses, recipe.negatives.mine)
     if not len(mined):
-        raise BadInput(f"no control of {counts[0]['negatives']} scores above {recipe.negatives.mine.threshold}, so no hard negative was found")
+        raise BadInput(
+            f"no control of {counts[0]['negatives']} scores above {recipe.negatives.mine.threshold}, so no hard negative was found"
+        )
     return Made(lookup(mined), files={"hard_negatives.json": as_json(counts)})
 
 # %% ../../nbs/trust/products.ipynb #3d6f8268
@@ -236,7 +255,10 @@ def diagnostics(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     rows = (scores["split"] == recipe.train.report_on) & (scores["label"] >= 0)
     logit, label, host = scores["logit"][rows], scores["label"][rows], galaxy_key(scores)[rows]
     facts: dict[str, Any] = {"split": recipe.train.report_on, "stamps": int(rows.sum()), "hosts": len(np.unique(host))}
-    facts["measured"] = [asdict(precision_at_recall(logit, label, 0.95, hosts=host)), asdict(recall_at_precision(logit, label, 0.95, hosts=host))]
+    facts["measured"] = [
+        asdict(precision_at_recall(logit, label, 0.95, hosts=host)),
+        asdict(recall_at_precision(logit, label, 0.95, hosts=host)),
+    ]
     if recipe.train.pairs not in ("input", "residual"):
         facts["attention"] = ring_attention(inputs, recipe)
     return Made(files={"": as_json(facts)}, rows=int(rows.sum()))
@@ -285,7 +307,8 @@ def examine(
         listed, their = impostors
         score = score_cutouts(committee, their)[their.ok]
         wrong = {c: np.asarray(listed[c])[their.ok] for c in ("name", "class")} | {"logit": score, "p_lens": committee.probability(score)}
-    report = stage0(own, logit[used], committee.probability(logit[used]), wrong, *(negatives or (None, None)), recipe, left)
+    scores, hosts = negatives or (None, None)
+    report = stage0(own, logit[used], committee.probability(logit[used]), wrong, scores, hosts, recipe, left)
     return report, own | seen
 
 
@@ -333,7 +356,12 @@ def stage_zero(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
             left,
         )
     except BadInput as error:
-        return Made(files={"": as_json({"verdict": f"not tested: {error}", "passed": None})}, passed=None, why=str(error), identity={"listed": len(anchors["ra"]), "failed": []})
+        return Made(
+            files={"": as_json({"verdict": f"not tested: {error}", "passed": None})},
+            passed=None,
+            why=str(error),
+            identity={"listed": len(anchors["ra"]), "failed": []},
+        )
     columns = {c: v for c, v in used.items() if c != "image"}
     table = pa.table({c: pa.array(v.astype(str) if v.dtype == object else v) for c, v in columns.items()})
     return Made(
@@ -350,7 +378,13 @@ PRODUCTS = (
     Product("known", "known lenses and candidates", per="given", make="trust.products:known_given", chosen_by=("lists",)),
     Product("anchors", "lenses that examine the network", per="given", make="trust.products:anchors_given", chosen_by=("lists",)),
     Product("impostors", "galaxies that look like lenses", per="given", make="trust.products:impostors_given", chosen_by=("lists",)),
-    Product("single_image", "whether a galaxy alone can be asked about", per="given", make="trust.products:single_image_given", chosen_by=("train",)),
+    Product(
+        "single_image",
+        "whether a galaxy alone can be asked about",
+        per="given",
+        make="trust.products:single_image_given",
+        chosen_by=("train",),
+    ),
     Product("predecessor", "stage 0 of the generation before", per="given", make="trust.products:predecessor_given", chosen_by=("after",)),
     Product(
         "gates",
