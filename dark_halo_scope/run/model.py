@@ -32,17 +32,17 @@ from ..lensing.fit_export import coolest, lenstronomy_kwargs
 from ..lensing.fit_parts import FitRecipe
 from ..lensing.fit_solve import Solved
 from ..lensing.psf import psf_from_psfsize
-from .demo import Section, render_page
 from .engine import Engine, run_tasks, set_aside
 from .positions import fetch_positions, read_release_positions
-from ..search.catalogues import write_catalogues
+from .report import Section, render_page
+from ..search.catalogues import catalogue_files
 from ..search.grading import panel_path, stamps_beside
 from ..search.pictures import PANEL, model_panel, png
 from ..stamps.codec import decode, sky_sigma
 from ..survey.coadds import read_cutouts
 from ..survey.release import Release
 from ..survey.viewer import ViewerRecipe
-from ..survey.web import Asker
+from ..survey.web import HttpClient
 
 # %% ../../nbs/run/model.ipynb #cb456c68
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ def model_list(
     release: str = "",  # Root of a release to take pixels, inverse variance and masks from; empty: stamps, and the cutout service for a list
     engine: Engine = Engine(),
     viewer: ViewerRecipe | None = None,
-    asker: Asker | None = None,
+    client: HttpClient | None = None,
 ) -> Receipt:  # Of models.parquet
     "Models of a list or of candidates: models.parquet, models.csv, models.html, panels, exports, and candidates.* with the new columns; raises BadInput for a list that is not one, or where a brick failed"
     started, candidates = time.perf_counter(), None
@@ -330,7 +330,7 @@ def model_list(
         if release:
             read_release_positions(source, out, Release(release))
         else:
-            fetch_positions(source, out, viewer, asker)
+            fetch_positions(source, out, viewer, client)
         stamps = join(out, "stamps.parquet")
     models = model_stamps(stamps, out, recipe, release, engine, None if candidates is None else candidates["name"].to_pylist())
     bands = tuple(c.removeprefix("source_mag_") for c in models.column_names if c.startswith("source_mag_"))
@@ -340,8 +340,9 @@ def model_list(
     identity = identity_of(recipe, inputs, release=release)
     if candidates is not None:
         whole = candidates_with(candidates, models, bands)
-        write_catalogues(
-            whole, join(out, "candidates"), bands, {"lens models": identity["recipe"]}, "Candidates for strong lenses, with lens models"
-        )
+        meta = {"lens models": identity["recipe"]}
+        files = catalogue_files(whole, join(out, "candidates"), bands, meta, "Candidates for strong lenses, with lens models")
+        for address, data in files.items():
+            write_bytes(data, address)
         write_product(whole, join(out, "candidates.parquet"), "candidates", identity, run_facts(started, len(whole)))
     return write_product(models, join(out, "models.parquet"), "models", identity, run_facts(started, len(models)))
