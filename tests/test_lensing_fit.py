@@ -8,9 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dark_halo_scope.run.lens_trials import bias_and_coverage, painted_lens, psf_of, run_trial, unlensed, well_seen
-from dark_halo_scope.survey.mock import make_mock
-from dark_halo_scope.survey.mock_sky import MockRecipe
 from scipy.optimize import nnls
 from scipy.special import logsumexp
 
