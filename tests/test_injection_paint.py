@@ -18,9 +18,8 @@ BANK = drawn_bank(3)
 def injections(prior, n=160, **given):
     "Columns of tasks on toy galaxies, their cutouts, and what the painter is told of lens, source and PSF"
     parent, shift = toy_hosts(n, 3)
-    plan = make_plan(
-        parent, PlanRecipe(prior=prior, n_total_per_split={"train": n}, control_frac=0.0, **given), BANDS, {"train": np.arange(len(BANK))}
-    )
+    columns = {"split": np.full(len(BANK), "train"), "z": np.ones(len(BANK))} | {f"mag_{b}": np.full(len(BANK), 24.0) for b in BANDS}
+    plan = make_plan(parent, PlanRecipe(prior=prior, n_total_per_split={"train": n}, control_frac=0.0, **given), BANDS, columns)
     t = {c: plan[c].to_numpy(zero_copy_only=False) for c in plan.column_names}
     sky = rows_of(toy_sky(parent, shift, 3), t["objid"])
     lens = lens_params(t, sky.dx, sky.dy)

@@ -109,7 +109,7 @@ def test_a_wrong_psf_shows_in_the_core():
 def test_sources_with_pictures_need_their_bank():
     y, x = np.mgrid[:41, :41] - 20.0
     blob = np.clip(np.exp(-np.hypot(x, y * 1.5) / 4) - np.exp(-18 / 4), 0, None) * (np.hypot(x, y) < 18)
-    bank = SourceBank([blob / blob.sum(), blob.T / blob.sum()], 0.03)
+    bank = SourceBank([blob / blob.sum(), blob.T / blob.sum(), blob[::-1, ::-1].T / blob.sum()], 0.03)
     made = g.from_table(painted_toy(150, 6, PlanRecipe(prior="compact", src_kind="hst"), bank=bank))
     assert "need their bank" in g.core_light_gate(made, g.GateRecipe()).why
     found = g.core_light_gate(replace(made, bank=bank), g.GateRecipe(rendered=40))

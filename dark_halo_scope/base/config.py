@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Recipe', 'recipe_from', 'check_ranges', 'StrictLoader', 'parse_yaml', 'read_yaml', 'with_overrides', 'recipe_to_dict',
-           'recipe_identity']
+           'recipe_choices', 'recipe_identity']
 
 # %% ../../nbs/base/config.ipynb #fbfc75bf
 import dataclasses
@@ -195,9 +195,22 @@ def recipe_to_dict(
     return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
+def recipe_choices(
+    recipe: Any,  # A dataclass
+) -> dict[str, Any]:
+    "The fields that differ from their defaults, as plain values: what was chosen, whether or not a default was written out"
+    chosen = {}
+    for one in dataclasses.fields(recipe):
+        value = getattr(recipe, one.name)
+        default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+        if default is dataclasses.MISSING or value != default:
+            chosen[one.name] = recipe_choices(value) if dataclasses.is_dataclass(value) else value
+    return json.loads(json.dumps(chosen))
+
+
 def recipe_identity(
     recipe: Any,  # A dataclass, or plain values
 ) -> str:  # 16 hexadecimal digits
-    "Hash of the choices alone"
-    values = recipe_to_dict(recipe) if dataclasses.is_dataclass(recipe) else recipe
+    "Hash of the choices alone; a new field with a default renames nothing"
+    values = recipe_choices(recipe) if dataclasses.is_dataclass(recipe) else recipe
     return hashlib.blake2b(json.dumps(values, sort_keys=True, separators=(",", ":")).encode(), digest_size=8).hexdigest()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'brick_batches', 'stored_batches', 'mixed_precision', 'batch_logits', 'predict', 'score_images', 'Committee',
-           'load_committee', 'member_logits', 'fit_committee', 'score_stamps']
+           'load_committee', 'member_logits', 'fit_committee', 'calibrated_on', 'score_stamps']
 
 # %% ../../nbs/learning/scoring.ipynb #4f203367
 from collections.abc import Iterator, Sequence
@@ -17,12 +17,15 @@ import torch
 
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
+from ..base.galaxy import galaxy_key
 from ..base.schema import table_from
-from .checkpoints import check_fit, load_model
+from .checkpoints import calibrator_of, check_fit, load_checkpoint, load_model
 from .models import LensNet
 from .recipes import TrainRecipe, alone, make_inputs, reading, training_sets
 from ..stamps.augment import dihedral
+from ..stamps.normalise import refuse_coarse
 from ..stamps.reader import Batch, Selection, StampIndex, StampSet, build_index, gather, stream_units
+from ..stats.calibration import Calibrator, fit_calibrator
 
 # %% ../../nbs/learning/scoring.ipynb #439f672c
 SIZE = 128  # Stamps in a scoring batch
@@ -120,9 +123,10 @@ def score_images(
     meta: np.ndarray | None = None,  # (n, k) metadata columns, where the network takes them
     turns: bool = False,  # Mean over the eight turns and mirrors
 ) -> np.ndarray:  # (n,) float32 logits
-    "Logits of stamps held in memory; raises BadInput when they are of another size, or the network needs what an image cannot give"
+    "Logits of stamps held in memory; raises BadInput when they are of another size, are no fluxes (`stamps.normalise.refuse_coarse`), or the network needs what an image cannot give"
     if recipe.pairs in ("input", "residual") or images.shape[1] != len(recipe.read.bands):
         raise BadInput(f"network with pairs='{recipe.pairs}' and bands {recipe.read.bands} cannot score images of shape {images.shape}")
+    refuse_coarse(images, recipe.normalise)
     n, single = len(images), alone(recipe)
     given = np.zeros((n, 0)) if meta is None else np.asarray(meta)
     out = []
@@ -142,6 +146,7 @@ class Committee:
     members: tuple[tuple[LensNet, TrainRecipe, str], ...]  # As from `load_model`
     weights: tuple[float, ...] = ()  # Of the members' logits; empty: each the same, their mean
     bias: float = 0.0  # Added to the weighted sum
+    calibrator: Calibrator | None = None  # From their logit to a probability
 
     @property
     def name(self) -> str:
@@ -159,6 +164,15 @@ class Committee:
         total = each.sum(axis=0) / len(each) if not self.weights else np.array(self.weights) @ each + self.bias
         return total.astype(np.float32)
 
+    def probability(
+        self,
+        logit: np.ndarray,  # (n,) of `combine`
+    ) -> np.ndarray:  # (n,) float32
+        "Calibrated probability of a lens; not a number where the networks have no calibrator"
+        if self.calibrator is None:
+            return np.full(len(logit), np.nan, np.float32)
+        return self.calibrator(logit).astype(np.float32)
+
 # %% ../../nbs/learning/scoring.ipynb #b6f7c016
 def load_committee(
     checkpoints: Sequence[str] | str,  # One or more checkpoints
@@ -171,7 +185,8 @@ def load_committee(
     members = [load_model(path) for path in paths]
     for path, (_, recipe, _) in zip(paths, members):
         check_fit(recipe, path, bands=members[0][1].read.bands)
-    return Committee(tuple((model.to(device), recipe, name) for model, recipe, name in members))
+    own = calibrator_of(load_checkpoint(paths[0])) if len(paths) == 1 else None
+    return Committee(tuple((model.to(device), recipe, name) for model, recipe, name in members), calibrator=own)
 
 # %% ../../nbs/learning/scoring.ipynb #34d21473
 def member_logits(
@@ -211,6 +226,17 @@ def fit_committee(
     fit = LogisticRegression(C=1.0).fit((logits / spread[:, None]).T.astype(np.float64), label)
     return replace(committee, weights=tuple((fit.coef_[0] / spread).tolist()), bias=float(fit.intercept_[0]))
 
+# %% ../../nbs/learning/scoring.ipynb #8c11529f
+def calibrated_on(
+    committee: Committee,
+    sets: Sequence[StampSet | str],  # Labelled stamps
+    split: str,  # Split to fit on
+    kind: str = "platt",  # platt, temperature or isotonic
+) -> Calibrator:
+    "A calibrator from a labelled split; raises BadInput where it has one class only, or the scores do not overlap"
+    index, logits = member_logits(committee, sets, (split,))
+    return fit_calibrator(committee.combine(logits), index.label, kind, galaxy_key(index.identity))
+
 # %% ../../nbs/learning/scoring.ipynb #529ea022
 def score_stamps(
     sets: Sequence[StampSet | str],  # Stamps to score: sets, or paths
@@ -227,6 +253,10 @@ def score_stamps(
     if missing:
         raise BadInput(f"stamps lack column(s) {', '.join(missing)}, which the scores product names its rows by")
     columns = {n: v for n, v in index.identity.items() if n != "hard_negative"}
-    probability = torch.sigmoid(torch.from_numpy(mean).double()).float().numpy()
-    columns |= {"label": index.label.astype(np.int16), "logit": mean, "p_lens": probability, "model_id": np.full(len(mean), committee.name)}
+    columns |= {
+        "label": index.label.astype(np.int16),
+        "logit": mean,
+        "p_lens": committee.probability(mean),
+        "model_id": np.full(len(mean), committee.name),
+    }
     return table_from(columns, "scores")

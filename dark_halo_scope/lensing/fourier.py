@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 
 from ..base.errors import BadInput
+from ..base.kernels import kernel
 from .psf import TABLE_SIZE
-from .rays import kernel
 
 # %% ../../nbs/lensing/fourier.ipynb #56d8af17
 F = np.float32

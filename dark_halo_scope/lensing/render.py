@@ -19,11 +19,12 @@ import numpy as np
 from scipy import fft
 
 from ..base.errors import BadInput, unknown_name
+from ..base.kernels import compiled
 from .batched import blur_batch, shoot_batch
 from .deflection import LensParams, sie_deflection
 from .fourier import blur_stamp, plan, room
 from .psf import PSF, TABLE_END, TABLE_SIZE, GaussianPSF, MoffatPSF, psf_from_psfsize, radial_table, scale_radius
-from .rays import MAX_TILES, bank_maps, compiled, image_rows, lens_rows, paint_component, sersic_rows
+from .rays import MAX_TILES, bank_maps, image_rows, lens_rows, paint_component, sersic_rows
 from .reference import reference_stamps
 from .sources import ClumpyParams, ImageParams, SersicParams, SourceBank, clumpy, sersic_parts, source_reach
 

@@ -61,6 +61,7 @@ def bench_tasks(
     columns |= {"ra": ra, "dec": dec, "split": ["train"] * n, "is_v3": np.ones(n, bool), "ebv": np.full(n, 0.03)}
     columns |= {f"mag_{b}": mag + d for b, d in zip(BANDS, (1.4, 0, -0.9))} | {f"mw_transmission_{b}": np.full(n, 0.93) for b in BANDS}
     columns |= {f"psfsize_{b}": np.full(n, 1.35) for b in BANDS} | {f"psfdepth_{b}": np.full(n, 900.0) for b in BANDS}
+    columns |= {f"shape_e{i}": np.zeros(n) for i in (1, 2)}
     return make_plan(pa.table(columns), PlanRecipe("bench", "grid_sota", {"train": n}, 0.0))
 
 # %% ../../nbs/run/bench_brick.ipynb #a3ab891c

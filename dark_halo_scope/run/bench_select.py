@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 from astropy.io import fits
 
+from ..base.magnitudes import flux_of
 from ..parent.selection import SelectionRecipe, add_attrition, check_sky, colour_flags, desi_lrg, select, sweep_columns
 from ..survey.bricks import brick_ids
-from ..survey.photometry import flux_of
 from ..survey.sweeps import table_chunks
 
 # %% ../../nbs/run/bench_select.ipynb #83a14bf3

@@ -12,7 +12,6 @@ import pickle
 import re
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -27,7 +26,7 @@ from loky import BrokenProcessPool, ProcessPoolExecutor
 from tqdm import tqdm
 
 from ..base.errors import BadInput
-from ..base.resources import code_hash
+from ..base.kernels import cache_folder
 
 # %% ../../nbs/run/engine.ipynb #ff850106
 @dataclass(frozen=True)
@@ -86,9 +85,8 @@ TOO_OFTEN = f"its worker process died {MAX_DEATHS} times"
 
 
 def worker_environment() -> dict[str, str]:
-    "One numerical thread a worker, and a scratch folder for kernels compiled from this very code"
-    scratch = os.path.join(tempfile.gettempdir(), f"dhs-numba-{os.getuid()}-{code_hash()}")
-    return dict.fromkeys(THREAD_VARIABLES, "1") | {"NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", scratch)}
+    "One numerical thread per worker, and this process's own folder of compiled kernels"
+    return dict.fromkeys(THREAD_VARIABLES, "1") | {"NUMBA_CACHE_DIR": cache_folder()}
 
 
 def _end_with(

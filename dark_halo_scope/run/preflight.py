@@ -9,11 +9,13 @@ __all__ = ['BYTES_PER_PIXEL', 'ROW_BYTES', 'missing_files', 'bank_state', 'Prefl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..base.errors import BadInput
 from ..base.storage import list_files, scheme_of
-from . import steps
+from ..injection.products import bank_photometry, plan_bricks
 from .emr import ClusterRecipe, size_of
-from .phases import Run
+from .products import Run, given, opened
 from ..survey.cache import brick_files
 from ..survey.release import Release
 
@@ -37,11 +39,12 @@ def bank_state(
     run: Run,
 ) -> str:
     "The source bank in a line; raises BadInput when the plan wants one that is not there"
-    splits = steps.bank_splits(run)
-    if splits is None:
+    bank = given(run, "bank")
+    if not bank.value:
         return "not needed"
-    counts = ", ".join(f"{split} {len(rows)}" for split, rows in sorted(splits.items()))
-    return f"{run.recipe.bank}: {counts} galaxies, checksum {steps.bank_identity(run)['bank'][:16]}"
+    split = bank_photometry(bank.value, run.recipe.sky.bands)["split"].astype(str)
+    counts = ", ".join(f"{name} {n}" for name, n in zip(*np.unique(split, return_counts=True)))
+    return f"{bank.value}: {counts} galaxies, checksum {bank.label[:16]}"
 
 # %% ../../nbs/run/preflight.ipynb #45a87965
 BYTES_PER_PIXEL = {"float16": 2.0, "int16": 0.8}  # As stored
@@ -83,10 +86,11 @@ def preflight(
     cluster: ClusterRecipe = ClusterRecipe(efficiency=1.0),  # Rates of a core
 ) -> Preflight:
     "Looks at a run before it paints; raises BadInput when there is no plan, or no bank where one is wanted"
-    rows = steps.plan_bricks(run.path("plan.parquet"), steps.input_receipt(run, "plan.parquet").name, run.limit)
+    plan, release = opened(run, "plan"), Release(opened(run, "release").uri)
+    rows = plan_bricks(plan.uri, plan.label, run.limit)
     bricks, stamps = tuple(brick for brick, *_ in rows), sum(n for *_, n in rows)
     paint = run.recipe.paint
-    pixels = len(run.recipe.bands) * paint.n_pix**2 * (2 if paint.keep_control else 1) * BYTES_PER_PIXEL[paint.codec]
-    missing, remote = missing_files(run.release, bricks, run.recipe.bands), scheme_of(run.release.root) == "https"
+    pixels = len(run.recipe.sky.bands) * paint.n_pix**2 * (2 if paint.keep_control else 1) * BYTES_PER_PIXEL[paint.codec]
+    missing, remote = missing_files(release, bricks, run.recipe.sky.bands), scheme_of(release.root) == "https"
     hours = size_of(stamps, len(bricks), cluster)["core_hours"]
     return Preflight(stamps, bricks, missing, remote, bank_state(run), stamps * (pixels + ROW_BYTES), hours)

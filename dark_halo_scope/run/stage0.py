@@ -13,7 +13,7 @@ import numpy as np
 
 import dark_halo_scope
 from . import figures
-from .demo import Section, render_page
+from .report import Section, render_page
 
 # %% ../../nbs/run/stage0.ipynb #f99bf228
 def share_rows(shares: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

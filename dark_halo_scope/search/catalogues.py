@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLANES', 'COLOURS', 'astropy_table', 'product_from', 'fits_bytes', 'map_image', 'completeness_fits', 'votable_bytes',
-           'ecsv_bytes', 'viewer_csv', 'ds9_regions', 'write_catalogues']
+           'ecsv_bytes', 'viewer_csv', 'ds9_regions', 'catalogue_files']
 
 # %% ../../nbs/search/catalogues.ipynb #4818eae0
 import csv
@@ -21,7 +21,6 @@ from astropy.table import MaskedColumn, Table
 
 from ..base.errors import BadInput
 from ..base.schema import conform, product_columns, table_from
-from ..base.storage import write_bytes
 from .completeness import CellMap, Completeness, completeness_table
 
 # %% ../../nbs/search/catalogues.ipynb #7171e42d
@@ -184,14 +183,14 @@ def ds9_regions(
     return "\n".join(["# Region file format: DS9 version 4.1", "global width=1", "icrs", *lines, ""]).encode()
 
 # %% ../../nbs/search/catalogues.ipynb #206a3687
-def write_catalogues(
+def catalogue_files(
     table: pa.Table,  # Product `candidates`
-    stem: str,  # Folder or address, and the files' name without its ending
+    stem: str,  # The files' address without its ending
     bands: Sequence[str] = ("g", "r", "z"),
     meta: Mapping[str, Any] | None = None,  # Said in every header
     description: str = "",
-) -> list[str]:  # Addresses of .fits, .vot, .ecsv, .viewer.csv and .reg
-    "The list of candidates in every dress"
+) -> dict[str, bytes]:  # Address -> content of .fits, .vot, .ecsv, .viewer.csv and .reg
+    "The list of candidates in the formats that other programs read"
     dressed = astropy_table(table, "candidates", bands, meta)
     columns = {c: table[c].to_numpy(zero_copy_only=False) for c in ("name", "ra", "dec")}
     known = ~table["known_as"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
@@ -201,4 +200,4 @@ def write_catalogues(
         "ecsv": ecsv_bytes(dressed),
     }
     contents |= {"viewer.csv": viewer_csv(**columns, known=known), "reg": ds9_regions(**columns, known=known)}
-    return [write_bytes(data, f"{stem}.{ending}") for ending, data in contents.items()]
+    return {f"{stem}.{ending}": data for ending, data in contents.items()}

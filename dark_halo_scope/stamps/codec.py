@@ -19,8 +19,8 @@ import pyarrow as pa
 from numpy.lib import format as npy_format
 
 from ..base.errors import BadInput, unknown_name
+from ..base.kernels import compiled
 from ..base.schema import plain_types
-from ..lensing.rays import compiled
 
 # %% ../../nbs/stamps/codec.ipynb #c8ebe678
 CODECS = {"float16": 1, "int16": 2}  # Name -> the word that starts each value

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['MAX_EMPTY', 'TangentPlane', 'tangent_plane', 'sky_to_pixels', 'stamp_corner', 'Cutouts', 'BrickImages', 'open_brick',
-           'read_cutouts', 'what_is_wrong']
+           'read_cutouts', 'what_is_wrong', 'cutouts_at', 'observing_columns']
 
 # %% ../../nbs/survey/coadds.ipynb #5d08a3bd
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..base.errors import BadInput
 from ..base.schema import parse_bands
+from .bricks import brick_ids, brick_names
 from .fitsfile import CardValue
 from .maskbits import bad_pixels
 from .release import Release
@@ -90,7 +91,7 @@ class Cutouts:
     bands: tuple[str, ...]
 
     def bad(self) -> np.ndarray:
-        "(n, y, x) bool: pixels that a star, saturation or missing data spoil in any band"
+        "(n, y, x) bool: pixels that a bright star or the lack of data spoil in any band"
         return bad_pixels(self.maskbits, self.bands) | (self.invvar <= 0).any(axis=1)
 
 # %% ../../nbs/survey/coadds.ipynb #358341b3
@@ -182,3 +183,43 @@ def what_is_wrong(
                     f"no {band} data in {100 * empty[k]:.0f} % of the stamp" if empty[k] > MAX_EMPTY else f"no {band} data at the galaxy"
                 )
     return why.astype(str)
+
+# %% ../../nbs/survey/coadds.ipynb #22f2c439
+def cutouts_at(
+    table: Mapping[str, np.ndarray],  # ra, dec [deg], (n,) each
+    release: Release,
+    bands: str | Sequence[str] = ("g", "r", "z"),
+    n_pix: int = 64,  # Side of a stamp [pixels]
+) -> Cutouts:  # In the order of the table; a place whose brick cannot be read has its reason
+    "Stamps around positions from all over a release"
+    bands, n = parse_bands(bands), len(table["ra"])
+    ra, dec = np.asarray(table["ra"], float), np.asarray(table["dec"], float)
+    brick, shape = brick_names(brick_ids(ra, dec)), (n, len(bands), n_pix, n_pix)
+    image, invvar, mask = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32), np.zeros((n, n_pix, n_pix), np.int32)
+    psfsize, offset, ok, why = np.zeros((n, len(bands)), np.float32), np.full((2, n), np.nan), np.zeros(n, bool), np.full(n, "", object)
+    for name in np.unique(brick):
+        rows = np.flatnonzero(brick == name)
+        try:
+            cut = read_cutouts(release, str(name), ra[rows], dec[rows], bands, n_pix)
+        except BadInput as error:
+            why[rows] = str(error)
+            continue
+        image[rows], invvar[rows], mask[rows], psfsize[rows] = cut.image, cut.invvar, cut.maskbits, cut.psfsize
+        offset[0, rows], offset[1, rows], ok[rows], why[rows] = cut.dx, cut.dy, cut.ok, cut.why
+    return Cutouts(image, invvar, mask, psfsize, offset[0], offset[1], ok, why.astype(str), bands)
+
+# %% ../../nbs/survey/coadds.ipynb #f4cf74be
+def observing_columns(
+    cut: Cutouts,
+    names: Sequence[str],  # psfsize_<band> and psfdepth_<band>
+    pixscale: float = 0.262,  # [arcsec / pix]
+) -> np.ndarray:  # (n, names), in the catalogue's units
+    "Observing conditions measured on cutouts; raises BadInput for a column that a cutout cannot give"
+    area = 4 * np.pi * (cut.psfsize / np.sqrt(8 * np.log(2)) / pixscale) ** 2
+    depth = np.median(cut.invvar, axis=(2, 3)) / np.maximum(area, 1e-3)
+    known = {
+        f"{kind}_{b}": column[:, i] for kind, column in (("psfsize", cut.psfsize), ("psfdepth", depth)) for i, b in enumerate(cut.bands)
+    }
+    if lacking := [name for name in names if name not in known]:
+        raise BadInput(f"metadata column(s) {', '.join(lacking)} cannot be measured on a cutout (known: {', '.join(known)})")
+    return np.stack([known[name] for name in names], axis=1) if names else np.zeros((len(cut.ok), 0))

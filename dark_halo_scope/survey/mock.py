@@ -33,6 +33,7 @@ from scipy import fft, ndimage, special
 
 from ..base.config import recipe_identity, recipe_to_dict
 from ..base.draws import rng
+from ..base.magnitudes import ZERO_POINT
 from ..base.receipts import Receipt, identity_of, is_done, read_receipt, run_facts, write_product, write_receipt
 from ..base.schema import BANDS
 from ..base.storage import exists, join, read_bytes, write_bytes
@@ -597,7 +598,7 @@ def coadd_header(
         header["BAND"] = header["FILTER"] = band
         header[f"COSKY_{band.upper()}"] = 0.0
     if kind == "image":
-        header["MAGZERO"] = 22.5
+        header["MAGZERO"] = ZERO_POINT
     if kind in UNIT:
         header["BUNIT"] = UNIT[kind]
     return header

@@ -21,6 +21,7 @@ from scipy import fft, special
 from ..base.config import check_ranges
 from ..base.draws import rng
 from ..base.errors import BadInput
+from ..base.magnitudes import ab_magnitude, flux_of
 from ..base.schema import parse_bands
 from .bricks import brick_areas, brick_centres, brick_ids, brick_names
 from .photometry import passive_colours
@@ -241,7 +242,7 @@ class MockObject:
     @property
     def mag(self) -> dict[str, float]:
         "AB magnitude in each filter"
-        return dict(zip(FILTERS, (22.5 - 2.5 * np.log10(self.flux)).tolist()))
+        return dict(zip(FILTERS, ab_magnitude(self.flux).tolist()))
 
 # %% ../../nbs/survey/mock_sky.ipynb #7d06654a
 def flux_from(
@@ -251,7 +252,7 @@ def flux_from(
     zw1: float,  # z - W1, AB
 ) -> np.ndarray:  # (5,) in the order of FILTERS [nmgy]
     "Fluxes from a magnitude and colours; i lies two fifths of the way from r to z"
-    return 10 ** (0.4 * (22.5 - np.array([r + gr, r, r - 0.4 * rz, r - rz, r - rz - zw1])))
+    return flux_of(np.array([r + gr, r, r - 0.4 * rz, r - rz, r - rz - zw1]))
 
 # %% ../../nbs/survey/mock_sky.ipynb #6e7f3455
 def smooth_galaxy(
@@ -496,7 +497,7 @@ def draw_lens(
     total = sum(a.flux * a.transform[0, 0].real for a in arcs if a.transform is not None)
     truth = mass | {"z_l": z_l, "z_s": float(draw.uniform(1.0, 3.0)), "src_x": x, "src_y": y, "src_reff": source[0]["radius"]}
     truth |= {"n_images": n_images, "magnification": float(lensed), "n_clumps": len(source) - 1}
-    truth |= {f"arc_mag_{b}": float(22.5 - 2.5 * np.log10(f)) for b, f in zip(FILTERS[:4], total)}
+    truth |= {f"arc_mag_{b}": float(ab_magnitude(f)) for b, f in zip(FILTERS[:4], total)}
     return replace(host, lights=(replace(host.lights[0], flux=host.flux), *arcs), lens=truth)
 
 

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['known_lenses', 'known_impostors', 'NamedPosition', 'sexagesimal', 'parse_name', 'name_agrees', 'short_name',
-           'separation', 'reference_separation', 'in_footprint', 'duplicate_of', 'galaxy_at_centre', 'AnchorRecipe',
-           'check_anchors', 'training_rows', 'Share', 'share', 'StageZero', 'strata_of', 'fixed_rate_recall',
-           'distribution', 'plain', 'report_rows', 'stage0', 'gating_rule', 'next_recipe_allowed', 'read_stage0']
+           'reference_separation', 'in_footprint', 'duplicate_of', 'galaxy_at_centre', 'AnchorRecipe', 'check_anchors',
+           'Share', 'share', 'StageZero', 'strata_of', 'fixed_rate_recall', 'distribution', 'report_rows', 'stage0',
+           'gating_rule']
 
 # %% ../../nbs/trust/anchors.ipynb #602a4bb4
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,14 +17,13 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
-from scipy.spatial import cKDTree
 
 from ..base.config import check_ranges
 from ..base.errors import BadInput
+from ..base.jsonable import plain
 from ..base.resources import manifest
 from ..base.skylist import Table, read_positions
-from ..base.storage import exists, read_bytes
-from ..parent.selection import near_any, unit_vectors
+from ..base.sphere import pairs_within, separation
 from ..stats.metrics import TiedScores, bin_names, binned, clopper_pearson, tpr_at_fpr
 
 # %% ../../nbs/trust/anchors.ipynb #58d983ce
@@ -106,19 +104,6 @@ def short_name(name: str) -> str:
     found = re.search(r"J(\d{4})[\d.]*([+-])(\d{4})", name.replace("−", "-"))
     return f"J{found[1]}{found[2]}{found[3]}" if found else name.strip()
 
-# %% ../../nbs/trust/anchors.ipynb #03796013
-def separation(
-    ra: Any,  # [deg]
-    dec: Any,  # [deg]
-    ra2: Any,  # [deg]
-    dec2: Any,  # [deg]
-) -> np.ndarray:  # [arcsec]
-    "Angle between positions, one by one"
-    chord = np.linalg.norm(
-        unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)) - unit_vectors(np.atleast_1d(ra2), np.atleast_1d(dec2)), axis=-1
-    )
-    return np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1))) * 3600
-
 # %% ../../nbs/trust/anchors.ipynb #9f9f52b8
 def reference_separation(
     table: Table,  # positions to check
@@ -150,10 +135,7 @@ def duplicate_of(
 ) -> np.ndarray:  # (n,) index of the earlier row that it repeats, -1 for none
     "Rows that repeat an earlier position"
     out = np.full(len(table["ra"]), -1)
-    xyz = unit_vectors(table["ra"], table["dec"])
-    pairs = cKDTree(xyz).query_pairs(2 * np.sin(np.radians(radius / 3600) / 2))
-    for i, j in sorted(pairs):
-        first, second = min(i, j), max(i, j)
+    for first, second in pairs_within(table["ra"], table["dec"], radius):
         if out[second] < 0:
             out[second] = first
     return out
@@ -239,17 +221,6 @@ def check_anchors(
     out = {"name": table["name"], "verdict": np.array(verdict, object), "centre": np.array(centre, object), "reference": apart}
     return out
 
-# %% ../../nbs/trust/anchors.ipynb #5cda865d
-def training_rows(
-    ra: np.ndarray,  # (n,) galaxies to train on [deg]
-    dec: np.ndarray,  # (n,) [deg]
-    anchors: Table,  # with ra, dec
-    recipe: AnchorRecipe | None = None,
-) -> np.ndarray:  # (n,) bool: False within the exclusion radius of an anchor
-    "Which galaxies may be trained on: none that is an anchor, or shares its stamp"
-    radius = (recipe or AnchorRecipe()).exclusion_radius
-    return ~near_any(ra, dec, anchors["ra"], anchors["dec"], radius)
-
 # %% ../../nbs/trust/anchors.ipynb #8c0d0d06
 @dataclass(frozen=True)
 class Share:
@@ -281,7 +252,7 @@ class StageZero:
     scores: dict[str, dict[str, Any]]  # number, mean, median, spread and the values of p_lens by set
     found: list[dict[str, Any]]  # highest lenses
     missed: list[dict[str, Any]]  # lowest lenses
-    passed: bool
+    passed: bool | None  # None: not tested
     verdict: str
     refused: dict[str, int] = field(default_factory=dict)  # anchors that the guards kept out, by reason
     confused: list[dict[str, Any]] = field(default_factory=list)  # highest impostors
@@ -332,12 +303,6 @@ def distribution(p: np.ndarray) -> dict[str, Any]:
     if not len(p):
         return {"n": 0}
     return {"n": len(p), "mean": float(p.mean()), "median": float(np.median(p)), "std": float(p.std()), "p": np.round(p, 4).tolist()}
-
-# %% ../../nbs/trust/anchors.ipynb #25e7c691
-def plain(x: Any) -> Any:
-    "A value as JSON takes it; not-a-number becomes None"
-    x = x.item() if isinstance(x, np.generic) else x
-    return None if isinstance(x, float) and not np.isfinite(x) else x
 
 # %% ../../nbs/trust/anchors.ipynb #9c2de359
 def report_rows(
@@ -399,41 +364,13 @@ def gating_rule(
     recall: Share,  # at the first cut
     contamination: Share,  # at the first cut
     recipe: AnchorRecipe,
-) -> tuple[bool, str]:  # passed, and one line
-    "The seeds' rule: recall above one half with contamination below one fifth"
-    enough = recall.value > recipe.recall
-    clean = contamination.n == 0 or contamination.value < recipe.contamination
-    dirt = f"{contamination.found} of {contamination.n} impostors" if contamination.n else "impostors not tested"
+) -> tuple[bool | None, str]:  # passed, None where it was not tested, and one line
+    "The seeds' rule: recall above one half with contamination below one fifth; without impostors nothing was tested, and that is no pass"
+    enough, clean = recall.value > recipe.recall, contamination.value < recipe.contamination
+    passed = None if enough and not contamination.n else enough and clean
+    dirt = f"{contamination.found} of {contamination.n} impostors" if contamination.n else "no impostors"
     line = (
-        f"{'passed' if enough and clean else 'FAILED'}: recall {recall.found} of {recall.n} = {recall.value:.1%} [{recall.lo:.1%}, {recall.hi:.1%}] "
-        f"(above {recipe.recall:.0%} wanted), contamination {dirt} (below {recipe.contamination:.0%} wanted)"
+        f"{ {True: 'passed', False: 'FAILED', None: 'not tested'}[passed] }: recall {recall.found} of {recall.n} = {recall.value:.1%} "
+        f"[{recall.lo:.1%}, {recall.hi:.1%}] (above {recipe.recall:.0%} wanted), contamination {dirt} (below {recipe.contamination:.0%} wanted)"
     )
-    return enough and clean, line
-
-# %% ../../nbs/trust/anchors.ipynb #8fcc8585
-def next_recipe_allowed(
-    report: StageZero,  # the generation before
-    recipe_name: str,  # the recipe that wants to run
-    override: Sequence[str] = (),  # recipes allowed by name in spite of a failed anchor gate
-) -> str:  # why it may run
-    "Refuses the next recipe while the anchors fail, unless it is named as an exception"
-    if report.passed:
-        return f"{recipe_name}: anchors {report.verdict}"
-    if recipe_name in override:
-        return f"{recipe_name}: allowed by name although the anchors {report.verdict}"
-    raise BadInput(
-        f"recipe {recipe_name}: the anchors of the generation before {report.verdict}; expected a pass, or the recipe named as an exception"
-    )
-
-# %% ../../nbs/trust/anchors.ipynb #44e9ab60
-def read_stage0(
-    uri: str,  # stage0.json of a run
-) -> StageZero:
-    "A stage-0 report as it was written; `BadInput` when there is none, or it is not one"
-    if not exists(uri):
-        raise BadInput(f"{uri}: not there, expected the stage-0 report of a finished generation")
-    try:
-        raw = json.loads(read_bytes(uri))
-        return StageZero(**raw | {k: [Share(**s) for s in raw[k]] for k in ("recall", "strata", "contamination")})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadInput(f"{uri}: not a stage-0 report ({error})") from None
+    return passed, line

@@ -23,12 +23,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import stats
-from scipy.spatial import cKDTree
+from scipy.special import expit
 
 from ..base.config import check_ranges
 from ..base.draws import uniforms_table
 from ..base.errors import BadInput
+from ..base.galaxy import galaxy_key
+from ..base.jsonable import plain
+from ..base.magnitudes import ab_magnitude, flux_of
 from ..base.schema import metadata_columns
+from ..base.sphere import pairs_within
 from ..base.storage import filesystem, is_folder, list_files
 from ..injection.paint import PaintRecipe, source_flux
 from ..lensing.sources import SourceBank
@@ -116,8 +120,7 @@ class GateInput:
     @property
     def host(self) -> np.ndarray:  # (n,) integers, equal where the galaxy is
         "The galaxy of every stamp: release, brickid, objid"
-        key = np.stack([np.asarray(self.columns[c], np.int64) for c in ("release", "brickid", "objid")], 1)
-        return np.unique(key, axis=0, return_inverse=True)[1].reshape(-1)
+        return np.unique(galaxy_key(self.columns), return_inverse=True)[1].reshape(-1)
 
     @property
     def r(self) -> int:
@@ -270,7 +273,7 @@ def toy_columns(
     return {
         "task_id": np.arange(n).astype(str).astype(object), "release": np.full(n, 10000), "brickid": objid, "objid": objid,
         "brickname": np.char.add("b", objid.astype(str)).astype(object), "ra": 150 + 0.05 * (objid % 40), "dec": 2 + 0.05 * (objid // 40),
-        "split": split, "is_control": ~painted, "theta_E": theta, "mag_r": 22.5 - 2.5 * np.log10(flux), "arc_flux_r": arc.sum((1, 2)),
+        "split": split, "is_control": ~painted, "theta_E": theta, "mag_r": ab_magnitude(flux), "arc_flux_r": arc.sum((1, 2)),
         "arc_core_flux_r": core_light(arc[:, None], 5.0)[:, 0], "core_flux_r": core_light(image, 5.0)[:, 0], "arc_snr": np.where(painted, 20.0, 0.0),
         "psfsize_r": rng.normal(1.3, 0.1, n) + 0.1 * size * (painted & (fault == "metadata")),
         "psfdepth_r": rng.normal(700, 60, n), "ebv": rng.normal(0.03, 0.01, n),
@@ -524,7 +527,7 @@ def core_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     if s.ctrl is not None:
         measured, predicted = (beside_host(s, x) for x in (core, core_light(s.ctrl, recipe.core_radius)[:, s.r] + arc))
     else:
-        host = 10 ** (-0.4 * (s.columns["mag_r"].astype(float) - 22.5)) * s.columns.get("mw_transmission_r", np.ones(len(s)))
+        host = flux_of(s.columns["mag_r"].astype(float)) * s.columns.get("mw_transmission_r", np.ones(len(s)))
         measured, predicted = log_light((core - arc) / host), None
     strata = theta_strata(s, recipe.theta_edges)
     found = {
@@ -733,9 +736,7 @@ def close_pairs(
 ) -> int:
     "Pairs of galaxies of different splits closer than a separation on the sphere"
     _, first = np.unique(s.host, return_index=True)
-    ra, dec = (np.radians(s.columns[c][first].astype(float)) for c in ("ra", "dec"))
-    tree = cKDTree(np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], 1))
-    pairs = tree.query_pairs(2 * np.sin(np.radians(arcsec / 3600) / 2), output_type="ndarray")
+    pairs = pairs_within(s.columns["ra"][first], s.columns["dec"][first], arcsec)
     split = s.columns["split"][first].astype(str)
     return int((split[pairs[:, 0]] != split[pairs[:, 1]]).sum())
 
@@ -826,16 +827,6 @@ def gate_rows(
     results: Sequence[GateResult],
 ) -> list[dict[str, Any]]:  # JSON-able: not-a-number becomes None
     "Results as plain rows"
-
-    def plain(v: Any) -> Any:
-        if isinstance(v, dict):
-            return {str(k): plain(x) for k, x in v.items()}
-        if isinstance(v, list | tuple):
-            return [plain(x) for x in v]
-        if isinstance(v, np.generic):
-            v = v.item()
-        return None if isinstance(v, float) and not np.isfinite(v) else v
-
     return [plain(asdict(r)) for r in results]
 
 # %% ../../nbs/trust/gates.ipynb #153832e0
@@ -980,7 +971,7 @@ def toy_scores(
     if fault == "rounded":
         logit = np.minimum(logit, np.quantile(logit[~y], 1 - size))
     columns = {"theta_E": theta, "brickname": brick.astype(str), "arc_snr": np.where(hidden, 0, 20.0)}
-    return logit.astype(np.float32), 1 / (1 + np.exp(-logit)), y, columns
+    return logit.astype(np.float32), expit(logit), y, columns
 
 # %% ../../nbs/trust/gates.ipynb #fefb147a
 PLANTED = {  # gate -> planted fault and the ladder of its sizes
