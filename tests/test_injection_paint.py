@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dark_halo_scope.bench.render import drawn_bank
 from dark_halo_scope.injection.paint import PaintRecipe, lens_params, paint_arcs, psf_params, rows_of, source_flux, source_params
 from dark_halo_scope.injection.plan import PlanRecipe, make_plan
 from dark_halo_scope.lensing.render import crosses_edge, picked, render_arcs
-from dark_halo_scope.run.bench import drawn_bank
 from dark_halo_scope.trust.core import toy_hosts, toy_sky
 
 BANDS = ("g", "r", "z")

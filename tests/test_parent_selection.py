@@ -262,7 +262,7 @@ def test_a_position_without_a_galaxy_is_not_given_its_neighbour_s_fate():
 
 @pytest.mark.slow
 def test_two_million_rows_a_second_and_a_sweep_in_bounded_memory():
-    from dark_halo_scope.run.bench_select import bench_select
+    from dark_halo_scope.bench.select import bench_select
 
     figures = bench_select(n=2_000_000)
     assert figures["five_selections_rows_per_s"] > 2e6 and figures["desi_lrg_rows_per_s"] > 2e6, figures

@@ -19,7 +19,7 @@ from dark_halo_scope.parent import selection
 from dark_halo_scope.run import generation
 from dark_halo_scope.stamps import normalise, reader
 from dark_halo_scope.stats import metrics
-from dark_halo_scope.trust import anchors, gates
+from dark_halo_scope.trust import anchors, gates, score_gates
 
 RESULTS = Path(__file__).parents[1] / "nbs" / "results"
 
@@ -77,7 +77,7 @@ DELETED = {  # page, and where it has more than one guard which -> module and gu
     "lesson_06": (reader, "shard", lambda n, part, parts: range(n)),
     "lesson_07, patience": (training, "improved", lambda *a: True),
     "lesson_07, resuming": (training, "restore", without_memory),
-    "lesson_08": (gates, "calibration_gate", passing(gates.calibration_gate)),
+    "lesson_08": (score_gates, "calibration_gate", passing(score_gates.calibration_gate)),
     "lesson_09": (gates, "core_gate", passing(gates.core_gate)),
     "lesson_09, clean render": (gates, "known_clean", with_nothing_expected),
     "lesson_10": (render, "render_arcs", capped),

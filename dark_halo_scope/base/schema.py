@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BANDS', 'ROLES', 'TYPES', 'UCD_BANDS', 'IDENTITY', 'OBSERVING', 'PARENT', 'HOST', 'PLAN', 'STAMPS', 'SCORES',
-           'CANDIDATES', 'COMPLETENESS', 'GRADES', 'VOTES', 'PRODUCTS', 'parse_bands', 'Column', 'columns_of',
-           'product_columns', 'check_table', 'fixed_width', 'plain_types', 'conform', 'table_from', 'metadata_columns']
+           'LENS_FIT', 'CANDIDATES', 'MODELS', 'COMPLETENESS', 'GRADES', 'VOTES', 'PRODUCTS', 'parse_bands', 'Column',
+           'columns_of', 'product_columns', 'check_table', 'fixed_width', 'plain_types', 'conform', 'table_from',
+           'metadata_columns']
 
 # %% ../../nbs/base/schema.ipynb #d5d0021b
 from collections.abc import Sequence
@@ -194,6 +195,17 @@ SCORES = (
     Column("p_lens", "float32", "", "calibrated probability, for people", "score"),
     Column("model_id", "string", "", "identity of the checkpoint or committee", "identity"),
 )
+LENS_FIT = (
+    Column(
+        "theta_E", "float32", "arcsec", "Einstein radius of the best lens model; null where none was fitted", "score", ucd="phys.angSize"
+    ),
+    Column("theta_E_lo", "float32", "arcsec", "lower end of its 68 % interval", "score", ucd="phys.angSize;stat.min"),
+    Column("theta_E_hi", "float32", "arcsec", "upper end of its 68 % interval", "score", ucd="phys.angSize;stat.max"),
+    Column(
+        "delta_log_evidence", "float32", "", "log evidence of the lens model minus that of its best rival", "score", ucd="stat.likelihood"
+    ),
+    Column("verdict", "string", "", "lens preferred, rival preferred, or cannot tell", "score", ucd="meta.code.class"),
+)
 CANDIDATES = (
     Column("name", "string", "", "DESI-RRR.rrrr+DD.dddd, cut off and not rounded, as the IAU asks", "identity", ucd="meta.id;meta.main"),
     Column("release", "int16", "", "data release of the row: 10000 is DR10, 10002 is DR10.1", "identity", ucd="meta.version"),
@@ -218,6 +230,28 @@ CANDIDATES = (
     Column("grade", "string", "", "a person's A, B, C or no; null until graded", "score", ucd="meta.code.qual"),
     Column("viewer", "string", "", "link to the survey's sky viewer", "identity", ucd="meta.ref.url"),
     Column("model_id", "string", "", "identity of the checkpoint or committee", "identity", ucd="meta.id.part"),
+    *(replace(column, optional=True) for column in LENS_FIT),
+)
+MODELS = (
+    Column("name", "string", "", "the candidate, or its name in the list", "identity"),
+    Column("brickname", "string", "", "name of the brick", "identity"),
+    Column("ra", "float64", "deg", "right ascension, ICRS", "position"),
+    Column("dec", "float64", "deg", "declination, ICRS", "position"),
+    *LENS_FIT,
+    Column("theta_E_lo95", "float32", "arcsec", "lower end of the 95 % interval of theta_E", "quality"),
+    Column("theta_E_hi95", "float32", "arcsec", "upper end of the 95 % interval of theta_E", "quality"),
+    Column("model_scatter", "float32", "", "scatter of the lens's log evidence over the starts of its search", "quality"),
+    Column("model_chi2", "float32", "", "chi2 per pixel of the lens model", "quality"),
+    Column("rival_chi2", "float32", "", "chi2 per pixel of the rival", "quality"),
+    Column("model_images", "int32", "", "images of the source's centre", "quality"),
+    Column("model_magnification", "float32", "", "image flux over source flux of the lens model", "quality"),
+    Column("model_arc_snr", "float32", "", "signal-to-noise of the modelled arc, all bands", "quality"),
+    Column("source_mag_{band}", "float32", "mag", "AB magnitude of the modelled source, unlensed, not dereddened", "quality"),
+    Column("counter_ok", "bool", "", "the pixels allow the predicted counter-image; null where none is predicted", "quality"),
+    Column("verdict_why", "string", "", "the reason for the verdict, in words", "quality"),
+    Column("rival", "string", "", "what the rival consists of", "quality"),
+    Column("lens_parts", "string", "", "parts and fluxes of the lens model, JSON", "quality"),
+    Column("rival_parts", "string", "", "parts and fluxes of the rival, JSON", "quality"),
 )
 COMPLETENESS = (
     Column("sample", "string", "", "injections, or planted: lenses of another code, binned alike", "identity", ucd="meta.id"),
@@ -273,6 +307,7 @@ PRODUCTS: dict[str, tuple[Column, ...]] = {
     "stamps": STAMPS,
     "scores": SCORES,
     "candidates": CANDIDATES,
+    "models": MODELS,
     "completeness": COMPLETENESS,
     "grades": GRADES,
     "votes": VOTES,

@@ -125,7 +125,8 @@ def plan_bricks(
     limit: int = 0,  # Rows of the plan at most; 0 is all
 ) -> list[tuple[str, int, int]]:  # (brick, first row, rows)
     "Where each brick's rows lie in the plan; with a limit, only as much of the plan as that needs; raises BadInput for a plan out of order"
-    file, runs, start = open_plan(uri, name), [], 0
+    file, start = open_plan(uri, name), 0
+    runs: list[tuple[str, int, int]] = []
     for group in range(file.metadata.num_row_groups):
         names = file.read_row_group(group, ["brickname"])["brickname"].to_numpy(zero_copy_only=False).astype(str)
         names = names[: limit - start] if limit else names

@@ -78,7 +78,7 @@ def train_model(
     stamps = inputs["stamps"].receipt
     assert stamps is not None
     files, own = training_files(inputs), with_mined(recipe.train, inputs)
-    sets = [*files, *negative_sets(recipe.negatives)]
+    sets: list[Any] = [*files, *negative_sets(recipe.negatives)]
     summary = train(sets, own, place.uri, resume=place.resume, made_of=stamps.name)
     if summary.get("interrupted"):
         raise KeyboardInterrupt

@@ -28,7 +28,7 @@ from .. import __version__
 from ..base.config import check_ranges
 from ..base.draws import uniforms_table
 from ..base.errors import BadInput
-from ..base.magnitudes import flux_of
+from ..base.magnitudes import ab_magnitude, flux_of
 from ..base.storage import read_bytes, write_bytes
 from .sources import SourceBank, light_radius, stamp_fault
 
@@ -502,7 +502,7 @@ def bank_photometry(
     "What a plan needs of the bank's galaxies; raises BadInput as `bank_table` does"
     columns = bank_table(path)[0]
     wanted = list(dict.fromkeys(("r", *bands)))
-    magnitude = 22.5 - 2.5 * np.log10(band_fluxes(columns, wanted)[0])
+    magnitude = ab_magnitude(band_fluxes(columns, wanted)[0])
     z = np.where(np.isfinite(columns["zphot"]), columns["zphot"], 1.0)
     return {"split": columns["split"], "z": z} | {f"mag_{b}": magnitude[:, i] for i, b in enumerate(wanted)}
 

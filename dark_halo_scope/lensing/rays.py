@@ -53,8 +53,7 @@ _QUARTER_PI, _HALF_PI, _LN2 = F(math.pi / 4), F(math.pi / 2), F(math.log(2))
 _A3, _A5, _A7, _A9 = F(-3.33329491539e-1), F(1.99777106478e-1), F(-1.38776856032e-1), F(8.05374449538e-2)
 _TAN_LOW, _TAN_HIGH = F(math.sqrt(2) - 1), F(math.sqrt(2) + 1)
 _H3, _H5, _H7, _H9, _H11 = (F(1 / k) for k in (3, 5, 7, 9, 11))
-_THIRD, _SEVEN_NINTHS, _LATE = F(1 / 3), F(7 / 9), F(31 / 33)
-_E4_, _E16_, _E64_, _ZERO, _TWO, _THREE = F(4), F(16), F(64), F(0), F(2), F(3)
+_ZERO, _TWO, _THREE, _HALVED, _TWICE = F(0), F(2), F(3), np.int32(1 << 23), np.int32(24)
 
 
 @kernel
@@ -70,14 +69,17 @@ def fast_atan(up: np.float32, down: np.float32) -> np.float32:
 
 
 @kernel
-def fast_atanh(up: np.float32, down: np.float32) -> np.float32:
-    "Inverse hyperbolic tangent of up / down, 0 <= up < down: powers of four taken off, then the series"
-    one, two, three = up > _THIRD * down, up > _SEVEN_NINTHS * down, up > _LATE * down
-    e = _E64_ if three else (_E16_ if two else (_E4_ if one else _ONE))
-    base = _LN2 * (_THREE if three else (_TWO if two else (_ONE if one else _ZERO)))
-    t = ((_ONE - e) * down + (_ONE + e) * up) / ((_ONE + e) * down + (_ONE - e) * up)
+def fast_atanh(up: np.float32, down: np.float32, gap: np.float32) -> np.float32:
+    "Inverse hyperbolic tangent of up / down, 0 <= up < down, with gap = down^2 - up^2: powers of four taken off (down + up)^2 / gap, then the series"
+    whole = (down + up) * (down + up)
+    level = (
+        np.float32(whole).view(np.int32) - np.float32(gap).view(np.int32) + _HALVED
+    ) >> _TWICE  # half the logarithm of their ratio, rounded
+    e = np.int32((level + level + _BIAS) << _MANTISSA).view(np.float32)
+    top, bottom = (up, down) if level == 0 else (whole - e * gap, whole + e * gap)
+    t = top / bottom
     w = t * t
-    return base + t + t * w * (_H3 + w * (_H5 + w * (_H7 + w * (_H9 + w * _H11))))
+    return _LN2 * np.float32(level) + t + t * w * (_H3 + w * (_H5 + w * (_H7 + w * (_H9 + w * _H11))))
 
 # %% ../../nbs/lensing/rays.ipynb #24622acf
 def lens_rows(
@@ -125,7 +127,7 @@ def trace(lens: np.ndarray, x: np.ndarray, y: np.ndarray, m: int, psi: np.ndarra
         dx, dy = tx - cx, ty - cy
         u, v = c * dx + s * dy, c * dy - s * dx
         p = np.sqrt(q2 * u * u + v * v) + _TINY
-        a, b = scale * fast_atan(f * abs(u), p), scale * fast_atanh(f * abs(v), p)
+        a, b = scale * fast_atan(f * abs(u), p), scale * fast_atanh(f * abs(v), p, q2 * (u * u + v * v))
         a, b = (a if u > _ZERO else -a), (b if v > _ZERO else -b)
         x[i] = tx - (c * a - s * b) - g1 * tx - g2 * ty
         y[i] = ty - (s * a + c * b) - g2 * tx + g1 * ty

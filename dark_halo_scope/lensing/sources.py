@@ -61,7 +61,7 @@ def _columns(source: object, limits: dict[str, dict[str, float]], tables: tuple[
 
 SERSIC_LIMITS: dict[str, dict[str, float]] = {
     "R_sersic": {"above": 0},
-    "n_sersic": {"least": 0.3, "most": 8},
+    "n_sersic": {"least": 0.3, "most": 6},  # a steeper cusp is not drawn to a part in a thousand on every grid
     "q": {"above": 0, "most": 1},
     "flux": {"least": 0},
 }
@@ -74,7 +74,7 @@ class SersicParams:
     x: np.ndarray  # Source-plane position from the stamp's centre [arcsec], (n,)
     y: np.ndarray  # Source-plane position [arcsec], (n,)
     R_sersic: np.ndarray  # True half-light radius of the product-averaged axis, > 0 [arcsec], (n,)
-    n_sersic: np.ndarray  # Sersic index, 0.3 to 8, (n,)
+    n_sersic: np.ndarray  # Sersic index, 0.3 to 6, (n,)
     q: np.ndarray  # Axis ratio, 0 < q <= 1, (n,)
     phi: np.ndarray  # Position angle of the major axis [rad], (n,)
     flux: np.ndarray  # Total unlensed flux, >= 0 [nanomaggies], (n, n_band)

@@ -17,8 +17,8 @@ from ..base.errors import BadInput
 from ..base.products import Chosen, Inputs, Made, Place, Product
 from ..base.receipts import read_table
 from ..base.storage import join
-from ..survey.mock import make_mock
-from ..survey.mock_sky import MockRecipe
+from .release import make_mock
+from .sky import MockRecipe
 
 # %% ../../nbs/mock/products.ipynb #a4a723ee
 IMPOSTORS = ("ring", "spiral", "merger")  # Kinds that look like lenses

@@ -6,7 +6,7 @@
 __all__ = ['app', 'Out', 'RecipeName', 'Set', 'EngineName', 'LIST', 'SERVICE', 'Workers', 'Service', 'NEGATIVE', 'Parameters',
            'Override', 'Limit', 'AllowMissing', 'Device', 'BENCHES', 'said_version', 'shared', 'show_warning', 'main',
            'parse_parameters', 'demo', 'mock', 'asked', 'run', 'generation', 'verify', 'bank', 'bench', 'fetch',
-           'score', 'chance', 'gates', 'anchors', 'compare', 'emr', 'grade', 'version']
+           'score', 'model', 'chance', 'gates', 'anchors', 'compare', 'emr', 'grade', 'version']
 
 # %% ../../nbs/run/cli.ipynb #e4ee75b1
 import getpass
@@ -58,7 +58,7 @@ def shared(
 ) -> None:
     """Find strong gravitational lenses in the DESI Legacy Imaging Surveys DR10."""
 
-# %% ../../nbs/run/cli.ipynb #564ad61f
+# %% ../../nbs/run/cli.ipynb #e98a40d6
 NEGATIVE = re.compile(r"-\.?\d[\d.:]*([eE][-+]?\d+)?")  # A negative number, which click would take for an option
 
 
@@ -122,7 +122,7 @@ def demo(
         started = time.perf_counter()
         found = sit_exam(network_examinee(checkpoint), real, ledger=default_ledger())
         found["run"] = run_facts(started, command="dhs demo --real DIR --checkpoint FILE --out OUT")
-        write_bytes((json.dumps(found, indent=1) + "\n").encode(), join(out, "exam.json"))
+        write_json(found, join(out, "exam.json"))
         print(json.dumps(short_result(found), indent=1))
     elif real:
         from dark_halo_scope.run.real import real_demo
@@ -270,12 +270,12 @@ def bank(
     print(json.dumps(build_bank(sources, out), indent=1))
 
 
-BENCHES = ("render", "select", "loader", "brick", "training", "online", "sky", "scale")
+BENCHES = ("render", "select", "loader", "brick", "training", "online", "sky", "scale", "model")
 
 # %% ../../nbs/run/cli.ipynb #d8173d26
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="render, select, loader, brick, training, online, sky or scale.")],
+    name: Annotated[str, typer.Argument(help="render, select, loader, brick, training, online, sky, scale or model.")],
     json_: Annotated[str, typer.Option("--json", help="File for the figures.")] = "",
     seed: Annotated[int, typer.Option("--seed", help="Of the drawn systems.")] = 1,
     n: Annotated[int, typer.Option("--n", help="Size of the test; 0 is the bench's own.")] = 0,
@@ -289,7 +289,7 @@ def bench(
 
     if name not in BENCHES:
         raise unknown_name("bench", name, BENCHES)
-    module = importlib.import_module(f"dark_halo_scope.run.{'bench' if name == 'render' else 'bench_' + name}")
+    module = importlib.import_module(f"dark_halo_scope.bench.{name}")
     figures = getattr(module, f"bench_{name}")(
         seed=seed, **({"n": n} if n else {}), **({"bank": bank} if bank and name == "render" else {})
     )
@@ -333,6 +333,9 @@ def score(
         str, typer.Option("--pictures", help="Folder of JPEG or PNG files in the viewer's colours, instead of positions.")
     ] = "",
     pixscale: Annotated[float, typer.Option("--pixscale", help="Of those pictures, arcsec per pixel.")] = 0.262,
+    models: Annotated[
+        bool, typer.Option("--models", help="Fit a lens model to each place too: panels on the page, numbers in models.csv.")
+    ] = False,
 ) -> None:
     """From a list of positions, or a folder of pictures, to scores: cutouts, a table, and a page with the pictures.
 
@@ -352,10 +355,37 @@ def score(
     from dark_halo_scope.run.score import score_positions
     from dark_halo_scope.survey.viewer import ViewerRecipe
 
-    receipt = score_positions(positions, out, checkpoint, release, ViewerRecipe(layer=layer, service=service or SERVICE))
+    receipt = score_positions(positions, out, checkpoint, release, ViewerRecipe(layer=layer, service=service or SERVICE), models=models)
     print(f"{receipt.identity['rows']} scored, {receipt.run['not_scored']} without a usable cutout: {out}/scores.csv, {out}/scores.html")
 
 # %% ../../nbs/run/cli.ipynb #8dae5502
+@app.command()
+def model(
+    source: Annotated[str, typer.Argument(help="The candidates product, Parquet, or a CSV with name, ra, dec in degrees.")],
+    out: Annotated[str, typer.Option("--out", help="Folder of models, panels and exports.")] = "runs/models",
+    release: Annotated[
+        str, typer.Option("--release", help="Coadds in DR10's layout: pixels, inverse variance and masks; empty takes the stamps.")
+    ] = "",
+    verdict_only: Annotated[bool, typer.Option("--verdict-only", help="No intervals of theta_E: about twice as fast.")] = False,
+    engine: EngineName = "local",
+    workers: Workers = 0,
+    layer: Annotated[str, typer.Option("--layer", help="Layer of the survey's viewer.")] = "ls-dr10-south",
+    service: Service = "",
+) -> None:
+    """A lens model for every candidate, its Einstein radius with an interval, and the odds against a galaxy beside a galaxy.
+
+    Example: dhs model runs/demo/candidates/candidates.parquet --out runs/demo/models --release runs/demo/release
+    Example: dhs model my_list.csv --out runs/my_models
+    """
+    from dark_halo_scope.run.engine import Engine
+    from dark_halo_scope.run.model import ModelRecipe, model_list
+    from dark_halo_scope.survey.viewer import ViewerRecipe
+
+    viewer = ViewerRecipe(layer=layer, service=service or SERVICE)
+    receipt = model_list(source, out, ModelRecipe(posterior=not verdict_only), release, Engine(kind=engine, workers=workers), viewer)
+    print(f"{receipt.identity['rows']} modelled: {out}/models.csv, {out}/models.html")
+
+# %% ../../nbs/run/cli.ipynb #9b3b8c4e
 @app.command()
 def chance(
     ra: Annotated[float, typer.Argument(help="Right ascension [deg].")],
@@ -479,6 +509,7 @@ def grade(
     grader: Annotated[list[str] | None, typer.Option("--grader", help="Who grades; may be repeated.")] = None,
     grades: Annotated[str, typer.Option("--grades", help="Book of grades; beside the list by default.")] = "",
     port: Annotated[int, typer.Option("--port", help="Of this machine; 0 takes a free one.")] = 8765,
+    models: Annotated[str, typer.Option("--models", help="Folder of dhs model: each panel is shown once its card is graded.")] = "",
     export: Annotated[str, typer.Option("--export", help="Write grades and agreement to this folder, and serve nothing.")] = "",
 ) -> None:
     """Candidates graded by people in a browser, blind, each grade on disk at once; then their agreement.
@@ -487,7 +518,7 @@ def grade(
     Example: dhs grade runs/demo/candidates/candidates.parquet --export runs/demo/graded
     """
     from dark_halo_scope.search.agreement import export_grades, in_words
-    from dark_halo_scope.search.grading import GradeBook, read_deck
+    from dark_halo_scope.search.grading import GradeBook, read_deck, read_panels
     from dark_halo_scope.search.grading_server import serve_grading
 
     deck, book = read_deck(candidates, stamps, lenses, non_lenses, known), grades or f"{candidates.removesuffix('.parquet')}.grades.sqlite"
@@ -496,7 +527,9 @@ def grade(
         return
     print(f"{len(deck.names)} cards, {sum(t != '' for t in deck.truth)} of them planted; grades in {book}; Ctrl-C ends", flush=True)
     try:
-        serve_grading(deck, book, grader or [getpass.getuser()], port, partial(print, flush=True))
+        serve_grading(
+            deck, book, grader or [getpass.getuser()], port, partial(print, flush=True), read_panels(models, deck.names) if models else {}
+        )
     except KeyboardInterrupt:
         print("all grades are kept; --export FOLDER writes them out")
 

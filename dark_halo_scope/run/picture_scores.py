@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.special import expit
 
 import dark_halo_scope
 from ..base.errors import BadInput
@@ -73,7 +74,7 @@ def score_pictures(
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(["name", "rank", "logit", "p_lens", "why"])
-    lines.writerows([names[i], r + 1, f"{logit[i]:.6g}", f"{1 / (1 + np.exp(-logit[i])):.6g}", ""] for r, i in enumerate(order))
+    lines.writerows([names[i], r + 1, f"{logit[i]:.6g}", f"{expit(logit[i]):.6g}", ""] for r, i in enumerate(order))
     lines.writerows([name, "", "", "", why] for name, why in left.items())
     write_bytes(text.getvalue().encode(), join(out, "scores.csv"))
     shown = Section("By falling score")

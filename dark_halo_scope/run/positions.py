@@ -109,7 +109,8 @@ def stage0_on_sky(
         recipe or AnchorRecipe(),
         viewer or ViewerRecipe(),
     )
-    committee, wrong, left = networks((checkpoint,)), None, {}
+    committee, wrong = networks((checkpoint,)), None
+    left: dict[str, int] = {}
     cut = fetch_cutouts(anchors["ra"], anchors["dec"], viewer, join(out, "answers"), client)
     if impostors or not positions:
         kept, left = known_look_alikes(known_impostors(impostors), anchors)

@@ -40,9 +40,10 @@ def bank_state(
 ) -> str:
     "The source bank in a line; raises BadInput when the plan wants one that is not there"
     bank = given(run, "bank")
-    if not bank.value:
+    columns = bank_photometry(bank.value, run.recipe.sky.bands)
+    if columns is None:
         return "not needed"
-    split = bank_photometry(bank.value, run.recipe.sky.bands)["split"].astype(str)
+    split = columns["split"].astype(str)
     counts = ", ".join(f"{name} {n}" for name, n in zip(*np.unique(split, return_counts=True)))
     return f"{bank.value}: {counts} galaxies, checksum {bank.label[:16]}"
 

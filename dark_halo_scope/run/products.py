@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROOMS', 'products_of', 'Run', 'asked_for', 'given', 'overrides_of', 'identity', 'label_of', 'why_not', 'accepted',
            'state', 'opened', 'product_files', 'verdict_of', 'check_guards', 'make', 'ensure', 'accepted_or_missing',
-           'Job', 'do_job', 'settle', 'verify', 'phases_of', 'reads_and_writes']
+           'Job', 'do_job', 'jobs_of', 'settle', 'verify', 'phases_of', 'reads_and_writes']
 
 # %% ../../nbs/run/products.ipynb #30868851
 import importlib
@@ -372,8 +372,19 @@ def do_job(
     return {"identity": receipt.identity, "run": receipt.run, "skipped": False}
 
 
+def jobs_of(
+    run: Run,
+    name: str,  # A product made per sweep or brick
+    folder: str = "",  # Where their files go; empty: the product's own place
+) -> list[tuple[str, Job]]:
+    "The tasks of a product, as the engine takes them; raises BadInput when an input is not there"
+    product = run.product(name)
+    inputs = Inputs(product, {one: opened(run, one) for one in product.inputs if run.wants(one)})
+    return _jobs(run, product, inputs, identity(run, name), folder or run.path(product.address))
+
+
 def _jobs(run: Run, product: Product, inputs: Inputs, known: Mapping[str, Any], folder: str) -> list[tuple[str, Job]]:
-    "The tasks of a product, as the engine takes them"
+    "The tasks of a product, its inputs at hand"
     code = code_of(*sorted({f.split(":")[0] for f in (product.load, product.one) if f}))
     outside = {one: label_of(run, one) for one in product.each}
     pieces = {"code": code, "recipe": known["recipe"], "inputs": outside}

@@ -22,6 +22,8 @@ from ..base.schema import table_from
 from ..base.skylist import read_positions
 from ..base.storage import join, write_bytes
 from . import figures
+from .engine import Engine
+from .model import model_section, model_stamps, models_csv
 from .positions import cut_places, fetch_places
 from .report import Section, render_page
 from ..stamps.codec import decode
@@ -98,6 +100,7 @@ def score_page(
     network: str,  # Its name
     bands: Sequence[str] = ("g", "r", "z"),
     most: int = 200,  # Pictures at most
+    models: Section | None = None,  # Panels of lens models, from `model_section`
 ) -> str:  # HTML, self-contained
     "Pictures by falling score, then what could not be scored and why"
     order = np.argsort(-np.where(np.isfinite(logit), logit, -np.inf), kind="stable")
@@ -112,6 +115,8 @@ def score_page(
             "Above each: its name, the logit to rank on, and the network's own probability, which is not the chance of a lens on the sky."
         ]
         sections.append(pictures)
+    if models is not None:
+        sections.append(models)
     missing = [i for i in range(len(names)) if not np.isfinite(logit[i])]
     if missing:
         rest = Section("Not scored")
@@ -129,6 +134,7 @@ def score_positions(
     release: str = "",  # Root of a release to cut from; empty: the cutout service
     viewer: ViewerRecipe | None = None,
     client: HttpClient | None = None,
+    models: bool = False,  # Fit a lens model to each place too
 ) -> Receipt:  # Of scores.parquet
     "Stamps, scores, table and page of a list; raises BadInput for a list that is not one, or when nothing could be cut"
     started = time.perf_counter()
@@ -138,7 +144,12 @@ def score_positions(
     logit, network = score_places(stamps, checkpoint or packaged_network())
     bands = tuple(c.removeprefix("scale_") for c in stamps.column_names if c.startswith("scale_"))
     write_bytes(scores_csv(stamps, logit), join(out, "scores.csv"))
-    write_bytes(score_page(stamps, logit, network, bands).encode(), join(out, "scores.html"))
+    section = None
+    if models:
+        fitted = model_stamps(join(out, "stamps.parquet"), join(out, "models"), release=release, engine=Engine(workers=1))
+        write_bytes(models_csv(fitted), join(out, "models.csv"))
+        section = model_section(fitted, join(out, "models"))
+    write_bytes(score_page(stamps, logit, network, bands, models=section).encode(), join(out, "scores.html"))
     identity = identity_of(None, {"stamps": made.name, "model": network})
     facts = run_facts(started, len(stamps), not_scored=int(np.isnan(logit).sum()))
     return write_product(score_table(stamps, logit, network), join(out, "scores.parquet"), "scores", identity, facts)

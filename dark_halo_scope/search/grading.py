@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['GRADES', 'TRUTHS', 'KEYS', 'BOOK_ID', 'BOOK_TABLES', 'COMMENT_MAX', 'once_each', 'Deck', 'parquet_columns',
            'parquet_files', 'shared_key', 'stamps_of', 'with_known', 'with_planted', 'stamps_beside', 'read_deck',
-           'order_for', 'card_key', 'Mark', 'open_book', 'pixels_hash', 'now', 'GradeBook', 'add_graders', 'add_cards',
-           'record', 'opinions', 'trail', 'mark_from']
+           'panel_path', 'read_panels', 'order_for', 'card_key', 'Mark', 'open_book', 'pixels_hash', 'now', 'GradeBook',
+           'add_graders', 'add_cards', 'record', 'opinions', 'trail', 'mark_from']
 
 # %% ../../nbs/search/grading.ipynb #fcd94c94
 import hashlib
 import os
+import re
 import secrets
 import sqlite3
 import threading
@@ -29,7 +30,7 @@ from ..base.draws import draw_key, uniforms_table
 from ..base.errors import BadInput, unknown_name
 from ..base.receipts import read_table
 from ..base.skylist import read_names
-from ..base.storage import exists, filesystem, is_folder, join, list_files, scheme_of
+from ..base.storage import exists, filesystem, is_folder, join, list_files, read_bytes, scheme_of
 from ..stamps.codec import decode, stored_bands
 
 # %% ../../nbs/search/grading.ipynb #04ab5478
@@ -209,6 +210,26 @@ def read_deck(
     return deck
 
 # %% ../../nbs/search/grading.ipynb #eac1effb
+def panel_path(
+    folder: str,  # Of `dhs model`
+    name: str,  # Of a candidate
+) -> str:
+    "Where the panel of a candidate's lens model lies"
+    return join(folder, "panels", re.sub(r"[^\w.+-]", "_", name) + ".png")
+
+
+def read_panels(
+    folder: str,  # Of `dhs model`
+    names: Sequence[str],  # Of the cards
+) -> dict[str, bytes]:  # Name -> PNG of its lens model, where there is one
+    "Panels of the cards' lens models; raises BadInput where the folder has none"
+    files = {name: panel_path(folder, name) for name in names}
+    found = {name: read_bytes(file) for name, file in files.items() if exists(file)}
+    if not found:
+        raise BadInput(f"{folder}: no panel of any of {len(names)} cards; expected the folder that dhs model wrote")
+    return found
+
+# %% ../../nbs/search/grading.ipynb #7811b696
 def order_for(
     grader: str,
     names: Sequence[str],  # (n,) of the deck

@@ -107,7 +107,7 @@ def yield_of(
     known = labelled(scores, stamps, recipe.rates_split, recipe.lens)
     brickid = parent.read(["brickid"])["brickid"].to_numpy()
     density = len(brickid) / float(brick_areas(np.unique(brickid)).sum())
-    about = {"weights": known.weight, "lens": str(recipe.lens)}
+    about: dict[str, Any] = {"weights": known.weight, "lens": str(recipe.lens)}
     return survey_yield(known.logit, known.label, threshold.logit, recipe.prevalence, density, known.host, **about)
 
 # %% ../../nbs/search/products.ipynb #9550de9a

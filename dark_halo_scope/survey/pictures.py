@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..base.errors import BadInput
+from ..base.magnitudes import ZERO_POINT, flux_of
 
 # %% ../../nbs/survey/pictures.ipynb #a30bf4d9
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ def lupton(
     bands: tuple[str, str, str] = ("i", "r", "g"),  # Red, green, blue
     q: float = 8.0,  # Q of `make_lupton_rgb`
     stretch: float = 5.0,  # stretch of `make_lupton_rgb` [picture units]
-    zero_point: float = 22.5,  # Magnitude of one picture unit; 30 for counts of DES coadds
+    zero_point: float = ZERO_POINT,  # Magnitude of one picture unit; 30 for counts of DES coadds
 ) -> Colours:
     "The colours of `make_lupton_rgb` with a minimum of 0"
-    scale = 10 ** (0.4 * (zero_point - 22.5))
+    scale = 1 / float(flux_of(zero_point))
     return Colours(bands, (scale,) * 3, 0.0, 0.1 / np.arcsinh(0.1 * q), stretch / q, True)
 
 # %% ../../nbs/survey/pictures.ipynb #721a6366
@@ -92,7 +93,7 @@ def to_fluxes(
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
         raise BadInput(f"pictures: {pictures.dtype} of shape {pictures.shape}; expected uint8 (n, y, x, 3)")
     shown = np.where(pictures > 0, pictures + 0.5, 0.0) / 255
-    white = np.equal(pictures, 255)
+    white: np.ndarray = np.asarray(pictures == 255)
     full = np.repeat(white.any(-1, keepdims=True), 3, -1) if colours.keeps_hue else white
     if not colours.keeps_hue:
         shown = np.stack([_unclipped(s, f) for s, f in zip(shown, full)])
@@ -104,12 +105,14 @@ def to_fluxes(
     own = ratio + shown * growth
     noise = np.sqrt(own**2 + 2 * (shown * growth) ** 2) / (255 * np.sqrt(12))
     scale = np.array(colours.scale)
-    bad = full.any(-1) if lettered is None else full.any(-1) | lettered
+    bad = np.asarray(full.any(-1))
+    bad = bad if lettered is None else np.logical_or(bad, lettered)
+    black: np.ndarray = (pictures == 0).any(-1)
     stack = [
         np.ascontiguousarray(a[:, ::-1, :, ::-1].transpose(0, 3, 1, 2), np.float32)
         for a in ((shown * ratio - colours.offset) / scale, noise / scale)
     ]
-    return Fluxes(stack[0], stack[1], np.ascontiguousarray(bad[:, ::-1]), np.ascontiguousarray(np.equal(pictures, 0).any(-1)[:, ::-1]))
+    return Fluxes(stack[0], stack[1], np.ascontiguousarray(bad[:, ::-1]), np.ascontiguousarray(black[:, ::-1]))
 
 # %% ../../nbs/survey/pictures.ipynb #ce7a6df5
 def lettering(
@@ -231,6 +234,6 @@ def from_8bit_fluxes(
         )
     stack = from_8bit(pictures)
     lifted = stack - sky_level(stack)[0][..., None, None]
-    scale = (10 ** (0.4 * (22.5 - mag_r)) / lifted[:, 1].sum((1, 2), dtype=np.float64))[:, None, None, None]
+    scale = (flux_of(mag_r) / lifted[:, 1].sum((1, 2), dtype=np.float64))[:, None, None, None]
     step = np.broadcast_to(scale / 255, stack.shape)
     return Fluxes((lifted * scale).astype(np.float32), (step / np.sqrt(12)).astype(np.float32), (stack == 1).any(1), (stack == 0).any(1))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LAYERS', 'MAX_SIZE', 'MAX_PIXELS', 'Fetched', 'ViewerRecipe', 'cutout_url', 'psf_url', 'Answer', 'check_sizes',
-           'open_answer', 'parse_cutout', 'psfsize_of', 'parse_psf', 'kept_answer', 'fetched', 'fetch_cutouts']
+           'open_answer', 'parse_cutout', 'psfsize_of', 'parse_psf_images', 'odd_sides', 'psf_picture', 'parse_psf',
+           'kept_answer', 'fetched', 'fetch_cutouts']
 
 # %% ../../nbs/survey/viewer.ipynb #79955560
 import hashlib
@@ -178,17 +179,52 @@ def psfsize_of(
     return float(2 * np.sqrt(2 * np.log(2)) * np.sqrt(area / (4 * np.pi)))
 
 # %% ../../nbs/survey/viewer.ipynb #0deaa775
+def parse_psf_images(
+    body: bytes,
+    recipe: ViewerRecipe,
+    where: str,  # The address, for the message
+) -> list[np.ndarray]:  # One per band, (y, x) float64 of unit sum, the star in the middle pixel
+    "Pictures of a star in each band; raises BadInput when the answer does not hold each band once, or a picture is none"
+    found = {str(hdu.header.get("BAND", "")).strip(): hdu.data for hdu in open_answer(body, where) if hdu.data is not None}
+    missing = [band for band in recipe.bands if band not in found]
+    if missing:
+        raise BadInput(f"{where}: no point-spread function in {', '.join(missing)} came back (bands {', '.join(found) or 'none'})")
+    images = []
+    for band in recipe.bands:
+        image = np.asarray(found[band], np.float64)
+        if image.ndim != 2 or not np.isfinite(image).all() or not image.sum() > 0:
+            raise BadInput(
+                f"{where}: the point-spread function in {band} is no picture of a star (shape {image.shape}, sum {image.sum():.3g})"
+            )
+        images.append(odd_sides(image) / image.sum())
+    return images
+
+
+def odd_sides(
+    image: np.ndarray,  # (y, x), its origin in pixel (y // 2, x // 2)
+) -> np.ndarray:  # The same with a row or column of zeros where a side was even
+    "A picture with its origin in the middle pixel"
+    return np.pad(image, [(0, 1 - side % 2) for side in image.shape])
+
+
+def psf_picture(
+    body: bytes,  # A FITS file with one picture, such as a coadd's stacked PSF
+    where: str,  # Its address, for the message
+) -> np.ndarray:  # (y, x) float64 of unit sum, the star in the middle pixel
+    "One picture of a star; raises BadInput when the file holds none, or several"
+    pictures = [np.asarray(hdu.data, np.float64) for hdu in open_answer(body, where) if hdu.data is not None and np.ndim(hdu.data) == 2]
+    if len(pictures) != 1 or not np.isfinite(pictures[0]).all() or not pictures[0].sum() > 0:
+        raise BadInput(f"{where}: {len(pictures)} pictures; expected one finite picture of positive sum")
+    return odd_sides(pictures[0]) / pictures[0].sum()
+
+
 def parse_psf(
     body: bytes,
     recipe: ViewerRecipe,
     where: str,  # The address, for the message
 ) -> np.ndarray:  # (band,) float32 PSFSIZE [arcsec]
-    "PSFSIZE in each band; raises BadInput when the answer does not hold each band once"
-    found = {str(hdu.header.get("BAND", "")).strip(): hdu.data for hdu in open_answer(body, where) if hdu.data is not None}
-    missing = [band for band in recipe.bands if band not in found]
-    if missing:
-        raise BadInput(f"{where}: no point-spread function in {', '.join(missing)} came back (bands {', '.join(found) or 'none'})")
-    return np.array([psfsize_of(found[band]) for band in recipe.bands], np.float32)
+    "PSFSIZE in each band; raises BadInput as `parse_psf_images` does"
+    return np.array([psfsize_of(image) for image in parse_psf_images(body, recipe, where)], np.float32)
 
 # %% ../../nbs/survey/viewer.ipynb #77de5056
 def kept_answer(

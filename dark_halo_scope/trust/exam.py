@@ -18,6 +18,7 @@ from scipy import stats
 
 from ..base.draws import draw_key, rng
 from ..base.errors import BadInput
+from ..base.magnitudes import ab_magnitude
 from ..stats.metrics import auroc, clopper_pearson, design_effect, upper_limit
 from ..survey.pictures import padded
 from .ledger import append_entry
@@ -242,7 +243,7 @@ def pasted(
     n, recipe = len(given), AugmentRecipe(neighbours=1.0)
     image = torch.from_numpy(given.flux)
     flux = np.concatenate([with_neighbours(image, recipe, np.arange(n), 0, copy).numpy() for copy in range(copies)])
-    whole = 22.5 - 2.5 * np.log10(padded(flux)[:, 1].sum((1, 2)))
+    whole = ab_magnitude(padded(flux)[:, 1].sum((1, 2)))
     return replace(given.take(np.tile(np.arange(n), copies)), flux=flux, mag_r=whole)
 
 # %% ../../nbs/trust/exam.ipynb #2d65bb65

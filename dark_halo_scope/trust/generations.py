@@ -21,7 +21,8 @@ from ..base.jsonable import read_json
 from ..base.resources import manifest
 from ..base.storage import exists, join
 from ..stats.metrics import auroc, precision_at_recall, tpr_at_fpr
-from .gates import GateRecipe, brick_gate, calibration_gate, invisible_gate, physics_gate
+from .gates import GateRecipe
+from .score_gates import brick_gate, calibration_gate, invisible_gate, physics_gate
 
 # %% ../../nbs/trust/generations.ipynb #5af3aa33
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ def from_run(
 ) -> Generation:
     "A generation as a run's receipts, history, gates and stage 0 tell it"
     summary, history = run_json(run, "model", "summary.json"), run_json(run, "model", "history.json")
-    stamps, stage, gates, zero = (run_json(run, f) for f in ("stamps.receipt.json", "_stage_config.json", "gates.json", "stage0.json"))
+    stamps, stage, gates, zero = (run_json(run, f) for f in ("_stamps.receipt.json", "_stage_config.json", "gates.json", "stage0.json"))
     if summary is None and stamps is None:
-        raise BadInput(f"{run}: neither model/summary.json nor stamps.receipt.json there, expected the folder of a run")
+        raise BadInput(f"{run}: neither model/summary.json nor _stamps.receipt.json there, expected the folder of a run")
     data = dict(stage or {})
     if stamps:
         data |= {"stamps": stamps["identity"].get("rows")} | {

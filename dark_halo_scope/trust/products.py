@@ -35,9 +35,10 @@ from ..survey.bricks import brick_ids
 from ..survey.coadds import Cutouts, cutouts_at
 from ..survey.release import Release
 from .anchors import StageZero, check_anchors, known_impostors, stage0
-from .gates import failed, gate_rows, run_gates, run_score_gates
+from .gates import failed, gate_rows, run_gates
 from .hard_negatives import impostors as look_alikes
 from .hard_negatives import lookup, mine
+from .score_gates import run_score_gates
 
 # %% ../../nbs/trust/products.ipynb #23f70d69
 PACKAGED = ("spectroscopic", "imaging", "candidates")  # Lists of lenses and candidates in data_manifests/anchors
@@ -307,7 +308,8 @@ def examine(
         listed, their = impostors
         score = score_cutouts(committee, their)[their.ok]
         wrong = {c: np.asarray(listed[c])[their.ok] for c in ("name", "class")} | {"logit": score, "p_lens": committee.probability(score)}
-    report = stage0(own, logit[used], committee.probability(logit[used]), wrong, *(negatives or (None, None)), recipe, left)
+    scores, hosts = negatives or (None, None)
+    report = stage0(own, logit[used], committee.probability(logit[used]), wrong, scores, hosts, recipe, left)
     return report, own | seen
 
 

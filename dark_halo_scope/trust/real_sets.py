@@ -20,6 +20,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from ..base.draws import rng
 from ..base.errors import BadInput, unknown_name
+from ..base.magnitudes import ab_magnitude
 from ..survey.pictures import from_8bit_fluxes, lettering, lupton, padded, render_8bit, sky_level, to_fluxes
 
 # %% ../../nbs/trust/real_sets.ipynb #0d97368f
@@ -122,7 +123,7 @@ def read_lrgs(folder: str | Path) -> RealSet:
     stack = np.load(_file(folder, "lrg_des_grz.npz"))["image"].astype(np.float32)
     if stack.ndim != 4 or stack.shape[1] != 3 or stack.shape[2] % 2 == 0:
         raise BadInput(f"{folder}/lrg_des_grz.npz: shape {stack.shape}; expected (n, 3, odd, odd)")
-    whole = 22.5 - 2.5 * np.log10(padded(stack)[:, 1].sum((1, 2)))
+    whole = ab_magnitude(padded(stack)[:, 1].sum((1, 2)))
     return real_set("des_lrgs", "flux", True, stack - sky_level(stack)[0][..., None, None], 0, "LRG", mag_r=whole)
 
 
@@ -188,6 +189,7 @@ def read_pairs(folder: str | Path) -> RealSet:
         stack,
         label,
         names,
+        BANDS,
         ident=np.char.add("desi_pairs/", ident),
         sampling=np.full(len(flux), 0.27),
         **position,

@@ -17,7 +17,8 @@ from scipy import linalg, ndimage
 from ..base.draws import rng
 from ..base.errors import BadInput
 from ..stats.metrics import auroc
-from .gates import GateResult, Power, power_of
+from .gate_power import Power, power_of
+from .gates import GateResult
 
 # %% ../../nbs/trust/realism.ipynb #41f9fa53
 def ellipse(
