@@ -67,8 +67,6 @@ class PlanRecipe:
             raise ValueError(f"src_reach={self.src_reach}, lens_q={self.lens_q}: expected 0 < reach <= 3 and .02 <= q <= 1")
         if not 0 <= self.light_scatter < 0.5:
             raise ValueError(f"light_scatter={self.light_scatter}: expected 0 to 0.5")
-        if not 0 < self.src_reach <= 3 or not 0 < self.lens_q[0] <= self.lens_q[1] <= 1:
-            raise ValueError(f"src_reach={self.src_reach}, lens_q={self.lens_q}: expected 0 < reach <= 3 and 0 < q <= 1")
         check_ranges(
             self,
             "plan",
