@@ -21,7 +21,7 @@ from ..base.magnitudes import flux_of
 from ..base.schema import table_from
 from .quality import measure
 from ..lensing.deflection import LensParams
-from ..lensing.psf import PSF, MoffatPSF, psf_from_psfsize
+from ..lensing.psf import PSF, GaussianPSF, MoffatPSF, psf_from_psfsize
 from ..lensing.render import crosses_edge, picked, render_arcs
 from ..lensing.sources import ClumpyParams, ImageParams, SersicParams, SourceBank, clumpy
 from ..lensing.visibility import shot_noise
