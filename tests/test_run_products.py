@@ -235,7 +235,7 @@ def test_known_lenses_and_candidates_are_never_hosts(toy: Path, tmp_path: Path, 
     monkeypatch.setattr(parent_products, "near_any", lambda ra, *rest: np.zeros(len(ra), bool))
     shutil.copytree(toy, tmp_path / "careless")
     careless = at(tmp_path / "careless", "selection.known_lens_arcsec=11.5")
-    make(careless, "parent")
+    ensure(careless, "parent")
     sample = read_table(careless.address("parent"))
     assert nearest(sample["ra"].to_numpy(), sample["dec"].to_numpy(), known["ra"].to_numpy(), known["dec"].to_numpy())[1].min() < 2
 
