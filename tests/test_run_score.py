@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dark_halo_scope.run.sky_scores import score_sky, sky_scores
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.receipts import read_receipt, read_table
@@ -20,7 +21,6 @@ from dark_halo_scope.run import sky_scores as sky_scores_module
 from dark_halo_scope.run import steps
 from dark_halo_scope.run.phases import Run, open_run
 from dark_halo_scope.run.score import packaged_network, score_places, score_positions
-from dark_halo_scope.run.sky_scores import score_sky, sky_scores
 from dark_halo_scope.survey.viewer import ViewerRecipe
 from dark_halo_scope.survey.web import Asker, Manners
 
