@@ -15,6 +15,7 @@ from dark_halo_scope.injection.physical import Physical, draw_physical, draw_sou
 from dark_halo_scope.injection.plan import PlanRecipe, expected_magnification, make_plan, validate
 from dark_halo_scope.lensing.cosmology import absolute_magnitude
 from dark_halo_scope.lensing.render import LensParams, SersicParams, psf_from_psfsize, render_arcs
+from dark_halo_scope.lensing.visibility import image_count
 from dark_halo_scope.survey.photometry import passive_colours
 
 WANTED = {"train": 60_000, "val": 40_000, "test": 40_000}
@@ -31,7 +32,7 @@ def sky(n: int = 9_000) -> pa.Table:
     columns |= {"is_v3": draw.random(n) < 0.9, "is_v4": draw.random(n) < 0.5}
     columns |= {f"mag_{b}": mag + d for b, d in zip("grz", (1.4, 0, -0.9))} | {f"mw_transmission_{b}": np.full(n, 0.93) for b in "grz"}
     columns |= {f"psfsize_{b}": draw.normal(1.35, 0.1, n) for b in "grz"} | {f"psfdepth_{b}": draw.normal(900, 90, n) for b in "grz"}
-    return pa.table(columns)
+    return pa.table(columns | {f"shape_e{i}": draw.normal(0, 0.1, n) for i in (1, 2)})
 
 
 @pytest.mark.parametrize(("selection", "grid"), [("is_v3", "grid_small"), ("is_v4", "grid_sota")])
@@ -179,3 +180,76 @@ def test_limits_of_hosts() -> None:
         make_plan(sky(), PlanRecipe("small", "wide", {"train": 200}, min_host_radius=1.5))
     with pytest.raises(ValueError, match="paired"):
         PlanRecipe(match="total", controls="paired")
+
+
+# What the plan claims of lens and source
+
+
+@lru_cache(1)
+def physical() -> dict[str, np.ndarray]:
+    "Injections of the physical prior with HST sources of a made-up bank whose colour is its redshift"
+    z = np.linspace(0.3, 3.5, 400)
+    bank = {"split": np.full(400, "train"), "z": z, "mag_r": np.full(400, 24.0), "mag_g": 24.0 + z, "mag_z": 24.0 - z / 2}
+    plan = make_plan(sky(), PlanRecipe("hst", "physical", {"train": 1500}, 0.3, src_kind="hst"), bank=bank)
+    return {c: plan[c].to_numpy(zero_copy_only=False) for c in plan.column_names}
+
+
+def test_colours_follow_redshift_in_the_physical_prior() -> None:
+    plan = make_plan(sky(), PlanRecipe("colours", "physical", {"train": 3000}, 0.0))
+    z_s, g, r, z = (plan[c].to_numpy() for c in ("z_s", "src_mag_g", "src_mag_r", "src_mag_z"))
+    assert abs(stats.spearmanr(z_s, r - z).statistic) > 0.3
+    near = np.median((r - z)[(z_s > 0.8) & (z_s < 1.1)])
+    assert near > np.median((r - z)[z_s > 1.8]) + 0.4  # the break between r and z
+
+
+def test_hst_sources_keep_their_colours_and_lie_near_the_drawn_redshift() -> None:
+    p = physical()
+    made = ~p["is_control"].astype(bool)
+    z = np.linspace(0.3, 3.5, 400)[p["src_index"][made]]
+    assert np.allclose(p["src_mag_g"][made] - p["src_mag_r"][made], z, atol=1e-5)
+    assert np.allclose(p["src_mag_r"][made] - p["src_mag_z"][made], z / 2, atol=1e-5)
+    within = (p["z_s"][made] > 0.5) & (p["z_s"][made] < 3.3)
+    assert np.abs(z - p["z_s"][made])[within].max() < 0.1
+    assert np.allclose((p["src_mag_r"] - p["mag_r"])[made], p["src_dmag"][made], atol=1e-5)
+
+
+def test_the_mass_lies_along_the_light() -> None:
+    "Light at a known angle of the catalogue; a mass drawn without it knows nothing of it"
+    table = sky().drop_columns(["shape_e1", "shape_e2"])
+    with pytest.raises(BadInput, match="shape_e1"):
+        make_plan(table, PlanRecipe("light", "wide", {"train": 20}))
+    e, angle = np.full(len(table), 0.2), np.pi / 6  # north to east; in the stamp that is 120 degrees from +x
+    table = table.append_column("shape_e1", pa.array(e * np.cos(2 * angle))).append_column("shape_e2", pa.array(e * np.sin(2 * angle)))
+    turned = {}
+    for follow in (True, False):
+        plan = make_plan(table, PlanRecipe("light", "wide", {"train": 800}, 0.0, follow_light=follow))
+        off = (plan["phi"].to_numpy() - np.radians(120) + np.pi / 2) % np.pi - np.pi / 2
+        turned[follow] = np.degrees(np.sqrt(np.mean(off**2)))
+    assert turned[True] < 10 < 40 < turned[False]
+
+
+@pytest.mark.parametrize("prior", ["grid_sota", "compact", "wide", "published", "physical"])
+def test_sources_have_several_images(prior: str) -> None:
+    "Weighted by magnification, hardly any injection is a single stretched image"
+    plan = make_plan(sky(), PlanRecipe("caustic", prior, {"train": 1000}, 0.0))
+    t = {c: plan[c].to_numpy(zero_copy_only=False) for c in plan.column_names}
+    lens = LensParams(t["theta_E"], t["q"], t["phi"], t["gamma1"], t["gamma2"], 0.0, 0.0)
+    grown = expected_magnification(t["theta_E"], np.hypot(t["src_x"], t["src_y"]), t["src_reff"])
+    single = image_count(lens, t["src_x"], t["src_y"]) == 1
+    assert np.average(single, weights=grown) < 0.01
+
+
+def test_hosts_are_weighted_by_their_lensed_area() -> None:
+    plan = make_plan(sky(), PlanRecipe("area", "physical", {"train": 2400}, 0.5)).to_pandas()
+    for _, part in plan.groupby("is_control"):
+        assert part.weight.mean() == pytest.approx(1, rel=1e-5) and stats.spearmanr(part.mag_r, part.weight).statistic < -0.3
+    injected, controls = plan[~plan.is_control], plan[plan.is_control]
+    means = [np.average(f.mag_r, weights=f.weight) for f in (injected, controls)]
+    assert abs(means[0] - means[1]) < 0.1 < plan.mag_r.mean() - means[0]
+    assert (make_plan(sky(), PlanRecipe("area", "wide", {"train": 200}))["weight"].to_numpy() == 1).all()
+
+
+def test_no_host_is_forced_to_the_end_of_the_track() -> None:
+    for colour in (1.95, 2.1, 2.2):
+        z = host_redshift(np.full(2000, 20.8), np.full(2000, colour), (np.arange(2000) + 0.5) / 2000)
+        assert np.histogram(z, np.arange(0.6, 1.35, 0.02))[0].max() < 400 and (z > 1.28).mean() < 0.02

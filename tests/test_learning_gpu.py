@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from dark_halo_scope.bench.loader import write_layouts
+from dark_halo_scope.bench.render import random_systems
+from dark_halo_scope.bench.training import busy_share, device_name, network_speed, on_device, speed_recipe
 from dark_halo_scope.injection.paint import PaintRecipe
 from dark_halo_scope.injection.plan import PlanRecipe
 from dark_halo_scope.learning.online import OnlineRecipe, paint_batch
 from dark_halo_scope.learning.training import Place, train
 from dark_halo_scope.lensing.render import render_arcs
-from dark_halo_scope.run.bench import random_systems
-from dark_halo_scope.run.bench_loader import write_layouts
-from dark_halo_scope.run.bench_training import best_seconds, busy_share, device_name, network_speed, speed_recipe
 from dark_halo_scope.stamps.reader import Batch, Selection, StampIndex
 
 from .stamp_toys import write_bricks
@@ -70,7 +70,7 @@ def test_the_torch_painter_paints_there_what_numba_paints_here(place, record_pro
         peak = here.max(axis=(1, 2, 3), keepdims=True)
         assert np.quantile((np.abs(there - here) / peak).max(axis=(1, 2, 3)), 0.95) < 1e-3
     many = random_systems(8192, 4)
-    seconds, _ = best_seconds(lambda: [render_arcs(*group, backend="torch") for group in many], place, 3)
+    seconds = on_device(lambda: [render_arcs(*group, backend="torch") for group in many], place, 3).wall_s
     rate = 8192 / seconds
     report(record_property, place, stamps_per_s=round(rate, 1))
     assert rate > 5000
@@ -92,5 +92,5 @@ def test_painting_while_training_on_the_device(place, record_property):
     ]
     peak = (made[1] - cutout).amax(dim=(1, 2, 3))
     assert ((made[0] - made[1]).abs().amax(dim=(1, 2, 3)) / peak).quantile(0.95) < 1e-3
-    seconds, _ = best_seconds(lambda: paint_batch(batch, index, recipe, Selection(), ("g", "r", "z"), 1), place, 5)
+    seconds = on_device(lambda: paint_batch(batch, index, recipe, Selection(), ("g", "r", "z"), 1), place, 5).wall_s
     report(record_property, place, arcs_per_s=round(64 / seconds, 1))

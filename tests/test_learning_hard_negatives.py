@@ -12,9 +12,9 @@ import torch
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.resources import manifest
+from dark_halo_scope.base.sphere import near_any
 from dark_halo_scope.learning.recipes import TrainRecipe, make_inputs
 from dark_halo_scope.learning.training import train
-from dark_halo_scope.parent.selection import near_any
 from dark_halo_scope.run import generation, steps
 from dark_halo_scope.run.generation import run_generation
 from dark_halo_scope.run.phases import Run, load_recipe

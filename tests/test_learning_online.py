@@ -32,6 +32,8 @@ def bricks(tmp_path_factory):
             if f"psfsize_{band}" not in table.column_names:
                 table = table.append_column(f"psfsize_{band}", pa.array(np.full(n, size, np.float32)))
             table = table.append_column(f"mw_transmission_{band}", pa.array(np.full(n, 0.9, np.float32)))
+        for i_component in (1, 2):
+            table = table.append_column(f"shape_e{i_component}", pa.array(np.zeros(n, np.float32)))
         paths.append(str(folder / f"brick={i}.parquet"))
         pq.write_table(table, paths[-1], row_group_size=16)
     return paths

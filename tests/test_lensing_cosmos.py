@@ -31,7 +31,7 @@ def write_sample(folder: Path, images, psf=True, name="toy", **columns):
     if psf:
         fits.HDUList([fits.PrimaryHDU(PSF)] + [fits.ImageHDU(PSF) for _ in images[1:]]).writeto(folder / f"psf_{name}.fits")
     n = np.arange(len(images))
-    main = {"IDENT": n, "RA": 150 + n * 0.02, "DEC": 2 + n * 0.02, "MAG": np.full(len(n), 23.5), "GAL_FILENAME": [f"images_{name}.fits"] * len(n),
+    main = {"IDENT": n, "RA": 150 + n * 0.02, "DEC": 2 + n * 0.02, "MAG": np.full(len(n), 23.5), "BAND": ["F814W"] * len(n), "GAL_FILENAME": [f"images_{name}.fits"] * len(n),
             "GAL_HDU": n, "PSF_FILENAME": [f"psf_{name}.fits"] * len(n), "PSF_HDU": n, "PIXEL_SCALE": np.full(len(n), 0.03),
             "NOISE_VARIANCE": np.full(len(n), NOISE**2)}  # fmt: skip
     Table(main | columns).write(folder / f"real_galaxy_catalog_{name}.fits")
@@ -180,5 +180,5 @@ def test_real_files(real_data, tmp_path):
     columns, _ = bank_table(tmp_path / "bank.h5")
     assert summary["galaxies"] == 110 and summary["kept"] >= 80
     assert set(columns["psf"]) == {"catalogue", "gaussian"} and 0.1 < np.median(columns["r_half"]) < 0.3
-    counts = 10 ** (-0.4 * (columns["mag_f814w"] - 25.94))
+    counts = 10 ** (-0.4 * (columns["mag_hst"] - 25.94))
     assert 0.85 < np.median(columns["flux"] / counts) < 1.05

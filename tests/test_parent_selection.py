@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.magnitudes import flux_of
+from dark_halo_scope.base.sphere import near_any
 from dark_halo_scope.parent import selection
 from dark_halo_scope.parent.selection import FLAGS, VARIANTS, SelectionRecipe
-from dark_halo_scope.survey.photometry import flux_of
 from dark_halo_scope.survey.sweeps import read_table
 
 RAW = SelectionRecipe(dereddened=False, exclude_psf=False)
@@ -214,12 +215,12 @@ def test_near_a_known_lens_agrees_with_astropy():
         other = slice(0, 300)
         other_ra, other_dec = ra[other] + 2e-3 * draw.normal(size=300), np.clip(dec[other] + 2e-3 * draw.normal(size=300), -90, 90)
         _, separation, _ = match_coordinates_sky(SkyCoord(ra * u.deg, dec * u.deg), SkyCoord(other_ra * u.deg, other_dec * u.deg))
-        ours = selection.near_any(ra, dec, other_ra, other_dec, 12.0)
+        ours = near_any(ra, dec, other_ra, other_dec, 12.0)
         assert (ours == (separation.arcsec <= 12.0)).all() and 0 < ours.sum() < 3000
 
 
 def test_no_known_lens_means_none_is_near():
-    assert not selection.near_any(np.array([1.0]), np.array([1.0]), np.array([]), np.array([]), 12.0).any()
+    assert not near_any(np.array([1.0]), np.array([1.0]), np.array([]), np.array([]), 12.0).any()
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ def test_a_position_without_a_galaxy_is_not_given_its_neighbour_s_fate():
 
 @pytest.mark.slow
 def test_two_million_rows_a_second_and_a_sweep_in_bounded_memory():
-    from dark_halo_scope.run.bench_select import bench_select
+    from dark_halo_scope.bench.select import bench_select
 
     figures = bench_select(n=2_000_000)
     assert figures["five_selections_rows_per_s"] > 2e6 and figures["desi_lrg_rows_per_s"] > 2e6, figures

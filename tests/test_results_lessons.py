@@ -17,9 +17,9 @@ from dark_halo_scope.learning import scoring, training
 from dark_halo_scope.lensing import psf, render
 from dark_halo_scope.parent import selection
 from dark_halo_scope.run import generation
-from dark_halo_scope.stamps import reader
+from dark_halo_scope.stamps import normalise, reader
 from dark_halo_scope.stats import metrics
-from dark_halo_scope.trust import anchors, gates
+from dark_halo_scope.trust import anchors, gates, score_gates
 
 RESULTS = Path(__file__).parents[1] / "nbs" / "results"
 
@@ -77,7 +77,7 @@ DELETED = {  # page, and where it has more than one guard which -> module and gu
     "lesson_06": (reader, "shard", lambda n, part, parts: range(n)),
     "lesson_07, patience": (training, "improved", lambda *a: True),
     "lesson_07, resuming": (training, "restore", without_memory),
-    "lesson_08": (gates, "calibration_gate", passing(gates.calibration_gate)),
+    "lesson_08": (score_gates, "calibration_gate", passing(score_gates.calibration_gate)),
     "lesson_09": (gates, "core_gate", passing(gates.core_gate)),
     "lesson_09, clean render": (gates, "known_clean", with_nothing_expected),
     "lesson_10": (render, "render_arcs", capped),
@@ -94,6 +94,7 @@ DELETED = {  # page, and where it has more than one guard which -> module and gu
     "lesson_20": (metrics, "labelled_and_vetted", lambda s, y, out, f: (metrics.tpr_at_fpr(s, y, f),) * 2),
     "lesson_21": (metrics, "best_epoch", lambda a, b: metrics.BestEpoch(int(np.argmax(a)), max(a), max(a))),
     "lesson_22": (grid, "draw_configurations", lambda name, *rest, **more: DRAW("grid_small", *rest, **more)),
+    "lesson_23": (normalise, "refuse_coarse", lambda *a: None),
 }
 
 
@@ -108,7 +109,7 @@ def test_page_without_its_guard_goes_red(page, monkeypatch):
 def test_every_lesson_has_a_page_and_a_guard():
     titles = [json.loads(p.read_text())["cells"][0]["source"][0] for p in sorted(RESULTS.glob("lesson_*.ipynb"))]
     told = {int(number) for title in titles for number in re.findall(r"L(\d+)", title.split(".")[0])}
-    assert told == set(range(1, 23))
+    assert told == set(range(1, 24))
     assert {page.split(",")[0] for page in DELETED} == {p.stem[:9] for p in RESULTS.glob("lesson_*.ipynb")}
 
 

@@ -10,48 +10,46 @@ import pyarrow as pa
 import pytest
 from astropy.io import fits
 
-from dark_halo_scope.base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts
+from dark_halo_scope.base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, receipt_path, run_facts
+from dark_halo_scope.base.sphere import nearest
 from dark_halo_scope.injection.plan import make_plan
 from dark_halo_scope.parent.selection import near_any
-from dark_halo_scope.run import search_steps, steps
-from dark_halo_scope.run.phases import Run, load_recipe, open_run, phase_names
+from dark_halo_scope.run.phases import load_recipe, open_run, phase_names
+from dark_halo_scope.run.products import Run, asked_for, ensure, make, opened
+from dark_halo_scope.search.products import injections_of
+from dark_halo_scope.search.products import searched as searched_of
 from dark_halo_scope.stamps.codec import decode
+from dark_halo_scope.survey.release import Release
+from dark_halo_scope.trust.products import columns_of
 
 from .conftest import dhs
 
-PRODUCTS = (
-    *("density.parquet", "parent.parquet", "known_hosts.parquet", "plan.parquet", "stamps", "model", "scores.parquet", "gates.json"),
-    *("stage0.json", "sky", "completeness.parquet", "candidates/candidates.parquet"),
-)
-
 
 def test_demo_runs_every_phase_and_reports(toy: Path) -> None:
-    from dark_halo_scope.run.demo import PHASES
-
-    ran = {p.stem for p in (toy / "logs").glob("*.ipynb")}
-    assert ran >= set(PHASES) and set(PHASES) <= set(phase_names())
+    run = open_run("toy", str(toy))
+    phases = {p.phase for p in asked_for(run) if p.phase}
+    assert {p.stem for p in (toy / "logs").glob("*.ipynb")} >= phases and phases <= set(phase_names())
     page = (toy / "report.html").read_text()
     assert page.count("<img ") >= 7 and 'src="data:image/png' in page and "http" not in page.split("</style>")[1].split("<img")[0]
-    for product in PRODUCTS:
-        assert read_receipt(toy / product).name
+    body = page.split("</style>")[1]
+    first = body.split('<h2 id="s2">')[0].split('<h2 id="s1">')[1]
+    assert first.startswith("What failed") and "stage0" in first and "overridden because" in first
 
 
 def test_same_seed_same_products(toy: Path, tmp_path: Path) -> None:
     "One worker instead of two, no notebooks: the same identity hashes, product by product"
     run = open_run("toy", str(tmp_path), workers=1)
-    for step in (*steps.ORDER.values(), steps.gates, steps.anchors, search_steps.completeness, search_steps.candidates):
-        step(run)
-    for product in PRODUCTS:
-        assert read_receipt(tmp_path / product).name == read_receipt(toy / product).name, product
+    for product in asked_for(run):
+        assert ensure(run, product.name).name == read_receipt(toy / product.address).name, product.name
     other = open_run("toy", str(tmp_path / "other"), ["mock.seed=3"], workers=1)
-    steps.ensure(other, "plan.parquet")
-    assert read_receipt(other.path("plan.parquet")).name != read_receipt(toy / "plan.parquet").name
+    assert ensure(other, "plan").name != read_receipt(toy / "plan.parquet").name
 
 
 def test_second_run_makes_nothing_again(toy: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in toy.rglob("*.parquet")}
-    steps.ensure(open_run("toy", str(toy), workers=1), "scores.parquet")
-    steps.inject(open_run("toy", str(toy), workers=1))
+    run = open_run("toy", str(toy), workers=1)
+    for product in asked_for(run):
+        ensure(run, product.name)
     assert {p: p.stat().st_mtime_ns for p in toy.rglob("*.parquet")} == before
 
 
@@ -60,28 +58,22 @@ def planted(toy: Path) -> tuple[np.ndarray, np.ndarray]:
     return truth["ra"].to_numpy(), truth["dec"].to_numpy()
 
 
-def test_no_planted_lens_is_host_or_control(toy: Path, tmp_path: Path) -> None:
+def test_no_planted_lens_is_host_or_control(toy: Path) -> None:
     parent = read_table(toy / "parent.parquet")
     assert not near_any(parent["ra"].to_numpy(), parent["dec"].to_numpy(), *planted(toy), 11.0).any()
-    # Without the crossmatch they would be in: the assertion above can fail.
-    shutil.copytree(toy / "release", tmp_path / "release")
-    (tmp_path / "release" / "truth" / "known_lenses.csv").write_text("name,ra,dec\nnone,0.0,0.0\n")
-    run = open_run("toy", str(tmp_path), workers=1)
-    steps.ensure(run, "parent.parquet")
-    careless = read_table(run.path("parent.parquet"))
-    assert near_any(careless["ra"].to_numpy(), careless["dec"].to_numpy(), *planted(toy), 11.0).any()
 
 
 def test_planted_lenses_are_searched_and_known(toy: Path) -> None:
     "Left out of hosts and controls, put back into the search, and named where they are listed"
     run = open_run("toy", str(toy))
     ra, dec = planted(toy)
-    searched, _, unseen = search_steps.searched(run)
-    near = search_steps.nearest(ra, dec, searched)[1] < 1.5
-    assert near.sum() + unseen >= len(ra) - 1 and set(searched["split"][near_any(searched["ra"], searched["dec"], ra, dec, 1.5)]) != {
-        "test"
-    }
-    listed = steps.as_columns(read_table(toy / "candidates" / "candidates.parquet"))
+    found = searched_of(opened(run, "sky"), opened(run, "parent"), run.recipe.candidates, run.recipe.sky.bands)
+    searched = found.galaxies
+    near = nearest(ra, dec, searched["ra"], searched["dec"])[1] < 1.5
+    assert near.sum() + sum(found.without.values()) >= len(ra) - 1 and set(
+        searched["split"][near_any(searched["ra"], searched["dec"], ra, dec, 1.5)]
+    ) != {"test"}
+    listed = columns_of(read_table(toy / "candidates" / "candidates.parquet"))
     known = np.array([name is not None for name in listed["known_as"]])
     assert (known == near_any(listed["ra"], listed["dec"], ra, dec, 5.0)).all()
     # Nothing that trained the network is searched, but for what no training used: the surroundings of planted lenses.
@@ -92,7 +84,8 @@ def test_planted_lenses_are_searched_and_known(toy: Path) -> None:
 def test_injections_count_before_any_cut(toy: Path) -> None:
     "Every planned injection of the split is in the maps, scored or not"
     run = open_run("toy", str(toy))
-    drawn = search_steps.injections_of(run, search_steps.threshold_of(run))
+    threshold = json.loads((toy / "completeness.json").read_text())["threshold"]["logit"]
+    drawn = injections_of(*(opened(run, name) for name in ("plan", "stamps", "scores")), run.recipe.completeness.split, threshold)
     plan = read_table(toy / "plan.parquet").to_pandas()
     assert len(drawn["found"]) == ((plan.split == "test") & ~plan.is_control).sum()
     cells = read_table(toy / "completeness.parquet").to_pandas()
@@ -163,7 +156,8 @@ def test_undeclared_parameter(tmp_path: Path) -> None:
     ("override", "said"),
     [
         ("plan.priorr=wide", "did you mean 'prior'"),
-        ("bands=[g, r, y]", "unknown band 'y'"),
+        ("sky.bands=[g, r, y]", "unknown band 'y'"),
+        ("paint.n_pix=80", "stated once, as sky.n_pix"),
         ("selection.variant=v9", "unknown selection 'v9'"),
     ],
 )
@@ -177,13 +171,23 @@ def test_misspelt_key_in_a_file(tmp_path: Path) -> None:
     assert "mine.yaml" in line and "did you mean 'selection'" in line
 
 
-def broken_copy(toy: Path, tmp_path: Path, *products: str) -> Run:
+def broken_copy(toy: Path, tmp_path: Path, *names: str) -> Run:
     "A run with the toy's release and some of its products, to be broken"
+    run = open_run("toy", str(tmp_path), workers=1)
     shutil.copytree(toy / "release", tmp_path / "release")
-    for product in products:
-        for name in (product, f"{product}.receipt.json"):
-            shutil.copy(toy / name, tmp_path / name)
-    return open_run("toy", str(tmp_path), workers=1)
+    shutil.copy(receipt_path(toy / "release"), receipt_path(tmp_path / "release"))
+    for name in names:
+        address = run.product(name).address
+        for source in (toy / address, Path(receipt_path(toy / address))):
+            shutil.copy(source, tmp_path / source.relative_to(toy))
+        for beside in read_receipt(toy / address).run["files"]:
+            shutil.copy(toy / beside, tmp_path / beside)
+    return run
+
+
+def release_of(run: Run) -> Release:
+    "The files that a run reads"
+    return Release(run.address("release"))
 
 
 def refused(function, *arguments) -> str:
@@ -197,51 +201,50 @@ def refused(function, *arguments) -> str:
 
 
 def test_truncated_sweep(toy: Path, tmp_path: Path) -> None:
-    run = broken_copy(toy, tmp_path, "density.parquet")
-    sweep = Path(run.release.sweeps()[0])
+    run = broken_copy(toy, tmp_path, "density")
+    sweep = Path(release_of(run).sweeps()[0])
     sweep.write_bytes(sweep.read_bytes()[:-4000])
-    said = refused(steps.parent, run)
+    said = refused(make, run, "parent")
     assert sweep.name in said and not (tmp_path / "parent.parquet").exists()
 
 
 def test_sweep_without_a_needed_column(toy: Path, tmp_path: Path) -> None:
-    run = broken_copy(toy, tmp_path, "density.parquet")
-    sweep = run.release.sweeps()[0]
+    run = broken_copy(toy, tmp_path, "density")
+    sweep = release_of(run).sweeps()[0]
     with fits.open(sweep) as hdus:
         columns = [c for c in hdus[1].columns if c.name.upper() != "FLUX_W1"]
         table = fits.BinTableHDU.from_columns(columns)
     table.writeto(sweep, overwrite=True)
-    assert "flux_w1" in refused(steps.parent, run).lower()
+    assert "flux_w1" in refused(make, run, "parent").lower()
 
 
 def test_no_galaxy_selected(toy: Path, tmp_path: Path) -> None:
-    broken_copy(toy, tmp_path, "density.parquet")
+    broken_copy(toy, tmp_path, "density")
     run = open_run("toy", str(tmp_path), ["selection.min_nobs=99"], workers=1)
-    steps.density(run)
-    assert "no galaxy passes" in refused(steps.parent, run) and not (tmp_path / "parent.parquet").exists()
+    make(run, "density")
+    assert "no galaxy passes" in refused(make, run, "parent") and not (tmp_path / "parent.parquet").exists()
 
 
 def test_bad_brick_is_set_aside_and_the_rest_is_kept(toy: Path, tmp_path: Path) -> None:
-    products = ("density.parquet", "parent.parquet", "plan.parquet")
-    run = broken_copy(toy, tmp_path, *products)
-    bricks = list(json.loads((toy / "stamps.receipt.json").read_text())["identity"]["content"])
-    image = Path(run.release.coadd(bricks[0], "image", "r"))
+    run = broken_copy(toy, tmp_path, "density", "parent", "plan")
+    bricks = list(read_receipt(toy / "stamps").identity["content"])
+    image = Path(release_of(run).coadd(bricks[0], "image", "r"))
     whole = image.read_bytes()
     image.write_bytes(whole[: len(whole) // 2])
-    said = refused(steps.inject, run)
-    assert bricks[0] in said and "--allow-missing" in said and not (tmp_path / "stamps.receipt.json").exists()
+    said = refused(make, run, "stamps")
+    assert bricks[0] in said and "--allow-missing" in said and not Path(receipt_path(tmp_path / "stamps")).exists()
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "stamps").rglob("*.parquet")}
     assert len(kept) == len(bricks) - 1
     allowed = open_run("toy", str(tmp_path), workers=1, allow_missing=True)
-    assert steps.inject(allowed).identity["set_aside"] == [bricks[0]]
+    assert make(allowed, "stamps").identity["set_aside"] == [bricks[0]]
     image.write_bytes(whole)
-    assert steps.inject(run).identity["content"] == read_receipt(toy / "stamps").identity["content"]
+    assert make(run, "stamps").identity["content"] == read_receipt(toy / "stamps").identity["content"]
     assert {p: p.stat().st_mtime_ns for p in kept} == kept  # the rerun did only what was missing
 
 
 def test_missing_coadd_and_missing_input(toy: Path, tmp_path: Path) -> None:
     run = broken_copy(toy, tmp_path)
-    assert "phase3_parent" in refused(steps.plan, run)
+    assert "phase3_parent" in refused(make, run, "plan")
     assert not is_done(run.path("plan.parquet"), {})
 
 
@@ -256,4 +259,4 @@ def test_the_phases_beside_the_demo(phase: str, more: list[str], toy: Path) -> N
     out = "runs/toy" if phase != "phase1_observability" else "runs/one"
     done = dhs("run", phase, "--recipe", "toy", "--out", out, *more, cwd=toy.parents[1])
     assert done.returncode == 0, done.stderr[-2000:]
-    assert list((toy.parents[1] / out).glob("*.receipt.json"))
+    assert list((toy.parents[1] / out).glob("*receipt.json"))

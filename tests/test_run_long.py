@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from dark_halo_scope.run.bench_scale import bench_scale
+from dark_halo_scope.bench.scale import bench_scale
 
 
 @pytest.mark.slow

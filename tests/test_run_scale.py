@@ -53,7 +53,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def run_at(planned: Run, out: str, **engine) -> Run:
     "A run on the planned survey with its products elsewhere"
-    for name in ("plan.parquet", "plan.parquet.receipt.json"):
+    for name in ("plan.parquet", "_plan.parquet.receipt.json"):
         write_bytes(read_bytes(planned.path(name)), join(out, name))
     return open_run("toy", out, [*SMALL, f"release={planned.path('release')}"], **engine)
 
@@ -278,7 +278,7 @@ def test_parent_killed_then_resumed(workers: int, planned: Run, reference: dict,
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     done = {p: p.stat().st_mtime_ns for p in (tmp_path / "stamps").rglob("*.parquet") if Path(receipt_path(p)).exists()}
-    assert done and not Path(run.path("stamps.receipt.json")).exists()
+    assert done and not Path(receipt_path(run.path("stamps"))).exists()
     deadline = time.monotonic() + 60
     while any(map(alive, family)) and time.monotonic() < deadline:
         time.sleep(0.2)

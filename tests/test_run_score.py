@@ -22,7 +22,7 @@ from dark_halo_scope.run import steps
 from dark_halo_scope.run.phases import Run, open_run
 from dark_halo_scope.run.score import packaged_network, score_places, score_positions
 from dark_halo_scope.survey.viewer import ViewerRecipe
-from dark_halo_scope.survey.web import Asker, Manners
+from dark_halo_scope.survey.web import HttpClient, RequestPolicy
 
 from .conftest import dhs
 
@@ -81,7 +81,10 @@ def test_a_list_that_cannot_be_scored_leaves_nothing(service, tmp_path):
     (tmp_path / "none.csv").write_text("name,ra,dec\nnowhere,10.0,-88.0\n")
     with pytest.raises(BadInput, match="no cutout"):
         score_positions(
-            str(tmp_path / "none.csv"), str(tmp_path / "out"), viewer=ViewerRecipe(service=service.address), asker=Asker(Manners(pause=0))
+            str(tmp_path / "none.csv"),
+            str(tmp_path / "out"),
+            viewer=ViewerRecipe(service=service.address),
+            client=HttpClient(RequestPolicy(pause=0)),
         )
     assert not (tmp_path / "out" / "scores.csv").exists()
 
@@ -115,7 +118,7 @@ def test_killed_and_resumed_gives_the_same_bytes(tiny, tmp_path):
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     there = contents(cut)
-    assert 0 < len(there) < 4 and not (cut / "sky.receipt.json").exists()
+    assert 0 < len(there) < 4 and not (cut / "_sky.receipt.json").exists()
     receipt = score_sky(at(cut), checkpoints=(packaged_network(),))
     assert 0 < receipt.run["skipped"] < 4 and contents(cut) == contents(whole)
     assert receipt.name == read_receipt(whole / "sky").name

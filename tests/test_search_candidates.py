@@ -17,6 +17,7 @@ from regions import Regions
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.schema import check_table, product_columns
+from dark_halo_scope.base.sphere import separation
 from dark_halo_scope.search.candidates import (
     CandidateRecipe,
     KnownList,
@@ -35,7 +36,7 @@ from dark_halo_scope.stats.calibration import fit_calibrator, survey_yield
 from dark_halo_scope.stats.metrics import TiedScores
 from dark_halo_scope.survey.bricks import brick_ids, brick_names
 from dark_halo_scope.survey.maskbits import mask_value
-from dark_halo_scope.trust.anchors import name_agrees, separation
+from dark_halo_scope.trust.anchors import name_agrees
 
 PREVALENCE = 0.02
 
@@ -258,7 +259,7 @@ def test_lenscats_table_is_read_and_its_clusters_left_out(tmp_path) -> None:
     assert known_list(str(tmp_path / "lenscat.csv"), ("Lopes",)).names.tolist() == ["A"]
     assert len(known_list(str(tmp_path / "lenscat.csv")).ra) == 2
     (tmp_path / "bad.csv").write_text("name,RA [deg],DEC [deg]\nA,1.5,north\n")
-    with pytest.raises(BadInput, match="row 2, column dec"):
+    with pytest.raises(BadInput, match=r"line 2: DEC \[deg\] 'north' is no angle"):
         known_list(str(tmp_path / "bad.csv"))
 
 
@@ -276,7 +277,7 @@ def test_published_candidates_are_recognised(real_data) -> None:
 
 def test_cuts_are_counted_and_made() -> None:
     sky, _, scores = a_sky(np.random.default_rng(4))
-    sky["maskbits"][:10] = mask_value(["BAILOUT"])
+    sky["maskbits"][:10] = mask_value(["CLUSTER"])
     sky["psfdepth_r"][10:30] = 100.0
     recipe = CandidateRecipe(min_depth_r=23.5)
     cuts = search_cuts(sky, scores, 1.0, recipe)
@@ -324,7 +325,7 @@ def test_bad_input_is_one_clear_line() -> None:
         assert said in str(caught.value) and "\n" not in str(caught.value)
     for choices, said in (
         ({"splits": ("val", "test")}, "sets the threshold and is searched"),
-        ({"by": "purity"}, "name another rates_split"),
+        ({"rates_split": "val"}, "name another rates_split"),
         ({"prevalence": (0.1, 0.01)}, "expected shares"),
         ({"mask_names": ("BRIGTH",)}, "did you mean 'BRIGHT'"),
     ):

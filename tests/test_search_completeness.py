@@ -12,21 +12,27 @@ from scipy import special
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.receipts import read_table, write_table
+from dark_halo_scope.search.candidates import rate_rows
 from dark_halo_scope.search.catalogues import completeness_fits
 from dark_halo_scope.search.completeness import (
     Axis,
+    CellMap,
     CompletenessRecipe,
+    LensDefinition,
     all_maps,
     completeness_from,
     completeness_map,
     completeness_table,
     could_be_found,
+    disputed,
     effective_number,
     estimate,
     forecast,
+    forecast_bins,
     host_correlation,
     injections_table,
     jeffreys,
+    mixture_recall,
     survey_conditions,
     survey_weights,
 )
@@ -264,3 +270,64 @@ def test_forecasts_are_calibrated() -> None:
     assert np.mean(np.array(p_values) < 0.05) <= 0.1 and np.median(shifted) < 0.001
     with pytest.raises(BadInput, match="none of 80 lenses"):
         forecast(m, lenses | {"theta_E": np.full(80, 9.0)})
+
+
+# Forecasts bin by bin, definitions, populations
+
+
+def cells(p: float, n: int, seed: int = 0) -> CellMap:
+    "A map over theta_E of known completeness from n injections a cell"
+    draw = np.random.default_rng(seed)
+    theta = draw.uniform(0.5, 2.0, 3 * n)
+    return completeness_map(
+        injections_table(draw.random(3 * n) < p, np.arange(3 * n), {"theta_E": theta}), [Axis("theta_E", (0.5, 1.0, 1.5, 2.0))]
+    )
+
+
+def test_bins_hold_what_they_say() -> None:
+    "Lenses of the map's own completeness lie in the interval some 95 % of the time; others do not"
+    held = {0.4: [], 0.7: []}
+    for seed in range(60):
+        m, draw = cells(0.4, 120, seed), np.random.default_rng([seed, 1])
+        for p, kept in held.items():
+            theta = draw.uniform(0.5, 2.0, 60)
+            lenses = injections_table(draw.random(60) < p, np.arange(60), {"theta_E": theta})
+            kept += [b.agrees for b in forecast_bins(m, lenses, "theta_E", (0.5, 1.0, 1.5, 2.0), draws=800)]
+    assert 0.93 < np.mean(held[0.4]) < 0.995 and np.mean(held[0.7]) < 0.5
+
+
+def test_a_failed_bin_marks_its_cells_and_no_others() -> None:
+    m = cells(0.1, 200)
+    theta = np.r_[np.full(30, 0.7), np.full(30, 1.7)]
+    lenses = injections_table(np.r_[np.zeros(30, bool), np.ones(30, bool)], np.arange(60), {"theta_E": theta})
+    bins = forecast_bins(m, lenses, "theta_E", (0.5, 1.0, 1.5, 2.0))
+    assert [b.n for b in bins] == [30, 30] and [b.agrees for b in bins] == [True, False]
+    assert disputed(m, bins).status.tolist() == ["measured", "measured", "disputed"]
+    with pytest.raises(BadInput, match="axis"):
+        forecast_bins(m, lenses, "arc_mag_r", (20, 25))
+
+
+def test_cells_whose_arcs_leave_the_stamp_say_so() -> None:
+    theta = np.r_[np.full(40, 0.7), np.full(40, 1.7)]
+    columns = {"theta_E": theta, "arc_inside_frac": np.where(theta > 1, 0.5, 1.0)}
+    m = completeness_map(injections_table(np.ones(80, bool), np.arange(80), columns), [Axis("theta_E", (0.5, 1.0, 2.0))])
+    assert m.status.tolist() == ["measured", "stamp"]
+
+
+def test_recall_of_a_population() -> None:
+    "Cells found at .2, .4 and .9, and a population that lies half in the first, half in the last and a tenth outside"
+    theta = np.repeat([0.7, 1.2, 1.7], 1000)
+    hit = np.tile(np.arange(1000), 3) < np.repeat([200, 400, 900], 1000)
+    m = completeness_map(injections_table(hit, np.arange(3000), {"theta_E": theta}), [Axis("theta_E", (0.5, 1.0, 1.5, 2.0))])
+    told = mixture_recall(m, np.array([0.45, 0.0, 0.45]))
+    assert told.value == pytest.approx(0.55) and told.unmeasured == pytest.approx(0.1) and told.lo < 0.55 < told.hi
+    with pytest.raises(BadInput, match="share"):
+        mixture_recall(m, np.ones(2))
+
+
+def test_one_definition_of_a_lens() -> None:
+    lens = LensDefinition(1.0, 23.0)
+    keep = rate_rows(np.array([0, 1, 1, 1, -1]), np.array([0, 1.5, 0.5, 1.5, 2.0]), np.array([np.inf, 22, 22, 24, 20]), lens)
+    assert keep.tolist() == [True, True, False, False, False] and "1 arcsec" in str(lens)
+    with pytest.raises(BadInput, match="min_theta_E"):
+        LensDefinition(-1.0)

@@ -371,7 +371,7 @@ def test_the_export_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert (
         len(grades) == 51
         and set(grades["comment"]) == {"=comment, with a comma"}
-        and (tmp_path / "out" / "votes.parquet.receipt.json").exists()
+        and (tmp_path / "out" / "_votes.parquet.receipt.json").exists()
     )
 
 

@@ -152,6 +152,8 @@ def test_weights_balance_and_hard_negatives(bricks, index, tmp_path):
     counts = np.bincount(rows, minlength=len(few))
     assert set(counts[: 5 * 37]) == {2, 3} and (counts[5 * 37 :] == 1).all() and abs(counts[: 5 * 37].mean() - 2.5) < 0.15
     snr = build_index([StampSet(tuple(bricks))], Selection(min_arc_snr=30))
+    with pytest.raises(BadInput, match="arc_snr_g"):
+        build_index([StampSet(tuple(bricks))], Selection(min_arc_snr_g=25))
     balanced = np.concatenate([b.row for e in range(40) for b in Reader(snr, ReadRecipe(positive_fraction=0.5)).batches(e)])
     assert abs(snr.label[balanced].mean() - 0.5) < 0.07 and snr.label.mean() < 0.35
     assert len(np.unique(balanced)) == len(snr), "over a few epochs every control is seen"

@@ -100,6 +100,21 @@ def test_purity_by_hand():
     assert wide.purity_lo < got.purity_lo and wide.purity_hi > got.purity_hi
 
 
+def test_weights_of_the_plan_are_kept():
+    "Weights two on a half are that half twice, in value; the interval does not shrink by it"
+    r = np.random.default_rng(8)
+    s, y, w = r.normal(0, 1, 4000).astype(np.float32), np.arange(4000) % 2 == 1, np.where(np.arange(4000) < 2000, 2.0, 1.0)
+    s[y] += 1
+    got = c.survey_yield(s, y, 1.0, 0.01, weights=w, lens="stated")
+    twice = c.survey_yield(np.r_[s, s[:2000]], np.r_[y, y[:2000]], 1.0, 0.01)
+    once = c.survey_yield(s, y, 1.0, 0.01)
+    assert np.isclose(got.purity, twice.purity) and got.lens == "stated" and got.purity != once.purity
+    assert got.purity_hi - got.purity_lo > once.purity_hi - once.purity_lo > twice.purity_hi - twice.purity_lo
+    for wrong in (w[:-1], -w, np.where(y, 0, 1.0)):
+        with pytest.raises(BadInput, match="weights"):
+            c.survey_yield(s, y, 1.0, 0.01, weights=wrong)
+
+
 def test_bad_input_is_named():
     x, y, p = sample(np.random.default_rng(5), 200)
     with pytest.raises(BadInput, match="did you mean 'platt'"):

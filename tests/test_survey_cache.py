@@ -14,15 +14,15 @@ from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.survey import cache
 from dark_halo_scope.survey.coadds import read_cutouts
 from dark_halo_scope.survey.release import Release
-from dark_halo_scope.survey.web import Asker, Manners
+from dark_halo_scope.survey.web import HttpClient, RequestPolicy
 from tests.test_survey_files import sky, write_brick
 
 BRICKS = ("1501p022", "1503p022", "1506p022")
 
 
 def quick():
-    "An asker that does not wait"
-    return Asker(Manners(pause=0.0, tries=2, timeout=2.0), sleep=lambda seconds: None)
+    "An client that does not wait"
+    return HttpClient(RequestPolicy(pause=0.0, tries=2, timeout=2.0), sleep=lambda seconds: None)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_files_that_are_broken_or_missing_are_set_aside_and_leave_nothing(origin
     assert result.files == 0 and len(result.set_aside) == 10 and all("404" in reason for reason in result.set_aside.values())
     assert not list(tmp_path.rglob("*.fz*"))
     with pytest.raises(BadInput, match="404"):
-        cache.ensure_brick(portal, copy, "0001m002", asker=quick())
+        cache.ensure_brick(portal, copy, "0001m002", client=quick())
 
 
 @pytest.mark.parametrize(

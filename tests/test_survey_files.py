@@ -55,7 +55,7 @@ def test_columns_are_those_that_astropy_reads(sweep, chunk_bytes):
     columns = sweep_columns()
     pieces = list(table_chunks(str(sweep), columns, chunk_bytes=chunk_bytes))
     ours = pa.concat_tables(pieces)
-    assert ours.column_names == columns and len(pieces) == {1: 500, 1000: 84, 2**20: 1}[chunk_bytes]
+    assert ours.column_names == columns and len(pieces) == {1: 500, 1000: 100, 2**20: 1}[chunk_bytes]
     for name in columns:
         assert (
             ours[name].to_pylist()
@@ -117,7 +117,7 @@ def broken(path, target, change):
         (lambda b: b.replace(b"NAXIS2  =                  500", b"NAXIS2  =                 -500"), "NAXIS2"),
         (lambda b: b.replace(b"NAXIS2  =                  500", b"NAXIS2  =                  5.5"), "NAXIS2"),
         (lambda b: b.replace(b"'BINTABLE'", b"'IMAGE   '"), "binary table"),
-        (lambda b: b.replace(b"TFORM12 = 'E", b"TFORM12 = 'D"), "bytes a row"),
+        (lambda b: b.replace(b"TFORM14 = 'E", b"TFORM14 = 'D"), "bytes a row"),
         (lambda b: b.replace(b"'FLUX_R  '", b"'FLUX_RR '"), "flux_r"),
         (lambda b: b[:2880], "no HDU 1"),
     ],
@@ -309,7 +309,7 @@ def write_brick(root, side=SIDE, seed=1, gap=None):
         ):
             path = compressed(release.coadd("1501p022", kind, band), values.astype(np.float32), header=fits.Header(cards), **options)
             planes[kind, band] = path
-    mask = ((np.hypot(x - 300, y - 300) < 50) * 2048 + (x < 40) * 1).astype(np.int32)
+    mask = ((np.hypot(x - 300, y - 300) < 50) * 2 + (x < 40) * 1).astype(np.int32)
     compressed(release.coadd("1501p022", "maskbits"), mask, header=fits.Header(cards), compression_type="HCOMPRESS_1")
     return release
 
@@ -427,8 +427,8 @@ def test_a_broken_coadd_is_an_error_that_names_the_file(brick, tmp_path, kind, b
 @pytest.fixture(scope="module")
 def whole_brick(tmp_path_factory):
     "A mock brick of DR10's size, a corner of which one band never saw"
-    from dark_halo_scope.survey.mock import make_mock
-    from dark_halo_scope.survey.mock_sky import MockRecipe
+    from dark_halo_scope.mock.release import make_mock
+    from dark_halo_scope.mock.sky import MockRecipe
 
     root = tmp_path_factory.mktemp("whole")
     make_mock(str(root), MockRecipe(rows=1, columns=1, n_pix=3600, uncovered=1.0, n_lenses=4, stars=60))

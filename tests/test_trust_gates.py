@@ -1,4 +1,4 @@
-"""trust.gates: sound products pass, every planted fault is caught by its own gate."""
+"""trust.gates, trust.score_gates and trust.gate_power: sound products pass, every planted fault is caught by its own gate."""
 
 import json
 import os
@@ -21,6 +21,7 @@ from dark_halo_scope.injection.plan import PlanRecipe
 from dark_halo_scope.lensing.sources import SourceBank
 from dark_halo_scope.stamps.codec import encode
 from dark_halo_scope.stats.metrics import auc_influence
+from dark_halo_scope.trust import gate_power, probe, score_gates
 from dark_halo_scope.trust import gates as g
 from dark_halo_scope.trust.core import core_light_of, painted_toy
 from dark_halo_scope.trust.realism import realism_power
@@ -32,9 +33,9 @@ def test_a_sound_product_passes_every_gate():
     json.dumps(g.gate_rows(results), allow_nan=False)
 
 
-@pytest.mark.parametrize("name", list(g.PLANTED))
+@pytest.mark.parametrize("name", list(gate_power.PLANTED))
 def test_each_planted_fault_is_caught_by_its_gate(name):
-    kind, sizes = g.PLANTED[name]
+    kind, sizes = gate_power.PLANTED[name]
     for seed in range(3):
         bad = g.toy_product(np.random.default_rng(seed), 200, kind, sizes[-1])
         assert g.GATES[name](bad, g.GateRecipe()).passed is False
@@ -109,7 +110,7 @@ def test_a_wrong_psf_shows_in_the_core():
 def test_sources_with_pictures_need_their_bank():
     y, x = np.mgrid[:41, :41] - 20.0
     blob = np.clip(np.exp(-np.hypot(x, y * 1.5) / 4) - np.exp(-18 / 4), 0, None) * (np.hypot(x, y) < 18)
-    bank = SourceBank([blob / blob.sum(), blob.T / blob.sum()], 0.03)
+    bank = SourceBank([blob / blob.sum(), blob.T / blob.sum(), blob[::-1, ::-1].T / blob.sum()], 0.03)
     made = g.from_table(painted_toy(150, 6, PlanRecipe(prior="compact", src_kind="hst"), bank=bank))
     assert "need their bank" in g.core_light_gate(made, g.GateRecipe()).why
     found = g.core_light_gate(replace(made, bank=bank), g.GateRecipe(rendered=40))
@@ -146,7 +147,7 @@ def test_probe_is_a_ridge_classifier_and_never_parts_a_host():
     r = np.random.default_rng(3)
     hosts, y = np.repeat(np.arange(150), 4), np.repeat(r.random(150) < 0.5, 4)
     x = r.normal(0, 1, (600, 3)) + 0.7 * y[:, None]
-    fold = g.host_folds(hosts)
+    fold = probe.host_folds(hosts)
     assert all(len(np.unique(fold[hosts == h])) == 1 for h in range(150)) and set(np.bincount(fold)) == {120}
     f = np.clip((x - np.median(x, 0)) / x.std(0), -6, 6)
     f = np.column_stack([f, f**2])
@@ -156,15 +157,15 @@ def test_probe_is_a_ridge_classifier_and_never_parts_a_host():
         )[0]
         for k in range(5)
     ]
-    assert abs(g.probe(x, y, hosts).auc - np.mean(peer)) < 5e-3
+    assert abs(probe.probe(x, y, hosts).auc - np.mean(peer)) < 5e-3
 
 
 def test_repeated_hosts_widen_the_interval():
     r = np.random.default_rng(4)
     x, y = r.normal(0, 1, (100, 3)), np.arange(100) < 50
-    once = g.excess(x, None, y, np.arange(100), 0.001)
-    copies = g.excess(np.repeat(x, 20, 0), None, np.repeat(y, 20), np.repeat(np.arange(100), 20), 0.001)
-    as_if = g.excess(np.repeat(x, 20, 0), None, np.repeat(y, 20), np.arange(2000), 0.001)
+    once = probe.excess(x, None, y, np.arange(100), 0.001)
+    copies = probe.excess(np.repeat(x, 20, 0), None, np.repeat(y, 20), np.repeat(np.arange(100), 20), 0.001)
+    as_if = probe.excess(np.repeat(x, 20, 0), None, np.repeat(y, 20), np.arange(2000), 0.001)
     assert copies.hi - copies.lo > 0.8 * (once.hi - once.lo) > 2 * (as_if.hi - as_if.lo)
 
 
@@ -202,7 +203,7 @@ def test_bad_products_are_named(tmp_path):
 def test_recorded_power_of_the_gates():
     "The stated reach of every gate: no more false alarms than 1 in 1000 would give, and a fault caught four times in five"
     rows = json.loads(manifest("receipts", "gate_power.json").read_text())["gates"]
-    assert {r["gate"] for r in rows} == {*g.PLANTED, *g.SCORES_PLANTED, "realism"}
+    assert {r["gate"] for r in rows} == {*gate_power.PLANTED, *gate_power.SCORES_PLANTED, "realism"}
     for r in rows:
         assert r["draws"] >= 500 and r["false_alarms"] <= 3 and np.isfinite(r["fault80"]), r["gate"]
 
@@ -212,7 +213,11 @@ def test_recorded_power_of_the_gates():
 def test_power_of_the_gates_anew():
     "The stated reach again; DHS_RECEIPT names a file for the figures"
     recorded = {r["gate"]: r for r in json.loads(manifest("receipts", "gate_power.json").read_text())["gates"]}
-    measured = g.power_table(draws=500, fault_draws=40) + g.score_power(draws=500, fault_draws=40) + [realism_power(fault_draws=40)]
+    measured = (
+        gate_power.power_table(draws=500, fault_draws=40)
+        + gate_power.score_power(draws=500, fault_draws=40)
+        + [realism_power(fault_draws=40)]
+    )
     where = os.environ.get("DHS_RECEIPT")
     if where:
         made = "DHS_RECEIPT=... pytest -m slow tests/test_trust_gates.py"
@@ -223,11 +228,11 @@ def test_power_of_the_gates_anew():
 
 
 def test_honest_scores_pass_and_each_fault_in_scores_is_caught():
-    logit, _, y, columns = g.toy_scores(np.random.default_rng(6))
+    logit, _, y, columns = score_gates.toy_scores(np.random.default_rng(6))
     odds = logit.astype(float)
 
     def failures(o, **changed):
-        return g.failed(g.run_score_gates(o.astype(np.float32), 1 / (1 + np.exp(-o)), y, {**columns, **changed}))
+        return g.failed(score_gates.run_score_gates(o.astype(np.float32), 1 / (1 + np.exp(-o)), y, {**columns, **changed}))
 
     assert failures(odds) == []
     assert failures(np.minimum(odds, 2.0))[0] == "saturation"
@@ -238,8 +243,10 @@ def test_honest_scores_pass_and_each_fault_in_scores_is_caught():
     assert "physics" in failures(np.where(columns["theta_E"] > 2, odds - 4, odds))
 
 
-@pytest.mark.parametrize("name", list(g.SCORES_PLANTED))
+@pytest.mark.parametrize("name", list(gate_power.SCORES_PLANTED))
 def test_each_planted_fault_of_scores_is_caught_by_its_gate(name):
-    kind, sizes = g.SCORES_PLANTED[name]
+    kind, sizes = gate_power.SCORES_PLANTED[name]
     for seed in range(2):
-        assert name in g.failed(g.run_score_gates(*g.toy_scores(np.random.default_rng(seed), 6000, kind, 1.5 * sizes[-1])))
+        assert name in g.failed(
+            score_gates.run_score_gates(*score_gates.toy_scores(np.random.default_rng(seed), 6000, kind, 1.5 * sizes[-1]))
+        )

@@ -116,6 +116,11 @@ def test_grading_with_colleagues(after_first_hour: Path) -> None:
     assert not missing("06_grading", after_first_hour)
 
 
+def test_a_lens_model_for_every_candidate(tmp_path: Path) -> None:
+    said = follow("07_model", tmp_path)
+    assert "4 modelled" in said and "theta_E" in said and not missing("07_model", tmp_path)
+
+
 def test_the_cluster_that_would_be_started(tmp_path: Path) -> None:
     "The command of the Spark tutorial that costs nothing; the rest of the page runs among the slow tests"
     (said,) = [b for b in blocks("05_spark") if "dhs emr" in b]

@@ -6,7 +6,7 @@
 __all__ = ['Product', 'function_named', 'Chosen', 'choices_of', 'Input', 'brick_address', 'Inputs', 'Task', 'Made', 'uncounted',
            'Place']
 
-# %% ../../nbs/base/products.ipynb #8e2f99e1
+# %% ../../nbs/base/products.ipynb #f89d117c
 import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from .errors import BadInput
 from .receipts import Receipt, read_table
 from .storage import join, read_bytes
 
-# %% ../../nbs/base/products.ipynb #34a779db
+# %% ../../nbs/base/products.ipynb #ff5fb214
 @dataclass(frozen=True)
 class Product:
     "What a product is, and how it is made; functions are named as `room.module:function`, so that declaring one imports nothing"
@@ -49,7 +49,7 @@ class Product:
         "The functions whose code decides the content"
         return tuple(name for name in (self.make, self.tasks, self.load, self.one) if name)
 
-# %% ../../nbs/base/products.ipynb #7817d513
+# %% ../../nbs/base/products.ipynb #7c535d75
 def function_named(
     name: str,  # "room.module:function"
 ) -> Callable:
@@ -60,7 +60,7 @@ def function_named(
     except (ImportError, AttributeError) as error:
         raise BadInput(f"{name}: no such function ({error})") from error
 
-# %% ../../nbs/base/products.ipynb #b4308d3a
+# %% ../../nbs/base/products.ipynb #82f0caf5
 class Chosen:
     "The sections of a recipe that a product declares; raises BadInput for any other"
 
@@ -69,7 +69,8 @@ class Chosen:
         recipe: Any,  # The run's recipe
         product: Product,
     ) -> None:
-        self._product, self._sections = product, {}
+        self._product = product
+        self._sections: dict[str, Any] = {}
         for entry in product.chosen_by:
             section, _, value = entry.partition(".")
             whole = getattr(recipe, section)
@@ -89,7 +90,7 @@ class Chosen:
             raise BadInput(f"product '{self._product.name}' reads '{name}' of the recipe, but declares {declared}")
         return self._sections[name]
 
-# %% ../../nbs/base/products.ipynb #eac1d5d2
+# %% ../../nbs/base/products.ipynb #41bcea69
 def choices_of(
     recipe: Any,  # The run's recipe
     product: Product,
@@ -102,7 +103,7 @@ def choices_of(
         values[entry] = recipe_identity(getattr(whole, value) if value else whole)
     return values
 
-# %% ../../nbs/base/products.ipynb #5d249098
+# %% ../../nbs/base/products.ipynb #61588504
 @dataclass(frozen=True)
 class Input:
     "A product that is there"
@@ -137,7 +138,7 @@ def brick_address(
     "Where a brick's file lies below its product: bricks by their first three letters"
     return f"{brick}.parquet" if "/" in brick else f"{brick[:3]}/{brick}.parquet"
 
-# %% ../../nbs/base/products.ipynb #c08e9a6b
+# %% ../../nbs/base/products.ipynb #ad0c4dc9
 class Inputs(Mapping):
     "The declared inputs by name; raises BadInput for any other"
 
@@ -157,7 +158,7 @@ class Inputs(Mapping):
     def __len__(self) -> int:
         return len(self._given)
 
-# %% ../../nbs/base/products.ipynb #b841c897
+# %% ../../nbs/base/products.ipynb #3aabfd8f
 @dataclass(frozen=True)
 class Task:
     "One sweep or brick to be made"

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['BANDS', 'ROLES', 'TYPES', 'UCD_BANDS', 'IDENTITY', 'OBSERVING', 'PARENT', 'HOST', 'PLAN', 'STAMPS', 'SCORES',
-           'CANDIDATES', 'COMPLETENESS', 'GRADES', 'VOTES', 'PRODUCTS', 'parse_bands', 'Column', 'columns_of',
-           'product_columns', 'check_table', 'table_from', 'metadata_columns']
+           'LENS_FIT', 'CANDIDATES', 'MODELS', 'COMPLETENESS', 'GRADES', 'VOTES', 'PRODUCTS', 'parse_bands', 'Column',
+           'columns_of', 'product_columns', 'check_table', 'fixed_width', 'plain_types', 'conform', 'table_from',
+           'metadata_columns']
 
 # %% ../../nbs/base/schema.ipynb #d5d0021b
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .errors import BadInput, unknown_name
 
@@ -98,6 +100,8 @@ PARENT = (
     Column("mag_{band}", "float32", "mag", "AB magnitude, dereddened", "photometry"),
     Column("mag_w1", "float32", "mag", "AB magnitude in W1, dereddened", "photometry"),
     Column("shape_r", "float32", "arcsec", "half-light radius of the catalogue fit", "photometry"),
+    Column("shape_e1", "float32", "", "ellipticity of the catalogue fit, north to east; 0 where it has no shape", "photometry"),
+    Column("shape_e2", "float32", "", "the same, second component", "photometry"),
     *OBSERVING,
     Column("maskbits", "int32", "", "named bits of the catalogue's mask, see survey.maskbits", "observing"),
     *(Column(f"is_v{i}", "bool", "", f"passes selection v{i}", "photometry") for i in range(1, 6)),
@@ -115,6 +119,15 @@ PLAN = (
     *HOST,
     Column("mag_{band}", "float32", "mag", "host's AB magnitude, dereddened", "photometry"),
     Column("mw_transmission_{band}", "float32", "", "host's Galactic transmission; the painted light is dimmed by it", "observing"),
+    Column(
+        "shape_e1",
+        "float32",
+        "",
+        "host's ellipticity in the catalogue, north to east; 0 where it has no shape",
+        "photometry",
+        optional=True,
+    ),
+    Column("shape_e2", "float32", "", "the same, second component", "photometry", optional=True),
     *OBSERVING,
     Column("is_control", "bool", "", "true: nothing is painted", "truth"),
     Column("weight", "float32", "", "weight of the row in training: controls exist once and are weighted, not copied", "truth"),
@@ -155,13 +168,15 @@ STAMPS = (
     Column("ctrl_saturated_{band}", "int32", "pix", "the same for ctrl_stamp", "pixels", optional=True),
     Column("cutout_ok", "bool", "", "the cutout lies in one brick and has data", "quality"),
     Column("metrics_ok", "bool", "", "enough unmasked pixels on the ring for the quality columns to mean something", "quality"),
-    Column("arc_snr", "float32", "", "sqrt(sum of arc^2 x ivar) over unmasked pixels, all bands", "quality"),
+    Column("arc_snr", "float32", "", "sqrt(sum of arc^2 over the variance of sky and host) over unmasked pixels, all bands", "quality"),
+    Column("arc_snr_{band}", "float32", "", "the same in one band", "quality"),
     Column("bad_pixel_frac", "float32", "", "share of the stamp's pixels that are masked", "quality"),
     Column("theta_over_psf", "float32", "", "theta_E over the r-band FWHM of the drawn PSF", "quality"),
-    Column("magnification", "float32", "", "image flux over source flux", "quality"),
+    Column("magnification", "float32", "", "image flux over source flux, of the whole arc", "quality"),
+    Column("arc_inside_frac", "float32", "", "share of the arc's light that falls in the stamp; 0 for a control", "quality"),
     Column("n_images", "int32", "", "bright peaks of the lensed image before seeing; 1 with a long stretch is an arc", "quality"),
     Column("arc_flux_{band}", "float32", "nmgy", "painted light in the stamp", "quality"),
-    Column("arc_mag_r", "float32", "mag", "AB magnitude of the painted light in r, dereddened", "quality"),
+    Column("arc_mag_r", "float32", "mag", "AB magnitude of the whole arc in r, dereddened", "quality"),
     Column("arc_contrast", "float32", "", "peak of the painted light over the host's light under it, r band", "quality"),
     Column(
         "core_flux_frac", "float32", "", "share of the painted light within 5 px of the centre, from the render itself, r band", "quality"
@@ -179,6 +194,17 @@ SCORES = (
     Column("logit", "float32", "", "raw output of the network's head, computed in float32: the one to rank on", "score"),
     Column("p_lens", "float32", "", "calibrated probability, for people", "score"),
     Column("model_id", "string", "", "identity of the checkpoint or committee", "identity"),
+)
+LENS_FIT = (
+    Column(
+        "theta_E", "float32", "arcsec", "Einstein radius of the best lens model; null where none was fitted", "score", ucd="phys.angSize"
+    ),
+    Column("theta_E_lo", "float32", "arcsec", "lower end of its 68 % interval", "score", ucd="phys.angSize;stat.min"),
+    Column("theta_E_hi", "float32", "arcsec", "upper end of its 68 % interval", "score", ucd="phys.angSize;stat.max"),
+    Column(
+        "delta_log_evidence", "float32", "", "log evidence of the lens model minus that of its best rival", "score", ucd="stat.likelihood"
+    ),
+    Column("verdict", "string", "", "lens preferred, rival preferred, or cannot tell", "score", ucd="meta.code.class"),
 )
 CANDIDATES = (
     Column("name", "string", "", "DESI-RRR.rrrr+DD.dddd, cut off and not rounded, as the IAU asks", "identity", ucd="meta.id;meta.main"),
@@ -204,6 +230,28 @@ CANDIDATES = (
     Column("grade", "string", "", "a person's A, B, C or no; null until graded", "score", ucd="meta.code.qual"),
     Column("viewer", "string", "", "link to the survey's sky viewer", "identity", ucd="meta.ref.url"),
     Column("model_id", "string", "", "identity of the checkpoint or committee", "identity", ucd="meta.id.part"),
+    *(replace(column, optional=True) for column in LENS_FIT),
+)
+MODELS = (
+    Column("name", "string", "", "the candidate, or its name in the list", "identity"),
+    Column("brickname", "string", "", "name of the brick", "identity"),
+    Column("ra", "float64", "deg", "right ascension, ICRS", "position"),
+    Column("dec", "float64", "deg", "declination, ICRS", "position"),
+    *LENS_FIT,
+    Column("theta_E_lo95", "float32", "arcsec", "lower end of the 95 % interval of theta_E", "quality"),
+    Column("theta_E_hi95", "float32", "arcsec", "upper end of the 95 % interval of theta_E", "quality"),
+    Column("model_scatter", "float32", "", "scatter of the lens's log evidence over the starts of its search", "quality"),
+    Column("model_chi2", "float32", "", "chi2 per pixel of the lens model", "quality"),
+    Column("rival_chi2", "float32", "", "chi2 per pixel of the rival", "quality"),
+    Column("model_images", "int32", "", "images of the source's centre", "quality"),
+    Column("model_magnification", "float32", "", "image flux over source flux of the lens model", "quality"),
+    Column("model_arc_snr", "float32", "", "signal-to-noise of the modelled arc, all bands", "quality"),
+    Column("source_mag_{band}", "float32", "mag", "AB magnitude of the modelled source, unlensed, not dereddened", "quality"),
+    Column("counter_ok", "bool", "", "the pixels allow the predicted counter-image; null where none is predicted", "quality"),
+    Column("verdict_why", "string", "", "the reason for the verdict, in words", "quality"),
+    Column("rival", "string", "", "what the rival consists of", "quality"),
+    Column("lens_parts", "string", "", "parts and fluxes of the lens model, JSON", "quality"),
+    Column("rival_parts", "string", "", "parts and fluxes of the rival, JSON", "quality"),
 )
 COMPLETENESS = (
     Column("sample", "string", "", "injections, or planted: lenses of another code, binned alike", "identity", ucd="meta.id"),
@@ -259,6 +307,7 @@ PRODUCTS: dict[str, tuple[Column, ...]] = {
     "stamps": STAMPS,
     "scores": SCORES,
     "candidates": CANDIDATES,
+    "models": MODELS,
     "completeness": COMPLETENESS,
     "grades": GRADES,
     "votes": VOTES,
@@ -295,6 +344,65 @@ def check_table(
         if not right:
             raise BadInput(f"{head}: column '{field.name}' has type {field.type}, expected {wanted}")
     return table.select([n for n in columns if n in table.column_names])
+
+# %% ../../nbs/base/schema.ipynb #190224aa
+def fixed_width(
+    column: pa.ChunkedArray,  # Stamps as bytes of any length
+    where: str,  # File and column, for the message
+) -> pa.ChunkedArray:
+    "Stamps as fixed-size binary values; raises BadInput where their lengths differ or a row has none"
+    lengths = pc.unique(pc.binary_length(column)).to_pylist()
+    if len(lengths) > 1 or lengths == [None]:
+        raise BadInput(f"{where}: stamps of {len(lengths)} different lengths; expected one length in every row")
+    return column.cast(pa.binary(lengths[0])) if lengths else column.cast(pa.binary(1))
+
+
+def plain_types(
+    table: pa.Table,  # As read from a file that somebody may have saved again
+    where: str = "",  # File, for the message
+) -> pa.Table:
+    "The table in the types that products use: dictionaries written out, long strings, views and pandas' row index gone; raises BadInput naming the column"
+    test = pa.types
+    for i, field in reversed(list(enumerate(table.schema))):
+        kind = field.type.value_type if test.is_dictionary(field.type) else field.type
+        if field.name.startswith("__index_level_"):
+            table = table.remove_column(i)
+            continue
+        if test.is_large_string(kind) or test.is_string_view(kind):
+            kind = pa.string()
+        elif test.is_large_binary(kind) or test.is_binary_view(kind):
+            kind = pa.binary()
+        elif test.is_list(kind) or test.is_large_list(kind):
+            inner = kind.value_type
+            kind = pa.list_(pa.string() if test.is_large_string(inner) or test.is_string_view(inner) else inner)
+        column = table.column(i) if kind == field.type else table.column(i).cast(kind)
+        if test.is_binary(kind) and field.name in ("stamp", "ctrl_stamp"):
+            column = fixed_width(column, f"{where + ': ' if where else ''}column '{field.name}'")
+        if column.type != field.type:
+            table = table.set_column(i, field.name, column)
+    return table
+
+# %% ../../nbs/base/schema.ipynb #6f449c0d
+def conform(
+    table: pa.Table,  # The product, its types perhaps widened by another program
+    product: str,  # A key of PRODUCTS
+    bands: Sequence[str] = ("g", "r", "z"),  # Bands it was made with
+    where: str = "",  # File, for the message
+) -> pa.Table:  # As `check_table` gives it
+    "The product with every column in the schema's type; raises BadInput naming a column whose values do not fit it"
+    table = plain_types(table, where)
+    columns = {c.name: c for c in product_columns(product, bands)}
+    for i, field in enumerate(table.schema):
+        wanted = TYPES.get(columns[field.name].dtype) if field.name in columns else None
+        if wanted is not None and field.type != wanted:
+            try:
+                table = table.set_column(i, field.name, table.column(i).cast(wanted))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                head = f"{where + ': ' if where else ''}product '{product}'"
+                raise BadInput(
+                    f"{head}: column '{field.name}' has type {field.type}, expected {wanted} ({' '.join(str(error).split())[:80]})"
+                ) from None
+    return check_table(table, product, bands, where)
 
 # %% ../../nbs/base/schema.ipynb #32ee01c3
 def table_from(

@@ -4,25 +4,21 @@
 
 # %% auto #0
 __all__ = ['SCHEMES', 'S3_ATTEMPTS', 'STALE_S', 'scheme_of', 'join', 's3_filesystem', 'filesystem', 'size_of', 'exists',
-           'read_bytes', 'list_files', 'is_folder', 'write_bytes', 'clear_folder', 'plain', 'as_json', 'write_json',
-           'read_json', 'array_bytes', 'read_array']
+           'read_bytes', 'list_files', 'is_folder', 'write_bytes', 'clear_folder']
 
 # %% ../../nbs/base/storage.ipynb #916f77bc
 import contextlib
 import glob
-import io
-import json
 import os
 import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pyarrow import fs
 
 from .errors import BadInput
@@ -219,55 +215,3 @@ def clear_folder(
     with _told(uri, "cleared"):
         if system.get_file_info(path).type == fs.FileType.Directory:
             system.delete_dir_contents(path)
-
-# %% ../../nbs/base/storage.ipynb #29258972
-def plain(
-    value: Any,  # Numbers, text, lists, maps, arrays
-) -> Any:
-    "Values as JSON takes them"
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [plain(v) for v in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def as_json(values: Any) -> bytes:
-    "Values as a JSON file, keys in order"
-    return (json.dumps(plain(values), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def write_json(
-    values: Any,  # See `plain`
-    uri: str | Path,
-) -> str:
-    "A JSON file, written whole"
-    return write_bytes(as_json(values), uri)
-
-
-def read_json(
-    uri: str | Path,
-) -> Any:
-    "A JSON file's values; raises BadInput when it is not there or not readable"
-    try:
-        return json.loads(read_bytes(uri))
-    except ValueError as error:
-        raise BadInput(f"{uri}: not readable as JSON ({error})") from error
-
-
-def array_bytes(array: np.ndarray) -> bytes:
-    "An array as a .npy file"
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def read_array(
-    uri: str | Path,  # A .npy file
-) -> np.ndarray:
-    "An array; raises BadInput when the file is not one"
-    try:
-        return np.load(io.BytesIO(read_bytes(uri)), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise BadInput(f"{uri}: not readable as an array ({error})") from error

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'data_identity', 'content_digest', 'save_checkpoint', 'recipe_text', 'load_checkpoint', 'refuse_not_finite',
-           'released_bytes', 'release_network', 'load_model', 'network_of', 'without_weights', 'model_name',
-           'with_calibrator', 'calibrator_of', 'check_fit', 'recipe_difference']
+           'released_bytes', 'load_model', 'network_of', 'without_weights', 'model_name', 'with_calibrator',
+           'calibrator_of', 'check_fit', 'recipe_difference']
 
 # %% ../../nbs/learning/checkpoints.ipynb #cb1a4024
 import hashlib
@@ -143,20 +143,8 @@ def released_bytes(
     return save_tensors(weights, {"network": json.dumps(header, sort_keys=True)})
 
 
-def release_network(
-    checkpoint: str,  # A trained network
-    uri: str,  # .safetensors file to write
-) -> str:  # The network's name
-    "Writes a network as others get it; raises BadInput for another ending"
-    if not uri.endswith(".safetensors"):
-        raise BadInput(f"{uri}: a released network is a .safetensors file")
-    state = load_checkpoint(checkpoint)
-    storage.write_bytes(released_bytes(state), uri)
-    return model_name(state)
-
-
 def _read_released(data: bytes, uri: str) -> dict[str, Any]:
-    "The state that `release_network` wrote"
+    "The state in the bytes of `released_bytes`"
     try:
         size = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["network"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
 
 # %% ../../nbs/learning/losses.ipynb #99212dd8
@@ -33,6 +34,7 @@ class LossRecipe:
             raise unknown_name("loss", self.kind, KINDS)
         if not (0 <= self.alpha <= 1 and self.gamma >= 0 and 0 <= self.label_smoothing < 1 and self.contrastive >= 0):
             raise BadInput(f"loss: expected alpha in 0..1, gamma >= 0, label_smoothing in 0..1, contrastive >= 0; got {self}")
+        check_ranges(self, "loss", gamma="[0, inf)", contrastive="[0, inf)", margin="(0, inf)")
 
 # %% ../../nbs/learning/losses.ipynb #e5e794e1
 def per_stamp_loss(

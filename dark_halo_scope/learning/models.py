@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..base import storage
+from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
 
 # %% ../../nbs/learning/models.ipynb #4cc112ce
@@ -35,6 +36,7 @@ class ModelRecipe:
             raise unknown_name("norm", self.norm, ("batch", "none"))
         if not 0 <= self.dropout < 1 or not 0 <= self.drop_path < 1:
             raise BadInput(f"model '{self.name}': dropout and drop_path must be at least 0 and below 1")
+        check_ranges(self, "model", meta_features="[1, 65536]")
 
 # %% ../../nbs/learning/models.ipynb #86a804e4
 def _quiet_import(name: str) -> Any:

@@ -16,7 +16,7 @@ import torch
 from ..base.errors import BadInput
 from ..injection.paint import PaintRecipe, paint_arcs
 from ..injection.plan import PlanRecipe, draw_lenses
-from ..lensing.visibility import shot_noise
+from ..lensing.visibility import arc_snr, shot_noise
 from ..stamps.codec import sky_sigma
 from ..stamps.reader import Batch, Selection, StampIndex
 from ..survey.coadds import Cutouts
@@ -39,7 +39,9 @@ def host_columns(
     bands: tuple[str, ...],  # Such as ("g", "r", "z")
 ) -> tuple[str, ...]:
     "Columns of the stamps product that painting needs of a host"
-    return tuple(dict.fromkeys(["mag_r", *(f"{name}_{b}" for name in ("mag", "psfsize", "mw_transmission") for b in bands)]))
+    return tuple(
+        dict.fromkeys(["mag_r", "shape_e1", "shape_e2", *(f"{name}_{b}" for name in ("mag", "psfsize", "mw_transmission") for b in bands)])
+    )
 
 # %% ../../nbs/learning/online.ipynb #88d3ae6b
 def new_arcs(
@@ -61,8 +63,8 @@ def new_arcs(
     psfsize = np.stack([of[f"psfsize_{b}"] for b in bands], axis=1).astype(np.float32)
     mask, zero = np.zeros((n, size, size), np.int32), np.zeros(n)
     sky = Cutouts(blank, blank, mask, psfsize, zero, zero, np.ones(n, bool), np.full(n, ""), bands)
-    arcs, flux = paint_arcs(t, sky, recipe.paint, bands, recipe.plan.src_dmag_of == "lensed")
-    magnification = arcs.sum(axis=(1, 2, 3), dtype=np.float64) / flux.sum(axis=1)
+    arcs, flux, inside = paint_arcs(t, sky, recipe.paint, bands, recipe.plan.src_dmag_of == "lensed")
+    magnification = arcs.sum(axis=(1, 2, 3), dtype=np.float64) / flux.sum(axis=1) / np.maximum(inside, 1e-6)
     if recipe.paint.shot_noise:
         gain = np.array([recipe.paint.gain[b] for b in bands])
         arcs += shot_noise(arcs, gain, t["seed"])
@@ -86,8 +88,12 @@ def paint_batch(
         return batch
     arcs, resolved, magnification = new_arcs(index, batch.row[hosts], recipe, bands, seed * 1_000_000 + epoch)
     cutouts = batch.control.numpy()[hosts]
-    snr = np.sqrt((np.einsum("nbyx,nbyx->nb", arcs, arcs) / sky_sigma(cutouts) ** 2).sum(axis=1))
+    invvar = np.broadcast_to(sky_sigma(cutouts)[:, :, None, None] ** -2.0, cutouts.shape)
+    gain, good = np.array([recipe.paint.gain[b] for b in bands]), np.ones((len(hosts), *cutouts.shape[2:]), bool)
+    each, snr = arc_snr(arcs, invvar, good, cutouts, gain)
     visible = (resolved >= select.min_theta_over_psf) & (snr >= select.min_arc_snr) & (magnification >= select.min_magnification)
+    if select.min_arc_snr_g > 0:
+        visible &= each[:, bands.index("g")] >= select.min_arc_snr_g
     image, weight = batch.image.clone(), batch.weight.clone()
     image[hosts] = torch.from_numpy(cutouts + arcs)
     weight[hosts] *= torch.from_numpy(visible.astype(np.float32))

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRODUCTS', 'CalibrationRecipe', 'ScoreRecipe', 'training_files', 'with_mined', 'train_model', 'score_product',
-           'networks', 'score_cutouts', 'sky_tasks', 'network_files', 'table_bytes', 'brick_scores', 'score_rows']
+           'networks', 'with_noise', 'score_cutouts', 'sky_tasks', 'network_files', 'table_bytes', 'brick_scores',
+           'score_rows']
 
-# %% ../../nbs/learning/products.ipynb #a94021c3
+# %% ../../nbs/learning/products.ipynb #ae55eb75
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,15 +17,16 @@ import numpy as np
 import pyarrow as pa
 
 from ..base.errors import BadInput
+from ..base.jsonable import read_json
 from ..base.products import Chosen, Inputs, Made, Place, Product, Task
 from ..base.receipts import content_hash
 from ..base.schema import table_from
-from ..base.storage import exists, join, read_json
+from ..base.storage import exists, join
 from ..parent.products import searched_galaxies
 from ..survey.coadds import Cutouts, observing_columns, read_cutouts
 from ..survey.release import Release
 
-# %% ../../nbs/learning/products.ipynb #5cdde940
+# %% ../../nbs/learning/products.ipynb #e2f0f83e
 @dataclass(frozen=True)
 class CalibrationRecipe:
     "From logit to probability"
@@ -41,7 +43,7 @@ class ScoreRecipe:
     turns: bool = False  # Mean over the eight turns and mirrors, for the galaxies searched
     committee: tuple[str, ...] = ()  # Checkpoints that score the sky together; empty: the run's own network
 
-# %% ../../nbs/learning/products.ipynb #229f3d8d
+# %% ../../nbs/learning/products.ipynb #061ef041
 def training_files(
     inputs: Inputs,
 ) -> list[str]:
@@ -49,7 +51,7 @@ def training_files(
     shards = inputs.get("shards")
     return shards.files() if shards else inputs["stamps"].files()
 
-# %% ../../nbs/learning/products.ipynb #3c3e1dda
+# %% ../../nbs/learning/products.ipynb #09dcfb4f
 def with_mined(
     recipe: Any,  # A `TrainRecipe`
     inputs: Inputs,
@@ -76,7 +78,7 @@ def train_model(
     stamps = inputs["stamps"].receipt
     assert stamps is not None
     files, own = training_files(inputs), with_mined(recipe.train, inputs)
-    sets = [*files, *negative_sets(recipe.negatives)]
+    sets: list[Any] = [*files, *negative_sets(recipe.negatives)]
     summary = train(sets, own, place.uri, resume=place.resume, made_of=stamps.name)
     if summary.get("interrupted"):
         raise KeyboardInterrupt
@@ -92,7 +94,7 @@ def train_model(
     identity = {"best": summary["best"], "network": load_committee(best).name}
     return Made(written=tuple(written), rows=sum(history), identity=identity, facts=facts)
 
-# %% ../../nbs/learning/products.ipynb #cf837f67
+# %% ../../nbs/learning/products.ipynb #9f634cd7
 def score_product(
     inputs: Inputs,
     recipe: Chosen,
@@ -106,7 +108,7 @@ def score_product(
     torch.set_num_threads(place.workers or 2)
     return Made(score_stamps(training_files(inputs), join(inputs["model"].uri, "best.pt"), recipe.score.splits))
 
-# %% ../../nbs/learning/products.ipynb #2a004587
+# %% ../../nbs/learning/products.ipynb #533917eb
 @lru_cache(maxsize=1)
 def networks(
     checkpoints: tuple[str, ...],
@@ -120,6 +122,18 @@ def networks(
 
     torch.set_num_threads(1)  # one thread per worker: the same sums in the same order however many workers there are
     return load_committee(checkpoints, device)
+
+
+def with_noise(
+    cut: Cutouts,
+    recipe: Any,  # A stamps.normalise.NormaliseRecipe
+) -> Cutouts:  # Those whose sky has no noise are no longer ok
+    "Cutouts that measure flux: a search sets the others aside with a reason, where a single score would be refused"
+    from dark_halo_scope.stamps.normalise import FEWEST_STEPS, sky_steps
+
+    coarse = np.zeros(len(cut.ok), bool)
+    coarse[cut.ok] = (sky_steps(cut.image[cut.ok], recipe) < FEWEST_STEPS).any(1)
+    return replace(cut, ok=cut.ok & ~coarse, why=np.where(coarse, "sky without noise", cut.why))
 
 
 def score_cutouts(
@@ -145,7 +159,7 @@ def score_cutouts(
     logit[cut.ok] = committee.combine(np.stack(each))
     return logit
 
-# %% ../../nbs/learning/products.ipynb #94179a12
+# %% ../../nbs/learning/products.ipynb #cc0f5ded
 def sky_tasks(
     inputs: Inputs,
     recipe: Chosen,
@@ -200,6 +214,7 @@ def brick_scores(
     rows = pa.ipc.open_stream(galaxies).read_all()
     cut = read_cutouts(Release(release), brick, rows["ra"].to_numpy(), rows["dec"].to_numpy(), tuple(sky.bands), sky.n_pix)
     committee = networks(checkpoints, names, device)
+    cut = with_noise(cut, committee.members[0][1].normalise)
     observing = {c: rows[c].to_numpy() for c in rows.column_names if c.startswith("psf")}
     logit = score_cutouts(committee, cut, observing, turns, sky.pixscale)
     why, n = np.unique(cut.why[~cut.ok], return_counts=True)
@@ -219,7 +234,7 @@ def score_rows(
     columns |= {"label": np.full(len(logit), -1), "logit": logit, "p_lens": committee.probability(logit)}
     return table_from(columns | {"model_id": [committee.name] * len(logit)}, "scores")
 
-# %% ../../nbs/learning/products.ipynb #b8a93906
+# %% ../../nbs/learning/products.ipynb #380c3b5c
 PRODUCTS = (
     Product(
         "model",

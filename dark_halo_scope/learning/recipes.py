@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
 from .losses import LossRecipe
 from .models import ModelRecipe
@@ -48,6 +49,7 @@ class OptimRecipe:
             raise BadInput(f"optimiser: expected lr > 0, min_lr in 0..lr, ema in 0..1, clip_norm >= 0; got {self}")
         if self.restart_epochs < 1 or self.restart_factor < 1 or self.warmup_steps < 0:
             raise BadInput(f"optimiser: expected restart_epochs and restart_factor of at least 1, warmup_steps >= 0; got {self}")
+        check_ranges(self, "optimiser", lr="(0, inf)", weight_decay="[0, inf)", clip_norm="[0, inf)")
 
 # %% ../../nbs/learning/recipes.ipynb #147d2e73
 @dataclass(frozen=True)
@@ -95,6 +97,16 @@ class TrainRecipe:
             raise BadInput(f"online painting works with pairs none or same_batch, not '{self.pairs}'")
         if self.epochs < 1 or self.patience < 0:
             raise BadInput(f"expected epochs of at least 1 and patience of at least 0, got {self.epochs} and {self.patience}")
+        check_ranges(
+            self,
+            "train",
+            n_pix="[1, 4096]",
+            max_steps="[0, inf)",
+            min_delta="[0, inf)",
+            freeze_epochs="[0, inf)",
+            checkpoint_steps="[0, inf)",
+            keep_every="[0, inf)",
+        )
 
     @property
     def channels(self) -> int:

@@ -25,6 +25,7 @@ from .checkpoints import calibrator_of, check_fit, load_checkpoint, network_of
 from .models import LensNet
 from .recipes import TrainRecipe, alone, make_inputs, reading, training_sets
 from ..stamps.augment import dihedral
+from ..stamps.normalise import refuse_coarse
 from ..stamps.reader import Batch, Selection, StampIndex, StampSet, build_index, gather, stream_units
 from ..stats.calibration import Calibrator, fit_calibrator
 
@@ -124,9 +125,10 @@ def score_images(
     meta: np.ndarray | None = None,  # (n, k) metadata columns, where the network takes them
     turns: bool = False,  # Mean over the eight turns and mirrors
 ) -> np.ndarray:  # (n,) float32 logits
-    "Logits of stamps held in memory; raises BadInput when they are of another size, or the network needs what an image cannot give"
+    "Logits of stamps held in memory; raises BadInput when they are of another size, are no fluxes (`stamps.normalise.refuse_coarse`), or the network needs what an image cannot give"
     if recipe.pairs in ("input", "residual") or images.shape[1] != len(recipe.read.bands):
         raise BadInput(f"network with pairs='{recipe.pairs}' and bands {recipe.read.bands} cannot score images of shape {images.shape}")
+    refuse_coarse(images, recipe.normalise)
     n, single = len(images), alone(recipe)
     given = np.zeros((n, 0)) if meta is None else np.asarray(meta)
     out = []
@@ -267,7 +269,7 @@ def fold_calibrator(
     except BadInput:  # the classes do not overlap: no line has the highest likelihood
         return None
 
-# %% ../../nbs/learning/scoring.ipynb #0ca46998
+# %% ../../nbs/learning/scoring.ipynb #8c11529f
 def calibrated_on(
     committee: Committee,
     sets: Sequence[StampSet | str],  # Labelled stamps

@@ -22,19 +22,22 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from scipy.special import expit
 from torch import nn
 from tqdm import tqdm
 
 from ..base import draws, storage
 from ..base.config import recipe_to_dict
 from ..base.errors import BadInput
+from ..base.galaxy import IDENTITY, galaxy_key
+from ..base.jsonable import write_json
 from .checkpoints import data_identity, load_checkpoint, model_name, recipe_difference, save_checkpoint
 from .losses import pair_loss, weighted_loss
 from .models import LensNet, build_model, freeze_backbone, set_meta_scale
 from .online import painted
 from .recipes import Inputs, OptimRecipe, TrainRecipe, alone, make_inputs, reading, training_sets
 from .scoring import mixed_precision, predict
-from ..stamps.reader import Batch, Reader, StampIndex, StampSet, build_index, prefetched
+from ..stamps.reader import Batch, Reader, Selection, StampIndex, StampSet, build_index, prefetched
 from ..stats import metrics
 from ..stats.calibration import binary_score_frac, reliability
 
@@ -166,7 +169,7 @@ def epoch_metrics(
     y = np.asarray(label) > 0.5
     if y.all() or not y.any():
         raise BadInput(f"cannot be measured on {len(y)} stamps of which {int(y.sum())} are lenses: expected both classes")
-    p = 1 / (1 + np.exp(-logit.astype(np.float64)))
+    p = expit(logit.astype(np.float64))
     points = metrics.operating_points(logit, y, FPRS, TPRS, hosts, ties="pessimistic")
     names = [f"tpr@fpr{f:g}" for f in FPRS] + [f"fpr@tpr{t:g}" for t in TPRS] + ["auroc"]
     called = p >= 0.5
@@ -298,7 +301,7 @@ def run_data(
     "Indexes of the three splits; raises BadInput naming the split that is empty; online, hosts are not cut by arcs nobody will see"
     cuts = recipe.select
     if recipe.online.enabled:
-        cuts = replace(cuts, min_theta_over_psf=0.0, min_arc_snr=0.0, min_magnification=0.0, exclude_arc_snr_0=False)
+        cuts = Selection(splits=cuts.splits, exclude_bricks=cuts.exclude_bricks)
     train = build_index(training_sets(sets, recipe.pairs), cuts, reading(recipe))
     looked = alone(recipe)
     seen = training_sets(sets, "negatives" if recipe.pairs == "same_batch" else recipe.pairs)
@@ -410,7 +413,7 @@ def measure(
     rows, logit, label = predict(learner.model, index, recipe)
     learner.model.load_state_dict(own)
     ids = index.identity
-    hosts = ids["brickid"].astype(np.int64)[rows] << 24 | ids["objid"][rows] if {"brickid", "objid"} <= ids.keys() else None
+    hosts = galaxy_key(ids)[rows] if set(IDENTITY) <= ids.keys() else None
     logit64, y, weight = (torch.from_numpy(a).double() for a in (logit, label, index.weight[rows]))
     total, by = weighted_loss(logit64, y, weight, recipe.loss)
     return {"split": split, "loss": (total / by).item(), **epoch_metrics(logit, label, hosts)}
@@ -494,7 +497,7 @@ def write_history(
     events: bool,  # Also as TensorBoard events
 ) -> None:
     "history.json, and the last row as TensorBoard events where asked for"
-    storage.write_bytes((json.dumps(list(history), indent=1) + "\n").encode(), storage.join(out_dir, "history.json"))
+    write_json(list(history), storage.join(out_dir, "history.json"), sort_keys=False)
     if events:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -601,7 +604,7 @@ def summarise(
         "device": str(place.device),
     }
     if place.first:
-        storage.write_bytes((json.dumps(out, indent=1) + "\n").encode(), storage.join(out_dir, "summary.json"))
+        write_json(out, storage.join(out_dir, "summary.json"), sort_keys=False)
     return out
 
 # %% ../../nbs/learning/training.ipynb #caee62b9

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..base.config import check_ranges
 from ..base.draws import rng
 from ..base.errors import BadInput
 
@@ -159,6 +160,17 @@ class PopulationRecipe:
         for name in ("n", "sigma_star", "alpha", "beta", "sigma_min", "z_l_max", "z0"):
             if not getattr(self, name) > 0:
                 raise BadInput(f"population recipe: {name}={getattr(self, name)} must be above 0")
+        check_ranges(
+            self,
+            "population recipe",
+            n="[1, inf)",
+            sigma_star="(0, inf)",
+            alpha="(0, inf)",
+            beta="(0, inf)",
+            sigma_min="(0, inf)",
+            z_l_max="(0, 20]",
+            z0="(0, 20]",
+        )
 
 # %% ../../nbs/lensing/cosmology.ipynb #e40948cd
 def draw_lenses(

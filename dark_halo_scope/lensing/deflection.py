@@ -60,7 +60,7 @@ class LensParams:
     "Isothermal ellipsoids with external shear, one per system; scalars stand for all systems"
 
     theta_E: np.ndarray  # Einstein radius, lenstronomy's SIE convention, >= 0 [arcsec], (n,)
-    q: np.ndarray  # Minor-to-major axis ratio of the mass, 0 < q <= 1, (n,)
+    q: np.ndarray  # Minor-to-major axis ratio of the mass, 0.02 to 1, (n,)
     phi: np.ndarray  # Position angle of the major axis [rad], (n,)
     gamma1: np.ndarray  # External shear along x and y, |gamma1| < 1, (n,)
     gamma2: np.ndarray  # External shear along the diagonals, |gamma2| < 1, (n,)
@@ -68,7 +68,7 @@ class LensParams:
     center_y: np.ndarray  # Lens position from the stamp's centre [arcsec], (n,)
 
     def __post_init__(self) -> None:
-        limits: dict[str, dict[str, float]] = {"theta_E": {"least": 0}, "q": {"above": 0, "most": 1}}
+        limits: dict[str, dict[str, float]] = {"theta_E": {"least": 0}, "q": {"least": 0.02, "most": 1}}
         limits |= {g: {"least": -0.999, "most": 0.999} for g in ("gamma1", "gamma2")}
         columns = {f.name: checked(f.name, getattr(self, f.name), **limits.get(f.name, {})) for f in fields(self)}  # type: ignore[arg-type]
         for name, column in same_length(**columns).items():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['F', 'plan', 'parts', 'turned', 'pass_2', 'pass_3', 'pass_4', 'pass_5', 'transform', 'grid_columns', 'apart',
-           'psf_row', 'fold', 'weigh', 'stamp_lines', 'room', 'blur_stamp']
+           'psf_row', 'fold', 'weigh', 'weigh_pixels', 'stamp_lines', 'room', 'blur_stamp']
 
 # %% ../../nbs/lensing/fourier.ipynb #fc525985
 import math
@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 
 from ..base.errors import BadInput
+from ..base.kernels import kernel
 from .psf import TABLE_SIZE
-from .rays import kernel
 
 # %% ../../nbs/lensing/fourier.ipynb #56d8af17
 F = np.float32
@@ -235,6 +235,39 @@ def weigh(
         if j > 0:
             fold(row, u, (size - j) * lines, width, n, back, there, v)
 
+
+@kernel
+def weigh_pixels(
+    u: np.ndarray,
+    size: int,
+    lines: int,
+    transfer: np.ndarray,
+    flux: np.float32,
+    factor: np.ndarray,
+    n: int,
+    first: int,
+    wide: int,
+    row: np.ndarray,
+    turned_line: np.ndarray,
+    v: np.ndarray,
+) -> None:
+    "The same for a PSF as pixels: its spectrum (2, n, n / 2 + 1), up to the highest frequency that the pixels hold"
+    reach = (n - 1) // 2
+    for j in range(reach + 1):
+        there, back = j % n * wide + first, (n - j % n) % n * wide + first
+        for k in range(reach + 1):
+            row[k] = flux * factor[j] * factor[k]
+        for sign in range(1 if j == 0 else 2):
+            source, line = (j * lines, j) if sign == 0 else ((size - j) * lines, n - j)
+            ur, ui = parts(u, source, reach + 1)
+            tr, ti = turned_line[0], turned_line[1]
+            for k in range(reach + 1):
+                tr[k], ti[k] = turned(ur[k], ui[k], transfer[0, line, k], transfer[1, line, k])
+            if sign == 0:
+                fold(row, turned_line, 0, reach, n, there, back, v)
+            else:
+                fold(row, turned_line, 0, reach, n, back, there, v)
+
 # %% ../../nbs/lensing/fourier.ipynb #9f7c9e11
 @kernel
 def stamp_lines(z: np.ndarray, n: int, wide: int, band_lines: int, n_band: int, n_pix: int, half: int, out: np.ndarray) -> None:
@@ -274,6 +307,7 @@ def blur_stamp(
     last: np.ndarray,  # Frequency steps kept, (n_band,) float32
     tables: np.ndarray,  # (n_table, TABLE_SIZE) float32
     which: np.ndarray,  # Table of each band, (n_band,)
+    transfer: np.ndarray,  # Spectra of a PSF as pixels, `pixel_transfer`; of length 0 for a round one
     factor: np.ndarray,  # Pixel and spline factor along one axis, (s N / 2 + 1,) float32
     fine: tuple,  # `plan` of s N
     coarse: tuple,  # `plan` of N
@@ -283,10 +317,11 @@ def blur_stamp(
 ) -> None:
     "The blurred stamp of one system, whose corner lies at pixel (1, 1) of the periodic grid"
     size, n, n_band, n_pix = grids.shape[1], coarse[1].shape[1], out.shape[0], out.shape[1]
-    keep = min(int(last.max()), size // 2 - 1) + 1
+    keep = min(int(last.max()), size // 2 - 1) + 1 if len(transfer) == 0 else (n + 1) // 2
     # Lines in whole groups of sixteen: the end of a loop that is not costs more than the lines left empty.
     lines, half, band_lines = (keep + 15) // 16 * 16, (filled + 31) // 32 * 16, (n // 2 + 16) // 16 * 16
     at, row, wide = np.empty(lines, np.int32), np.empty(lines, np.float32), n_band * band_lines
+    line = np.empty((2, lines), np.float32)
     v = small[0]
     v[:, : n * wide] = _ZERO
     for group in range(grids.shape[0]):
@@ -294,7 +329,9 @@ def blur_stamp(
         apart(transform(big[0], big[1], size, half, fine[0], fine[1]), size, half, keep, lines, big[2])
         u = transform(big[2], big[0], size, lines, fine[0], fine[1])
         for band in range(n_band):
-            if flux[group, band] != 0:
+            if flux[group, band] != 0 and len(transfer) > 0:
+                weigh_pixels(u, size, lines, transfer[band], flux[group, band] / F(n * n), factor, n, band * band_lines, wide, row, line, v)
+            elif flux[group, band] != 0:
                 psf = tables[which[band]], per_step[band], last[band]
                 weigh(u, size, lines, psf, flux[group, band] / F(n * n), factor, n, band * band_lines, wide, at, row, v)
     half = (n_pix + 1) // 2

@@ -10,11 +10,11 @@ __all__ = ['Model', 'Rays', 'lenstronomy_lens', 'lenstronomy_sersic', 'lenstrono
 import importlib
 
 import numpy as np
-from scipy.ndimage import spline_filter
+from scipy.ndimage import map_coordinates, spline_filter
 from scipy.signal import fftconvolve
 
 from .deflection import LensParams, ellipticity
-from .psf import PSF, psf_profile
+from .psf import PSF, PixelPSF, psf_profile
 from .sources import ClumpyParams, ImageParams, SersicParams, sersic_b, sersic_central, sersic_parts
 
 # %% ../../nbs/lensing/reference.ipynb #2e347f2e
@@ -144,6 +144,10 @@ def psf_coefficients(
 ) -> np.ndarray:  # (2 reach + 1, 2 reach + 1), flux per pixel of unit flux
     "Cubic spline coefficients of the PSF, averaged over the pixel unless the pixel is already in it"
     at = np.arange(-reach, reach + 1) * spacing
+    if isinstance(psf, PixelPSF):
+        middle = (np.array(psf.image.shape[2:]) - 1) / 2
+        places = np.meshgrid(*(at / pixscale + m for m in middle), indexing="ij")
+        return spline_filter(map_coordinates(psf.image[i, band], places, order=5, mode="constant"), order=3, mode="mirror")
     nodes, weights = (np.zeros(1), np.ones(1)) if psf.includes_pixel else np.polynomial.legendre.leggauss(5)
     kernel = np.zeros((at.size, at.size))
     for dy, wy in zip(nodes * pixscale / 2, weights / weights.sum()):

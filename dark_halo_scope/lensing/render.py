@@ -6,7 +6,7 @@
 __all__ = ['Components', 'Source', 'cells_per_pixel', 'grid_padding', 'grid_factor', 'Accuracy', 'components', 'shoot',
            'ray_room', 'Batch', 'batches', 'numba_stamps', 'torch_stamps', 'matched', 'picked', 'render_arcs',
            'crosses_edge', 'LensParams', 'SersicParams', 'ClumpyParams', 'ImageParams', 'SourceBank', 'clumpy',
-           'MoffatPSF', 'GaussianPSF', 'psf_from_psfsize']
+           'MoffatPSF', 'GaussianPSF', 'PixelPSF', 'psf_from_psfsize']
 
 # %% ../../nbs/lensing/render.ipynb #3afbf8eb
 import importlib
@@ -19,11 +19,23 @@ import numpy as np
 from scipy import fft
 
 from ..base.errors import BadInput, unknown_name
+from ..base.kernels import compiled
 from .batched import blur_batch, shoot_batch
 from .deflection import LensParams, sie_deflection
 from .fourier import blur_stamp, plan, room
-from .psf import PSF, TABLE_END, TABLE_SIZE, GaussianPSF, MoffatPSF, psf_from_psfsize, radial_table, scale_radius
-from .rays import MAX_TILES, bank_maps, compiled, image_rows, lens_rows, paint_component, sersic_rows
+from dark_halo_scope.lensing.psf import (
+    PSF,
+    TABLE_END,
+    TABLE_SIZE,
+    GaussianPSF,
+    MoffatPSF,
+    PixelPSF,
+    pixel_transfer,
+    psf_from_psfsize,
+    radial_table,
+    scale_radius,
+)
+from .rays import MAX_TILES, bank_maps, image_rows, lens_rows, paint_component, sersic_rows
 from .reference import reference_stamps
 from .sources import ClumpyParams, ImageParams, SersicParams, SourceBank, clumpy, sersic_parts, source_reach
 
@@ -37,6 +49,7 @@ _all_ = [
     "clumpy",
     "MoffatPSF",
     "GaussianPSF",
+    "PixelPSF",
     "psf_from_psfsize",
 ]
 
@@ -56,6 +69,9 @@ def grid_padding(
     spill: float,  # Share of a point's light that may fall beyond
 ) -> np.ndarray:  # (n,) 16, 32 or 64
     "Pixels between a stamp and its periodic image"
+    if isinstance(psf, PixelPSF):  # all of the picture, from either side
+        half = max(psf.image.shape[2:]) // 2
+        return np.full(len(psf.fwhm), 16 if half <= 16 else 32 if half <= 32 else 64)
     beyond = []
     for pad in (16, 32):
         ratio = (pad * pixscale / scale_radius(psf)) ** 2
@@ -127,6 +143,7 @@ def ray_room(
     return np.empty((2, 2, tiles), np.int32), np.empty((4, tiles), np.float32)
 
 # %% ../../nbs/lensing/render.ipynb #4d7d3e8a
+_ROUND = np.zeros((0, 2, 1, 1), np.float32)  # In place of spectra, where the PSF is a radial table
 _NO_STAMP = np.zeros((0, 0), np.float32), np.zeros((4, 0, 0), np.float32)
 
 
@@ -162,7 +179,7 @@ def batches(
     accuracy: Accuracy,
 ) -> tuple[np.ndarray, list[Batch]]:  # Radial tables (n_table, TABLE_SIZE), and the batches
     "Group systems by the grid that their PSFs ask for"
-    betas = np.full(psf.fwhm.shape, np.nan) if isinstance(psf, GaussianPSF) else psf.beta
+    betas = psf.beta if isinstance(psf, MoffatPSF) else np.full(psf.fwhm.shape, np.nan)
     kinds, which = np.unique(betas, return_inverse=True, equal_nan=True)
     made = [radial_table(None if np.isnan(b) else float(b)) for b in kinds]
     which, ends = which.reshape(betas.shape), np.array([end for _, end in made])
@@ -196,7 +213,8 @@ def numba_stamps(
         grids, scratch = np.empty((flux.shape[1], cells, cells), np.float32), room(cells, b.side, n_band)
         for k, i in enumerate(b.members):
             shoot(systems[i], rows[i], group, *_stamp(source, i, accuracy), size, pixscale / b.cells, b.cells // 2, rays, grids)
-            light = grids, size + 8, flux[i], b.per_step[k], b.last[k], tables, b.which[k]
+            pixels = pixel_transfer(psf, int(i), b.side) if isinstance(psf, PixelPSF) else _ROUND
+            light = grids, size + 8, flux[i], b.per_step[k], b.last[k], tables, b.which[k], pixels
             compiled(blur_stamp)(*light, b.factor, plan(cells), plan(b.side), *scratch, stamps[i])
     return stamps
 
@@ -211,6 +229,8 @@ def torch_stamps(
     device: str | None = None,  # As torch names it; the GPU if there is one
 ) -> np.ndarray:  # (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
     "Stamps by adaptive rays of whole batches"
+    if isinstance(psf, PixelPSF):
+        raise BadInput("psf: the torch backend draws round PSFs; expected backend numba or lenstronomy for pixels")
     torch = importlib.import_module("torch")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -294,6 +314,10 @@ def render_arcs(
         raise BadInput(f"pixscale is {pixscale}; expected a positive number of arcsec")
     if margin < 0 or margin != int(margin):
         raise BadInput(f"margin is {margin}; expected a whole number of at least 0")
+    if isinstance(psf, PixelPSF) and abs(psf.pixscale / pixscale - 1) > 0.01:
+        raise BadInput(
+            f"psf: a picture in pixels of {psf.pixscale:g} arcsec for stamps of {pixscale:g}; expected the same within a hundredth"
+        )
     lens, source, psf = matched(lens, source, psf)
     drawn = draw[backend](lens, source, psf, int(n_pix + 2 * margin), pixscale)
     return drawn[..., margin : margin + n_pix, margin : margin + n_pix]

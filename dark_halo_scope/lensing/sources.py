@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SERSIC_LIMITS', 'EDGE_LIMIT', 'sersic_b', 'sersic_central', 'sersic_profile', 'SersicParams', 'ClumpyParams',
-           'clumpy', 'SersicParts', 'sersic_parts', 'sersic_light', 'stamp_fault', 'SourceBank', 'ImageParams',
-           'image_light', 'source_reach']
+           'clumpy', 'SersicParts', 'sersic_parts', 'sersic_light', 'stamp_fault', 'light_radius', 'SourceBank',
+           'ImageParams', 'image_light', 'source_reach']
 
 # %% ../../nbs/lensing/sources.ipynb #9aa2cfed
 from dataclasses import dataclass, fields
@@ -61,7 +61,7 @@ def _columns(source: object, limits: dict[str, dict[str, float]], tables: tuple[
 
 SERSIC_LIMITS: dict[str, dict[str, float]] = {
     "R_sersic": {"above": 0},
-    "n_sersic": {"least": 0.3, "most": 8},
+    "n_sersic": {"least": 0.3, "most": 6},  # a steeper cusp is not drawn to a part in a thousand on every grid
     "q": {"above": 0, "most": 1},
     "flux": {"least": 0},
 }
@@ -74,7 +74,7 @@ class SersicParams:
     x: np.ndarray  # Source-plane position from the stamp's centre [arcsec], (n,)
     y: np.ndarray  # Source-plane position [arcsec], (n,)
     R_sersic: np.ndarray  # True half-light radius of the product-averaged axis, > 0 [arcsec], (n,)
-    n_sersic: np.ndarray  # Sersic index, 0.3 to 8, (n,)
+    n_sersic: np.ndarray  # Sersic index, 0.3 to 6, (n,)
     q: np.ndarray  # Axis ratio, 0 < q <= 1, (n,)
     phi: np.ndarray  # Position angle of the major axis [rad], (n,)
     flux: np.ndarray  # Total unlensed flux, >= 0 [nanomaggies], (n, n_band)
@@ -232,6 +232,21 @@ def stamp_fault(
         else ""
     )
 
+# %% ../../nbs/lensing/sources.ipynb #ca0342f6
+def light_radius(
+    image: np.ndarray,  # (y, x), zero outside the galaxy
+    fraction: float = 0.5,  # Share of the light inside
+) -> float:  # [pixel]
+    "The circle that holds a share of the light"
+    total = image.sum()
+    y, x = np.indices(image.shape)
+    r = np.hypot(y - (image * y).sum() / total, x - (image * x).sum() / total).ravel()
+    order = np.argsort(r, kind="stable")
+    growth = np.cumsum(image.ravel()[order]) / total
+    at = int(np.searchsorted(np.maximum.accumulate(growth), fraction))
+    area = at + 0.5 - (growth[at] - fraction) / max(growth[at] - growth[at - 1], 1e-12) if at else 0.5
+    return float(np.sqrt(area / np.pi))
+
 # %% ../../nbs/lensing/sources.ipynb #2dd346c4
 @dataclass(frozen=True, eq=False)
 class SourceBank:
@@ -239,6 +254,7 @@ class SourceBank:
 
     images: list[np.ndarray]  # float32 [flux per pixel], y up, one per galaxy, shapes may differ
     pixscale: float  # [arcsec per pixel]
+    r_half: np.ndarray | None = None  # Half-light radius of each, (n,) [arcsec]; None: measured when it is wanted
 
     def __post_init__(self) -> None:
         if not self.pixscale > 0 or not np.isfinite(self.pixscale):
@@ -250,8 +266,18 @@ class SourceBank:
             if fault := stamp_fault(image):
                 raise BadInput(f"images[{i}]: {fault}")
 
+        if self.r_half is not None and (len(self.r_half) != len(self.images) or not np.all(np.asarray(self.r_half) > 0)):
+            raise BadInput(f"r_half: {len(self.r_half)} radii for {len(self.images)} images; expected a positive one for each")
+
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def half_light(self) -> np.ndarray:
+        "Half-light radius of each image [arcsec], (n,)"
+        if self.r_half is not None:
+            return np.asarray(self.r_half, float)
+        return np.array([light_radius(image) for image in self.images]) * self.pixscale
 
     @cached_property
     def packed(self) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMPOSTORS', 'PRODUCTS', 'csv_bytes', 'mock_lists', 'release']
 
-# %% ../../nbs/mock/products.ipynb #f5576f56
+# %% ../../nbs/mock/products.ipynb #ff5f6dc8
 import csv
 import io
 
@@ -17,10 +17,10 @@ from ..base.errors import BadInput
 from ..base.products import Chosen, Inputs, Made, Place, Product
 from ..base.receipts import read_table
 from ..base.storage import join
-from ..survey.mock import make_mock
-from ..survey.mock_sky import MockRecipe
+from .release import make_mock
+from .sky import MockRecipe
 
-# %% ../../nbs/mock/products.ipynb #e2776e5c
+# %% ../../nbs/mock/products.ipynb #a4a723ee
 IMPOSTORS = ("ring", "spiral", "merger")  # Kinds that look like lenses
 
 
@@ -53,7 +53,7 @@ def mock_lists(
         "truth/census.csv": csv_bytes(named, place | {"kind": "kind"}),
     }
 
-# %% ../../nbs/mock/products.ipynb #eac9e48a
+# %% ../../nbs/mock/products.ipynb #f0977fd0
 def release(
     inputs: Inputs,
     recipe: Chosen,
@@ -72,5 +72,5 @@ def release(
         files={f"release/{name}": data for name, data in lists.items()}, rows=chosen.rows * chosen.columns, identity={"made": made.name}
     )
 
-# %% ../../nbs/mock/products.ipynb #6edd39dd
+# %% ../../nbs/mock/products.ipynb #c852bd95
 PRODUCTS = (Product("release", "a mock of the survey's files", "", "release", (), ("mock", "sky"), make="mock.products:release"),)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
 from .selection import FLAGS, SelectionRecipe, Table, check_sky, column, measure, not_psf, quality_cuts, sweep_columns
 from ..survey.bricks import brick_areas, brick_centres, brick_names, brick_neighbours
@@ -105,6 +106,7 @@ class RegionRecipe:
             raise BadInput(
                 f"regions: dense_share={self.dense_share}, min_bricks={self.min_bricks}, top={self.top}; expected 0 to 1, >= 1, >= 1"
             )
+        check_ranges(self, "regions", dense_share="(0, 1]")
 
 # %% ../../nbs/parent/density.ipynb #018fdd44
 def touching(

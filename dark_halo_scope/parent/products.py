@@ -6,7 +6,7 @@
 __all__ = ['PRODUCTS', 'ParentRecipe', 'bricks_wanted', 'sweep_tasks', 'sweep_counts', 'density', 'region_of', 'parent_columns',
            'selected_rows', 'with_cuts', 'parent_cuts', 'parent', 'searched_galaxies', 'release_given']
 
-# %% ../../nbs/parent/products.ipynb #d13c11fd
+# %% ../../nbs/parent/products.ipynb #1e7080ea
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ from .selection import add_attrition, near_any, select_sweep, with_magnitudes
 from .splits import SplitRecipe, brick_cells, near_other_split, split_of_bricks
 from ..survey.release import Release
 
-# %% ../../nbs/parent/products.ipynb #bf7e985b
+# %% ../../nbs/parent/products.ipynb #1b32d512
 @dataclass(frozen=True)
 class ParentRecipe:
     "How much of the selected sample is used"
@@ -53,7 +53,7 @@ def bricks_wanted(
     enough = int(np.searchsorted(np.cumsum(n[order]), recipe.n_galaxies)) + 1
     return inside & np.isin(brickid, bricks[order[:enough]])
 
-# %% ../../nbs/parent/products.ipynb #99ee62b3
+# %% ../../nbs/parent/products.ipynb #0e467b00
 def sweep_tasks(
     inputs: Inputs,
     recipe: Chosen,
@@ -91,7 +91,7 @@ def density(
     region, ranked = regions(table, recipe.regions)
     return Made(table.append_column("region_id", pa.array(region, pa.int32())), {"regions.parquet": ranked})
 
-# %% ../../nbs/parent/products.ipynb #2064a767
+# %% ../../nbs/parent/products.ipynb #08062184
 def region_of(
     density: pa.Table,  # brickid, region_id
     brickid: np.ndarray,  # (n,)
@@ -117,7 +117,7 @@ def parent_columns(
     ordered = rows.sort_by([("brickid", "ascending"), ("objid", "ascending")]).combine_chunks()
     return check_table(ordered.select([c.name for c in product_columns("parent", tuple(bands))]), "parent", tuple(bands))
 
-# %% ../../nbs/parent/products.ipynb #9a676743
+# %% ../../nbs/parent/products.ipynb #0014acce
 def selected_rows(
     sweep: str,
     selection: Any,  # A `SelectionRecipe`
@@ -138,7 +138,7 @@ def with_cuts(
         alive &= keep
     return pa.concat_tables([counts, pa.Table.from_pylist(rows, counts.schema)])
 
-# %% ../../nbs/parent/products.ipynb #ae46711e
+# %% ../../nbs/parent/products.ipynb #b4681a2f
 def parent_cuts(
     rows: pa.Table,  # Selected galaxies
     known: pa.Table,  # ra, dec of known lenses [deg]
@@ -180,7 +180,7 @@ def parent(
         rows=int(attrition["before"][0].as_py()),
     )
 
-# %% ../../nbs/parent/products.ipynb #051f31d9
+# %% ../../nbs/parent/products.ipynb #73efd5c0
 def searched_galaxies(
     parent: Input,
     splits: Sequence[str] = (),  # Splits of the parent sample; empty: all
@@ -193,7 +193,7 @@ def searched_galaxies(
         raise BadInput(f"{parent.uri}: no galaxy in split(s) {', '.join(splits) or 'any'}")
     return pa.concat_tables([galaxies, read_table(parent.beside("known_hosts.parquet"))]).combine_chunks()
 
-# %% ../../nbs/parent/products.ipynb #2120ede1
+# %% ../../nbs/parent/products.ipynb #7e744010
 def release_given(
     recipe: Chosen,
     place: Place,
@@ -206,7 +206,7 @@ def release_given(
         raise BadInput(f"{release.bricks()}: not there; expected the table of bricks of a release in DR10's layout")
     return release.root, release.root
 
-# %% ../../nbs/parent/products.ipynb #4dc1d084
+# %% ../../nbs/parent/products.ipynb #f084028d
 PRODUCTS = (
     Product("release", "the survey's files", per="given", make="parent.products:release_given", chosen_by=("release",)),
     Product(

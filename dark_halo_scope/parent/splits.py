@@ -12,6 +12,7 @@ import numpy as np
 from astropy import units as u
 from astropy_healpix import HEALPix
 
+from ..base.config import check_ranges
 from ..base.draws import uniforms
 from ..survey.bricks import brick_centres, brick_ids
 
@@ -32,6 +33,7 @@ class SplitRecipe:
             raise ValueError(f"fractions {self.fractions}: expected shares that add up to 1")
         if not 0 <= self.edge_arcsec <= 200:
             raise ValueError(f"edge_arcsec={self.edge_arcsec}: expected 0 to 200")
+        check_ranges(self, "splits", fractions="[0, 1]", nside="[1, 8192]")
 
 
 SEED_FRACTIONS = {"train": 0.259, "val": 0.395, "test": 0.346}  # Of the first generation's regions

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['chance_at']
 
-# %% ../../nbs/run/chance.ipynb #dfe60c93
+# %% ../../nbs/run/chance.ipynb #1ba480b9
 from .products import Run, opened
 from ..search.completeness import Chance, completeness_from, could_be_found
 from ..trust.products import columns_of
 
-# %% ../../nbs/run/chance.ipynb #841eb3e7
+# %% ../../nbs/run/chance.ipynb #d5492699
 def chance_at(
     run: Run,
     ra: float,  # [deg]

@@ -15,6 +15,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from ..base.config import check_ranges
 from ..base.errors import BadInput
 from ..base.storage import join, scheme_of
 from .engine import MAX_DEATHS, THREAD_VARIABLES
@@ -38,6 +39,7 @@ class ClusterRecipe:
     def __post_init__(self) -> None:
         if min(self.cores, self.hours, self.stamps_per_s, self.efficiency) <= 0 or self.efficiency > 1 or self.read_s < 0:
             raise BadInput(f"cluster: {self}; expected positive cores, hours and rates, and an efficiency up to 1")
+        check_ranges(self, "cluster", hours="(0, inf)", stamps_per_s="(0, inf)", stamp_bytes="(0, inf)", efficiency="(0, 1]")
 
 
 def size_of(

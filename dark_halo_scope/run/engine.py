@@ -10,8 +10,8 @@ __all__ = ['THREAD_VARIABLES', 'MAX_DEATHS', 'TOO_OFTEN', 'Outcome', 'attempt', 
 import os
 import pickle
 import re
+import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -26,7 +26,7 @@ from loky import BrokenProcessPool, ProcessPoolExecutor
 from tqdm import tqdm
 
 from ..base.errors import BadInput
-from ..base.resources import code_hash
+from ..base.kernels import cache_folder
 
 # %% ../../nbs/run/engine.ipynb #ff850106
 @dataclass(frozen=True)
@@ -85,9 +85,8 @@ TOO_OFTEN = f"its worker process died {MAX_DEATHS} times"
 
 
 def worker_environment() -> dict[str, str]:
-    "One numerical thread a worker, and a scratch folder for kernels compiled from this very code"
-    scratch = os.path.join(tempfile.gettempdir(), f"dhs-numba-{os.getuid()}-{code_hash()}")
-    return dict.fromkeys(THREAD_VARIABLES, "1") | {"NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", scratch)}
+    "One numerical thread per worker, and this process's own folder of compiled kernels"
+    return dict.fromkeys(THREAD_VARIABLES, "1") | {"NUMBA_CACHE_DIR": cache_folder()}
 
 
 def _end_with(
@@ -176,6 +175,10 @@ def run_spark(
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise BadInput("engine 'spark' needs pyspark and Java 17: install dark_halo_scope[spark]") from error
+    home = os.environ.get("JAVA_HOME", "")
+    if "PYSPARK_GATEWAY_PORT" not in os.environ and shutil.which(os.path.join(home, "bin", "java") if home else "java") is None:
+        place = f"JAVA_HOME={home}" if home else "neither JAVA_HOME nor a java on the PATH"
+        raise BadInput(f"engine 'spark' finds no Java ({place}); expected Java 17 or later")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # a cluster's Python is named when the job is submitted
     if (master or "").startswith("local"):
         os.environ.update(worker_environment())  # local executors inherit this process's environment

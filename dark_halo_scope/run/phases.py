@@ -78,7 +78,7 @@ class Recipe:
         if blank := [name for name, reason in self.overrides.items() if not reason.strip()]:
             raise BadInput(f"overrides.{blank[0]}: no reason given; expected why the run goes on although this guard failed")
 
-# %% ../../nbs/run/phases.ipynb #2e7eddd5
+# %% ../../nbs/run/phases.ipynb #6f31bf11
 DERIVED = {  # section.key -> key of `sky`
     "selection.bands": "bands",
     "paint.n_pix": "n_pix",

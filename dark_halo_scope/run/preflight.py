@@ -9,9 +9,11 @@ __all__ = ['BYTES_PER_PIXEL', 'ROW_BYTES', 'missing_files', 'bank_state', 'Prefl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..base.errors import BadInput
 from ..base.storage import list_files, scheme_of
-from ..injection.products import bank_splits, plan_bricks
+from ..injection.products import bank_photometry, plan_bricks
 from .emr import ClusterRecipe, size_of
 from .products import Run, given, opened
 from ..survey.cache import brick_files
@@ -38,10 +40,11 @@ def bank_state(
 ) -> str:
     "The source bank in a line; raises BadInput when the plan wants one that is not there"
     bank = given(run, "bank")
-    splits = bank_splits(bank.value)
-    if splits is None:
+    columns = bank_photometry(bank.value, run.recipe.sky.bands)
+    if columns is None:
         return "not needed"
-    counts = ", ".join(f"{split} {len(rows)}" for split, rows in sorted(splits.items()))
+    split = columns["split"].astype(str)
+    counts = ", ".join(f"{name} {n}" for name, n in zip(*np.unique(split, return_counts=True)))
     return f"{bank.value}: {counts} galaxies, checksum {bank.label[:16]}"
 
 # %% ../../nbs/run/preflight.ipynb #45a87965

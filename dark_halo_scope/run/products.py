@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ROOMS', 'products_of', 'Run', 'asked_for', 'given', 'overrides_of', 'identity', 'label_of', 'why_not', 'accepted',
            'state', 'opened', 'product_files', 'verdict_of', 'check_guards', 'make', 'ensure', 'accepted_or_missing',
-           'Job', 'do_job', 'settle', 'verify', 'phases_of', 'reads_and_writes']
+           'Job', 'do_job', 'jobs_of', 'settle', 'verify', 'phases_of', 'reads_and_writes']
 
-# %% ../../nbs/run/products.ipynb #3b712567
+# %% ../../nbs/run/products.ipynb #30868851
 import importlib
 import time
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ from ..base.resources import code_of
 from ..base.storage import clear_folder, exists, join, list_files, read_bytes, write_bytes
 from .engine import Engine, Outcome, progress, run_tasks, set_aside
 
-# %% ../../nbs/run/products.ipynb #530e9c75
+# %% ../../nbs/run/products.ipynb #8e39f7c6
 ROOMS = ("parent", "injection", "learning", "trust", "search")
 
 
@@ -64,7 +64,7 @@ def products_of(
         place(name, ())
     return ordered
 
-# %% ../../nbs/run/products.ipynb #97a09ba3
+# %% ../../nbs/run/products.ipynb #34e202e2
 @dataclass(frozen=True)
 class Run:
     "A recipe at work in a folder"
@@ -114,7 +114,7 @@ def asked_for(
     "The products that a finished run has, each with its receipt"
     return [p for name, p in run.products.items() if p.per != "given" and run.wants(name)]
 
-# %% ../../nbs/run/products.ipynb #cbd8b66b
+# %% ../../nbs/run/products.ipynb #013556d9
 def given(
     run: Run,
     name: str,
@@ -161,7 +161,7 @@ def label_of(
         raise BadInput(f"{run.address(name)}: not there; run {product.phase} first")
     return read_receipt(run.address(name)).name
 
-# %% ../../nbs/run/products.ipynb #2be28b0f
+# %% ../../nbs/run/products.ipynb #140faa5b
 def why_not(
     run: Run,
     name: str,
@@ -208,7 +208,7 @@ def state(
             found[product.name] = str(error)
     return found
 
-# %% ../../nbs/run/products.ipynb #28adae2b
+# %% ../../nbs/run/products.ipynb #1f8ed4ae
 def opened(
     run: Run,
     name: str,
@@ -259,7 +259,7 @@ def check_guards(
                 f"{product.name}: the guard '{guard}' {said} ({', '.join(open_)}): {why}; mend the cause, or override it by name with a reason: {ways}"
             )
 
-# %% ../../nbs/run/products.ipynb #0e82f019
+# %% ../../nbs/run/products.ipynb #5c03ac4e
 def make(
     run: Run,
     name: str,
@@ -297,10 +297,10 @@ def accepted_or_missing(run: Run, name: str) -> bool:
     except BadInput:
         return False
 
-# %% ../../nbs/run/products.ipynb #af4ff1c3
+# %% ../../nbs/run/products.ipynb #627f6f61
 def _make_one(run: Run, product: Product, inputs: Inputs, known: dict[str, Any]) -> Receipt:
     "A product made in one piece"
-    started, uri = time.perf_counter(), run.path(product.address)
+    started = time.perf_counter()
     place = run.place(product, _begun(run, product, known))
     made: Made = function_named(product.make)(inputs, Chosen(run.recipe, product), place)
     return _written(run, product, made, known, started)
@@ -339,7 +339,7 @@ def _written(run: Run, product: Product, made: Made, known: dict[str, Any], star
         return write_receipt(Receipt(product.name, facts, about), uri)
     return write_product(made.table, uri, product.schema or product.name, facts, about, **made.options)
 
-# %% ../../nbs/run/products.ipynb #a7f50830
+# %% ../../nbs/run/products.ipynb #d72c4d8c
 @dataclass(frozen=True)
 class Job:
     "One task for a worker"
@@ -372,8 +372,19 @@ def do_job(
     return {"identity": receipt.identity, "run": receipt.run, "skipped": False}
 
 
+def jobs_of(
+    run: Run,
+    name: str,  # A product made per sweep or brick
+    folder: str = "",  # Where their files go; empty: the product's own place
+) -> list[tuple[str, Job]]:
+    "The tasks of a product, as the engine takes them; raises BadInput when an input is not there"
+    product = run.product(name)
+    inputs = Inputs(product, {one: opened(run, one) for one in product.inputs if run.wants(one)})
+    return _jobs(run, product, inputs, identity(run, name), folder or run.path(product.address))
+
+
 def _jobs(run: Run, product: Product, inputs: Inputs, known: Mapping[str, Any], folder: str) -> list[tuple[str, Job]]:
-    "The tasks of a product, as the engine takes them"
+    "The tasks of a product, its inputs at hand"
     code = code_of(*sorted({f.split(":")[0] for f in (product.load, product.one) if f}))
     outside = {one: label_of(run, one) for one in product.each}
     pieces = {"code": code, "recipe": known["recipe"], "inputs": outside}
@@ -395,7 +406,7 @@ def settle(
         raise BadInput(f"{len(aside)} of {len(outcomes)} {what} set aside, the first: {first}: {why}{hint}")
     return done
 
-# %% ../../nbs/run/products.ipynb #2b5bd282
+# %% ../../nbs/run/products.ipynb #d4f5d22c
 def _make_joined(run: Run, product: Product, inputs: Inputs, known: dict[str, Any]) -> Receipt:
     "A product joined from one part per sweep"
     started, folder = time.perf_counter(), run.path("parts", product.name)
@@ -435,7 +446,7 @@ def _make_bricks(run: Run, product: Product, inputs: Inputs, known: dict[str, An
         Receipt(product.name, facts, run_facts(started, rows, engine=run.engine.kind, skipped=skipped, set_aside=aside)), uri
     )
 
-# %% ../../nbs/run/products.ipynb #a1270636
+# %% ../../nbs/run/products.ipynb #5c3510f7
 def verify(
     run_folder: str,  # A run's folder
 ) -> tuple[int, list[str]]:  # Receipts looked at, and one line per fault
@@ -453,7 +464,7 @@ def verify(
             faults.append(str(error))
     return len(receipts), faults
 
-# %% ../../nbs/run/products.ipynb #daf44c50
+# %% ../../nbs/run/products.ipynb #0e616ff3
 def phases_of(
     products: Mapping[str, Product],
 ) -> list[str]:

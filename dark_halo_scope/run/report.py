@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Section', 'shown', 'render_page', 'gates_page']
 
-# %% ../../nbs/run/report.ipynb #8f638233
+# %% ../../nbs/run/report.ipynb #06e41721
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import dark_halo_scope
 from . import figures
 
-# %% ../../nbs/run/report.ipynb #61203385
+# %% ../../nbs/run/report.ipynb #fda58851
 @dataclass
 class Section:
     "One heading of the report"
@@ -49,7 +49,7 @@ def shown(value: Any) -> str:
         return f"{number:.3g}" if abs(number) < 1000 else f"{number:,.0f}"
     return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
 
-# %% ../../nbs/run/report.ipynb #0dd5f538
+# %% ../../nbs/run/report.ipynb #67537458
 def render_page(
     title: str,
     lead: str,
@@ -63,7 +63,7 @@ def render_page(
     boxes = [{"value": value, "label": label} for value, label in cards]
     return environment.from_string(template).render(title=title, lead=lead, cards=boxes, sections=sections, foot=foot)
 
-# %% ../../nbs/run/report.ipynb #bfbf7768
+# %% ../../nbs/run/report.ipynb #12e37681
 def gates_page(
     rows: Sequence[Mapping[str, Any]],  # Gates as plain rows
     product: str,  # What they looked at

@@ -7,7 +7,7 @@ __all__ = ['SECTIONS', 'verdict_section', 'sky_section', 'parent_section', 'stam
            'learning_section', 'gates_section', 'anchors_section', 'completeness_section', 'candidates_section',
            'files_section', 'report_cards', 'write_report']
 
-# %% ../../nbs/run/summary.ipynb #2c85ef4c
+# %% ../../nbs/run/summary.ipynb #9dc56a2d
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 
 import dark_halo_scope
 from ..base.galaxy import galaxy_key
+from ..base.jsonable import plain, read_json
 from ..base.receipts import read_receipt, read_table
-from ..base.storage import exists, plain, read_json, write_bytes
+from ..base.storage import exists, write_bytes
 from . import figures
 from .products import Run, asked_for, given, opened, product_files, state, verdict_of
 from .report import Section, render_page
@@ -27,7 +28,7 @@ from ..survey.coadds import open_brick, read_stamps, sky_to_pixels
 from ..survey.release import Release
 from ..trust.products import attrition_of_stamps, columns_of, concat
 
-# %% ../../nbs/run/summary.ipynb #e136e206
+# %% ../../nbs/run/summary.ipynb #d9d7c8cc
 def verdict_section(
     run: Run,
     failure: str = "",  # Why the run stopped, where it did
@@ -52,7 +53,7 @@ def verdict_section(
         section.text.append("Nothing: every guard passed and every product is there.")
     return section
 
-# %% ../../nbs/run/summary.ipynb #cbcb1ff3
+# %% ../../nbs/run/summary.ipynb #681db730
 def sky_section(run: Run) -> Section:
     "A piece of one brick in colour, the parent sample and the anchors in it marked"
     sample, anchors = columns_of(opened(run, "parent").read(["brickname", "ra", "dec"])), columns_of(given(run, "anchors").value)
@@ -60,8 +61,9 @@ def sky_section(run: Run) -> Section:
     brick = str(names[np.argmax(counts)])
     images = open_brick(Release(opened(run, "release").uri), brick, run.recipe.sky.bands)
     side = min(*images.shape, 900)
-    corner = [np.array([(n - side) // 2]) for n in images.shape[::-1]]
-    picture = np.stack([read_stamps(band, *corner, side)[0] for band in images.image])
+    corner = [(n - side) // 2 for n in images.shape[::-1]]
+    left, low = (np.array([c]) for c in corner)
+    picture = np.stack([read_stamps(band, left, low, side)[0] for band in images.image])
     marks = {}
     for label, table in (("parent sample", {c: sample[c][sample["brickname"] == brick] for c in ("ra", "dec")}), ("anchor", anchors)):
         x, y = sky_to_pixels(images.plane, np.asarray(table["ra"], float), np.asarray(table["dec"], float))
@@ -77,7 +79,7 @@ def sky_section(run: Run) -> Section:
     section.add_figure(drawn, f"Colour picture of brick {brick}", caption, dpi=70)
     return section
 
-# %% ../../nbs/run/summary.ipynb #9156979b
+# %% ../../nbs/run/summary.ipynb #406c2fe9
 def parent_section(run: Run) -> Section:
     "Attrition and splits"
     section, counts = Section("The parent sample"), read_table(run.path("attrition.parquet")).to_pydict()
@@ -86,7 +88,7 @@ def parent_section(run: Run) -> Section:
     section.add_table([{"split": k, "galaxies": v["rows"], "unique hosts": v["hosts"]} for k, v in hosts.items()])
     return section
 
-# %% ../../nbs/run/summary.ipynb #a78a996a
+# %% ../../nbs/run/summary.ipynb #b7a976c7
 def stamps_section(run: Run) -> Section:
     "Injected stamps from weak to strong, controls, and what visibility cuts leave"
     files, hosts = product_files(run, "stamps"), read_receipt(run.address("stamps")).identity["hosts"]
@@ -113,14 +115,14 @@ def stamps_section(run: Run) -> Section:
     section.add_table(attrition_of_stamps(files))
     return section
 
-# %% ../../nbs/run/summary.ipynb #21ec6f6d
+# %% ../../nbs/run/summary.ipynb #a6cf71d2
 def test_scores(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Logits, labels and hosts of the split that is reported on"
     scores = columns_of(opened(run, "scores").read())
     rows = (scores["split"] == run.recipe.train.report_on) & (scores["label"] >= 0)
     return scores["logit"][rows], scores["label"][rows], galaxy_key(scores)[rows]
 
-# %% ../../nbs/run/summary.ipynb #75ecfcc1
+# %% ../../nbs/run/summary.ipynb #3786df6d
 def metric_row(measured: Any) -> dict[str, Any]:
     "A measured rate as a row of the report"
     row = plain(vars(measured))
@@ -136,7 +138,7 @@ def metric_row(measured: Any) -> dict[str, Any]:
         "their hosts ": row["hosts_pos"],
     }
 
-# %% ../../nbs/run/summary.ipynb #a43c9092
+# %% ../../nbs/run/summary.ipynb #59753e19
 def learning_section(run: Run) -> Section:
     "Training curve and ROC with intervals"
     history, summary = read_json(run.path("model", "history.json")), read_json(run.path("model", "summary.json"))
@@ -160,7 +162,7 @@ def learning_section(run: Run) -> Section:
     section.add_table([metric_row(m) for m in (auroc(logit, label, host), *points)])
     return section
 
-# %% ../../nbs/run/summary.ipynb #3e16415f
+# %% ../../nbs/run/summary.ipynb #cbd5781b
 def gates_section(run: Run, product: str, title: str) -> Section:
     "Every gate of a product"
     rows, section = read_json(run.address(product)), Section(title)
@@ -176,7 +178,7 @@ def gates_section(run: Run, product: str, title: str) -> Section:
             section.add_figure(drawn, "Reliability: probability against frequency", row["why"])
     return section
 
-# %% ../../nbs/run/summary.ipynb #83fa57c7
+# %% ../../nbs/run/summary.ipynb #33e6643c
 def anchors_section(run: Run) -> Section:
     "Recall on lenses that nobody painted"
     report, section = read_json(run.address("stage0")), Section("Stage 0: lenses that nobody painted")
@@ -192,7 +194,7 @@ def anchors_section(run: Run) -> Section:
     section.add_table([{"left out": k, "n": n} for k, n in report.get("refused", {}).items()])
     return section
 
-# %% ../../nbs/run/summary.ipynb #968bec80
+# %% ../../nbs/run/summary.ipynb #2196f147
 def completeness_section(run: Run) -> Section:
     "What the search can find: curve, map, the prior, and listed lenses beside injections"
     table, summary = opened(run, "completeness").read(), read_json(run.path("completeness.json"))
@@ -232,7 +234,7 @@ def completeness_section(run: Run) -> Section:
     section.add_table([{"map": name, **{text: f[k] for k, text in keys.items()}} for name, f in summary["forecast"].items()])
     return section
 
-# %% ../../nbs/run/summary.ipynb #3bf9d7e1
+# %% ../../nbs/run/summary.ipynb #462973d9
 def candidates_section(run: Run, rows: int = 24) -> Section:
     "The list with its pictures, and a census beside its forecast where there is one"
     table, summary = columns_of(opened(run, "candidates").read()), read_json(run.path("candidates", "candidates.json"))
@@ -271,7 +273,7 @@ def candidates_section(run: Run, rows: int = 24) -> Section:
     )
     return section
 
-# %% ../../nbs/run/summary.ipynb #6dadbf79
+# %% ../../nbs/run/summary.ipynb #3244e8c7
 def files_section(run: Run) -> Section:
     "Where each product lies, and what its first making took"
     section, rows = Section("Files and time"), []
@@ -295,7 +297,7 @@ def files_section(run: Run) -> Section:
     section.add_table(rows)
     return section
 
-# %% ../../nbs/run/summary.ipynb #09167018
+# %% ../../nbs/run/summary.ipynb #d36ab3ba
 SECTIONS: tuple[tuple[str, Callable[[Run], Section]], ...] = (
     ("parent", sky_section),
     ("parent", parent_section),

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['WEIGHTINGS', 'REPEATS', 'grade_numbers', 'confusion', 'cohen_kappa', 'votes', 'fleiss_kappa', 'resampled', 'Kappa',
-           'kappas', 'Worth', 'worth', 'consensus', 'grade_table', 'vote_table', 'finite', 'agreement_report',
-           'in_words', 'export_grades']
+           'kappas', 'Worth', 'worth', 'consensus', 'grade_table', 'vote_table', 'agreement_report', 'in_words',
+           'export_grades']
 
 # %% ../../nbs/search/agreement.ipynb #d8da72cd
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +20,7 @@ import pyarrow.csv as pa_csv
 
 from ..base.draws import rng
 from ..base.errors import BadInput, unknown_name
+from ..base.jsonable import plain, write_json
 from ..base.receipts import identity_of, read_table, write_product
 from ..base.schema import product_columns, table_from
 from ..base.storage import join, write_bytes
@@ -210,15 +210,6 @@ def vote_table(
     columns: dict[str, Any] = {"name": list(deck.names), "truth": list(deck.truth), "grade": consensus(counts)}
     return table_from(columns | {f"n_{grade}": counts[:, i] for i, grade in enumerate(GRADES)}, "votes")
 
-# %% ../../nbs/search/agreement.ipynb #69a55e76
-def finite(value: Any) -> Any:
-    "The same, with None where a number is not one: JSON has no word for it"
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
 # %% ../../nbs/search/agreement.ipynb #d7d689dd
 def agreement_report(
     deck: Deck,
@@ -232,7 +223,7 @@ def agreement_report(
     }
     agreement = [asdict(k) for k in kappas({g: v[candidate] for g, v in numbers.items()})]
     known = [asdict(w) for g, v in numbers.items() for cut in ("A", "B", "C") for w in worth(g, v, deck.truth, cut)]
-    return finite({"progress": graded, "agreement": agreement, "planted": known})
+    return plain({"progress": graded, "agreement": agreement, "planted": known})
 
 # %% ../../nbs/search/agreement.ipynb #22499352
 def in_words(
@@ -276,5 +267,5 @@ def export_grades(
         pa_csv.write_csv(one, sink)
         write_bytes(sink.getvalue().to_pybytes(), join(out, f"{name}.csv"))
     report = agreement_report(deck, numbers)
-    write_bytes((json.dumps(report, indent=1) + "\n").encode(), join(out, "agreement.json"))
+    write_json(report, join(out, "agreement.json"), sort_keys=False)
     return report

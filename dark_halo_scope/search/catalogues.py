@@ -20,7 +20,7 @@ from astropy.io.votable.tree import CooSys, Info
 from astropy.table import MaskedColumn, Table
 
 from ..base.errors import BadInput
-from ..base.schema import product_columns, table_from
+from ..base.schema import conform, product_columns, table_from
 from .completeness import CellMap, Completeness, completeness_table
 
 # %% ../../nbs/search/catalogues.ipynb #7171e42d
@@ -31,7 +31,7 @@ def astropy_table(
     meta: Mapping[str, Any] | None = None,  # Said in every header: words and numbers
 ) -> Table:
     "The product with units, descriptions and UCDs; text is text, absent values are masked"
-    out = Table(meta=dict(meta or {}))
+    table, out = conform(table, product, bands), Table(meta=dict(meta or {}))
     for c in product_columns(product, bands):
         if c.name not in table.column_names:
             continue

@@ -108,10 +108,23 @@ function status() {
 
 function say(text) { $("live").textContent = text; }
 
+function panel() {
+  const figure = $("model"), picture = figure.querySelector("img");
+  if (!deck.models || marks[at].grade === null) {
+    figure.hidden = true;
+    picture.removeAttribute("src");
+    return;
+  }
+  picture.onload = () => { figure.hidden = marks[at].grade === null; };
+  picture.onerror = () => { figure.hidden = true; };
+  picture.src = `model/${deck.cards[at]}.png`;
+}
+
 function show(i) {
   at = i;
   draw();
   words();
+  panel();
   pump();
 }
 
@@ -163,6 +176,7 @@ async function send() {
     queue = queue.filter((event) => !saved.has(event.id));
     [away, wait] = [false, 250];
     store();
+    if (!queue.length && $("model").hidden) panel();
     setTimeout(send);
   } catch {
     away = true;

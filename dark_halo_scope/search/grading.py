@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['GRADES', 'TRUTHS', 'KEYS', 'BOOK_ID', 'BOOK_TABLES', 'COMMENT_MAX', 'once_each', 'Deck', 'parquet_columns',
-           'parquet_files', 'shared_key', 'stamps_of', 'csv_names', 'with_known', 'with_planted', 'stamps_beside',
-           'read_deck', 'order_for', 'card_key', 'Mark', 'open_book', 'pixels_hash', 'now', 'GradeBook', 'add_graders',
-           'add_cards', 'record', 'opinions', 'trail', 'mark_from']
+           'parquet_files', 'shared_key', 'stamps_of', 'with_known', 'with_planted', 'stamps_beside', 'read_deck',
+           'panel_path', 'read_panels', 'order_for', 'card_key', 'Mark', 'open_book', 'pixels_hash', 'now', 'GradeBook',
+           'add_graders', 'add_cards', 'record', 'opinions', 'trail', 'mark_from']
 
 # %% ../../nbs/search/grading.ipynb #fcd94c94
-import csv
 import hashlib
 import os
+import re
 import secrets
 import sqlite3
 import threading
@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from ..base.draws import draw_key, uniforms_table
 from ..base.errors import BadInput, unknown_name
 from ..base.receipts import read_table
+from ..base.skylist import read_names
 from ..base.storage import exists, filesystem, is_folder, join, list_files, read_bytes, scheme_of
 from ..stamps.codec import decode, stored_bands
 
@@ -140,17 +141,6 @@ def stamps_of(
     return np.stack([found[row] for row in range(len(wanted))]) if len(wanted) else np.zeros((0, 0, 0, 0), np.float32), bands
 
 # %% ../../nbs/search/grading.ipynb #3f8d5f34
-def csv_names(
-    uri: str,  # CSV with a column `name`
-) -> list[str]:
-    "The names in a list; raises BadInput for a file without any"
-    rows = list(csv.DictReader(read_bytes(uri).decode("utf-8-sig").splitlines()))
-    names = [(row.get("name") or "").strip() for row in rows]
-    if not names or not all(names):
-        raise BadInput(f"{uri}: expected CSV with a column 'name' and a name in every row")
-    return names
-
-
 def with_known(
     deck: Deck,
     names: Sequence[str],  # Candidates whose truth is known
@@ -167,12 +157,12 @@ def with_known(
 
 def with_planted(
     deck: Deck,
-    uri: str,  # Stamps product, or CSV of candidates' names
+    uri: str,  # Stamps product, or any list of candidates' names
     truth: str,  # "lens" or "non-lens"
 ) -> Deck:
     "The deck with known lenses or known non-lenses among its cards"
-    if uri.endswith(".csv"):
-        return with_known(deck, csv_names(uri), truth, uri)
+    if not uri.endswith(".parquet") and not is_folder(uri):
+        return with_known(deck, read_names(uri), truth, uri)
     files = parquet_files(uri)
     label = ["name"] if all("name" in parquet_columns(file) for file in files) else ["task_id"]
     tables = [read_table(f, label + (["cutout_ok"] if "cutout_ok" in parquet_columns(f) else [])) for f in files]
@@ -199,7 +189,7 @@ def stamps_beside(
 def read_deck(
     candidates: str,  # The candidates product
     stamps: str = "",  # Its stamps: file or folder; beside the list by default
-    lenses: str = "",  # Known lenses: stamps product, or CSV of names
+    lenses: str = "",  # Known lenses: stamps product, or list of names
     non_lenses: str = "",  # Known non-lenses: the same
     known: bool = False,  # Candidates with `known_as` count as planted lenses
 ) -> Deck:
@@ -220,6 +210,26 @@ def read_deck(
     return deck
 
 # %% ../../nbs/search/grading.ipynb #eac1effb
+def panel_path(
+    folder: str,  # Of `dhs model`
+    name: str,  # Of a candidate
+) -> str:
+    "Where the panel of a candidate's lens model lies"
+    return join(folder, "panels", re.sub(r"[^\w.+-]", "_", name) + ".png")
+
+
+def read_panels(
+    folder: str,  # Of `dhs model`
+    names: Sequence[str],  # Of the cards
+) -> dict[str, bytes]:  # Name -> PNG of its lens model, where there is one
+    "Panels of the cards' lens models; raises BadInput where the folder has none"
+    files = {name: panel_path(folder, name) for name in names}
+    found = {name: read_bytes(file) for name, file in files.items() if exists(file)}
+    if not found:
+        raise BadInput(f"{folder}: no panel of any of {len(names)} cards; expected the folder that dhs model wrote")
+    return found
+
+# %% ../../nbs/search/grading.ipynb #7811b696
 def order_for(
     grader: str,
     names: Sequence[str],  # (n,) of the deck

@@ -189,6 +189,7 @@ def grading_app(
     book: GradeBook,
     tokens: Mapping[str, str],  # Grader -> secret, from `add_graders`
     hosts: Collection[str],  # Hosts it is served under, such as "127.0.0.1:8765"
+    panels: Mapping[str, bytes] | None = None,  # Card's name -> PNG of its lens model, shown to a grader who has graded the card
 ) -> App:
     "The page and what it asks for, as an ASGI application"
     desks = {grader: desk_for(deck, grader, secret) for grader, secret in tokens.items()}
@@ -201,11 +202,18 @@ def grading_app(
         return Response(parts[name], media_type=PAGE[name][1])
 
     def state(request: Request) -> Response:
-        return JSONResponse(state_of(deck, desks[request.scope["grader"]], book))
+        return JSONResponse(state_of(deck, desks[request.scope["grader"]], book) | {"models": bool(panels)})
 
     def card(request: Request) -> Response:
         row = desks[request.scope["grader"]].rows.get(request.path_params["key"])
         return Response(status_code=404) if row is None else Response(strip(row), media_type="image/png")
+
+    def model(request: Request) -> Response:
+        grader = request.scope["grader"]
+        name = desks[grader].names.get(request.path_params["key"], "")
+        graded = opinions(book, grader).get(name, (None, ""))[0] is not None
+        picture = (panels or {}).get(name) if graded else None
+        return Response(status_code=404) if picture is None else Response(picture, media_type="image/png")
 
     async def grades(request: Request) -> Response:
         try:
@@ -214,7 +222,11 @@ def grading_app(
         except BadInput as error:
             return JSONResponse({"error": str(error)}, status_code=400)
 
-    routes = [Route(f"/{name}", page) for name in PAGE] + [Route("/state", state), Route("/card/{key}.png", card)]
+    routes = [Route(f"/{name}", page) for name in PAGE] + [
+        Route("/state", state),
+        Route("/card/{key}.png", card),
+        Route("/model/{key}.png", model),
+    ]
     app = Starlette(routes=[*routes, Route("/grades", grades, methods=["POST"])])
     return guarded(app, tokens, hosts)
 
@@ -253,6 +265,7 @@ def serve_grading(
     graders: Sequence[str],
     port: int = 8765,  # 0 takes a free one
     say: Callable[[str], None] = print,
+    panels: Mapping[str, bytes] | None = None,  # Card's name -> PNG of its lens model
 ) -> None:
     "Serves the page until it is interrupted; raises BadInput for a port, a book or a grader that will not do"
     book = GradeBook(path)
@@ -263,4 +276,4 @@ def serve_grading(
         hosts = (f"127.0.0.1:{port}", f"localhost:{port}")
         for grader, address in addresses(port, tokens).items():
             say(f"{grader}: {address}")
-        grading_server(grading_app(deck, book, tokens, hosts)).run(sockets=[open_socket])
+        grading_server(grading_app(deck, book, tokens, hosts, panels)).run(sockets=[open_socket])

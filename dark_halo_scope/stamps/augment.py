@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..base import draws
+from ..base.config import check_ranges
 from ..base.errors import BadInput
 
 # %% ../../nbs/stamps/augment.ipynb #05d42664
@@ -36,6 +37,15 @@ class AugmentRecipe:
         for low, high in (self.neighbour_reach, self.neighbour_fainter):
             if not 0 <= low <= high:
                 raise BadInput(f"augmentation: expected neighbour limits in order and not negative, got {self}")
+        check_ranges(
+            self,
+            "augmentation",
+            max_shift="[0, 64]",
+            core_radius="[0, 1000)",
+            neighbour_reach="[0, 1000)",
+            neighbour_fainter="[0, 30)",
+            neighbour_bluer="[0, 10)",
+        )
 
 # %% ../../nbs/stamps/augment.ipynb #0e05b9f1
 @dataclass(frozen=True)

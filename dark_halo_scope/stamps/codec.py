@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CODECS', 'FLOAT16_MAX', 'STEPS_MAX', 'SKY_STEPS', 'SKY_STEPS_MIN', 'CHUNK', 'ROW_GROUP', 'sky_sigma', 'int16_step',
            'to_planes', 'from_planes', 'column_prefix', 'check_images', 'to_half', 'encode', 'stored_bands',
-           'pixel_words', 'decode', 'encoding_error', 'parquet_options', 'npz_arrays', 'decode_npz', 'encode_npz']
+           'pixel_words', 'decode', 'parquet_options', 'npz_arrays', 'decode_npz', 'encode_npz']
 
 # %% ../../nbs/stamps/codec.ipynb #abe13e33
 import io
@@ -19,7 +19,8 @@ import pyarrow as pa
 from numpy.lib import format as npy_format
 
 from ..base.errors import BadInput, unknown_name
-from ..lensing.rays import compiled
+from ..base.kernels import compiled
+from ..base.schema import plain_types
 
 # %% ../../nbs/stamps/codec.ipynb #c8ebe678
 CODECS = {"float16": 1, "int16": 2}  # Name -> the word that starts each value
@@ -206,6 +207,7 @@ def decode(
     for band in bands or ():
         if band not in stored:
             raise unknown_name("band", band, stored, f"column '{column}'")
+    table = plain_types(table, "stamps table")
     head = column_prefix(column)
     scale = np.stack([table[f"{head}scale_{b}"].to_numpy() for b in stored], axis=1).astype(np.float32)
     size = round(((table[column].type.byte_width // 2 - 1) / len(stored)) ** 0.5)
@@ -219,19 +221,6 @@ def decode(
             part = slice(row, row := row + len(few))
             np.multiply(numbers.reshape(len(few), len(stored), size, size), scale[part, :, None, None], out=out[part])
     return out if bands is None or tuple(bands) == stored else out[:, [stored.index(b) for b in bands]]
-
-# %% ../../nbs/stamps/codec.ipynb #0eb6467b
-def encoding_error(
-    images: np.ndarray,  # (n, band, y, x) [nmgy/pix]
-    codec: str,  # "float16" or "int16"
-    noise: np.ndarray,  # Broadcast to the images: noise per pixel [nmgy/pix]
-) -> dict[str, float]:  # rms and max of error/noise, and the share of pixels clipped
-    "Error of storing these stamps, in units of a noise map"
-    bands = tuple("griz"[: images.shape[1]])
-    columns = encode(images, codec, bands)
-    error = (decode(pa.table(columns)) - images) / noise
-    clipped = sum(int(columns[f"saturated_{b}"].to_numpy().sum()) for b in bands)
-    return {"rms": float(np.sqrt((error**2).mean())), "max": float(np.abs(error).max()), "clipped": clipped / images.size}
 
 # %% ../../nbs/stamps/codec.ipynb #ae89f14d
 ROW_GROUP = 256  # Stamps in a row group

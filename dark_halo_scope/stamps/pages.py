@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ..base.errors import BadInput
-from ..lensing.rays import compiled
+from ..base.kernels import compiled
 from .codec import pixel_words
 
 # %% ../../nbs/stamps/pages.ipynb #0ccecc73
@@ -115,7 +115,7 @@ def light_of_steps(
     scale: np.ndarray,  # (n, band) float32 [nmgy/pix a step]
     out: np.ndarray,  # (n, band, pixels) float32, filled [nmgy/pix]
 ) -> None:
-    "Light of stored int16 stamps; a plain function, `lensing.rays.compiled` before use"
+    "Light of stored int16 stamps; a plain function, `base.kernels.compiled` before use"
     pixels = out.shape[2]
     plane = (page.shape[1] - 2) // 2
     for i in range(len(rows)):

@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 import torch
 
 from ..base import draws, storage
+from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
-from ..base.schema import metadata_columns
-from ..parent.selection import near_any
+from ..base.schema import metadata_columns, plain_types
+from ..base.sphere import near_any
 from .codec import column_prefix, decode_npz, stored_bands
 from .pages import Pixels, column_pages, pooled, stored_pixels
 
@@ -53,10 +54,23 @@ class Selection:
 
     splits: tuple[str, ...] = ("train",)  # Splits read; empty: all
     min_theta_over_psf: float = 0.0  # Injections: theta_E over the PSF's FWHM at least this
-    min_arc_snr: float = 0.0  # Injections: arc S/N at least this
+    min_arc_snr: float = 0.0  # Injections: arc S/N of all bands together at least this
+    min_arc_snr_g: float = 0.0  # Injections: arc S/N in g at least this
     exclude_arc_snr_0: bool = False  # Injections: arc S/N above 0 (the ring not wholly masked)
     min_magnification: float = 0.0  # Injections: magnification at least this
+    min_arc_inside: float = 0.0  # Injections: share of the arc's light in the stamp at least this
     exclude_bricks: tuple[str, ...] = ()  # Bricks left out whole
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            "select",
+            min_theta_over_psf="[0, inf)",
+            min_arc_snr="[0, inf)",
+            min_arc_snr_g="[0, inf)",
+            min_magnification="[0, inf)",
+            min_arc_inside="[0, 1]",
+        )
 
 # %% ../../nbs/stamps/reader.ipynb #109b54c5
 @dataclass(frozen=True)
@@ -83,6 +97,7 @@ class ReadRecipe:
         if self.positive_fraction is not None and not 0 < self.positive_fraction < 1:
             raise BadInput(f"positive_fraction {self.positive_fraction}: expected a number between 0 and 1")
         metadata_columns(self.meta_columns, "stamps", self.bands)
+        check_ranges(self, "read", window="[1, inf)", workers="[0, 1024]", hard_negative_weight="[0, inf)")
 
 # %% ../../nbs/stamps/reader.ipynb #95a2e470
 def stamp_files(
@@ -144,7 +159,9 @@ def selected(
     for name, least in (
         ("theta_over_psf", selection.min_theta_over_psf),
         ("arc_snr", selection.min_arc_snr),
+        ("arc_snr_g", selection.min_arc_snr_g),
         ("magnification", selection.min_magnification),
+        ("arc_inside_frac", selection.min_arc_inside),
     ):
         if least > 0:
             cut(f"{name} < {least:g}", (label == 0) | (column(name) >= least))
@@ -213,7 +230,18 @@ def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: ReadRec
     "Columns of the index for one file, rows lost, and the number of its row groups"
     file = open_stamps(uri)
     names = file.schema_arrow.names
-    wanted = {*KEPT, "is_control", "label", "weight", "cutout_ok", "theta_over_psf", "arc_snr", "magnification"}
+    wanted = {
+        *KEPT,
+        "is_control",
+        "label",
+        "weight",
+        "cutout_ok",
+        "theta_over_psf",
+        "arc_snr",
+        "arc_snr_g",
+        "magnification",
+        "arc_inside_frac",
+    }
     lacking = [name for name in (*recipe.meta_columns, *recipe.keep_columns) if name not in names]
     if lacking:
         raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
@@ -367,7 +395,7 @@ def _arrow_pixels(uri: str, metadata: Any, group: int, column: str, stored: Sequ
     "A pixel column of a row group through Arrow, npz included"
     file = open_stamps(uri, metadata)
     if column in file.schema_arrow.names:
-        words = file.read_row_group(group, columns=[column], use_threads=False)[column].combine_chunks()
+        words = plain_types(file.read_row_group(group, columns=[column], use_threads=False), uri)[column].combine_chunks()
         chunk = words.chunk(0) if isinstance(words, pa.ChunkedArray) else words
         raw = np.frombuffer(chunk.buffers()[1], "<i2").reshape(-1, chunk.type.byte_width // 2)[: len(chunk)]
         return stored_pixels([raw], stored, bands)
@@ -395,7 +423,7 @@ def decode_unit(
             pages = None
             if column in columns:
                 width = metadata.schema.column(columns[column]).length
-                pages = column_pages(source, metadata.row_group(group).column(columns[column]), width)
+                pages = column_pages(source, metadata.row_group(group).column(columns[column]), width) if width > 0 else None
             found = (
                 stored_pixels(pages, stored, recipe.bands) if pages else _arrow_pixels(uri, metadata, group, column, stored, recipe.bands)
             )

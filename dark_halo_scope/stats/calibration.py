@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'Calibrator', 'shift_prior', 'log_loss_fit', 'fit_calibrator', 'Reliability', 'reliability',
-           'binary_score_frac', 'Yield', 'survey_yield', 'rate_draws']
+           'binary_score_frac', 'Yield', 'survey_yield', 'rate_draws', 'effective']
 
 # %% ../../nbs/stats/calibration.ipynb #6cc9b685
 from dataclasses import dataclass
@@ -169,6 +169,7 @@ class Yield:
     negatives: int
     hosts: int  # unique hosts among the negatives
     prevalence: tuple[float, float]  # range assumed
+    lens: str = ""  # what both the prevalence and the recall count as a lens
 
 # %% ../../nbs/stats/calibration.ipynb #bd96f9b3
 def survey_yield(
@@ -179,16 +180,23 @@ def survey_yield(
     density: float = 140.0,  # galaxies searched per square degree
     hosts: Any = None,  # (n,) hosts
     level: float = 0.95,  # confidence
+    weights: Any = None,  # (n,) weights of the plan; ones if None
+    lens: str = "",  # what label 1 and the prevalence count as a lens, in words
 ) -> Yield:
-    "Purity and candidates per square degree at a threshold, with intervals"
+    "Purity and candidates per square degree at a threshold, with intervals; raises BadInput for weights that are none"
     s, y = checked(scores, labels)
+    w = np.ones(len(s)) if weights is None else np.asarray(weights, float)
+    if w.shape != s.shape or not (np.isfinite(w).all() and (w >= 0).all() and w[y].sum() > 0 and w[~y].sum() > 0):
+        raise BadInput(
+            f"weights of shape {w.shape} for {len(s)} scores: expected one for each, finite, not negative, and some in either class"
+        )
     low, high = prevalence if isinstance(prevalence, tuple) else (prevalence, prevalence)
     if not 0 < low <= high < 1:
         raise BadInput(f"prevalence: {prevalence}, expected a fraction or a rising range between 0 and 1")
     h, hit = host_index(hosts, len(s)), s >= threshold
     middle = float(np.sqrt(low * high))
-    t, f = float(hit[y].mean()), float(hit[~y].mean())
-    draws, method = rate_draws(s, y, h, hit, level)
+    t, f = (float(np.average(hit[c], weights=w[c])) for c in (y, ~y))
+    draws, method = rate_draws(s, y, h, hit, w, level)
     purity = [precision_from_rates(draws[0], draws[1], p) for p in (low, high)]
     flow = [density * (p * draws[0] + (1 - p) * draws[1]) for p in (low, high)]
     if method == "mixture":
@@ -214,6 +222,7 @@ def survey_yield(
         int((~y).sum()),
         n_hosts(h, ~y),
         (low, high),
+        lens,
     )
 
 # %% ../../nbs/stats/calibration.ipynb #74fc4eac
@@ -222,19 +231,28 @@ def rate_draws(
     y: np.ndarray,  # (n,) bool
     h: np.ndarray | None,  # (n,) host index
     hit: np.ndarray,  # (n,) bool: above the threshold
+    w: np.ndarray,  # (n,) weights
     level: float,
 ) -> tuple[tuple[np.ndarray, np.ndarray], str]:  # true- and false-positive rates, and the method
     "Pairs of rates: the corners of the exact limits, or a grid over the two Jeffreys posteriors"
     deff = [1.0, 1.0] if h is None else [design_effect(hit[c], h[c]) for c in (y, ~y)]
-    k = [float(hit[c].sum()) / d for c, d in zip((y, ~y), deff)]
-    n = [float(c.sum()) / d for c, d in zip((y, ~y), deff)]
+    n = [effective(w[c]) / d for c, d in zip((y, ~y), deff)]
+    k = [float(np.average(hit[c], weights=w[c])) * m for c, m in zip((y, ~y), n)]
     few = min(*(min(a, b - a) for a, b in zip(k, n)), *([] if h is None else [n_hosts(h, c & hit) for c in (y, ~y)]))
     if few >= FEW:
         u = (np.arange(500) + 0.5) / 500
         t, f = (stats.beta.ppf(u, a + 0.5, b - a + 0.5) for a, b in zip(k, n))
         return (np.repeat(t, len(f)), np.tile(f, len(t))), "mixture"
     rows = slice(None) if h is None else one_per_host(s, y, h)
-    yy, hh = y[rows], hit[rows]
+    yy, hh, ww = y[rows], hit[rows], w[rows]
     half = 1 - (1 - level) / 2  # a tail of alpha/4 on either side of either rate
-    (tl, th), (fl, fh) = (clopper_pearson(int(hh[c].sum()), int(c.sum()), half) for c in (yy, ~yy))
+    counts = [(float(np.average(hh[c], weights=ww[c])), effective(ww[c])) for c in (yy, ~yy)]
+    (tl, th), (fl, fh) = (clopper_pearson(round(share * m, 9), m, half) for share, m in counts)
     return (np.array([tl, th, tl, th]), np.array([fh, fl, fl, fh])), "exact"
+
+# %% ../../nbs/stats/calibration.ipynb #0778ff09
+def effective(
+    w: np.ndarray,  # (n,) weights, not all 0
+) -> float:
+    "How many equally weighted stamps would measure a rate as well: (sum of w)^2 over sum of w^2"
+    return float(w.sum() ** 2 / (w**2).sum())

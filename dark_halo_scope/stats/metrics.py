@@ -8,9 +8,8 @@ __all__ = ['MANTISSA', 'TIE_TOLERANCE', 'FEW', 'checked', 'Roc', 'roc', 'narrow_
            'exact_interval', 'count_points', 'mixture_interval', 'bisect', 'mixed_bits', 'one_per_host',
            'design_effect', 'Measured', 'measured_table', 'host_index', 'n_hosts', 'negatives_needed', 'rate_interval',
            'tpr_at_fpr', 'fpr_at_tpr', 'auc_influence', 'clustered_sd', 'auroc', 'partial_auroc', 'auprc',
-           'precision_from_rates', 'precision_at_recall', 'recall_at_precision', 'bin_names', 'binned',
-           'tpr_by_stratum', 'fpr_by_class', 'labelled_and_vetted', 'top_negatives', 'top_of_scores', 'BestEpoch',
-           'best_epoch', 'operating_points']
+           'precision_from_rates', 'precision_at_recall', 'recall_at_precision', 'bin_names', 'binned', 'fpr_by_class',
+           'labelled_and_vetted', 'top_negatives', 'top_of_scores', 'BestEpoch', 'best_epoch', 'operating_points']
 
 # %% ../../nbs/stats/metrics.ipynb #85b815c6
 from collections.abc import Sequence
@@ -609,27 +608,6 @@ def binned(
     "The bin of every value, by name"
     v = np.asarray(values, float)
     return np.where(np.isnan(v), "unknown", np.array(bin_names(edges, unit), dtype=object)[np.digitize(v, edges)])
-
-# %% ../../nbs/stats/metrics.ipynb #6914a0d5
-def tpr_by_stratum(
-    scores: Any,  # (n,) float32 logits
-    labels: Any,  # (n,) 0 or 1
-    strata: Any,  # (n,) stratum of every row; only the lenses' are read
-    fpr: float,  # false-positive rate over all negatives
-    hosts: Any = None,  # (n,) host of every stamp
-    order: Sequence[str] | None = None,  # strata in the order wanted; by name if None
-    level: float = 0.95,  # confidence
-) -> list[Measured]:  # one per stratum that holds a lens
-    "True-positive rate of every stratum of lenses at one threshold set by all negatives"
-    s, y = checked(scores, labels)
-    group, h = np.asarray(strata), host_index(hosts, len(s))
-    out = []
-    present = set(group[y].tolist())
-    for name in sorted(present, key=str) if order is None else [o for o in order if o in present]:
-        rows = ~y | (group == name)
-        m = tpr_at_fpr(s[rows], y[rows], fpr, None if h is None else h[rows], level)
-        out.append(replace(m, name=f"{m.name}: {name}"))
-    return out
 
 # %% ../../nbs/stats/metrics.ipynb #efdf44e3
 def fpr_by_class(

@@ -11,8 +11,10 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,7 +24,7 @@ from ..base.schema import parse_bands
 from ..base.storage import exists, filesystem, read_bytes, scheme_of, write_bytes
 from .fitsfile import read_header
 from .release import Release
-from .web import Asker, Unavailable
+from .web import HttpClient, Unavailable
 
 # %% ../../nbs/survey/cache.ipynb #98c68ea8
 KINDS = ("image", "invvar", "psfsize")
@@ -92,10 +94,10 @@ def check_whole(
 def fetch_file(
     source: str,  # Address or path
     target: str,  # Path or s3 address
-    asker: Asker,
+    client: HttpClient,
 ) -> int:  # Bytes
     "Copies one file, checked, its checksum last; raises BadInput or Unavailable"
-    data = asker.get(source) if scheme_of(source) == "https" else read_bytes(source)
+    data = client.get(source) if scheme_of(source) == "https" else read_bytes(source)
     check_whole(data, source)
     write_bytes(data, target)
     write_bytes(f"{hashlib.sha256(data).hexdigest()}  {len(data)}\n".encode(), _sum_path(target))
@@ -123,20 +125,27 @@ class FetchResult:
 # %% ../../nbs/survey/cache.ipynb #6cdd1805
 def fetch(
     plan: FetchPlan,
-    asker: Asker | None = None,  # Another one for other manners
+    client: HttpClient | None = None,  # Another one for another request policy
     progress: Callable[[int, int, int], None] | None = None,  # Told (files done, files in all, bytes so far) after each file
 ) -> FetchResult:
-    "Copies what a plan lacks, file by file; files that fail are set aside"
-    asker, size, files, set_aside = asker or Asker(), 0, 0, {}
-    for k, (source, target) in enumerate(plan.todo):
+    "Copies what a plan lacks over the client's connections; files that fail are set aside"
+    client, size, set_aside = client or HttpClient(), 0, {}
+
+    def one(pair: tuple[str, str]) -> int | str:
         try:
-            size += fetch_file(source, target, asker)
-            files += 1
+            return fetch_file(*pair, client)
         except (BadInput, Unavailable) as error:
-            set_aside[source] = str(error)
-        if progress:
-            progress(k + 1, len(plan.todo), size)
-    return FetchResult(files, size, set_aside)
+            return str(error)
+
+    with ThreadPoolExecutor(client.policy.connections) as pool:
+        for k, ((source, _), got) in enumerate(zip(plan.todo, pool.map(one, plan.todo))):
+            if isinstance(got, str):
+                set_aside[source] = got
+            else:
+                size += got
+            if progress:
+                progress(k + 1, len(plan.todo), size)
+    return FetchResult(len(plan.todo) - len(set_aside), size, set_aside)
 
 # %% ../../nbs/survey/cache.ipynb #3dfbaa1a
 def copy_bricks(
@@ -146,19 +155,19 @@ def copy_bricks(
     bands: Sequence[str] = ("g", "r", "z"),
     inputs: Mapping[str, str] | None = None,  # Name of each input -> its receipt's name, such as the plan's
     allow_missing: bool = False,  # Accept files that had to be set aside
-    asker: Asker | None = None,  # Another one for other manners
+    client: HttpClient | None = None,  # Another one for another request policy
     progress: Callable[[int, int, int], None] | None = None,  # As for `fetch`
 ) -> Receipt:
     "Copies what is missing and writes the receipt; raises BadInput when files had to be set aside and that is not allowed"
     started, names = time.perf_counter(), sorted(set(bricks))
-    result = fetch(plan_fetch(source, copy, names, bands), asker, progress)
+    result = fetch(plan_fetch(source, copy, names, bands), client, progress)
     if result.set_aside and not allow_missing:
         raise BadInput(f"{len(result.set_aside)} files set aside (the rest is kept), the first: {next(iter(result.set_aside.values()))}")
     targets = [target for brick in names for target in brick_files(copy, brick, bands) if exists(_sum_path(target))]
     content = hashlib.sha256()
     for target in targets:
         content.update(f"{target.rsplit('/', 1)[-1]} {read_bytes(_sum_path(target)).decode()}".encode())
-    facts = {"bricks": len(names), "files": len(targets), "bands": ",".join(bands), "content": content.hexdigest()}
+    facts: dict[str, Any] = {"bricks": len(names), "files": len(targets), "bands": ",".join(bands), "content": content.hexdigest()}
     aside = sorted(name.rsplit("/", 1)[-1] for name in result.set_aside)
     run = run_facts(started, result.files, fetched=result.files, megabytes=round(result.size / 1e6, 3), set_aside=result.set_aside)
     return write_receipt(Receipt("coadds", identity_of(None, inputs, set_aside=aside, **facts), run), copy.path("coadd"))
@@ -202,10 +211,10 @@ def ensure_brick(
     brickname: str,
     bands: Sequence[str] = ("g", "r", "z"),
     max_bytes: float = 100e9,  # Limit of the copy [bytes]
-    asker: Asker | None = None,  # Another one for other manners
+    client: HttpClient | None = None,  # Another one for another request policy
 ) -> Release:  # The copy
     "A copy that holds a brick, whole; raises BadInput naming the first file that could not be had"
-    result = fetch(plan_fetch(source, copy, [brickname], bands), asker)
+    result = fetch(plan_fetch(source, copy, [brickname], bands), client)
     if result.set_aside:
         raise BadInput(next(iter(result.set_aside.values())))
     mark_used(copy, brickname)

@@ -91,7 +91,7 @@ class Cutouts:
     bands: tuple[str, ...]
 
     def bad(self) -> np.ndarray:
-        "(n, y, x) bool: pixels that a star, saturation or missing data spoil in any band"
+        "(n, y, x) bool: pixels that a bright star or the lack of data spoil in any band"
         return bad_pixels(self.maskbits, self.bands) | (self.invvar <= 0).any(axis=1)
 
 # %% ../../nbs/survey/coadds.ipynb #358341b3

@@ -7,9 +7,7 @@ __all__ = ['CardValue', 'BLOCK', 'CARD', 'MAX_HEADER_BLOCKS', 'FORMATS', 'open_r
            'Hdu', 'header_int', 'data_size', 'read_header', 'find_hdu', 'row_dtype']
 
 # %% ../../nbs/survey/fitsfile.ipynb #0495da2b
-import gzip
 import re
-import zlib
 from dataclasses import dataclass
 from math import prod
 
@@ -18,6 +16,7 @@ import pyarrow as pa
 
 from ..base.errors import BadInput
 from ..base.storage import filesystem, read_bytes
+from ..base.tables import gunzip
 
 # %% ../../nbs/survey/fitsfile.ipynb #88eea81c
 def open_random(
@@ -25,10 +24,7 @@ def open_random(
 ) -> pa.NativeFile:
     "A file for reading at any offset; raises BadInput when it is missing or its gzip stream is broken"
     if str(uri).endswith(".gz"):
-        try:
-            return pa.BufferReader(gzip.decompress(read_bytes(uri)))
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise BadInput(f"{uri}: broken gzip file ({error}); expected a whole one") from error
+        return pa.BufferReader(gunzip(read_bytes(uri), str(uri)))
     system, path = filesystem(uri)
     try:
         return system.open_input_file(path)

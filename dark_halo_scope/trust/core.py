@@ -9,14 +9,16 @@ __all__ = ['Source', 'NEEDED', 'TOY_BRICK', 'TOY_CENTRE', 'NOISE', 'stamp_offset
 # %% ../../nbs/trust/core.ipynb #ed31813f
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 
+from ..base.magnitudes import flux_of
 from ..injection.paint import PaintRecipe, lens_params, paint_brick, psf_params, source_flux, source_params
 from ..injection.plan import PlanRecipe, make_plan
 from ..lensing.deflection import LensParams, source_position
-from ..lensing.psf import PSF, psf_profile
+from ..lensing.psf import PSF, RoundPSF, psf_profile
 from ..lensing.sources import ClumpyParams, ImageParams, SersicParams, SourceBank, image_light, sersic_light, sersic_parts
 from ..survey.bricks import brick_centres
 from ..survey.coadds import Cutouts, TangentPlane, sky_to_pixels, stamp_corner
@@ -55,7 +57,7 @@ def core_weight(
     at = np.linspace(0, max(float(r.max(initial=0.0)), pixscale), 64)
     angle = np.linspace(0, np.pi / 4, 5)
     far = np.hypot(px - (at[:, None] * np.cos(angle)).ravel()[:, None], py - (at[:, None] * np.sin(angle)).ravel()[:, None])
-    share = psf_profile(psf, far, i, 0).sum(1).reshape(len(at), -1) @ np.array([1, 2, 2, 2, 1]) / 8 * pixscale**2
+    share = psf_profile(cast(RoundPSF, psf), far, i, 0).sum(1).reshape(len(at), -1) @ np.array([1, 2, 2, 2, 1]) / 8 * pixscale**2
     return np.interp(r, at, share)
 
 # %% ../../nbs/trust/core.ipynb #6457a11b
@@ -196,7 +198,7 @@ def toy_hosts(
     columns |= {"ebv": rng.normal(0.03, 0.01, hosts)} | {f"mag_{b}": mag + d for b, d in zip("grz", (1.5, 0.0, -0.9))}
     columns |= {f"mw_transmission_{b}": np.full(hosts, 0.93) for b in "grz"}
     columns |= {f"psfsize_{b}": rng.normal(size, 0.08, hosts) for b, size in zip("grz", (1.48, 1.33, 1.24))}
-    columns |= {f"psfdepth_{b}": rng.normal(900, 80, hosts) for b in "grz"}
+    columns |= {f"psfdepth_{b}": rng.normal(900, 80, hosts) for b in "grz"} | {f"shape_e{i}": np.zeros(hosts) for i in (1, 2)}
     return pa.table(columns), shift.T
 
 # %% ../../nbs/trust/core.ipynb #186c11bb
@@ -216,7 +218,7 @@ def toy_sky(
     r = np.sqrt(q[:, None, None] * (c * dx + s * dy) ** 2 + (c * dy - s * dx) ** 2 / q[:, None, None] + 0.3**2)
     light = np.exp(-1.68 * r / size[:, None, None])
     light /= light.sum((1, 2), keepdims=True)
-    flux = np.stack([10 ** (-0.4 * (parent[f"mag_{b}"].to_numpy() - 22.5)) * 0.93 for b in "grz"], 1)
+    flux = np.stack([flux_of(parent[f"mag_{b}"].to_numpy()) * 0.93 for b in "grz"], 1)
     noise = np.array([NOISE[b] for b in "grz"])[None, :, None, None]
     image = (flux[:, :, None, None] * light[:, None] + rng.normal(size=(n, 3, n_pix, n_pix)) * noise).astype(np.float32)
     seeing = np.stack([parent[f"psfsize_{b}"].to_numpy() for b in "grz"], 1).astype(np.float32)
@@ -247,8 +249,11 @@ def painted_toy(
     recipe = recipe or PaintRecipe(keep_control=True)
     wanted = {s: int((parent["split"].to_numpy(zero_copy_only=False) == s).sum() * 0.45) * 2 for s in splits}
     plan = replace(plan or PlanRecipe(prior="compact"), n_total_per_split=wanted, experiment_id=f"toy {seed}")
-    where = {s: np.arange(len(bank)) for s in splits} if bank is not None else None
-    tasks = make_plan(parent, plan, ("g", "r", "z"), where)
+    columns = None
+    if bank is not None:
+        columns = {"split": np.array(splits)[np.arange(len(bank)) % len(splits)], "z": np.ones(len(bank))}
+        columns |= {f"mag_{b}": np.full(len(bank), 24.0) for b in "grz"}
+    tasks = make_plan(parent, plan, ("g", "r", "z"), columns)
     used = np.unique(tasks["objid"].to_numpy())
     sky = toy_sky(parent.take(used), shift[used], seed, recipe.n_pix, recipe.pixscale)
     return paint_brick(tasks, sky, recipe, ("g", "r", "z"), plan.src_dmag_of == "lensed", bank)

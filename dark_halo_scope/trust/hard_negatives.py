@@ -13,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from ..base.errors import BadInput
+from ..base.sphere import near_any, pairs_within
 from ..learning.negatives import MineRecipe
-from ..parent.selection import near_any, unit_vectors
 from ..stamps.reader import lookup_positions
 
 # %% ../../nbs/trust/hard_negatives.ipynb #aa970895
@@ -27,11 +26,10 @@ def same_galaxy(
     radius: float = 1.0,  # [arcsec]
 ) -> np.ndarray:  # (n,) group numbers from 0
     "Groups of positions that lie within a radius of one another"
-    xyz = unit_vectors(np.asarray(ra, float), np.asarray(dec, float))
-    if not len(xyz):
+    if not len(ra):
         return np.zeros(0, np.int64)
-    pairs = cKDTree(xyz).query_pairs(2 * np.sin(np.radians(radius / 3600) / 2), output_type="ndarray")
-    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(xyz), len(xyz)))
+    pairs = pairs_within(ra, dec, radius)
+    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(ra), len(ra)))
     return connected_components(links, directed=False)[1]
 
 # %% ../../nbs/trust/hard_negatives.ipynb #6b9732e2

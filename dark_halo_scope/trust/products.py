@@ -9,7 +9,7 @@ __all__ = ['PACKAGED', 'PLACE', 'ABOUT', 'VISIBILITY', 'PRODUCTS', 'ListRecipe',
            'attrition_of_stamps', 'diagnostics', 'ring_attention', 'examine', 'known_look_alikes', 'held_out',
            'stage_zero']
 
-# %% ../../nbs/trust/products.ipynb #6708aec0
+# %% ../../nbs/trust/products.ipynb #d7b8017f
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..base.config import recipe_identity
 from ..base.errors import BadInput
 from ..base.galaxy import galaxy_key
+from ..base.jsonable import array_bytes, as_json, read_json
 from ..base.products import Chosen, Inputs, Made, Place, Product
-from ..base.receipts import content_hash, read_receipt, read_table
+from ..base.receipts import content_hash, read_table
 from ..base.resources import manifest
-from ..base.storage import array_bytes, as_json, exists, join, list_files, read_json
+from ..base.skylist import NUMBERS, read_positions
+from ..base.storage import exists, join, list_files
 from ..injection.products import source_bank
 from ..learning.products import networks, score_cutouts, training_files
 from ..parent.splits import split_of_bricks
@@ -31,12 +34,13 @@ from ..stats.metrics import precision_at_recall, recall_at_precision
 from ..survey.bricks import brick_ids
 from ..survey.coadds import Cutouts, cutouts_at
 from ..survey.release import Release
-from .anchors import StageZero, check_anchors, known_impostors, read_positions, stage0
-from .gates import failed, gate_rows, run_gates, run_score_gates
+from .anchors import StageZero, check_anchors, known_impostors, stage0
+from .gates import failed, gate_rows, run_gates
 from .hard_negatives import impostors as look_alikes
 from .hard_negatives import lookup, mine
+from .score_gates import run_score_gates
 
-# %% ../../nbs/trust/products.ipynb #7029d9b0
+# %% ../../nbs/trust/products.ipynb #23f70d69
 PACKAGED = ("spectroscopic", "imaging", "candidates")  # Lists of lenses and candidates in data_manifests/anchors
 
 
@@ -63,13 +67,14 @@ def joined_lists(
     columns: Sequence[str],
 ) -> dict[str, np.ndarray]:  # Each of `columns` that any list has; blank or NaN where a list lacks it
     "Several lists as one"
-    tables = [read_positions(list_file(name)) for name in names]
+    tables = [read_positions(list_file(name)).columns for name in names]
     joined: dict[str, np.ndarray] = {}
     for column in columns:
-        having = [t[column] for t in tables if column in t]
-        if having:
-            blank: Any = "" if having[0].dtype == object else np.nan
-            joined[column] = np.concatenate([t.get(column, np.full(len(t["ra"]), blank, having[0].dtype)) for t in tables])
+        if any(column in t for t in tables):
+            number = column in ("ra", "dec", *NUMBERS)
+            kind, blank = (float, np.nan) if number else (str, "")
+            parts = [t[column].astype(kind) if column in t else np.full(len(t["ra"]), blank) for t in tables]
+            joined[column] = np.concatenate(parts).astype(float if number else object)
     return joined
 
 
@@ -78,7 +83,7 @@ def given_table(columns: Mapping[str, np.ndarray]) -> tuple[str, pa.Table]:
     table = pa.table({c: pa.array(v.astype(str) if v.dtype == object else v) for c, v in columns.items()})
     return content_hash(table), table
 
-# %% ../../nbs/trust/products.ipynb #45b54fe1
+# %% ../../nbs/trust/products.ipynb #7306786d
 PLACE = ("name", "ra", "dec")
 ABOUT = (*PLACE, "theta_E", "z_lens", "z_src", "seeing", "arc_snr", "arc_mag_r", "survey")
 
@@ -101,7 +106,7 @@ def impostors_given(recipe: Chosen, place: Place) -> tuple[str, pa.Table]:
     }
     return given_table(columns)
 
-# %% ../../nbs/trust/products.ipynb #dbc3b805
+# %% ../../nbs/trust/products.ipynb #cf3bc58f
 def single_image_given(recipe: Chosen, place: Place) -> tuple[str, dict[str, Any]]:
     "Whether the network can be asked about a galaxy as it is on the sky"
     paired = recipe.train.pairs in ("input", "residual")
@@ -123,10 +128,12 @@ def predecessor_given(recipe: Chosen, place: Place) -> tuple[str, dict[str, Any]
     uri = join(beside, "stage0.json")
     if not exists(uri):
         return "none", {"passed": None, "why": f"{uri} is not there: the generation before has not been examined"}
-    receipt = read_receipt(uri)
-    return receipt.name, {"passed": receipt.identity["passed"], "why": f"{recipe.after}: {read_json(uri)['verdict']}"}
+    report = read_json(uri)
+    if not isinstance(report, dict) or not {"passed", "verdict"} <= report.keys():
+        raise BadInput(f"{uri}: not a stage-0 report; expected its verdict and whether it passed")
+    return recipe_identity(report), {"passed": report["passed"], "why": f"{recipe.after}: {report['verdict']}"}
 
-# %% ../../nbs/trust/products.ipynb #8d9a85ba
+# %% ../../nbs/trust/products.ipynb #ff755f08
 def gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     "Every gate on the stamps"
     bank = source_bank(inputs["bank"].value) if inputs["bank"].value else None
@@ -181,7 +188,7 @@ def concat(uris: Sequence[str], columns: Sequence[str] | None = None) -> pa.Tabl
     "Several Parquet files as one table"
     return pa.concat_tables([read_table(uri, columns) for uri in uris]).combine_chunks()
 
-# %% ../../nbs/trust/products.ipynb #7e8e8f65
+# %% ../../nbs/trust/products.ipynb #f0c7d8a1
 def mined_wanted(
     recipe: Any,  # The run's recipe
 ) -> bool:
@@ -219,8 +226,15 @@ def mine_negatives(
         )
     return Made(lookup(mined), files={"hard_negatives.json": as_json(counts)})
 
-# %% ../../nbs/trust/products.ipynb #f46792e0
-VISIBILITY = (("cutout_ok", 0.5), ("metrics_ok", 0.5), ("theta_over_psf", 0.5), ("arc_snr", 5.0), ("magnification", 3.0), ("n_images", 2))
+# %% ../../nbs/trust/products.ipynb #3d6f8268
+VISIBILITY = (
+    ("cutout_ok", 0.5),
+    ("metrics_ok", 0.5),
+    ("theta_over_psf", 0.5),
+    ("arc_snr_g", 25.0),
+    ("magnification", 3.0),
+    ("n_images", 2),
+)
 
 
 def attrition_of_stamps(
@@ -235,7 +249,7 @@ def attrition_of_stamps(
         rows.append({"cut": f"{column} >= {least:g}", "stamps": int(keep.sum()), "hosts": len(np.unique(host[keep]))})
     return rows
 
-# %% ../../nbs/trust/products.ipynb #a900d317
+# %% ../../nbs/trust/products.ipynb #450de118
 def diagnostics(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     "Precision and recall at .95, and attention on the ring by epoch"
     scores = columns_of(inputs["scores"].read())
@@ -267,7 +281,7 @@ def ring_attention(inputs: Inputs, recipe: Chosen, lenses: int = 12) -> list[dic
     ring = ring_mask(columns["theta_E"][clear], recipe.sky.n_pix, pixscale=recipe.sky.pixscale)
     return attention_by_epoch([*kept, join(model.uri, "best.pt")], decode(some.take(clear)), {"ring": ring}, meta)[0]
 
-# %% ../../nbs/trust/products.ipynb #b2370c65
+# %% ../../nbs/trust/products.ipynb #b0703284
 def examine(
     anchors: Mapping[str, np.ndarray],  # name, ra, dec, and what is known of them
     cut: Cutouts,  # (n,) their cutouts
@@ -294,7 +308,8 @@ def examine(
         listed, their = impostors
         score = score_cutouts(committee, their)[their.ok]
         wrong = {c: np.asarray(listed[c])[their.ok] for c in ("name", "class")} | {"logit": score, "p_lens": committee.probability(score)}
-    report = stage0(own, logit[used], committee.probability(logit[used]), wrong, *(negatives or (None, None)), recipe, left)
+    scores, hosts = negatives or (None, None)
+    report = stage0(own, logit[used], committee.probability(logit[used]), wrong, scores, hosts, recipe, left)
     return report, own | seen
 
 
@@ -359,7 +374,7 @@ def stage_zero(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
         identity={"listed": len(anchors["ra"]), "failed": [] if report.passed else ["anchors"]},
     )
 
-# %% ../../nbs/trust/products.ipynb #28ee0107
+# %% ../../nbs/trust/products.ipynb #4ab58733
 PRODUCTS = (
     Product("known", "known lenses and candidates", per="given", make="trust.products:known_given", chosen_by=("lists",)),
     Product("anchors", "lenses that examine the network", per="given", make="trust.products:anchors_given", chosen_by=("lists",)),

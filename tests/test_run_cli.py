@@ -1,0 +1,136 @@
+"The command: one line whatever goes wrong, quick to refuse, and recipes that make sense"
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dark_halo_scope.base.config import parse_yaml
+from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.run import cli
+from dark_halo_scope.run.engine import run_spark
+from dark_halo_scope.run.phases import load_recipe
+
+from .conftest import dhs
+
+
+def said_by(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
+    "Exit code and error stream of the command, in this process"
+    monkeypatch.setattr(sys, "argv", ["dhs", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code or 0, capsys.readouterr().err
+
+
+def test_an_exception_that_nobody_foresaw_is_one_line(tmp_path, monkeypatch, capsys):
+    from dark_halo_scope.trust import generations
+
+    def broken(uri):
+        raise KeyError("rows")
+
+    monkeypatch.setattr(generations, "from_run", broken)
+    code, said = said_by(monkeypatch, capsys, "compare", "runs/a", "--out", str(tmp_path / "x.md"))
+    assert code == 2 and said.startswith("dhs: ") and "KeyError: 'rows'" in said and len(said.splitlines()) == 1
+    monkeypatch.setattr(sys, "argv", ["dhs", "compare", "runs/a", "--out", str(tmp_path / "x.md"), "--debug"])
+    with pytest.raises(KeyError):
+        cli.main()
+
+
+def test_the_version_is_an_option_and_a_command(monkeypatch, capsys):
+    assert said_by(monkeypatch, capsys, "--version")[0] == said_by(monkeypatch, capsys, "version")[0] == 0
+
+
+@pytest.mark.parametrize("dec", ["-2.2", "-.5", "-2"])
+def test_a_negative_declination_is_an_argument(monkeypatch, capsys, tmp_path, dec):
+    code, said = said_by(monkeypatch, capsys, "chance", "150.1", dec, "--theta-e", "1.5", "--out", str(tmp_path))
+    assert code == 2 and "run phase6_completeness first" in said
+
+
+def test_ctrl_c_is_one_line(tmp_path):
+    code = "import time, sys; from dark_halo_scope.run import cli; cli.main()"
+    wait = "import sys; sys.argv = ['dhs', 'compare', 'x']; import dark_halo_scope.trust.generations as g; g.from_run = lambda uri: __import__('time').sleep(60); "
+    child = subprocess.Popen(
+        [sys.executable, "-c", wait + code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True
+    )
+    time.sleep(6)
+    os.killpg(child.pid, signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130 and said.splitlines() == ["dhs: stopped; what was finished is kept, the same command goes on"], said
+
+
+def test_refusals_are_quick(tmp_path):
+    "Loaded machines are slow: the best of three"
+    for line, limit in ((("--help",), 0.7), (("fetc",), 0.7), (("version",), 0.7), (("run", "phase9"), 1.0)):
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            dhs(*line, cwd=tmp_path)
+            times.append(time.perf_counter() - start)
+        assert min(times) < limit, (line, times)
+
+
+def test_no_java_is_one_line(monkeypatch):
+    pytest.importorskip("pyspark")
+    monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
+    monkeypatch.setenv("JAVA_HOME", "/nowhere")
+    with pytest.raises(BadInput, match="finds no Java .JAVA_HOME=/nowhere.; expected Java 17"):
+        run_spark(len, [("a", (1,))], "local[1]")
+
+
+@pytest.mark.parametrize(
+    "override, says",
+    [
+        ("paint.beta=-3", "expected above 1"),
+        ("paint.beta=.nan", "finite number"),
+        ("paint.gain={g: .nan}", "finite number"),
+        ("paint.gain={g: 0}", "positive numbers|above 0"),
+        ("paint.pixscale=.nan", "finite number"),
+        ("train.optim.lr=.inf", "finite number"),
+        ("train.optim.lr=" + "9" * 400, "64 bits"),
+        ("train.read.workers=-3", "0 or more"),
+        ("plan.n_total_per_split={train: -5}", "0 or more"),
+        ("plan.host_mag_r=[.nan, .nan]", "finite number"),
+        ("splits.fractions={train: .nan}", "finite number"),
+        ("plan.x=[", "not readable as YAML"),
+        ("train.epochs=1e400", "expected int"),
+        ("mock.dec=-100", "-90 or more|below 80"),
+        ("gates.pixscale=0", "above 0"),
+        ("anchors.cuts=[2]", "below 1"),
+    ],
+)
+def test_a_senseless_recipe_is_refused(override, says):
+    with pytest.raises(BadInput, match=says) as error:
+        load_recipe("toy", [override])
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("name: a\nname: b\n", "given twice"),
+        ("a: &a [1]\nb: *a\n", "anchors"),
+        ("a: &a\n  b: *a\n", "anchors"),
+        ("- " * 1 + "[" * 2000, "nested too deeply|not readable"),
+        ("name: \0", "not readable"),
+        ("n: 1" + "0" * 5000, "64 bits"),
+        ("n: 0x" + "f" * 30, "64 bits"),
+        ("? [1, 2]\n: 3\n", "not readable"),
+    ],
+)
+def test_what_yaml_does_behind_one_s_back_is_refused(text, says):
+    with pytest.raises(BadInput, match=says) as error:
+        parse_yaml(text, "gen1.yaml")
+    assert str(error.value).startswith("gen1.yaml: ") and len(str(error.value).splitlines()) == 1
+
+
+def test_a_night_is_text_and_a_power_of_ten_a_number():
+    assert parse_yaml("a: 2026-11-28\nb: 1e-3\nc: 2020-99-99\nd: 1.5e3\ne: 07", "x") == {
+        "a": "2026-11-28",
+        "b": 1e-3,
+        "c": "2020-99-99",
+        "d": 1500.0,
+        "e": 7,
+    }

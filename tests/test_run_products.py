@@ -1,0 +1,313 @@
+"One way: what decides a product is in its receipt, guards stop what depends on them, and nothing made otherwise passes for what was asked"
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dark_halo_scope.base import products as base
+from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.products import Made, Product
+from dark_halo_scope.base.receipts import read_receipt, read_table, receipt_path, write_receipt, write_table
+from dark_halo_scope.base.sphere import nearest
+from dark_halo_scope.run import products
+from dark_halo_scope.run.phases import load_recipe, open_run
+from dark_halo_scope.run.products import Run, asked_for, check_guards, ensure, make, opened, state, verify, why_not
+
+
+@pytest.fixture
+def copy(toy: Path, tmp_path: Path) -> Path:
+    "A finished toy run, to be spoilt"
+    shutil.copytree(toy, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def at(folder: Path, *overrides: str, **more: Any) -> Run:
+    "The toy's run in a folder"
+    return open_run("toy", str(folder), list(overrides), workers=1, **more)
+
+
+def refusal(function: Any, *arguments: Any) -> str:
+    "The line of a refusal"
+    with pytest.raises(BadInput) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_finished_run_has_every_product(toy: Path) -> None:
+    run = at(toy)
+    assert set(state(run).values()) == {"done"}
+    names = {p.name for p in asked_for(run)}
+    assert names >= {"gates", "score_gates", "diagnostics", "stage0", "model", "completeness", "candidates"}
+    receipts, faults = verify(str(toy))
+    assert receipts > len(names) and not faults
+
+
+def test_a_product_left_out_is_missed(copy: Path) -> None:
+    Path(receipt_path(copy / "score_gates.json")).unlink()
+    found = state(at(copy))
+    assert found["score_gates"] == "not there" and "score_gates" in found["candidates"]
+
+
+# What decides a product.
+
+
+def made_again(run: Run, name: str) -> str:
+    "Why a product would be made again; empty where it would not"
+    return why_not(run, name)
+
+
+@pytest.mark.parametrize(
+    ("override", "product", "said"),
+    [
+        ("plan.src_dmag_of=lensed", "stamps", "plan.src_dmag_of"),
+        ("paint.psf=gaussian", "stamps", "paint"),
+        ("train.epochs=3", "model", "train"),
+        ("calibration.kind=temperature", "model", "calibration"),
+        ("candidates.fpr=0.4", "candidates", "candidates"),
+        ("score.turns=true", "sky", "score.turns"),
+        ("splits.salt=other", "parent", "splits"),
+    ],
+)
+def test_a_choice_that_changes_the_content_makes_it_again(toy: Path, override: str, product: str, said: str) -> None:
+    assert said in made_again(at(toy, override), product)
+    assert not made_again(at(toy), product) and not made_again(at(toy, "notes=a try"), product)
+
+
+def test_a_maker_sees_only_what_it_declares(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "A section or an input that is not declared cannot be read, so it cannot miss from the identity"
+    run, whole = at(toy, "plan.n_total_per_split={train: 10, val: 10, test: 10}"), products.products_of(("mock",))
+    poorer = {**whole, "plan": replace(whole["plan"], chosen_by=("plan", "sky"))}
+    monkeypatch.setattr(products, "products_of", lambda rooms=(): poorer)
+    assert "reads 'selection' of the recipe, but declares plan, sky" in refusal(make, run, "plan")
+
+
+def test_the_limit_is_part_of_the_identity(toy: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "After --limit 1 a full run makes the rest"
+    few = at(copy, limit=1)
+    assert "limit" in made_again(few, "density")
+    rows = make(few, "density").identity["rows"]
+    assert rows < read_receipt(toy / "density.parquet").identity["rows"]
+    assert "limit" in made_again(at(copy), "density")
+    assert make(at(copy), "density").identity["content"] == read_receipt(toy / "density.parquet").identity["content"]
+    # The guard deleted: with the limit out of the identity the small table passes for the whole.
+    make(few, "density")
+    whole = products.identity
+    monkeypatch.setattr(products, "identity", lambda run, name: {**whole(run, name), "limit": 1})
+    assert not made_again(at(copy), "density")
+
+
+def test_the_code_is_part_of_the_identity(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "A mended painter repaints, a mended plot does not"
+    from dark_halo_scope.base import resources
+
+    run, read = at(toy), resources._module
+    assert not made_again(run, "stamps")
+
+    def mended(module: str) -> Any:
+        def facts(name: str) -> Any:
+            known = read(name)
+            return (b"mended", known[1]) if known and name == module else known
+
+        resources.code_of.cache_clear()
+        monkeypatch.setattr(resources, "_module", facts)
+
+    mended("run.figures")
+    assert not made_again(run, "stamps")
+    mended("lensing.fourier")
+    assert "code" in made_again(run, "stamps") and not made_again(run, "parent")
+    # The guard deleted: with one name for all code nothing is made again.
+    monkeypatch.setattr(products, "code_of", lambda *modules: read_receipt(toy / "stamps").identity["code"])
+    assert "code" not in made_again(run, "stamps")
+    resources.code_of.cache_clear()
+
+
+def test_another_recipe_in_the_same_folder_is_not_taken(copy: Path) -> None:
+    "ensure compares identities: what another recipe left is made anew, or refused where inputs may not be made"
+    other = at(copy, "plan.experiment_id=other")
+    assert "plan" in refusal(opened, other, "plan") and "run phase4a_plan" in refusal(make, other, "stamps")
+    ensure(other, "plan")
+    assert set(read_table(other.address("plan"))["experiment_id"].to_pylist()) == {"other"}
+
+
+def test_repainted_stamps_train_a_new_network(copy: Path) -> None:
+    "The same rows with other pixels: a finished training is not taken up again"
+    import torch
+
+    before = torch.load(copy / "model" / "best.pt", weights_only=True)["model"]
+    run = at(copy, "paint.psf=gaussian", "plan.n_total_per_split={train: 200, val: 80, test: 80}")
+    ensure(run, "model")
+    after = torch.load(copy / "model" / "best.pt", weights_only=True)["model"]
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert read_receipt(run.address("model")).identity["inputs"]["stamps"] == read_receipt(run.address("stamps")).name
+
+
+def test_a_kill_between_table_and_receipt_is_noticed(toy: Path, copy: Path) -> None:
+    "Another table under the receipt of the old one"
+    run = at(copy)
+    table = read_table(run.address("density"))
+    write_table(
+        table.set_column(table.column_names.index("n_gal"), "n_gal", pa.array(np.zeros(len(table), np.int64))), run.address("density")
+    )
+    assert "density.parquet" in made_again(run, "density")
+    assert make(run, "density").identity["content"] == read_receipt(toy / "density.parquet").identity["content"]
+
+
+def test_one_changed_byte_is_named(copy: Path) -> None:
+    stamp = sorted((copy / "stamps").rglob("*.parquet"))[0]
+    data = bytearray(stamp.read_bytes())
+    data[len(data) // 2] ^= 1
+    stamp.write_bytes(data)
+    faults = verify(str(copy))[1]
+    assert len(faults) == 1 and stamp.name in faults[0] and "changed" in faults[0]
+    receipt = Path(receipt_path(copy / "plan.parquet"))
+    receipt.write_text(receipt.read_text().replace('"rows": ', '"rows": 1'))
+    assert any("plan" in fault and "changed after it was written" in fault for fault in verify(str(copy))[1])
+    stamp.unlink()
+    assert any("missing" in fault for fault in verify(str(copy))[1])
+
+
+def test_a_partial_search_is_not_taken_for_the_whole(copy: Path) -> None:
+    "Bricks that were not searched are counted as such, not as cutouts that could not be made"
+    from dark_halo_scope.search.products import search_attrition, searched
+
+    sky = opened(at(copy), "sky")
+    content = sky.receipt.identity["content"]
+    part = replace(sky, receipt=replace(sky.receipt, identity={**sky.receipt.identity, "content": dict(list(content.items())[:2])}))
+    recipe = at(copy).recipe
+    found = searched(part, opened(at(copy), "parent"), recipe.candidates, recipe.sky.bands)
+    rows = search_attrition(found)
+    assert found.without["its brick was not searched"] > 0 and rows[0]["cut"] == "its brick was searched"
+    assert rows[0]["before"] - rows[0]["kept"] == found.without["its brick was not searched"]
+
+
+def test_a_threshold_of_another_network_is_refused(copy: Path) -> None:
+    run = at(copy)
+    brick = sorted((copy / "sky").rglob("*.parquet"))[0]
+    table = read_table(brick)
+    names = pa.array(["deadbeefdeadbeef"] * len(table))
+    write_table(table.set_column(table.column_names.index("model_id"), "model_id", names), brick)
+    from dark_halo_scope.base.products import Chosen, Inputs
+    from dark_halo_scope.search.products import candidates
+
+    product = run.product("candidates")
+    inputs = Inputs(product, {name: opened(run, name) for name in product.inputs})
+    assert "deadbeefdeadbeef" in refusal(candidates, inputs, Chosen(run.recipe, product), run.place(product))
+
+
+def test_gaps_are_filled_by_the_next_full_run(toy: Path, copy: Path) -> None:
+    "A sweep that could not be read is read when it is mended, whatever was accepted before"
+    sweep = sorted((copy / "release" / "south" / "sweep" / "10.1").glob("*.fits"))[0]
+    whole = sweep.read_bytes()
+    shutil.rmtree(copy / "parts")
+    Path(receipt_path(copy / "density.parquet")).unlink()
+    sweep.write_bytes(whole[:-4000])
+    assert sweep.stem in refusal(make, at(copy), "density")
+    part = make(at(copy, allow_missing=True), "density")
+    assert part.identity["set_aside"] == [sweep.stem]
+    assert "set aside" in made_again(at(copy), "density") and "--allow-missing" in refusal(opened, at(copy), "density") + "--allow-missing"
+    sweep.write_bytes(whole)
+    assert make(at(copy), "density").identity["content"] == read_receipt(toy / "density.parquet").identity["content"]
+
+
+# Guards.
+
+
+def test_known_lenses_and_candidates_are_never_hosts(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "On every survey, by default: the packaged lists and the recipe's"
+    run = at(toy)
+    known, sample = products.given(run, "known").value, read_table(run.address("parent"))
+    assert len(known) > 4_900 and read_receipt(run.address("parent")).identity["near_known"] > 0
+    apart = nearest(sample["ra"].to_numpy(), sample["dec"].to_numpy(), known["ra"].to_numpy(), known["dec"].to_numpy())[1]
+    assert apart.min() > run.recipe.selection.known_lens_arcsec
+    for name in ("gen1", "gen5_prime", "gen6"):
+        sky = Run(load_recipe(name), str(tmp_path))
+        assert len(products.given(sky, "known").value) > 4_900, name
+    # The guard deleted: without the crossmatch the planted lenses are hosts.
+    from dark_halo_scope.parent import products as parent_products
+
+    monkeypatch.setattr(parent_products, "near_any", lambda ra, *rest: np.zeros(len(ra), bool))
+    shutil.copytree(toy, tmp_path / "careless")
+    careless = at(tmp_path / "careless", "selection.known_lens_arcsec=11.5")
+    make(careless, "parent")
+    sample = read_table(careless.address("parent"))
+    assert nearest(sample["ra"].to_numpy(), sample["dec"].to_numpy(), known["ra"].to_numpy(), known["dec"].to_numpy())[1].min() < 2
+
+
+def failing(run: Run, guard: str, *names: str) -> None:
+    "Lets a guard of a finished run say that it failed"
+    receipt = read_receipt(run.address(guard))
+    write_receipt(replace(receipt, identity={**receipt.identity, "passed": False, "failed": list(names)}), run.address(guard))
+
+
+def test_a_failed_gate_stops_the_training(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = at(copy)
+    failing(run, "gates", "core light")
+    said = refusal(make, run, "model")
+    assert "guard 'gates' failed" in said and "gates:core light" in said and "--override 'gates:core light=REASON'" in said
+    check_guards(at(copy, "overrides.gates:core light=a study of this very fault"), run.product("model"))
+    other = at(copy, "overrides.gates:brightness=another one")
+    assert "core light" in refusal(check_guards, other, other.product("model"))
+    overridden = at(copy, "overrides.gates=a study")
+    assert products.identity(overridden, "model")["overrides"] == {"gates": "a study"}
+    # The guard deleted: the network would be trained.
+    monkeypatch.setattr(products, "check_guards", lambda run, product: None)
+    with pytest.raises(AssertionError):
+        assert "guard" in refusal(lambda: products.why_not(run, "model") or make(run, "model"))
+
+
+def test_an_override_needs_a_reason() -> None:
+    assert "no reason given" in refusal(load_recipe, "toy", ["overrides.gates=' '"])
+
+
+def test_a_failed_or_unexamined_predecessor_blocks(copy: Path, tmp_path: Path) -> None:
+    "A recipe names the one before it; its stage 0 must have passed"
+    run = at(copy, "after=before")
+    assert "was not tested" in refusal(check_guards, run, run.product("model"))
+    (tmp_path / "before").mkdir()
+    for passed, verdict in ((False, "FAILED: recall 0 of 9"), (None, "not tested: no impostors")):
+        (tmp_path / "before" / "stage0.json").write_text(json.dumps({"passed": passed, "verdict": verdict}))
+        run = at(copy, "after=before")
+        assert verdict in refusal(check_guards, run, run.product("model"))
+    check_guards(at(copy, "after=before", "overrides.predecessor=a rehearsal"), run.product("model"))
+    (tmp_path / "before" / "stage0.json").write_text(json.dumps({"passed": True, "verdict": "passed"}))
+    check_guards(at(copy, "after=before"), run.product("model"))
+
+
+def test_a_network_that_needs_the_control_is_refused(toy: Path) -> None:
+    run = at(toy, "train.pairs=input", "train.augment.neighbours=0")
+    assert "no control exists for a real galaxy" in refusal(check_guards, run, run.product("model"))
+
+
+def test_products_in_a_circle_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dark_halo_scope.parent import products as parent_products
+
+    circle = (Product("a", "", inputs=("b",)), Product("b", "", inputs=("a",)))
+    monkeypatch.setattr(parent_products, "PRODUCTS", (*parent_products.PRODUCTS, *circle))
+    products.products_of.cache_clear()
+    try:
+        assert "in a circle: a <- b <- a" in refusal(products.products_of)
+    finally:
+        monkeypatch.undo()
+        products.products_of.cache_clear()
+
+
+def test_every_declared_function_is_there() -> None:
+    for product in products.products_of(("mock",)).values():
+        for name in (*product.functions(), product.wanted):
+            if name:
+                assert callable(base.function_named(name)), name
+    assert Made().table is None
+
+
+def test_no_code_asks_whether_the_survey_is_a_mock() -> None:
+    root = Path(products.__file__).parents[1]
+    for file in root.rglob("*.py"):
+        if file.parent.name not in ("mock", "bench") and file.name != "_modidx.py":
+            assert "is_mock" not in file.read_text(), file
