@@ -224,6 +224,7 @@ class SkyList:
     columns: Table  # name, ra in 0 to 360, dec [deg], then the list's other columns
     rows: np.ndarray  # (n,) line or row of the file that each comes from
     set_aside: tuple[SetAside, ...] = ()
+    uri: str = ""  # Its file
     left_out: tuple[str, ...] = ()  # Columns of arrays
 
     def __len__(self) -> int:
@@ -325,7 +326,7 @@ def read_positions(
     ra = np.where(ra[good] % 360 == 360, 0.0, ra[good] % 360)
     kept = [names[i] or position_name(a, d) for i, a, d in zip(np.flatnonzero(good).tolist(), ra.tolist(), dec[good].tolist())]
     columns = {"name": np.array(kept, object), "ra": ra, "dec": dec[good]} | {c: v[good] for c, v in others.items()}
-    return SkyList(columns, table.rows[good], tuple(aside), table.left_out)
+    return SkyList(columns, table.rows[good], tuple(aside), uri, table.left_out)
 
 
 def read_names(

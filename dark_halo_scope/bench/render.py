@@ -25,7 +25,7 @@ from ..base.errors import BadInput
 from .timing import best_of
 from ..lensing.cosmos import load_bank
 from ..lensing.deflection import LensParams
-from ..lensing.psf import PSF, GaussianPSF, MoffatPSF, psf_profile
+from ..lensing.psf import PSF, GaussianPSF, MoffatPSF, RoundPSF, psf_profile
 from ..lensing.reference import lenstronomy_lens, lenstronomy_source, reference_stamps
 from ..lensing.render import picked, render_arcs
 from ..lensing.sources import ClumpyParams, ImageParams, SersicParams, SourceBank, clumpy, sersic_light, sersic_parts
@@ -127,7 +127,7 @@ class Prepared:
     kernels: list[np.ndarray]  # One per band, at the supersampled scale
 
 
-def prepare(lens: LensParams, source: Any, psf: PSF, i: int, supersampling: int, pixscale: float) -> Prepared:
+def prepare(lens: LensParams, source: Any, psf: RoundPSF, i: int, supersampling: int, pixscale: float) -> Prepared:
     "Keywords and kernels"
     half = KERNEL_REACH * supersampling + supersampling // 2
     at = np.arange(-half, half + 1) * pixscale / supersampling

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from ..base.errors import BadInput, unknown_name
 from .deflection import LensParams
 from .fourier import blur_stamp, plan, room
-from .psf import PSF
+from .psf import PSF, PixelPSF, pixel_transfer
 from .rays import compiled, lens_rows, sersic_rows
 from .render import Accuracy, batches, ray_room, shoot
 
@@ -51,8 +51,10 @@ class FitStamp:
         j = np.arange(batch.side * batch.cells // 2 + 1)
         sampled = (np.ones(len(j)) if self.psf.includes_pixel else np.sinc(j / batch.side)).astype(np.float32)
         scratch = room(cells, batch.side, len(self.image))
+        round_psf = np.zeros((0, 2, 1, 1), np.float32)  # in place of spectra, where the PSF is a radial table
+        transfer = pixel_transfer(self.psf, 0, batch.side) if isinstance(self.psf, PixelPSF) else round_psf
         return {"tables": tables, "batch": batch, "rays": ray_room(batch.cells * n_pix), "sampled": sampled,
-                "grid": np.zeros((1, cells, cells), np.float32), "scratch": scratch}  # fmt: skip
+                "grid": np.zeros((1, cells, cells), np.float32), "scratch": scratch, "transfer": transfer}  # fmt: skip
 
 
 FIT_ACCURACY = Accuracy(fine=12.0, drop=1e-5, cusp=5e-2)  # A tenth of a percent of the peak, in three quarters of the time
@@ -280,7 +282,7 @@ def paint_parts(
         else:
             shoot(systems[i % len(systems)], lights[i], group, _NO_IMAGE, limits, size, cell, b.cells // 2, canvas["rays"], grid)
         factor = canvas["sampled"] if kind == "bent" else b.factor
-        compiled(blur_stamp)(grid, size + 8, ones, b.per_step[0], b.last[0], canvas["tables"], b.which[0], factor, plan(b.cells * b.side), plan(b.side), *canvas["scratch"], out[i])  # fmt: skip
+        compiled(blur_stamp)(grid, size + 8, ones, b.per_step[0], b.last[0], canvas["tables"], b.which[0], canvas["transfer"], factor, plan(b.cells * b.side), plan(b.side), *canvas["scratch"], out[i])  # fmt: skip
     return out
 
 

@@ -17,7 +17,7 @@ from ..base.magnitudes import flux_of
 from ..injection.paint import PaintRecipe, lens_params, paint_brick, psf_params, source_flux, source_params
 from ..injection.plan import PlanRecipe, make_plan
 from ..lensing.deflection import LensParams, source_position
-from ..lensing.psf import PSF, psf_profile
+from ..lensing.psf import RoundPSF, psf_profile
 from ..lensing.sources import ClumpyParams, ImageParams, SersicParams, SourceBank, image_light, sersic_light, sersic_parts
 from ..survey.bricks import brick_centres
 from ..survey.coadds import Cutouts, TangentPlane, sky_to_pixels, stamp_corner
@@ -42,7 +42,7 @@ def stamp_offsets(
 
 # %% ../../nbs/trust/core.ipynb #bed74604
 def core_weight(
-    psf: PSF,  # n systems
+    psf: RoundPSF,  # n systems
     i: int,  # Which system
     r: np.ndarray,  # Distance of rays from the stamp's middle [arcsec]
     n_pix: int,  # Side of the stamp [pix]
@@ -94,7 +94,7 @@ def one_of(lens: LensParams, i: int) -> LensParams:
 def core_light_of(
     lens: LensParams,  # n systems, from the stamp's middle
     source: Source,  # n sources with one band
-    psf: PSF,  # n systems with one band
+    psf: RoundPSF,  # n systems with one band
     n_pix: int = 64,  # Side of a stamp [pix]
     core: float = 5.0,  # Radius of the core [pix]
     pixscale: float = 0.262,  # [arcsec per pixel]
