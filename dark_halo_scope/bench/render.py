@@ -25,7 +25,7 @@ from ..base.errors import BadInput
 from .timing import best_of
 from ..lensing.cosmos import load_bank
 from ..lensing.deflection import LensParams
-from ..lensing.psf import PSF, GaussianPSF, MoffatPSF, RoundPSF, psf_profile
+from ..lensing.psf import GaussianPSF, MoffatPSF, RoundPSF, psf_profile
 from ..lensing.reference import lenstronomy_lens, lenstronomy_source, reference_stamps
 from ..lensing.render import picked, render_arcs
 from ..lensing.sources import ClumpyParams, ImageParams, SersicParams, SourceBank, clumpy, sersic_light, sersic_parts
@@ -56,7 +56,7 @@ def random_systems(
     kind: str = "sersic",  # "sersic", "clumpy" or "image"
     ranges: Ranges = Ranges(),
     bank: SourceBank | None = None,  # For images; a bank of drawn galaxies if absent
-) -> list[tuple[LensParams, SersicParams | ClumpyParams | ImageParams, PSF]]:  # Two groups
+) -> list[tuple[LensParams, SersicParams | ClumpyParams | ImageParams, RoundPSF]]:  # Two groups
     "Lenses and sources, the sources uniform over the circle that the lens images more than once"
     if n < 2:
         raise BadInput(f"n is {n}; expected at least 2 systems")
@@ -172,7 +172,7 @@ def draw_shared(one: Prepared, supersampling: int, kernel_size: int | None, n_pi
     return stamps
 
 # %% ../../nbs/bench/render.ipynb #a85e3be2
-Systems = list[tuple[LensParams, Any, PSF]]  # Groups of systems
+Systems = list[tuple[LensParams, Any, RoundPSF]]  # Groups of systems
 Draw = Callable[[], np.ndarray]  # Stamps of all systems, (n, n_band, n_pix, n_pix)
 
 
