@@ -15,7 +15,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.fft import next_fast_len
@@ -25,7 +25,7 @@ from ..base.errors import BadInput
 from .timing import best_of
 from ..lensing.cosmos import load_bank
 from ..lensing.deflection import LensParams
-from ..lensing.psf import GaussianPSF, MoffatPSF, RoundPSF, psf_profile
+from ..lensing.psf import PSF, GaussianPSF, MoffatPSF, RoundPSF, psf_profile
 from ..lensing.reference import lenstronomy_lens, lenstronomy_source, reference_stamps
 from ..lensing.render import picked, render_arcs
 from ..lensing.sources import ClumpyParams, ImageParams, SersicParams, SourceBank, clumpy, sersic_light, sersic_parts
@@ -56,7 +56,7 @@ def random_systems(
     kind: str = "sersic",  # "sersic", "clumpy" or "image"
     ranges: Ranges = Ranges(),
     bank: SourceBank | None = None,  # For images; a bank of drawn galaxies if absent
-) -> list[tuple[LensParams, SersicParams | ClumpyParams | ImageParams, RoundPSF]]:  # Two groups
+) -> list[tuple[LensParams, SersicParams | ClumpyParams | ImageParams, PSF]]:  # Two groups
     "Lenses and sources, the sources uniform over the circle that the lens images more than once"
     if n < 2:
         raise BadInput(f"n is {n}; expected at least 2 systems")
@@ -127,11 +127,11 @@ class Prepared:
     kernels: list[np.ndarray]  # One per band, at the supersampled scale
 
 
-def prepare(lens: LensParams, source: Any, psf: RoundPSF, i: int, supersampling: int, pixscale: float) -> Prepared:
+def prepare(lens: LensParams, source: Any, psf: PSF, i: int, supersampling: int, pixscale: float) -> Prepared:
     "Keywords and kernels"
     half = KERNEL_REACH * supersampling + supersampling // 2
     at = np.arange(-half, half + 1) * pixscale / supersampling
-    kernels = [psf_profile(psf, np.hypot(at, at[:, None]), i, b) for b in range(psf.fwhm.shape[1])]
+    kernels = [psf_profile(cast(RoundPSF, psf), np.hypot(at, at[:, None]), i, b) for b in range(psf.fwhm.shape[1])]
     return Prepared(lenstronomy_lens(lens, i), lenstronomy_source(source, i), [k / k.sum() for k in kernels])
 
 
@@ -172,7 +172,7 @@ def draw_shared(one: Prepared, supersampling: int, kernel_size: int | None, n_pi
     return stamps
 
 # %% ../../nbs/bench/render.ipynb #a85e3be2
-Systems = list[tuple[LensParams, Any, RoundPSF]]  # Groups of systems
+Systems = list[tuple[LensParams, Any, PSF]]  # Groups of systems
 Draw = Callable[[], np.ndarray]  # Stamps of all systems, (n, n_band, n_pix, n_pix)
 
 

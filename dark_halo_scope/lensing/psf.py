@@ -166,7 +166,7 @@ def fwhm_per_psfsize(
 def psf_from_psfsize(
     psfsize: ArrayLike,  # The survey's PSFSIZE [arcsec], (n, n_band)
     beta: ArrayLike | None = 3.5,  # Wing exponent of the Moffat; None for a Gaussian
-) -> RoundPSF:  # With `includes_pixel` true
+) -> PSF:  # With `includes_pixel` true
     "The PSF whose noise-equivalent area is the survey's; the pixel is already in it"
     psfsize = checked("psfsize", psfsize, ndim=2, above=0)
     if beta is None:
