@@ -62,7 +62,7 @@ class Trial:
     psfsize: np.ndarray  # (band,) [arcsec]
     truth: dict[str, float]  # theta_E [arcsec], 0 without a lens; arc_snr, arc_mag, host_mag, magnification
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #d0af8a4b
 def psf_of(
     psfsize: np.ndarray,  # (band,) [arcsec]
     beta: float = 3.5,
@@ -70,7 +70,7 @@ def psf_of(
     "The PSF that the fit assumes"
     return MoffatPSF(np.asarray(psfsize)[None] * fwhm_per_psfsize(beta), np.array(beta), includes_pixel=True)
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #b4e320e4
 def exposed(
     light: np.ndarray,  # (band, y, x) without noise [nmgy / pix]
     psfsize: np.ndarray,
@@ -81,7 +81,7 @@ def exposed(
     noise = np.sqrt(SKY**2 + np.maximum(light, 0) / ELECTRONS) * generator.normal(size=light.shape)
     return Trial((light + noise).astype(np.float32), np.broadcast_to(SKY**-2.0, light.shape).astype(np.float32), psfsize, truth)
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #107e6471
 def drawn_seeing(
     generator: np.random.Generator,
 ) -> np.ndarray:  # (band,) PSFSIZE [arcsec]
@@ -123,7 +123,7 @@ def painted_lens(
              "magnification": magnification, "psfsize_r": float(psfsize[1])}  # fmt: skip
     return exposed(light, psfsize, truth, generator)
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #307a8f3b
 def neighbours(
     generator: np.random.Generator,
     empty: Any,  # A stamp to paint on
@@ -197,7 +197,7 @@ def fitted(
     "The model of a trial"
     return fit_lens(trial.image, trial.invvar, psf_of(trial.psfsize), recipe=recipe, seed=seed, posterior=posterior)
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #d289ee1e
 def run_trial(
     task: tuple[str, int, int, bool, FitRecipe],  # kind, seed, which, posterior, recipe
 ) -> dict[str, Any]:  # Truth and fit
@@ -213,7 +213,7 @@ def run_trial(
     )
     return {"kind": kind, "i": i, "seconds": time.process_time() - started} | numbers
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #9fd229af
 def run_trials(
     kind: str,  # A key of `TRIALS`
     n: int,
@@ -275,7 +275,7 @@ def mock_stamps(
         out.append(one)
     return out
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #c986e2c0
 def judge_brick(
     task: tuple[str, str, FitRecipe],  # Root of the release, brick, recipe
 ) -> list[dict[str, Any]]:
@@ -300,7 +300,7 @@ def judge_brick(
                      "logit": float(logit), "seconds": time.process_time() - started, "why": model.why, "rival": model.rival_words} | kept)  # fmt: skip
     return rows
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #87c09003
 def judge_mock(
     folder: str | Path,  # The release and its results are written here
     recipe: FitRecipe = FitRecipe(),
@@ -334,7 +334,7 @@ def bias_and_coverage(
     return {"n": len(rows), "median_ratio": float(np.median(ratio)), "median_error": error, "ratio_16": float(low), "ratio_84": float(high),
             "outliers": float(np.mean(np.abs(ratio - 1) > 0.2)), "in_68": float(within["68"]), "in_95": float(within["95"])}  # fmt: skip
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #304f7834
 def well_seen(
     row: dict[str, Any],
     least_snr: float = 25.0,
@@ -342,7 +342,7 @@ def well_seen(
     "An arc S/N beyond 25 and theta_E beyond one seeing (the r FWHM)"
     return row["true_arc_snr"] > least_snr and row["true_theta_E"] > row["true_psfsize_r"] * float(fwhm_per_psfsize(3.5))
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #f97abe88
 def share_by(
     rows: Sequence[dict[str, Any]],
     name: str,  # A column of truth
@@ -379,7 +379,7 @@ def combined_scores(
     logit, odds = features(report).T
     return report, {"lens model": odds, "network": logit, "both": both}
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #aeb09d88
 def look_alike_facts(
     rows: Sequence[dict[str, Any]],
     allowed: float = 0.1,  # Share of look-alikes that the network lets pass at its threshold
@@ -409,7 +409,7 @@ def look_alike_facts(
     }
     return out | purity_facts(report, scores)
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #c607431b
 def purity_facts(
     report: Sequence[dict[str, Any]],
     scores: Mapping[str, np.ndarray],
@@ -430,7 +430,7 @@ def purity_facts(
                      "purity": 1 / (1 + ratio), "per_deg2": lenses_per_deg2 * tpr * (1 + ratio)}  # fmt: skip
     return {"at fixed completeness": out}
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #bfe64918
 def trial_facts(
     rows: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
@@ -510,7 +510,7 @@ def lens_models_receipt(
     Path(out).write_text(text + "\n")
     return read_lens_models(out)
 
-
+# %% ../../nbs/bench/lens_trials.ipynb #78076d06
 def read_lens_models(
     path: str | Path,
 ) -> dict[str, Any]:
