@@ -99,7 +99,11 @@ def stage0_on_sky(
     "Stage 0 on a list of known lenses, cut out by the service; also in `stage0.json`, and as a page in `stage0.html`"
     from dark_halo_scope.run.stage0 import stage0_page
 
-    anchors, recipe, viewer = read_positions(positions).columns if positions else known_lenses(), recipe or AnchorRecipe(), viewer or ViewerRecipe()
+    anchors, recipe, viewer = (
+        read_positions(positions).columns if positions else known_lenses(),
+        recipe or AnchorRecipe(),
+        viewer or ViewerRecipe(),
+    )
     committee, wrong = networks((checkpoint,)), None
     left: dict[str, int] = {}
     cut = fetch_cutouts(anchors["ra"], anchors["dec"], viewer, join(out, "answers"), client)
