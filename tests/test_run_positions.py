@@ -15,9 +15,10 @@ from astropy.io import fits
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.receipts import read_receipt, read_table
 from dark_halo_scope.base.schema import check_table
+from dark_halo_scope.base.skylist import read_positions
 from dark_halo_scope.learning import checkpoints
 from dark_halo_scope.learning.recipes import TrainRecipe
-from dark_halo_scope.run.positions import fetch_positions, stage0_on_sky
+from dark_halo_scope.run.positions import fetch_places, stage0_on_sky
 from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.stamps.reader import Selection, StampSet, build_index
 from dark_halo_scope.survey.viewer import ViewerRecipe
@@ -41,7 +42,7 @@ def quick(service: Service) -> tuple[ViewerRecipe, HttpClient]:
 
 
 def test_fetched_stamps_are_the_stamps_product(service, tmp_path):
-    receipt = fetch_positions(listed(tmp_path), str(tmp_path / "out"), *quick(service))
+    receipt = fetch_places(read_positions(listed(tmp_path)), str(tmp_path / "out"), *quick(service))
     stamps = check_table(read_table(tmp_path / "out" / "stamps.parquet"), "stamps")
     assert receipt.identity["rows"] == 3 and receipt.run["refused"] == 1
     assert stamps["task_id"].to_pylist() == ["one", "two", "nowhere"] and stamps["cutout_ok"].to_pylist() == [True, True, False]
@@ -54,11 +55,11 @@ def test_fetched_stamps_are_the_stamps_product(service, tmp_path):
 
 def test_a_second_call_asks_nothing(service, tmp_path):
     recipe, client = quick(service)
-    first = fetch_positions(listed(tmp_path), str(tmp_path / "out"), recipe, client)
+    first = fetch_places(read_positions(listed(tmp_path)), str(tmp_path / "out"), recipe, client)
     asked = len(service.asked)
-    assert fetch_positions(listed(tmp_path), str(tmp_path / "out"), recipe, client) == first and len(service.asked) == asked
+    assert fetch_places(read_positions(listed(tmp_path)), str(tmp_path / "out"), recipe, client) == first and len(service.asked) == asked
     longer = listed(tmp_path, LIST + "three,20.0,1.0\n")
-    assert fetch_positions(longer, str(tmp_path / "out"), recipe, client).identity["rows"] == 4
+    assert fetch_places(read_positions(longer), str(tmp_path / "out"), recipe, client).identity["rows"] == 4
     again = [path for path in service.asked[asked:] if "dec=-88" not in path]
     assert len(again) == 2  # the new place's cutout and PSF
 
@@ -73,7 +74,7 @@ def test_the_command(service, tmp_path):
 
 def test_nothing_came_back(service, tmp_path):
     with pytest.raises(BadInput, match="no cutout came back"):
-        fetch_positions(listed(tmp_path, "name,ra,dec\nnowhere,10.0,-88.0\n"), str(tmp_path / "out"), *quick(service))
+        fetch_places(read_positions(listed(tmp_path, "name,ra,dec\nnowhere,10.0,-88.0\n")), str(tmp_path / "out"), *quick(service))
     assert not (tmp_path / "out" / "stamps.parquet").exists()
 
 

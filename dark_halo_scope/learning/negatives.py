@@ -8,6 +8,7 @@ __all__ = ['MineRecipe', 'NegativeRecipe', 'negative_sets']
 # %% ../../nbs/learning/negatives.ipynb #16836283
 from dataclasses import dataclass, field
 
+from ..base.config import check_ranges
 from ..base.errors import BadInput
 from ..stamps.reader import StampSet
 
@@ -24,6 +25,7 @@ class MineRecipe:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1 or self.match_radius <= 0 or self.lens_radius < 0 or self.per_model < 0:
             raise BadInput(f"hard negatives: threshold {self.threshold}, radii {self.match_radius}, {self.lens_radius} out of range")
+        check_ranges(self, "hard negatives", threshold="[0, 1)", match_radius="(0, 3600)", lens_radius="[0, 3600)")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class NegativeRecipe:
     stamps: tuple[str, ...] = ()  # Stamps products of real look-alikes, such as `dhs fetch` writes
     weight: float = 1.0  # Copies of each such stamp in an epoch, on average
     mine: MineRecipe = field(default_factory=MineRecipe)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "negatives", weight="[0, inf)")
 
 
 def negative_sets(

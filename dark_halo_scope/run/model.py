@@ -26,6 +26,7 @@ import dark_halo_scope
 from ..base.errors import BadInput
 from ..base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts, write_product
 from ..base.schema import CANDIDATES, table_from
+from ..base.skylist import read_positions
 from ..base.storage import exists, join, read_bytes, write_bytes
 from ..lensing.fit import LensModel, fit_lens
 from ..lensing.fit_export import coolest, lenstronomy_kwargs
@@ -33,7 +34,7 @@ from ..lensing.fit_parts import FitRecipe
 from ..lensing.fit_solve import Solved
 from ..lensing.psf import psf_from_psfsize
 from .engine import Engine, run_tasks, set_aside
-from .positions import fetch_positions, read_release_positions
+from .positions import cut_places, fetch_places
 from .report import Section, render_page
 from ..search.catalogues import catalogue_files
 from ..search.grading import panel_path, stamps_beside
@@ -328,9 +329,9 @@ def model_list(
         candidates, stamps = read_table(source), stamps_beside(source)
     else:
         if release:
-            read_release_positions(source, out, Release(release))
+            cut_places(read_positions(source), out, Release(release))
         else:
-            fetch_positions(source, out, viewer, client)
+            fetch_places(read_positions(source), out, viewer, client)
         stamps = join(out, "stamps.parquet")
     models = model_stamps(stamps, out, recipe, release, engine, None if candidates is None else candidates["name"].to_pylist())
     bands = tuple(c.removeprefix("source_mag_") for c in models.column_names if c.startswith("source_mag_"))

@@ -62,7 +62,15 @@ class Selection:
     exclude_bricks: tuple[str, ...] = ()  # Bricks left out whole
 
     def __post_init__(self) -> None:
-        check_ranges(self, "select", min_theta_over_psf="[0, inf)", min_arc_snr="[0, inf)", min_magnification="[0, inf)")
+        check_ranges(
+            self,
+            "select",
+            min_theta_over_psf="[0, inf)",
+            min_arc_snr="[0, inf)",
+            min_arc_snr_g="[0, inf)",
+            min_magnification="[0, inf)",
+            min_arc_inside="[0, 1]",
+        )
 
 # %% ../../nbs/stamps/reader.ipynb #109b54c5
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ..base.jsonable import array_bytes, as_json, read_json
 from ..base.products import Chosen, Inputs, Made, Place, Product
 from ..base.receipts import content_hash, read_table
 from ..base.resources import manifest
-from ..base.skylist import read_positions
+from ..base.skylist import NUMBERS, read_positions
 from ..base.storage import exists, join, list_files
 from ..injection.products import source_bank
 from ..learning.products import networks, score_cutouts, training_files
@@ -70,10 +70,11 @@ def joined_lists(
     tables = [read_positions(list_file(name)).columns for name in names]
     joined: dict[str, np.ndarray] = {}
     for column in columns:
-        having = [t[column] for t in tables if column in t]
-        if having:
-            blank: Any = "" if having[0].dtype == object else np.nan
-            joined[column] = np.concatenate([t.get(column, np.full(len(t["ra"]), blank, having[0].dtype)) for t in tables])
+        if any(column in t for t in tables):
+            number = column in ("ra", "dec", *NUMBERS)
+            kind, blank = (float, np.nan) if number else (str, "")
+            parts = [t[column].astype(kind) if column in t else np.full(len(t["ra"]), blank) for t in tables]
+            joined[column] = np.concatenate(parts).astype(float if number else object)
     return joined
 
 
