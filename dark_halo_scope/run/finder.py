@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SIDE', 'SIGMA', 'AREAS', 'BASE', 'CHANGES', 'FinderRecipe', 'Corpus', 'unseen', 'read_corpus', 'corpus_of',
-           'refuse_taught', 'Light', 'paint_light', 'enlarged', 'beside_host', 'finished', 'make_stamps', 'train_folds',
-           'finder_examinee', 'half_of', 'exam_sets', 'numbers_of', 'Studio', 'measured', 'study']
+           'refuse_taught', 'Light', 'paint_light', 'enlarged', 'beside_host', 'finished', 'make_stamps',
+           'train_without', 'train_folds', 'finder_examinee', 'half_of', 'exam_sets', 'numbers_of', 'Studio',
+           'measured', 'study', 'study_receipt']
 
 # %% ../../nbs/run/finder.ipynb #f0680fe6
 import json
@@ -326,37 +327,40 @@ def _turned(light: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     return (turned[..., ::-1] if k > 3 else turned).astype(np.float32)
 
 # %% ../../nbs/run/finder.ipynb #de846dd2
+def train_without(
+    stamps: pa.Table,  # From `make_stamps`
+    recipe: FinderRecipe,
+    out: str | Path,
+    fold: int,  # What it must not see; -1: nothing is kept from it
+) -> str:  # Checkpoint
+    "A network that has not seen a fold; a tenth of what it may see watches the epochs"
+    own, held = (stamps[c].to_numpy(zero_copy_only=False) for c in ("fold", "held"))
+    rows, zero = np.arange(len(stamps)), np.zeros(len(stamps))
+    split = np.where(own == fold, "none", np.where(held, "val", "train"))
+    columns = {"task_id": rows.astype(str), "brickname": np.full(len(rows), "finder"), "objid": rows.astype(np.int32), "split": split}
+    columns |= {"release": zero.astype(np.int16), "brickid": zero.astype(np.int32), "ra": zero, "dec": zero}
+    table = stamps
+    for name, column in columns.items():
+        table = table.append_column(name, pa.array(column))
+    where, path = f"{out}/fold_{fold}" if fold >= 0 else f"{out}/whole", f"{out}/stamps_{fold}.parquet"
+    write_product(
+        table.filter(pa.array(split != "none")), path, "stamps", {"recipe": recipe_identity(recipe), "fold": fold}, {"stamps": len(table)}
+    )
+    final = replace(recipe.train, seed=recipe.seed + 100 * (fold % 100))
+    begun = replace(final, model=replace(final.model, weights=_features(recipe.start, out) if recipe.start else ""))
+    train([StampSet((path,))], begun, where, progress=False)
+    save_checkpoint(load_checkpoint(f"{where}/best.pt") | {"recipe": final}, f"{where}/best.pt")
+    Path(path).unlink()
+    return f"{where}/best.pt"
+
+
 def train_folds(
     stamps: pa.Table,  # From `make_stamps`
     recipe: FinderRecipe,
     out: str | Path,
 ) -> list[str]:  # Checkpoints, one per fold
-    "Networks that have not seen their fold; a tenth of what they may see watches the epochs"
-    fold, held = (stamps[c].to_numpy(zero_copy_only=False) for c in ("fold", "held"))
-    rows, paths = np.arange(len(stamps)), []
-    names = {"task_id": [f"{i}" for i in rows], "brickname": ["finder"] * len(rows), "objid": rows.astype(np.int32)}
-    zero = {
-        "release": np.zeros(len(rows), np.int16),
-        "brickid": np.zeros(len(rows), np.int32),
-        "ra": np.zeros(len(rows)),
-        "dec": np.zeros(len(rows)),
-    }
-    for k in range(recipe.n_folds):
-        split = np.where(fold == k, "none", np.where(held, "val", "train"))
-        table = stamps
-        for name, column in (names | zero | {"split": split.tolist()}).items():
-            table = table.append_column(name, pa.array(column))
-        path = f"{out}/stamps_{k}.parquet"
-        write_product(
-            table.filter(pa.array(split != "none")), path, "stamps", {"recipe": recipe_identity(recipe), "fold": k}, {"stamps": len(table)}
-        )
-        own, best = replace(recipe.train, seed=recipe.seed + 100 * k), f"{out}/fold_{k}/best.pt"
-        begun = replace(own, model=replace(own.model, weights=_features(recipe.start, out) if recipe.start else ""))
-        train([StampSet((path,))], begun, f"{out}/fold_{k}", progress=False)
-        save_checkpoint(load_checkpoint(best) | {"recipe": own}, best)
-        Path(path).unlink()
-        paths.append(best)
-    return paths
+    "Networks that have not seen their fold"
+    return [train_without(stamps, recipe, out, k) for k in range(recipe.n_folds)]
 
 
 def _features(name: str, out: str | Path) -> str:
@@ -487,7 +491,7 @@ CHANGES: dict[str, FinderRecipe] = {
     "prior published": replace(BASE, priors=("published",)),
     "arcs .7 mag brighter": replace(BASE, brighter=0.7),
     "input of 48 pixels": replace(BASE, train=replace(BASE.train, n_pix=48)),
-    "twice the epochs": replace(BASE, train=replace(BASE.train, epochs=8)),
+    "6,000 stamps, 8 epochs": replace(BASE, n_stamps=6000, train=replace(BASE.train, epochs=8)),
     "no lens frames": replace(BASE, shares=(0.7, 0.0, 0.3)),
     "another seed": replace(BASE, seed=2),
 }
@@ -561,3 +565,19 @@ def study(
             result = {k: {"chooses": round(f["chooses"], 3)} | {a: v["text"] for a, v in f["auc"].items()} for k, f in found.items()}
             append_entry(ledger, {"evaluation": "finder", "identity": done[name]["identity"], "change": name, "result": result})
     return done
+
+# %% ../../nbs/run/finder.ipynb #6c76e340
+def study_receipt(
+    done: Mapping[str, Any],  # From `study`
+    packaged: Mapping[str, Any],  # The packaged network's numbers, from `measured`
+    command: str,
+) -> dict[str, Any]:  # date, machine, command, chosen, better, rows by change
+    "The study as a receipt"
+    ran = [row["run"] for row in done.values()]
+    kept = ("identity", "network", "chosen on", "reported on", "all")
+    rows = {"packaged": {"identity": packaged["network"], **packaged}}
+    rows |= {name: {k: row[k] for k in kept} | {"seed": row["recipe"]["seed"], "seconds": row["run"]["seconds"]} for name, row in done.items()}
+    chosen = max(done, key=lambda name: done[name]["chosen on"]["chooses"])
+    gain = rows[chosen]["reported on"]["chooses"] - packaged["reported on"]["chooses"]
+    facts = {"date": max(r["finished"] for r in ran)[:10], "machine": f"{ran[-1]['cpus']} shared cores of an {ran[-1]['machine']}, no accelerator"}
+    return facts | {"command": command, "chosen": chosen, "gain on the reported half": gain, "rows": rows}
