@@ -128,6 +128,7 @@ def test_stage0_on_a_sky_with_galaxies_is_a_page(tmp_path, monkeypatch):
     columns = {
         "split": ["test"] * n,
         "label": np.zeros(n, np.int16),
+        "release": np.full(n, 10000),
         "brickid": np.arange(n),
         "objid": np.arange(n),
         "model_id": ["ringseer"] * n,
@@ -137,7 +138,10 @@ def test_stage0_on_a_sky_with_galaxies_is_a_page(tmp_path, monkeypatch):
     pq.write_table(pa.table(columns | {"model_id": ["another"] * n}), tmp_path / "others.parquet")
     asked = (str(tmp_path / "out"), listed(tmp_path, LENSES), None, *quick(service), str(tmp_path / "not.csv"))
     report = stage0_on_sky("net.pt", *asked, str(tmp_path / "scores.parquet"), tmp_path / "ledger.jsonl")
-    assert [(s.found, s.n) for s in report.recall] == [(1, 2)] * 3 and report.refused == {"no cutout": 1, "impostor, known lenses": 1}
+    assert [(s.found, s.n) for s in report.recall] == [(1, 2)] * 3 and report.refused == {
+        "no usable cutout": 1,
+        "impostor, known lenses": 1,
+    }
     assert [(s.what, s.found, s.n) for s in report.contamination[3:]] == [("ring, p >= 0.5", 1, 1), ("spiral, p >= 0.5", 0, 1)]
     assert [r["n_neg"] for r in report.recall_at_fpr] == [n] * 3 and not report.passed
     entry = json.loads((tmp_path / "ledger.jsonl").read_text())
