@@ -308,7 +308,10 @@ def examine(
     if impostors:
         listed, their = impostors
         score = score_cutouts(committee, their)[their.ok]
-        wrong = {c: np.asarray(listed[c])[their.ok] for c in ("name", "class")} | {"logit": score, "p_lens": lens_probability(committee, score)}
+        wrong = {c: np.asarray(listed[c])[their.ok] for c in ("name", "class")} | {
+            "logit": score,
+            "p_lens": lens_probability(committee, score),
+        }
     scores, hosts = negatives or (None, None)
     report = stage0(own, logit[used], lens_probability(committee, logit[used]), wrong, scores, hosts, recipe, left)
     return report, own | seen
