@@ -108,7 +108,7 @@ def psf_params(
 def arcs_of(
     lens: LensParams,  # n deflectors
     source: SersicParams | ClumpyParams | ImageParams,  # n sources
-    psf: MoffatPSF | GaussianPSF,  # n by n_band widths
+    psf: PSF,  # n by n_band widths
     recipe: PaintRecipe,
 ) -> tuple[np.ndarray, np.ndarray]:  # (n, n_band, y, x) float32 [nmgy / pix], share of each arc's light in its stamp (n,)
     "Arcs, with a margin where light can cross the edge"

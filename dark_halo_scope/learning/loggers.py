@@ -76,7 +76,9 @@ class WeightsAndBiases:
         try:
             wandb: Any = importlib.import_module("wandb")
         except ImportError:
-            raise BadInput("logger 'wandb': the package wandb is not installed; pip install wandb, or leave it out of train.loggers") from None
+            raise BadInput(
+                "logger 'wandb': the package wandb is not installed; pip install wandb, or leave it out of train.loggers"
+            ) from None
         name = out_dir.rstrip("/").rsplit("/", 1)[-1]
         one = hashlib.blake2b(os.path.abspath(out_dir).encode() if "://" not in out_dir else out_dir.encode(), digest_size=8).hexdigest()
         project = os.environ.get("WANDB_PROJECT", "dark-halo-scope")

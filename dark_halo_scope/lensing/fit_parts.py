@@ -164,7 +164,7 @@ class Part:
         "Parameters by name"
         return dict(zip(KINDS[self.kind], self.values.tolist()))
 
-
+# %% ../../nbs/lensing/fit_parts.ipynb #8a32800d
 def new_part(
     kind: str,  # sersic, host, bent or lensed
     recipe: FitRecipe,
@@ -200,7 +200,7 @@ def axis_ratio(
     size = np.minimum(np.hypot(e1, e2), MOST_E)
     return (1 - size) / (1 + size), np.arctan2(e2, e1) / 2
 
-
+# %% ../../nbs/lensing/fit_parts.ipynb #4043675d
 def sersic_shape(
     x: np.ndarray,  # Position [arcsec]
     y: np.ndarray,
@@ -214,7 +214,7 @@ def sersic_shape(
     radius, n = np.exp(np.clip(ln_R, -3.5, 2.3)), np.exp(np.clip(ln_n, -1.0, 1.95))
     return np.stack([x, y, radius, n, q, phi, np.ones_like(q)], -1)[:, None]
 
-
+# %% ../../nbs/lensing/fit_parts.ipynb #aaead5f2
 def lens_of(
     rows: np.ndarray,  # (n, 13) parameters of `lensed`
 ) -> LensParams:
@@ -223,7 +223,7 @@ def lens_of(
     g = np.clip(rows[:, 3:5], -0.3, 0.3)
     return LensParams(np.exp(np.clip(rows[:, 0], -3, 2.0)), q, phi, g[:, 0], g[:, 1], rows[:, 5], rows[:, 6])
 
-
+# %% ../../nbs/lensing/fit_parts.ipynb #407b1a26
 def source_of(
     rows: np.ndarray,  # (n, 13) parameters of `lensed`
     lens: LensParams,  # From `lens_of`
@@ -285,7 +285,7 @@ def paint_parts(
         compiled(blur_stamp)(grid, size + 8, ones, b.per_step[0], b.last[0], canvas["tables"], b.which[0], canvas["transfer"], factor, plan(b.cells * b.side), plan(b.side), *canvas["scratch"], out[i])  # fmt: skip
     return out
 
-
+# %% ../../nbs/lensing/fit_parts.ipynb #3434e1a7
 NO_LENS = LensParams(np.zeros(1), np.ones(1), np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1))
 _NO_IMAGE = np.zeros((0, 0), np.float32), np.zeros((4, 0, 0), np.float32)
 

@@ -43,7 +43,7 @@ class RealStamp:
     fwhm: tuple[float, float, float]  # [arcsec]; PSFSIZE for pictures of DR10
     pixscale: float  # [arcsec / pix]
 
-
+# %% ../../nbs/run/real_models.ipynb #a4d5bee5
 def from_picture(
     name: str,
     kind: str,
@@ -62,7 +62,7 @@ def from_picture(
     invvar = np.broadcast_to(((sigma * scale) ** -2.0)[:, None, None], image.shape)
     return RealStamp(name, kind, image.astype(np.float32), invvar.astype(np.float32), stack[:, inner, inner] < 0.99, SEEING, 0.262)
 
-
+# %% ../../nbs/run/real_models.ipynb #39ecbfc3
 def real_stamps(
     data_dir: str | Path,  # The folder of real pixels
 ) -> list[RealStamp]:
@@ -99,7 +99,7 @@ def model_real(
     )
     return {k: round(v, 4) if isinstance(v, float) and np.isfinite(v) else None if isinstance(v, float) else v for k, v in row.items()}
 
-
+# %% ../../nbs/run/real_models.ipynb #f72a54c1
 def count_verdicts(
     rows: Sequence[dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:  # Per kind: n, and per verdict its number and 95 % interval
@@ -113,7 +113,7 @@ def count_verdicts(
         }
     return out
 
-
+# %% ../../nbs/run/real_models.ipynb #b60df47c
 def real_models(
     data_dir: str | Path,
     out: str | Path,  # File of one JSON object per line; stamps in it are not fitted again

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import expit
 
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
@@ -217,7 +218,12 @@ def mine_negatives(
     scores = {}
     for uri in networks:
         table = score_stamps(files, uri, ("train",))
-        scores[table["model_id"][0].as_py()] = {c: table[c].to_numpy(zero_copy_only=False) for c in table.column_names}
+        columns = columns_of(table)
+        p, own = columns["p_lens"], expit(columns["logit"].astype(np.float64)).astype(np.float32)
+        columns["p_lens"] = np.where(
+            np.isfinite(p), p, own
+        )  # a network without a calibrator is taken at its own word, as the record's were
+        scores[str(columns["model_id"][0])] = columns
     lenses = known["ra"].to_numpy(), known["dec"].to_numpy()
     mined, counts = mine(scores, lenses, recipe.negatives.mine)
     if not len(mined):
