@@ -16,15 +16,17 @@ from dark_halo_scope.base.jsonable import read_json
 from dark_halo_scope.base.products import Chosen, Inputs, Place
 from dark_halo_scope.base.resources import manifest
 from dark_halo_scope.base.sphere import near_any
+from dark_halo_scope.learning.negatives import NegativeRecipe, negative_sets
 from dark_halo_scope.learning.products import with_mined
-from dark_halo_scope.learning.recipes import TrainRecipe, make_inputs
+from dark_halo_scope.learning.recipes import TrainRecipe, make_inputs, reading, training_sets
 from dark_halo_scope.learning.training import train
+from dark_halo_scope.parent.splits import SplitRecipe
 from dark_halo_scope.run import generation
 from dark_halo_scope.run.generation import demo_values, run_generation
 from dark_halo_scope.run.phases import load_recipe, open_run
 from dark_halo_scope.run.products import check_guards, given, make, products_of
 from dark_halo_scope.stamps.augment import AugmentRecipe, with_neighbours
-from dark_halo_scope.stamps.reader import Batch, Reader, ReadRecipe, StampSet, build_index
+from dark_halo_scope.stamps.reader import Batch, Reader, Reading, ReadRecipe, Selection, StampSet, build_index
 from dark_halo_scope.trust.hard_negatives import lookup, mine
 from dark_halo_scope.trust.products import mine_negatives
 
@@ -165,14 +167,14 @@ def test_mined_table_raises_what_the_reader_shows(tmp_path):
     pq.write_table(lookup(mined), tmp_path / "lookup.parquet")
     wanted = np.flatnonzero((index.label == 0) & (p > 0.9))
     for name in ("mined", "lookup"):
-        recipe = ReadRecipe(hard_negatives=str(tmp_path / f"{name}.parquet"), hard_negative_weight=3, batch_size=16)
+        recipe = Reading(hard_negatives=str(tmp_path / f"{name}.parquet"), hard_negative_weight=3, batch_size=16)
         raised = build_index([StampSet(tuple(paths))], recipe=recipe)
         rows = np.concatenate([b.row for b in Reader(raised, recipe).batches(0)])
         assert np.array_equal(np.flatnonzero(np.bincount(rows) == 3), wanted) and len(rows) == len(index) + 2 * len(wanted)
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "other.parquet")
     for name, words in (("other", "expected ra, dec or ra_key"), ("absent", "no such file")):
         with pytest.raises(BadInput, match=words):
-            build_index([StampSet(tuple(paths))], recipe=ReadRecipe(hard_negatives=str(tmp_path / f"{name}.parquet")))
+            build_index([StampSet(tuple(paths))], recipe=Reading(hard_negatives=str(tmp_path / f"{name}.parquet")))
 
 
 def batch(pairs="none", n=24):
@@ -224,3 +226,61 @@ def test_training_with_neighbours_is_deterministic(tmp_path):
     runs = [train(paths, chosen, str(tmp_path / name), progress=False, device="cpu") for name in "ab"]
     other = train(paths, replace(chosen, augment=AugmentRecipe()), str(tmp_path / "c"), progress=False, device="cpu")
     assert runs[0]["reported_on"] == runs[1]["reported_on"] != other["reported_on"]
+
+
+def look_alikes(folder, n=24):
+    "A fetched list: rows of no split, without a cutout before painting or what a painter asks of a host"
+    (path,) = write_bricks(folder, bricks=1, n=n, splits=("none",))
+    table = pq.read_table(path).drop_columns(["theta_E", "arc_snr", "metrics_ok", "theta_over_psf", "magnification"])
+    pq.write_table(table, path)
+    return path
+
+
+@pytest.mark.parametrize("pairs", ["none", "negatives", "same_batch"])
+def test_real_look_alikes_reach_training_as_a_class(tmp_path, pairs):
+    paths = write_bricks(tmp_path / "stamps", bricks=2, n=48, row_group=16, splits=("train", "train", "val", "test"), control=True)
+    rings = look_alikes(tmp_path / "rings")
+    chosen = TrainRecipe(read=ReadRecipe(batch_size=16, window=32), epochs=1, pairs=pairs)
+    plain = train(paths, chosen, str(tmp_path / "plain"), progress=False, device="cpu")
+    (shown,) = negative_sets(NegativeRecipe(stamps=(rings,), split="train", weight=2))
+    summary = train([*paths, shown], chosen, str(tmp_path / "more"), progress=False, device="cpu")
+    rows = [json.loads((tmp_path / name / "history.json").read_text())[0] for name in ("plain", "more")]
+    assert summary["rows"]["train"] == plain["rows"]["train"] + 24 and rows[1]["stamps"] == rows[0]["stamps"] + 48
+    assert rows[1]["prevalence"] < rows[0]["prevalence"]
+    (judged,) = negative_sets(NegativeRecipe(stamps=(rings,), split="val"))
+    train([*paths, judged], chosen, str(tmp_path / "judged"), progress=False, device="cpu")
+    row = json.loads((tmp_path / "judged" / "history.json").read_text())[0]
+    assert row["diagnostics"]["false_alarms"][judged.name]["stamps"] == 24 and row["stamps"] == rows[0]["stamps"]
+
+
+def test_look_alikes_are_no_lenses_in_a_batch_of_pairs(tmp_path):
+    paths = write_bricks(tmp_path / "stamps", bricks=1, n=16, control=True)
+    (rings,) = negative_sets(NegativeRecipe(stamps=(look_alikes(tmp_path / "rings"),), split="train"))
+    chosen = TrainRecipe(read=ReadRecipe(batch_size=64), pairs="same_batch")
+    index = build_index(training_sets([*paths, rings], "same_batch"), chosen.select, reading(chosen))
+    (batch,) = Reader(index, reading(chosen)).batches()
+    made, real = make_inputs(batch, chosen), torch.from_numpy(index.set_name[batch.row] == rings.name)
+    assert int(real.sum()) == 24 and torch.equal(batch.control[real], batch.image[real]) and not torch.equal(batch.control, batch.image)
+    assert not made.label[: len(batch)][real].any() and made.label[: len(batch)][~real].all()
+    assert not made.weight[len(batch) :][real].any() and made.weight[len(batch) :][~real].all() and made.weight[: len(batch)].all()
+
+
+def test_look_alikes_are_dealt_by_the_sky(tmp_path):
+    path = look_alikes(tmp_path / "rings")
+    for splits, inside in ((SplitRecipe(fractions={"train": 1.0}), 24), (SplitRecipe(fractions={"val": 1.0}), 0)):
+        (rings,) = negative_sets(NegativeRecipe(stamps=(path,)), splits)
+        if inside:
+            assert len(build_index([rings])) == inside
+        else:
+            with pytest.raises(BadInput, match="no stamp is left in"):
+                build_index([rings])
+
+
+def test_injections_that_could_not_be_measured_are_not_learnt_from(tmp_path):
+    (path,) = write_bricks(tmp_path, bricks=1, n=40)
+    table = pq.read_table(path)
+    ok = np.arange(40) % 4 != 1  # ten of the twenty injections, and no control
+    pq.write_table(table.set_column(table.column_names.index("metrics_ok"), "metrics_ok", pa.array(ok)), path)
+    index = build_index([StampSet((path,))])
+    assert index.lost["ring masked"] == 10 and len(index) == 30
+    assert len(build_index([StampSet((path,))], Selection(metrics_ok=False))) == 40

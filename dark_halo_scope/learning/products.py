@@ -79,7 +79,7 @@ def train_model(
     stamps = inputs["stamps"].receipt
     assert stamps is not None
     files, own = training_files(inputs), with_mined(recipe.train, inputs)
-    sets: list[Any] = [*files, *negative_sets(recipe.negatives)]
+    sets: list[Any] = [*files, *negative_sets(recipe.negatives, recipe.splits)]
     summary = train(sets, own, place.uri, resume=place.resume, made_of=stamps.name)
     if summary.get("interrupted"):
         raise KeyboardInterrupt
@@ -251,7 +251,7 @@ PRODUCTS = (
         "phase5_train",
         "model",
         ("stamps", "shards", "gates", "single_image", "predecessor", "hard_negatives"),
-        ("train", "negatives", "calibration"),
+        ("train", "negatives", "splits", "calibration"),
         make="learning.products:train_model",
         guards=("gates", "single_image", "predecessor"),
     ),

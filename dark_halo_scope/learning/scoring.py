@@ -19,14 +19,14 @@ import torch
 from ..base import draws
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
-from ..base.galaxy import galaxy_key
+from ..base.galaxy import IDENTITY, galaxy_key
 from ..base.schema import table_from
 from .checkpoints import calibrator_of, check_fit, load_checkpoint, network_of
 from .models import LensNet
 from .recipes import TrainRecipe, alone, make_inputs, reading, training_sets
 from ..stamps.augment import dihedral
 from ..stamps.normalise import refuse_coarse
-from ..stamps.reader import Batch, Selection, StampIndex, StampSet, build_index, gather, stream_units
+from ..stamps.reader import KEPT, Batch, Selection, StampIndex, StampSet, build_index, gather, stream_units
 from ..stats.calibration import Calibrator, fit_calibrator
 
 # %% ../../nbs/learning/scoring.ipynb #439f672c
@@ -203,7 +203,7 @@ def member_logits(
     logits = []
     for model, recipe, _ in committee.members:
         single = alone(recipe)
-        index = build_index(training_sets(sets), Selection(splits=tuple(splits)), reading(single, shuffle=False))
+        index = build_index(training_sets(sets), Selection(splits=tuple(splits), metrics_ok=False), reading(single, shuffle=False))
         rows, logit, _ = predict(model, index, single, size, turns)
         logits.append(logit[np.unique(rows, return_index=True)[1]])
     return index, np.stack(logits)
@@ -240,9 +240,11 @@ def member_weights(
     return tuple((fit.coef_[0] / spread).tolist()), float(fit.intercept_[0])
 
 
-def hosts_of(index: StampIndex) -> np.ndarray | None:
+def hosts_of(
+    index: StampIndex,
+) -> np.ndarray | None:  # (n,) int64
     "Which galaxy each row is, None where the stamps do not say"
-    return galaxy_key(index.identity) if {"release", "brickid", "objid"} <= index.identity.keys() else None
+    return galaxy_key(index.identity) if set(IDENTITY) <= index.identity.keys() else None
 
 # %% ../../nbs/learning/scoring.ipynb #238e08f5
 FOLDS = 5  # Parts of the galaxies
@@ -292,10 +294,10 @@ def score_stamps(
     committee = checkpoints if isinstance(checkpoints, Committee) else load_committee(checkpoints)
     index, logits = member_logits(committee, sets, splits, turns, size)
     mean = committee.combine(logits)
-    missing = [n for n in ("task_id", "release", "brickid", "objid", "brickname", "ra", "dec", "split") if n not in index.identity]
+    missing = [n for n in KEPT if n not in index.identity]
     if missing:
         raise BadInput(f"stamps lack column(s) {', '.join(missing)}, which the scores product names its rows by")
-    columns = {n: v for n, v in index.identity.items() if n != "hard_negative"}
+    columns = {n: index.identity[n] for n in KEPT}
     columns |= {
         "label": index.label.astype(np.int16),
         "logit": mean,
