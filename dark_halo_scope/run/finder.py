@@ -140,7 +140,13 @@ def read_corpus(
     return corpus_of(lrgs, lenses, galaxies, n_folds, asked)
 
 
-def corpus_of(lrgs: RealSet, lenses: RealSet, galaxies: RealSet, n_folds: int, asked: Sequence[RealSet] = ()) -> Corpus:
+def corpus_of(
+    lrgs: RealSet,  # In flux
+    lenses: RealSet,  # In the 8-bit chain
+    galaxies: RealSet,  # In the 8-bit chain
+    n_folds: int,
+    asked: Sequence[RealSet] = (),  # Sets that are asked whole
+) -> Corpus:
     "The same from sets in memory"
     for one in (lrgs, lenses, galaxies):
         if not one.train:
@@ -186,7 +192,7 @@ def paint_light(
     flat = replace(corpus.lrgs, flux=padded(corpus.lrgs.flux))
     parent, sky = host_table(flat, np.repeat("train", len(flat)), replace(real, paint=paint))
     each = max(recipe.n_arcs // (len(recipe.priors) * len(recipe.src_kinds)), 1)
-    photometry = bank_photometry(bank) if bank else None
+    photometry = bank_photometry(bank) if bank and "hst" in recipe.src_kinds else None
     for prior in recipe.priors:
         for kind in recipe.src_kinds:
             lensed = prior == "grid_sota"
@@ -504,7 +510,7 @@ class Studio:
         self.bank = Path(out) / "bank.h5"
         self.lights: dict[Any, tuple[Light, Light]] = {}
         Path(out).mkdir(parents=True, exist_ok=True)
-        build_bank(Path(folder) / "hst_sources", self.bank)
+        self.sources = Path(folder) / "hst_sources"
         whole = [read_set(folder, name) for name in ("huang2020", "desi_pairs")]
         self.corpus, self.shown = read_corpus(folder, n_folds, whole), exam_sets(folder)
         refuse_taught(self.corpus, [*self.corpus.sets, *whole])
@@ -515,6 +521,8 @@ class Studio:
         if key not in self.lights:
             kept = self.bank.parent / f"light_{recipe_identity({'light': list(map(str, key))})}.npz"
             if not kept.exists():
+                if "hst" in recipe.src_kinds and not self.bank.exists():
+                    build_bank(self.sources, self.bank)
                 lit, beside = paint_light(self.corpus, recipe, self.bank)
                 np.savez(kept, lit.plain, lit.soft, beside.plain, beside.soft)
             a, b, c, d = np.load(kept).values()
@@ -576,8 +584,13 @@ def study_receipt(
     ran = [row["run"] for row in done.values()]
     kept = ("identity", "network", "chosen on", "reported on", "all")
     rows = {"packaged": {"identity": packaged["network"], **packaged}}
-    rows |= {name: {k: row[k] for k in kept} | {"seed": row["recipe"]["seed"], "seconds": row["run"]["seconds"]} for name, row in done.items()}
+    rows |= {
+        name: {k: row[k] for k in kept} | {"seed": row["recipe"]["seed"], "seconds": row["run"]["seconds"]} for name, row in done.items()
+    }
     chosen = max(done, key=lambda name: done[name]["chosen on"]["chooses"])
     gain = rows[chosen]["reported on"]["chooses"] - packaged["reported on"]["chooses"]
-    facts = {"date": max(r["finished"] for r in ran)[:10], "machine": f"{ran[-1]['cpus']} shared cores of an {ran[-1]['machine']}, no accelerator"}
+    facts = {
+        "date": max(r["finished"] for r in ran)[:10],
+        "machine": f"{ran[-1]['cpus']} shared cores of an {ran[-1]['machine']}, no accelerator",
+    }
     return facts | {"command": command, "chosen": chosen, "gain on the reported half": gain, "rows": rows}
