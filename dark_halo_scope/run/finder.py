@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'SIDE', 'SIGMA', 'AREAS', 'BASE', 'CHANGES', 'FinderRecipe', 'Corpus', 'unseen', 'read_corpus', 'corpus_of',
            'refuse_taught', 'Light', 'paint_light', 'enlarged', 'beside_host', 'finished', 'make_stamps',
            'train_without', 'train_folds', 'finder_examinee', 'half_of', 'exam_sets', 'numbers_of', 'Studio',
-           'measured', 'study', 'study_receipt']
+           'by_halves', 'measured', 'study', 'study_receipt']
 
 # %% ../../nbs/run/finder.ipynb #f0680fe6
 import json
@@ -207,7 +207,7 @@ def paint_light(
             )
             tasks = make_plan(parent, plan, ("g", "r", "z"), photometry if kind == "hst" else None)
             t = {c: tasks[c].to_numpy(zero_copy_only=False) for c in tasks.column_names}
-            draw, given = rng("finder light", prior, kind), load_bank(bank) if kind == "hst" else None
+            draw, given = rng("finder light", prior, kind), load_bank(bank) if kind == "hst" and bank else None
             rows = rows_of(sky, t["objid"])
             rows = replace(rows, psfsize=rows.psfsize * draw.uniform(0.9, 1.25, size=(len(rows.psfsize), 1)).astype(np.float32))
             light, flux, inside = paint_arcs(t, rows, paint, ("g", "r", "z"), lensed, given)
@@ -531,13 +531,21 @@ class Studio:
         return train_folds(make_stamps(self.corpus, self.lights[key], recipe), recipe, out)
 
 
+def by_halves(
+    logit: Mapping[str, np.ndarray],  # By set
+    sets: Mapping[str, RealSet],
+) -> dict[str, Any]:  # "chosen on", "reported on", "all": from `numbers_of`
+    "Numbers of each half and of all objects"
+    return {name: numbers_of(logit, sets, half) for name, half in (("chosen on", 0), ("reported on", 1), ("all", None))}
+
+
 def measured(
     who: Examinee,
     shown: Sequence[Mapping[str, RealSet]],  # From `exam_sets`
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # Numbers by half, and the logits they come of
     "An examinee by halves, its logits averaged over draws of the noise"
     logit = {kind: np.mean([who.of(s[kind])[0] for s in shown], 0) for kind in shown[0]}
-    return {name: numbers_of(logit, shown[0], half) for name, half in (("chosen on", 0), ("reported on", 1), ("all", None))}, logit
+    return by_halves(logit, shown[0]), logit
 
 
 def study(
@@ -559,7 +567,7 @@ def study(
         checkpoints = studio.taught(recipe, place)
         who = finder_examinee(checkpoints, studio.corpus)
         found, logit = measured(who, shown)
-        np.savez(place / "logits.npz", **logit)
+        np.savez(place / "logits.npz", **logit)  # type: ignore[arg-type]  # the stubs take every keyword for allow_pickle
         done[name] = {
             "network": who.name,
             "recipe": recipe_to_dict(recipe),
