@@ -14,11 +14,7 @@ import torch
 from astropy.io import fits
 
 from dark_halo_scope.base.errors import BadInput
-<<<<<<< HEAD
-from dark_halo_scope.base.jsonable import plain
-=======
 from dark_halo_scope.base.jsonable import plain, read_json
->>>>>>> port
 from dark_halo_scope.base.receipts import read_receipt, read_table
 from dark_halo_scope.base.schema import check_table
 from dark_halo_scope.base.skylist import read_positions
@@ -154,12 +150,7 @@ def test_stage0_on_a_sky_with_galaxies_is_a_page(tmp_path, monkeypatch):
         and entry["result"]["spiral, p >= 0.5"] == "0 of 1"
         and entry["result"]["recall, p >= 0.5"] == "1 of 2"
     )
-<<<<<<< HEAD
-    again = json.loads((tmp_path / "out" / "stage0.json").read_text())
-    assert again == plain(asdict(report))
-=======
     assert read_json(str(tmp_path / "out" / "stage0.json")) == plain(asdict(report))
->>>>>>> port
     page = (tmp_path / "out" / "stage0.html").read_text()
     assert (
         page.count("<img ") >= 5 and "Worst missed" in page and "round" in page and "http" not in page.split("</style>")[1].split("<img")[0]
