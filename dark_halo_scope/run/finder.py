@@ -547,7 +547,7 @@ def measured(
     logit = {kind: np.mean([who.of(s[kind])[0] for s in shown], 0) for kind in shown[0]}
     return by_halves(logit, shown[0]), logit
 
-
+# %% ../../nbs/run/finder.ipynb #f8e1b636
 def study(
     folder: str | Path,  # The folder of real pixels
     out: str | Path,  # Folder of networks and of study.json, one entry per change; what it holds is not done again
