@@ -224,6 +224,7 @@ class SkyList:
     columns: Table  # name, ra in 0 to 360, dec [deg], then the list's other columns
     rows: np.ndarray  # (n,) line or row of the file that each comes from
     set_aside: tuple[SetAside, ...] = ()
+    uri: str = ""  # Its file
     left_out: tuple[str, ...] = ()  # Columns of arrays
 
     def __len__(self) -> int:
@@ -304,7 +305,7 @@ def read_positions(
     "A list of positions, its bad rows set aside and warned of in one line; raises BadInput where it is no list, can be read in two ways, or has no good row"
     table = machine_columns(read_any_table(uri, lacks_position))
     (ra_column, ra, why), (dec_column, dec, no_dec) = (
-        the_angle(table, *given, uri) for given in ((RA_KEYS, "right ascension"), (DEC_KEYS, "declination"))
+        the_angle(table, keys, meaning, uri) for keys, meaning in ((RA_KEYS, "right ascension"), (DEC_KEYS, "declination"))
     )
     name_column, names = names_of(table, uri)
     why = bad_rows(ra, dec, no_dec | why)
@@ -325,7 +326,7 @@ def read_positions(
     ra = np.where(ra[good] % 360 == 360, 0.0, ra[good] % 360)
     kept = [names[i] or position_name(a, d) for i, a, d in zip(np.flatnonzero(good).tolist(), ra.tolist(), dec[good].tolist())]
     columns = {"name": np.array(kept, object), "ra": ra, "dec": dec[good]} | {c: v[good] for c, v in others.items()}
-    return SkyList(columns, table.rows[good], tuple(aside), table.left_out)
+    return SkyList(columns, table.rows[good], tuple(aside), uri, table.left_out)
 
 
 def read_names(

@@ -27,7 +27,11 @@ def place_tasks(
     "Plan rows for places on the sky; raises BadInput off the sky"
     n, unknown = len(table["ra"]), np.full(len(table["ra"]), np.nan)
     brickid = brick_ids(table["ra"], table["dec"])
-    columns: dict[str, Any] = {"task_id": unique_names([str(name) for name in table["name"]]), "experiment_id": ["positions"] * n, "split": ["none"] * n}
+    columns: dict[str, Any] = {
+        "task_id": unique_names([str(name) for name in table["name"]]),
+        "experiment_id": ["positions"] * n,
+        "split": ["none"] * n,
+    }
     columns |= {"release": np.zeros(n, int), "brickid": brickid, "objid": np.arange(n), "brickname": brick_names(brickid).tolist()}
     columns |= {
         "ra": table["ra"],

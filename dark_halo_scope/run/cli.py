@@ -147,7 +147,6 @@ def mock(
 
     Example: dhs mock runs/demo/release --set mock.n_pix=900 --set mock.rows=2
     """
-    from dark_halo_scope.base.errors import BadInput
     from dark_halo_scope.run.phases import open_run
     from dark_halo_scope.run.products import ensure
 
@@ -313,17 +312,18 @@ def fetch(
     Example: dhs fetch my_lenses.csv --out runs/my_lenses
     """
     from dark_halo_scope.base.schema import parse_bands
-    from dark_halo_scope.run.positions import fetch_positions
+    from dark_halo_scope.base.skylist import read_positions
+    from dark_halo_scope.run.positions import fetch_places
     from dark_halo_scope.survey.viewer import ViewerRecipe
 
     recipe = ViewerRecipe(layer=layer, bands=parse_bands(bands), service=service or SERVICE)
-    receipt = fetch_positions(positions, out, recipe)
+    receipt = fetch_places(read_positions(positions), out, recipe)
     print(f"{receipt.identity['rows']} stamps in {out}/stamps.parquet, {receipt.run['refused']} without a usable cutout")
 
 # %% ../../nbs/run/cli.ipynb #8051db07
 @app.command()
 def score(
-    positions: Annotated[str, typer.Argument(help=LIST + "; none with --pictures.")] = "",
+    positions: Annotated[str, typer.Argument(help=f"{LIST} None with --pictures.")] = "",
     out: Annotated[str, typer.Option("--out", help="Folder of stamps, scores and page.")] = "runs/score",
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="A network; empty takes the small one that rides in the package.")] = "",
     release: Annotated[str, typer.Option("--release", help="Coadds in DR10's layout to cut from; empty asks the cutout service.")] = "",
@@ -413,15 +413,26 @@ def chance(
 def gates(
     product: Annotated[str, typer.Argument(help="A stamps product: folder or file.")],
     out: Annotated[str, typer.Option("--out", help="JSON file for the results.")] = "gates.json",
+    recipe: Annotated[str, typer.Option("--recipe", help="What the stamps were painted by; empty takes the painter's defaults.")] = "",
+    set_: Set = None,
 ) -> None:
     """Every gate on a stamp product; exits 1 when one fails.
 
-    Example: dhs gates runs/demo/stamps --out gates.json
+    Example: dhs gates runs/demo/stamps --recipe demo --out gates.json
     """
     from dark_halo_scope.run.report import gates_page
     from dark_halo_scope.trust.gates import failed, gate_rows, run_gates
 
-    results = run_gates(product)
+    if recipe:
+        from dark_halo_scope.injection.products import source_bank
+        from dark_halo_scope.run.phases import open_run
+        from dark_halo_scope.run.products import given
+
+        run = open_run(recipe, ".", set_ or [])
+        bank = given(run, "bank").value
+        results = run_gates(product, run.recipe.gates, run.recipe.paint, source_bank(bank) if bank else None)
+    else:
+        results = run_gates(product)
     write_json(gate_rows(results), out)
     write_bytes(gates_page(gate_rows(results), product).encode(), f"{out.removesuffix('.json')}.html")
     for r in results:

@@ -19,11 +19,12 @@ import dark_halo_scope
 from ..base.receipts import Receipt, identity_of, read_table, run_facts, write_product
 from ..base.resources import manifest
 from ..base.schema import table_from
+from ..base.skylist import read_positions
 from ..base.storage import join, write_bytes
 from . import figures
 from .engine import Engine
 from .model import model_section, model_stamps, models_csv
-from .positions import fetch_positions, read_release_positions
+from .positions import cut_places, fetch_places
 from .report import Section, render_page
 from ..stamps.codec import decode
 from ..survey.release import Release
@@ -137,7 +138,8 @@ def score_positions(
 ) -> Receipt:  # Of scores.parquet
     "Stamps, scores, table and page of a list; raises BadInput for a list that is not one, or when nothing could be cut"
     started = time.perf_counter()
-    made = read_release_positions(positions, out, Release(release)) if release else fetch_positions(positions, out, viewer, client)
+    places = read_positions(positions)
+    made = cut_places(places, out, Release(release)) if release else fetch_places(places, out, viewer, client)
     stamps = read_table(join(out, "stamps.parquet"))
     logit, network = score_places(stamps, checkpoint or packaged_network())
     bands = tuple(c.removeprefix("scale_") for c in stamps.column_names if c.startswith("scale_"))

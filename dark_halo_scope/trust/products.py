@@ -24,10 +24,10 @@ from ..base.jsonable import array_bytes, as_json, read_json
 from ..base.products import Chosen, Inputs, Made, Place, Product
 from ..base.receipts import content_hash, read_table
 from ..base.resources import manifest
-from ..base.skylist import read_positions
+from ..base.skylist import NUMBERS, read_positions
 from ..base.storage import exists, join, list_files
 from ..injection.products import source_bank
-from ..learning.products import networks, score_cutouts, training_files
+from ..learning.products import lens_probability, networks, score_cutouts, training_files
 from ..parent.splits import split_of_bricks
 from ..stamps.codec import decode
 from ..stats.metrics import precision_at_recall, recall_at_precision
@@ -70,10 +70,11 @@ def joined_lists(
     tables = [read_positions(list_file(name)).columns for name in names]
     joined: dict[str, np.ndarray] = {}
     for column in columns:
-        having = [t[column] for t in tables if column in t]
-        if having:
-            blank: Any = "" if having[0].dtype == object else np.nan
-            joined[column] = np.concatenate([t.get(column, np.full(len(t["ra"]), blank, having[0].dtype)) for t in tables])
+        if any(column in t for t in tables):
+            number = column in ("ra", "dec", *NUMBERS)
+            kind, blank = (float, np.nan) if number else (str, "")
+            parts = [t[column].astype(kind) if column in t else np.full(len(t["ra"]), blank) for t in tables]
+            joined[column] = np.concatenate(parts).astype(float if number else object)
     return joined
 
 
@@ -201,7 +202,7 @@ def mine_negatives(
     place: Place,
 ) -> Made:
     "Hard negatives of the run's own stamps, one row per galaxy; raises BadInput when no network finds one"
-    from dark_halo_scope.learning.scoring import score_stamps
+    from dark_halo_scope.learning.scoring import load_committee, score_stamps
     from dark_halo_scope.learning.training import train
 
     given = recipe.train.read.hard_negatives
@@ -215,8 +216,9 @@ def mine_negatives(
         networks = [train(files, first, join(place.out, "first"), made_of=inputs["stamps"].label)["checkpoint"]]
     scores = {}
     for uri in networks:
-        table = score_stamps(files, uri, ("train",))
-        scores[table["model_id"][0].as_py()] = {c: table[c].to_numpy(zero_copy_only=False) for c in table.column_names}
+        committee = load_committee(uri)
+        columns = columns_of(score_stamps(files, committee, ("train",)))
+        scores[committee.name] = columns | {"p_lens": lens_probability(committee, columns["logit"])}
     lenses = known["ra"].to_numpy(), known["dec"].to_numpy()
     mined, counts = mine(scores, lenses, recipe.negatives.mine)
     if not len(mined):
@@ -306,9 +308,12 @@ def examine(
     if impostors:
         listed, their = impostors
         score = score_cutouts(committee, their)[their.ok]
-        wrong = {c: np.asarray(listed[c])[their.ok] for c in ("name", "class")} | {"logit": score, "p_lens": committee.probability(score)}
+        wrong = {c: np.asarray(listed[c])[their.ok] for c in ("name", "class")} | {
+            "logit": score,
+            "p_lens": lens_probability(committee, score),
+        }
     scores, hosts = negatives or (None, None)
-    report = stage0(own, logit[used], committee.probability(logit[used]), wrong, scores, hosts, recipe, left)
+    report = stage0(own, logit[used], lens_probability(committee, logit[used]), wrong, scores, hosts, recipe, left)
     return report, own | seen
 
 
