@@ -502,7 +502,7 @@ CHANGES: dict[str, FinderRecipe] = {
     "another seed": replace(BASE, seed=2),
 }
 
-
+# %% ../../nbs/run/finder.ipynb #55829b00
 class Studio:
     "What finders of one folder share: the corpus, the painted light by what it depends on, the exam's sets"
 
@@ -530,7 +530,7 @@ class Studio:
         Path(out).mkdir(parents=True, exist_ok=True)
         return train_folds(make_stamps(self.corpus, self.lights[key], recipe), recipe, out)
 
-
+# %% ../../nbs/run/finder.ipynb #8e2cb8c2
 def by_halves(
     logit: Mapping[str, np.ndarray],  # By set
     sets: Mapping[str, RealSet],
