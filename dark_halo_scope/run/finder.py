@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'SIDE', 'SIGMA', 'AREAS', 'BASE', 'CHANGES', 'FinderRecipe', 'Corpus', 'unseen', 'read_corpus', 'corpus_of',
            'refuse_taught', 'Light', 'paint_light', 'enlarged', 'beside_host', 'finished', 'make_stamps',
            'train_without', 'train_folds', 'finder_examinee', 'half_of', 'exam_sets', 'numbers_of', 'Studio',
-           'measured', 'study', 'study_receipt']
+           'by_halves', 'measured', 'study', 'study_receipt']
 
 # %% ../../nbs/run/finder.ipynb #f0680fe6
 import json
@@ -140,7 +140,13 @@ def read_corpus(
     return corpus_of(lrgs, lenses, galaxies, n_folds, asked)
 
 
-def corpus_of(lrgs: RealSet, lenses: RealSet, galaxies: RealSet, n_folds: int, asked: Sequence[RealSet] = ()) -> Corpus:
+def corpus_of(
+    lrgs: RealSet,  # In flux
+    lenses: RealSet,  # In the 8-bit chain
+    galaxies: RealSet,  # In the 8-bit chain
+    n_folds: int,
+    asked: Sequence[RealSet] = (),  # Sets that are asked whole
+) -> Corpus:
     "The same from sets in memory"
     for one in (lrgs, lenses, galaxies):
         if not one.train:
@@ -186,7 +192,7 @@ def paint_light(
     flat = replace(corpus.lrgs, flux=padded(corpus.lrgs.flux))
     parent, sky = host_table(flat, np.repeat("train", len(flat)), replace(real, paint=paint))
     each = max(recipe.n_arcs // (len(recipe.priors) * len(recipe.src_kinds)), 1)
-    photometry = bank_photometry(bank) if bank else None
+    photometry = bank_photometry(bank) if bank and "hst" in recipe.src_kinds else None
     for prior in recipe.priors:
         for kind in recipe.src_kinds:
             lensed = prior == "grid_sota"
@@ -201,7 +207,7 @@ def paint_light(
             )
             tasks = make_plan(parent, plan, ("g", "r", "z"), photometry if kind == "hst" else None)
             t = {c: tasks[c].to_numpy(zero_copy_only=False) for c in tasks.column_names}
-            draw, given = rng("finder light", prior, kind), load_bank(bank) if kind == "hst" else None
+            draw, given = rng("finder light", prior, kind), load_bank(bank) if kind == "hst" and bank else None
             rows = rows_of(sky, t["objid"])
             rows = replace(rows, psfsize=rows.psfsize * draw.uniform(0.9, 1.25, size=(len(rows.psfsize), 1)).astype(np.float32))
             light, flux, inside = paint_arcs(t, rows, paint, ("g", "r", "z"), lensed, given)
@@ -504,7 +510,7 @@ class Studio:
         self.bank = Path(out) / "bank.h5"
         self.lights: dict[Any, tuple[Light, Light]] = {}
         Path(out).mkdir(parents=True, exist_ok=True)
-        build_bank(Path(folder) / "hst_sources", self.bank)
+        self.sources = Path(folder) / "hst_sources"
         whole = [read_set(folder, name) for name in ("huang2020", "desi_pairs")]
         self.corpus, self.shown = read_corpus(folder, n_folds, whole), exam_sets(folder)
         refuse_taught(self.corpus, [*self.corpus.sets, *whole])
@@ -515,6 +521,8 @@ class Studio:
         if key not in self.lights:
             kept = self.bank.parent / f"light_{recipe_identity({'light': list(map(str, key))})}.npz"
             if not kept.exists():
+                if "hst" in recipe.src_kinds and not self.bank.exists():
+                    build_bank(self.sources, self.bank)
                 lit, beside = paint_light(self.corpus, recipe, self.bank)
                 np.savez(kept, lit.plain, lit.soft, beside.plain, beside.soft)
             a, b, c, d = np.load(kept).values()
@@ -523,13 +531,21 @@ class Studio:
         return train_folds(make_stamps(self.corpus, self.lights[key], recipe), recipe, out)
 
 
+def by_halves(
+    logit: Mapping[str, np.ndarray],  # By set
+    sets: Mapping[str, RealSet],
+) -> dict[str, Any]:  # "chosen on", "reported on", "all": from `numbers_of`
+    "Numbers of each half and of all objects"
+    return {name: numbers_of(logit, sets, half) for name, half in (("chosen on", 0), ("reported on", 1), ("all", None))}
+
+
 def measured(
     who: Examinee,
     shown: Sequence[Mapping[str, RealSet]],  # From `exam_sets`
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # Numbers by half, and the logits they come of
     "An examinee by halves, its logits averaged over draws of the noise"
     logit = {kind: np.mean([who.of(s[kind])[0] for s in shown], 0) for kind in shown[0]}
-    return {name: numbers_of(logit, shown[0], half) for name, half in (("chosen on", 0), ("reported on", 1), ("all", None))}, logit
+    return by_halves(logit, shown[0]), logit
 
 
 def study(
@@ -551,7 +567,7 @@ def study(
         checkpoints = studio.taught(recipe, place)
         who = finder_examinee(checkpoints, studio.corpus)
         found, logit = measured(who, shown)
-        np.savez(place / "logits.npz", **logit)
+        np.savez(place / "logits.npz", **logit)  # type: ignore[arg-type]  # the stubs take every keyword for allow_pickle
         done[name] = {
             "network": who.name,
             "recipe": recipe_to_dict(recipe),
@@ -576,8 +592,13 @@ def study_receipt(
     ran = [row["run"] for row in done.values()]
     kept = ("identity", "network", "chosen on", "reported on", "all")
     rows = {"packaged": {"identity": packaged["network"], **packaged}}
-    rows |= {name: {k: row[k] for k in kept} | {"seed": row["recipe"]["seed"], "seconds": row["run"]["seconds"]} for name, row in done.items()}
+    rows |= {
+        name: {k: row[k] for k in kept} | {"seed": row["recipe"]["seed"], "seconds": row["run"]["seconds"]} for name, row in done.items()
+    }
     chosen = max(done, key=lambda name: done[name]["chosen on"]["chooses"])
     gain = rows[chosen]["reported on"]["chooses"] - packaged["reported on"]["chooses"]
-    facts = {"date": max(r["finished"] for r in ran)[:10], "machine": f"{ran[-1]['cpus']} shared cores of an {ran[-1]['machine']}, no accelerator"}
+    facts = {
+        "date": max(r["finished"] for r in ran)[:10],
+        "machine": f"{ran[-1]['cpus']} shared cores of an {ran[-1]['machine']}, no accelerator",
+    }
     return facts | {"command": command, "chosen": chosen, "gain on the reported half": gain, "rows": rows}
