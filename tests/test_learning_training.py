@@ -438,6 +438,7 @@ def test_epochs_are_kept_by_name_and_diagnosed(tmp_path, bricks):
     assert sorted(p.name for p in tmp_path.glob("epoch_*.pt")) == ["epoch_001.pt", "epoch_003.pt"]
     history = json.loads((tmp_path / "history.json").read_text())
     assert ["diagnostics" in row for row in history] == [False, True, True]
+    assert not any(warning.startswith("learning rate") for row in history for warning in row["warnings"])
     found, chosen = history[1]["diagnostics"], history[1]["choose"]
     assert found["confusion"] == {name: chosen[name] for name in ("tp", "fp", "fn", "tn")} and set(found["false_alarms"]) == {"sim"}
     assert found["arc_snr_0"]["stamps"] == 0 and 0 < chosen["precision@recall0.95"] <= 1
