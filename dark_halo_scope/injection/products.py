@@ -44,7 +44,7 @@ def bank_given(
 
     return str(bank_table(recipe.bank)[1]["checksum"]), recipe.bank
 
-
+# %% ../../nbs/injection/products.ipynb #08f614a4
 def bank_photometry(
     uri: str,  # The bank; empty: none
     bands: Sequence[str],
@@ -56,7 +56,7 @@ def bank_photometry(
 
     return cosmos.bank_photometry(uri, tuple(bands))
 
-
+# %% ../../nbs/injection/products.ipynb #3135dc3a
 @lru_cache(maxsize=1)
 def source_bank(uri: str) -> SourceBank:
     "The bank's pictures, read once per process"
@@ -163,7 +163,7 @@ def paint_tasks(
     where = (source.uri, source.receipt.name)
     return [Task(brick, {"rows": (*where, first, n), "brick": brick} | common) for brick, first, n in plan_bricks(*where, place.limit)]
 
-
+# %% ../../nbs/injection/products.ipynb #d0eb4ea3
 def brick_rows(
     rows: tuple[str, str, int, int],  # The plan, its receipt's name, first row and number of rows
     **values: Any,  # The task's other values
@@ -171,7 +171,7 @@ def brick_rows(
     "Reads a task's rows of the plan: their content is what the brick's receipt names"
     return {"tasks": plan_rows(*rows)} | values
 
-
+# %% ../../nbs/injection/products.ipynb #4c9a83f1
 def brick_stamps(
     tasks: pa.Table,  # The brick's rows of the plan
     brick: str,
@@ -199,14 +199,14 @@ class ShardRecipe:
         if self.per_shard < 0:
             raise BadInput(f"shards: per_shard={self.per_shard}; expected 0 (no shards) or more")
 
-
+# %% ../../nbs/injection/products.ipynb #db6d81d4
 def shards_wanted(
     recipe: Any,  # The run's recipe
 ) -> bool:
     "Whether a run joins its stamps to shards"
     return recipe.shards.per_shard > 0
 
-
+# %% ../../nbs/injection/products.ipynb #6bef9737
 def shard_tasks(
     inputs: Inputs,
     recipe: Chosen,
@@ -225,7 +225,7 @@ def shard_tasks(
             tasks.append(Task(f"{split}/{k:04d}", {"uris": uris, "rows": wanted, "codec": recipe.paint.codec}, {"stamps": contents}))
     return tasks[: place.limit or None]
 
-
+# %% ../../nbs/injection/products.ipynb #70d0e167
 def shard(
     uris: Sequence[str],  # Stamps files of whole bricks
     rows: int,  # Stamps that their receipts promise

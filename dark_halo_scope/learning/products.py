@@ -61,7 +61,7 @@ def with_mined(
     mined = inputs.get("hard_negatives")
     return replace(recipe, read=replace(recipe.read, hard_negatives=mined.uri if mined else ""))
 
-
+# %% ../../nbs/learning/products.ipynb #3a3f0908
 def train_model(
     inputs: Inputs,
     recipe: Chosen,
@@ -124,7 +124,7 @@ def networks(
     torch.set_num_threads(1)  # one thread per worker: the same sums in the same order however many workers there are
     return load_committee(checkpoints, device)
 
-
+# %% ../../nbs/learning/products.ipynb #6f803095
 def with_noise(
     cut: Cutouts,
     recipe: Any,  # A stamps.normalise.NormaliseRecipe
@@ -136,7 +136,7 @@ def with_noise(
     coarse[cut.ok] = (sky_steps(cut.image[cut.ok], recipe) < FEWEST_STEPS).any(1)
     return replace(cut, ok=cut.ok & ~coarse, why=np.where(coarse, "sky without noise", cut.why))
 
-
+# %% ../../nbs/learning/products.ipynb #6aafee99
 def score_cutouts(
     committee: Any,  # A learning.scoring.Committee
     cut: Cutouts,  # (n,) places
@@ -160,7 +160,7 @@ def score_cutouts(
     logit[cut.ok] = committee.combine(np.stack(each))
     return logit
 
-
+# %% ../../nbs/learning/products.ipynb #c3fc2a68
 def lens_probability(
     committee: Any,  # A learning.scoring.Committee
     logit: np.ndarray,  # (n,) its logits
@@ -190,7 +190,7 @@ def sky_tasks(
         tasks.append(Task(brick, {"galaxies": table_bytes(own), "brick": brick} | common, identity | {"galaxies": content_hash(own)}))
     return tasks[: place.limit or None]
 
-
+# %% ../../nbs/learning/products.ipynb #cf3dfa7d
 def network_files(
     inputs: Inputs,
     recipe: Chosen,
@@ -200,7 +200,7 @@ def network_files(
         return tuple(recipe.score.committee), ()
     return (join(inputs["model"].uri, "best.pt"),), (inputs["model"].label,)
 
-
+# %% ../../nbs/learning/products.ipynb #d742be18
 def table_bytes(table: pa.Table) -> bytes:
     "A small table as bytes, for a task to carry"
     sink = pa.BufferOutputStream()
@@ -208,7 +208,7 @@ def table_bytes(table: pa.Table) -> bytes:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
 
-
+# %% ../../nbs/learning/products.ipynb #300cfddf
 def brick_scores(
     galaxies: bytes,  # Rows of `parent`, all of one brick
     brick: str,
@@ -231,7 +231,7 @@ def brick_scores(
         score_rows(rows.filter(pa.array(cut.ok)), logit[cut.ok], committee), identity={"no_cutout": dict(zip(why.tolist(), n.tolist()))}
     )
 
-
+# %% ../../nbs/learning/products.ipynb #dac46807
 def score_rows(
     galaxies: pa.Table,  # With release, brickid, objid, brickname, ra, dec, split
     logit: np.ndarray,  # (n,) float32

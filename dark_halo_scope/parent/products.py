@@ -37,7 +37,7 @@ class ParentRecipe:
         if self.regions < 0 or self.n_galaxies < 0:
             raise BadInput(f"parent: regions={self.regions}, n_galaxies={self.n_galaxies}; expected 0 or more")
 
-
+# %% ../../nbs/parent/products.ipynb #8a8133b7
 def bricks_wanted(
     brickid: np.ndarray,  # (n,) brick of each galaxy
     region: np.ndarray,  # (n,) its region, -1 outside
@@ -63,7 +63,7 @@ def sweep_tasks(
     sweeps = Release(inputs["release"].uri).sweeps()[: place.limit or None]
     return [Task(sweep.rsplit("/", 1)[-1].removesuffix(".fits"), {"sweep": sweep, "selection": recipe.selection}) for sweep in sweeps]
 
-
+# %% ../../nbs/parent/products.ipynb #f8df57ad
 def sweep_counts(
     sweep: str,
     selection: Any,  # A `SelectionRecipe`
@@ -74,7 +74,7 @@ def sweep_counts(
     values = np.array(list(counted.values()), np.int64).reshape(len(counted), len(COUNTS))
     return Made(pa.table(columns | {name: values[:, k] for k, name in enumerate(COUNTS)}))
 
-
+# %% ../../nbs/parent/products.ipynb #32e7acfe
 def density(
     parts: Sequence[Input],  # One per sweep
     inputs: Inputs,
@@ -102,7 +102,7 @@ def region_of(
     row = order[np.minimum(np.searchsorted(ids[order], brickid), len(ids) - 1)]
     return np.where(ids[row] == brickid, region[row], -1).astype(np.int32)
 
-
+# %% ../../nbs/parent/products.ipynb #551bfccd
 def parent_columns(
     rows: pa.Table,  # Selected galaxies with magnitudes
     region: np.ndarray,  # (n,) int32
@@ -155,7 +155,7 @@ def parent_cuts(
     wanted = bricks_wanted(rows["brickid"].to_numpy(), region, recipe.parent)
     return cuts if wanted.all() else cuts | {"in the bricks that the recipe asks for": wanted}
 
-
+# %% ../../nbs/parent/products.ipynb #4b52fb6a
 def parent(
     parts: Sequence[Input],  # Selected rows, one per sweep
     inputs: Inputs,

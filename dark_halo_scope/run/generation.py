@@ -83,7 +83,7 @@ def phase_values(
     declared = declared_parameters(phase_notebook(phase))
     return check_parameters(phase_notebook(phase), {k: v for k, v in given.items() if k in declared})
 
-
+# %% ../../nbs/run/generation.ipynb #1a8b5dab
 def run_phases(
     run: Run,
     given: dict[str, Any],  # Parameters of the phases
@@ -123,7 +123,7 @@ def guard_values(
         pairs[name.strip()] = reason.strip()
     return [f"overrides.{name}={yaml.safe_dump(reason).strip()}" for name, reason in pairs.items()]
 
-
+# %% ../../nbs/run/generation.ipynb #081131b3
 def run_generation(
     name: str,  # A recipe, or a YAML file
     out: str,  # Folder of the run

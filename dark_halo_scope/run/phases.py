@@ -111,7 +111,7 @@ def with_sky(
                 outer[section] = inner
     return merged
 
-
+# %% ../../nbs/run/phases.ipynb #ae8a299b
 def filled(
     values: Any,  # Of a recipe as YAML gives it
     out: str,  # The run's folder
@@ -123,7 +123,7 @@ def filled(
         return [filled(value, out) for value in values]
     return values.replace("{out}", out.rstrip("/")) if isinstance(values, str) else values
 
-
+# %% ../../nbs/run/phases.ipynb #3be126e8
 def recipe_values(
     name: str,  # A name in data_manifests/recipes or generations, or a YAML file
 ) -> tuple[dict[str, Any], str]:  # As YAML gives it, and its file
@@ -135,7 +135,7 @@ def recipe_values(
         raise unknown_name("recipe", name, known)
     return read_yaml(str(known[Path(name).stem])), str(known[Path(name).stem])
 
-
+# %% ../../nbs/run/phases.ipynb #fa41cc23
 def load_recipe(
     name: str,  # A name in data_manifests/recipes or generations, or a YAML file
     overrides: Sequence[str] = (),  # "section.key=value" each
@@ -173,7 +173,7 @@ def declared_parameters(
     targets = [s.targets[0] if isinstance(s, ast.Assign) else s.target for s in assigned]
     return {t.id: ast.literal_eval(s.value) for t, s in zip(targets, assigned) if isinstance(t, ast.Name) and s.value is not None}
 
-
+# %% ../../nbs/run/phases.ipynb #57830bcb
 def check_parameters(
     notebook: Path,  # A phase notebook
     given: Mapping[str, Any],  # What it is about to be told
@@ -185,7 +185,7 @@ def check_parameters(
             raise unknown_name("parameter", name, declared, notebook.stem)
     return dict(given)
 
-
+# %% ../../nbs/run/phases.ipynb #73a97543
 PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 OF_THE_SHELL = ("In", "Out")  # Names that IPython keeps
 
@@ -204,7 +204,7 @@ def open_phase(
     run = open_run(**{k: v for k, v in given.items() if k in RUN_PARAMETERS})
     return replace(run, make_inputs=make_inputs)
 
-
+# %% ../../nbs/run/phases.ipynb #8aa7fee5
 RUN_PARAMETERS = ("recipe", "out", "overrides", "engine", "workers", "master", "limit", "allow_missing", "device")
 
 
@@ -222,7 +222,7 @@ def ready(
         rows.append({"input": name, "receipt": there.label[:60], **facts})
     return rows
 
-
+# %% ../../nbs/run/phases.ipynb #4dcb4eaa
 def receipt_rows(receipt: Receipt) -> Any:  # A pandas table
     "A receipt as a table for the end of a page; long lists are counted, not listed"
     import pandas as pd
@@ -231,7 +231,7 @@ def receipt_rows(receipt: Receipt) -> Any:  # A pandas table
     short = {k: f"{len(v)} entries" if isinstance(v, dict | list) and len(v) > 12 else v for k, v in values.items()}
     return pd.Series(short).to_frame("receipt")
 
-
+# %% ../../nbs/run/phases.ipynb #f803d63c
 def phase_names() -> list[str]:
     "Every phase that has a notebook"
     return sorted(p.stem for p in resource_root("phases").glob("*.ipynb"))

@@ -107,7 +107,7 @@ class Run:
         uri = self.path(product.address)
         return Place(uri, self.out, self.limit, self.engine.workers, self.device, resume, progress)
 
-
+# %% ../../nbs/run/products.ipynb #0a85021f
 def asked_for(
     run: Run,
 ) -> list[Product]:  # In the order in which they are made
@@ -126,7 +126,7 @@ def given(
         run._given[name] = Input(name, value if isinstance(value, str) else "", None, label, value)
     return run._given[name]
 
-
+# %% ../../nbs/run/products.ipynb #1e82c220
 def overrides_of(
     run: Run,
     product: Product,
@@ -134,7 +134,7 @@ def overrides_of(
     "What the recipe overrides of a product's guards"
     return {k: v for k, v in sorted(run.recipe.overrides.items()) if k.split(":")[0] in product.guards}
 
-
+# %% ../../nbs/run/products.ipynb #a222f697
 def identity(
     run: Run,
     name: str,
@@ -148,7 +148,7 @@ def identity(
         facts["limit"] = run.limit
     return facts | ({"overrides": overrides} if (overrides := overrides_of(run, product)) else {})
 
-
+# %% ../../nbs/run/products.ipynb #b546eb15
 def label_of(
     run: Run,
     name: str,
@@ -186,7 +186,7 @@ def why_not(
     faults = file_faults(uri, receipt)
     return faults[0] if faults else ""
 
-
+# %% ../../nbs/run/products.ipynb #334286cf
 def accepted(
     run: Run,
     name: str,
@@ -195,7 +195,7 @@ def accepted(
     why = why_not(run, name)
     return not why or (run.allow_missing and "were set aside" in why)
 
-
+# %% ../../nbs/run/products.ipynb #b878e2fe
 def state(
     run: Run,
 ) -> dict[str, str]:  # Product -> "done", or why it has to be made
@@ -222,7 +222,7 @@ def opened(
     receipt = read_receipt(run.address(name))
     return Input(name, run.address(name), receipt, receipt.name)
 
-
+# %% ../../nbs/run/products.ipynb #66dce53f
 def product_files(
     run: Run,
     name: str,  # A product in many files
@@ -230,7 +230,7 @@ def product_files(
     "The files of a product that has one per brick; raises BadInput when it is not there"
     return opened(run, name).files()
 
-
+# %% ../../nbs/run/products.ipynb #5dbbbfcb
 def verdict_of(
     run: Run,
     name: str,
@@ -242,7 +242,7 @@ def verdict_of(
     receipt = read_receipt(run.address(name))
     return receipt.identity.get("passed"), list(receipt.identity.get("failed", [])), str(receipt.run.get("why", ""))
 
-
+# %% ../../nbs/run/products.ipynb #5089f4f3
 def check_guards(
     run: Run,
     product: Product,
@@ -275,7 +275,7 @@ def make(
     maker = {"run": _make_one, "sweep": _make_joined, "brick": _make_bricks}[product.per]
     return maker(run, product, inputs, identity(run, name))
 
-
+# %% ../../nbs/run/products.ipynb #3e42a9c3
 def ensure(
     run: Run,
     name: str,
@@ -287,7 +287,7 @@ def ensure(
             ensure(run, before)
     return make(run, name)
 
-
+# %% ../../nbs/run/products.ipynb #789dcef8
 def accepted_or_missing(run: Run, name: str) -> bool:
     "Whether a product is there as the run would make it, its inputs included"
     try:
@@ -305,7 +305,7 @@ def _make_one(run: Run, product: Product, inputs: Inputs, known: dict[str, Any])
     made: Made = function_named(product.make)(inputs, Chosen(run.recipe, product), place)
     return _written(run, product, made, known, started)
 
-
+# %% ../../nbs/run/products.ipynb #27353572
 def _begun(run: Run, product: Product, known: Mapping[str, Any]) -> bool:
     "Whether the place holds the beginnings of this very product; clears it of another's, and notes what is begun"
     name, uri = Receipt(product.name, dict(known)).name, run.path(product.address)
@@ -319,7 +319,7 @@ def _begun(run: Run, product: Product, known: Mapping[str, Any]) -> bool:
         write_bytes(name.encode(), note)
     return same
 
-
+# %% ../../nbs/run/products.ipynb #b6279a1c
 def _written(run: Run, product: Product, made: Made, known: dict[str, Any], started: float) -> Receipt:
     "Writes what a maker gave back, its receipt last"
     uri, below = run.path(product.address), product.address.rsplit("/", 1)[0] + "/" if "/" in product.address else ""
@@ -353,7 +353,7 @@ class Job:
     uri: str  # What it writes
     known: Mapping[str, Any]  # Identity of the product's pieces, beside the task's own
 
-
+# %% ../../nbs/run/products.ipynb #8c66bf8f
 def do_job(
     job: Job,
 ) -> dict[str, Any]:  # The receipt's parts, and whether the work was already done
@@ -373,7 +373,7 @@ def do_job(
     receipt = write_product(made.table, job.uri, job.product, {**facts, **made.identity}, about, **made.options)
     return {"identity": receipt.identity, "run": receipt.run, "skipped": False}
 
-
+# %% ../../nbs/run/products.ipynb #7842151c
 def jobs_of(
     run: Run,
     name: str,  # A product made per sweep or brick
@@ -384,7 +384,7 @@ def jobs_of(
     inputs = Inputs(product, {one: opened(run, one) for one in product.inputs if run.wants(one)})
     return _jobs(run, product, inputs, identity(run, name), folder or run.path(product.address))
 
-
+# %% ../../nbs/run/products.ipynb #b8ac94dc
 def _jobs(run: Run, product: Product, inputs: Inputs, known: Mapping[str, Any], folder: str) -> list[tuple[str, Job]]:
     "The tasks of a product, its inputs at hand"
     code = code_of(*sorted({f.split(":")[0] for f in (product.load, product.one) if f}))
@@ -394,7 +394,7 @@ def _jobs(run: Run, product: Product, inputs: Inputs, known: Mapping[str, Any], 
     schema = product.schema or product.name
     return [(t.name, Job(t, schema, product.load, product.one, join(folder, brick_address(t.name)), pieces)) for t in tasks]
 
-
+# %% ../../nbs/run/products.ipynb #cf65ae20
 def settle(
     run: Run,
     outcomes: Sequence[Outcome],
@@ -420,7 +420,7 @@ def _make_joined(run: Run, product: Product, inputs: Inputs, known: dict[str, An
     made = replace(made, facts={**made.facts, "set_aside": set_aside(outcomes)})
     return _written(run, product, made, known | {"set_aside": sorted(set_aside(outcomes))}, started)
 
-
+# %% ../../nbs/run/products.ipynb #f879a52d
 def _make_bricks(run: Run, product: Product, inputs: Inputs, known: dict[str, Any]) -> Receipt:
     "A product in one file per brick: contents chained in the order of bricks, what was set aside named; raises BadInput when a file has gone"
     started, uri = time.perf_counter(), run.path(product.address)

@@ -63,7 +63,7 @@ class Labelled:
     host: np.ndarray  # (n,) int64
     weight: np.ndarray  # (n,) of the plan
 
-
+# %% ../../nbs/search/products.ipynb #3cf95586
 def labelled(
     scores: Input,
     stamps: Input,
@@ -85,7 +85,7 @@ def labelled(
         )
     return Labelled(rows["logit"][keep], rows["label"][keep], galaxy_key(rows)[keep], weight[keep])
 
-
+# %% ../../nbs/search/products.ipynb #31da124b
 def threshold_of(
     scores: Input,
     stamps: Input,
@@ -95,7 +95,7 @@ def threshold_of(
     known = labelled(scores, stamps, recipe.threshold_split, recipe.lens)
     return choose_threshold(known.logit, known.label, known.host, recipe, known.weight)
 
-
+# %% ../../nbs/search/products.ipynb #c3fb0e41
 def yield_of(
     scores: Input,
     stamps: Input,
@@ -119,7 +119,7 @@ class Searched:
     network: str  # Name of the network that scored them
     without: dict[str, int]  # Galaxies without a score, by reason
 
-
+# %% ../../nbs/search/products.ipynb #b4ca4aa9
 def searched(
     sky: Input,
     parent: Input,
@@ -187,7 +187,7 @@ def injections_of(
         kept["weight"],
     )
 
-
+# %% ../../nbs/search/products.ipynb #ce4058ef
 def looked_up(
     wanted: np.ndarray,  # (n,) names
     names: np.ndarray,  # (m,) names, each once
@@ -223,7 +223,7 @@ def listed_lenses(
         sky["logit"] >= np.float32(threshold), np.flatnonzero(seen), about | {c: sky[c] for c in ("psfsize_r", "psfdepth_r")}
     )
 
-
+# %% ../../nbs/search/products.ipynb #71edab02
 def forecasts(found: Completeness, lenses: Injections) -> dict[str, Forecast]:
     "Listed lenses expected and found, by every map of two or three quantities that they lie in"
     out = {}
@@ -303,7 +303,7 @@ def compared_given(
         content.append([census["kind"].tolist(), census["ra"].tolist(), census["dec"].tolist()])
     return recipe_identity(content), {"lists": lists, "census": census}
 
-
+# %% ../../nbs/search/products.ipynb #04724ef8
 def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     "Phase 7: the list of candidates; raises BadInput when threshold and scores are of different networks"
     own, scores = recipe.candidates, inputs["scores"]
@@ -328,7 +328,7 @@ def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     stamps = candidate_stamps(listed, Release(inputs["release"].uri), recipe.sky)
     return Made(listed.table, {"candidates/_stamps.parquet": stamps}, files, rows=len(found.galaxies["logit"]))
 
-
+# %% ../../nbs/search/products.ipynb #88a0e56a
 def search_attrition(found: Searched) -> list[dict[str, Any]]:
     "What was lost before any cut: bricks that were not searched, cutouts that could not be made"
     left, rows = len(found.galaxies["logit"]) + sum(found.without.values()), []
@@ -337,7 +337,7 @@ def search_attrition(found: Searched) -> list[dict[str, Any]]:
         left -= found.without[reason]
     return rows
 
-
+# %% ../../nbs/search/products.ipynb #844aa863
 def catalogue_meta(listed: CandidateList, found: Searched, recipe: Any) -> dict[str, Any]:
     "What stands in the header of a catalogue of candidates"
     threshold, expected = listed.threshold, listed.expected
@@ -369,7 +369,7 @@ class Census:
     lenses: list[dict[str, Any]]  # What became of the lenses: step, lenses
     prevalence: float  # Share of lenses among the galaxies searched
 
-
+# %% ../../nbs/search/products.ipynb #6a3a0062
 def beside_census(
     listed: CandidateList,
     found: Searched,

@@ -54,14 +54,14 @@ class ListRecipe:
     compare: tuple[str, ...] = ()  # Lists that candidates are compared with, beside those kept out
     census: str = ""  # name, kind, ra, dec of everything there is, where that is known: then a search is judged by it
 
-
+# %% ../../nbs/trust/products.ipynb #bb7ae205
 def list_file(
     name: str,  # Name of a packaged list, or a file
 ) -> str:
     "The file of a list; raises BadInput naming the packaged lists there are"
     return str(manifest("anchors", f"{name}.csv")) if "." not in name.rsplit("/", 1)[-1] else name
 
-
+# %% ../../nbs/trust/products.ipynb #f9695fff
 def joined_lists(
     names: Sequence[str],  # Packaged lists or files
     columns: Sequence[str],
@@ -77,7 +77,7 @@ def joined_lists(
             joined[column] = np.concatenate(parts).astype(float if number else object)
     return joined
 
-
+# %% ../../nbs/trust/products.ipynb #2fcc943c
 def given_table(columns: Mapping[str, np.ndarray]) -> tuple[str, pa.Table]:
     "A list as a product that is given: a hash of its content, and the table"
     table = pa.table({c: pa.array(v.astype(str) if v.dtype == object else v) for c, v in columns.items()})
@@ -117,7 +117,7 @@ def single_image_given(recipe: Chosen, place: Place) -> tuple[str, dict[str, Any
     )
     return recipe.train.pairs, {"passed": not paired, "why": why}
 
-
+# %% ../../nbs/trust/products.ipynb #c564cffc
 def predecessor_given(recipe: Chosen, place: Place) -> tuple[str, dict[str, Any]]:
     "The verdict of stage 0 on the generation before: a run folder, or a recipe's name whose run lies beside this one"
     if not recipe.after:
@@ -140,7 +140,7 @@ def gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     results = run_gates(training_files(inputs), recipe.gates, recipe.paint, bank)
     return judged(results)
 
-
+# %% ../../nbs/trust/products.ipynb #8386255e
 def judged(results: Sequence[Any]) -> Made:
     "Gates as a product: their numbers, and the names of those that failed"
     wrong = failed(results)
@@ -154,7 +154,7 @@ def judged(results: Sequence[Any]) -> Made:
         why=why,
     )
 
-
+# %% ../../nbs/trust/products.ipynb #5723c4a2
 def score_gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     "Gates on the scores of the split that chose nothing"
     scores = columns_of(inputs["scores"].read())
@@ -170,7 +170,7 @@ def score_gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     about = {"brickname": scores["brickname"][rows], "theta_E": theta_E, "arc_snr": arc_snr}
     return judged(run_score_gates(scores["logit"][rows], p, scores["label"][rows], about, recipe.gates))
 
-
+# %% ../../nbs/trust/products.ipynb #7de62706
 def stamp_columns(inputs: Inputs, names: np.ndarray, columns: Sequence[str]) -> list[np.ndarray]:
     "Columns of the stamps with these task ids, in their order"
     known = columns_of(concat(training_files(inputs), ["task_id", *columns]))
@@ -178,12 +178,12 @@ def stamp_columns(inputs: Inputs, names: np.ndarray, columns: Sequence[str]) -> 
     row = order[np.searchsorted(known["task_id"][order], names)]
     return [known[c][row] for c in columns]
 
-
+# %% ../../nbs/trust/products.ipynb #61c7494f
 def columns_of(table: pa.Table) -> dict[str, np.ndarray]:
     "A table's columns as arrays"
     return {c: table[c].to_numpy(zero_copy_only=False) for c in table.column_names}
 
-
+# %% ../../nbs/trust/products.ipynb #ee441841
 def concat(uris: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
     "Several Parquet files as one table"
     return pa.concat_tables([read_table(uri, columns) for uri in uris]).combine_chunks()
@@ -195,7 +195,7 @@ def mined_wanted(
     "Whether a run mines hard negatives"
     return bool(recipe.train.read.hard_negatives or recipe.negatives.models)
 
-
+# %% ../../nbs/trust/products.ipynb #6bcc5a3c
 def mine_negatives(
     inputs: Inputs,
     recipe: Chosen,
@@ -265,7 +265,7 @@ def diagnostics(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
         facts["attention"] = ring_attention(inputs, recipe)
     return Made(files={"": as_json(facts)}, rows=int(rows.sum()))
 
-
+# %% ../../nbs/trust/products.ipynb #63739399
 def ring_attention(inputs: Inputs, recipe: Chosen, lenses: int = 12) -> list[dict[str, Any]]:
     "Share of integrated gradients within the ring of the clearest arcs, for every checkpoint that was kept"
     from dark_halo_scope.learning.attribution import attention_by_epoch, ring_mask
@@ -316,7 +316,7 @@ def examine(
     report = stage0(own, logit[used], lens_probability(committee, logit[used]), wrong, scores, hosts, recipe, left)
     return report, own | seen
 
-
+# %% ../../nbs/trust/products.ipynb #a0ec14e6
 def known_look_alikes(
     impostors: Mapping[str, np.ndarray],  # name, class, ra, dec
     anchors: Mapping[str, np.ndarray],  # ra, dec
@@ -329,7 +329,7 @@ def known_look_alikes(
     kept, left = look_alikes(classes, (np.asarray(anchors["ra"], float), np.asarray(anchors["dec"], float)))
     return kept, {f"impostor, {k}": v for k, v in left.items() if v and k != "kept"}
 
-
+# %% ../../nbs/trust/products.ipynb #1deef02b
 def held_out(
     impostors: Mapping[str, np.ndarray],  # name, class, ra, dec
     recipe: Chosen,
