@@ -142,9 +142,7 @@ def votable_bytes(
 ) -> bytes:
     "A VOTable 1.4 with UCDs, units, the coordinate system, and what it was made with as INFO"
     plain = table.copy()
-    for c in [
-        c for c in plain.colnames if plain[c].dtype.kind == "U" and all(v.isascii() for v in np.asarray(plain[c]).tolist())
-    ]:
+    for c in [c for c in plain.colnames if plain[c].dtype.kind == "U" and all(v.isascii() for v in np.asarray(plain[c]).tolist())]:
         info = plain[c].info
         values = np.char.encode(np.asarray(plain[c]), "ascii")
         plain[c] = MaskedColumn(values, mask=getattr(plain[c], "mask", False), description=info.description, meta=info.meta)
