@@ -92,16 +92,25 @@ def entry(key: str, work: dict[str, Any]) -> str:
     links = [f'<a href="https://doi.org/{work["DOI"]}">doi:{work["DOI"]}</a>'] if work.get("DOI") else []
     links += [f'<a href="https://arxiv.org/abs/{work["eprint"]}">arXiv:{work["eprint"]}</a>'] if work.get("eprint") else []
     links += [f'<a href="{work["url"]}">ADS</a>'] if not links else []
-    text = f"{html.escape(', '.join(people))} ({year(work)}). {html.escape(work['title'])}. <em>{html.escape(where)}</em>. {' '.join(links)}"
+    text = (
+        f"{html.escape(', '.join(people))} ({year(work)}). {html.escape(work['title'])}. <em>{html.escape(where)}</em>. {' '.join(links)}"
+    )
     return f'<li id="ref-{key}">{text}</li>'
 
 
 def check_bibliography() -> list[str]:
-    "Works that nobody could look up: no DOI, no arXiv number, and young enough to have one"
+    "Works that nobody could look up: no DOI, no arXiv number, and of a kind and time that has one (software records, proposals and ASP volumes have none)"
     return [
         f"references.bib: {key} has neither doi nor eprint"
         for key, work in bibliography().items()
-        if not (work.get("DOI") or work.get("eprint") or (int(year(work)) < 1997 and "adsabs" in (work.get("url") or "")))
+        if not (
+            work.get("DOI")
+            or work.get("eprint")
+            or (
+                "adsabs" in (link := work.get("url") or "")
+                and (int(year(work)) < 1997 or any(kind in link for kind in ("ascl", "prop", "ASPC")))
+            )
+        )
     ]
 
 
@@ -340,7 +349,9 @@ class Book:
         "Markdown with everything of the list above written out"
         text = self.outside(text, lambda t: FLOAT.sub(lambda m: self.float(page, m), t), whole=True)
         text = self.outside(text, lambda t: SHORTCODE.sub(lambda m: self.shortcode(page, "", m), t))
-        text = self.outside(text, lambda t: SECTION.sub(lambda m: m[0].replace(m[2], anchor(m[2])), BLOCK_MATHS.sub(self.block, t)), whole=True)
+        text = self.outside(
+            text, lambda t: SECTION.sub(lambda m: m[0].replace(m[2], anchor(m[2])), BLOCK_MATHS.sub(self.block, t)), whole=True
+        )
         text = self.outside(text, lambda t: INLINE_MATHS.sub(lambda m: self.maths(m[1] or m[2], bool(m[1])), t))
         text = self.outside(text, lambda t: CITED.sub(lambda m: self.cite(page, cited, m), t))
         return self.outside(text, lambda t: REFERENCE.sub(lambda m: self.refer(page, m), t))
@@ -361,7 +372,9 @@ class Book:
 
     def references(self, cited: list[str]) -> str:
         "The list of references of a page"
-        lines = "\n".join(entry(key, self.works[key]) for key in sorted(cited, key=lambda k: (surnames(self.works[k]).lower(), year(self.works[k]))))
+        lines = "\n".join(
+            entry(key, self.works[key]) for key in sorted(cited, key=lambda k: (surnames(self.works[k]).lower(), year(self.works[k])))
+        )
         return f'\n\n## References\n\n```{{=html}}\n<ul class="references">\n{lines}\n</ul>\n```\n' if cited else ""
 
     # -- generated pages
@@ -399,7 +412,12 @@ class Book:
         page = Path("results/index.qmd")
         listed: list[str | dict[str, Any]] = [str(page)]
         for part in re.split(r"^## ", self.sources[page].read_text(), flags=re.MULTILINE)[1:]:
-            names = [n for m in SHORTCODE.finditer(part) if m[1] == "results" for n in re.findall(r"### \[.*?\]\((.*?)\)", self.shortcode(page, "", m))]
+            names = [
+                n
+                for m in SHORTCODE.finditer(part)
+                if m[1] == "results"
+                for n in re.findall(r"### \[.*?\]\((.*?)\)", self.shortcode(page, "", m))
+            ]
             if names:
                 listed.append({"section": part.splitlines()[0].strip(), "contents": [f"results/{n}" for n in names]})
         return listed
@@ -432,7 +450,11 @@ class Book:
             date = next((str(run[key])[:10] for key in ("date", "made", "finished") if key in run), "")
             made = next((f"`{run[key]}`" for key in ("command", "made_by") if key in run), "").replace("|", "\\|")
             stem = re.compile(rf"receipts\W+{file.name}\b" if file.is_dir() else rf"\b{re.escape(file.stem)}\b")
-            readers = [f"[{self.title(PROC / p)}]({os.path.relpath(p, page.parent)})" for p in texts if stem.search(texts[p]) and p.suffix == ".ipynb"]
+            readers = [
+                f"[{self.title(PROC / p)}]({os.path.relpath(p, page.parent)})"
+                for p in texts
+                if stem.search(texts[p]) and p.suffix == ".ipynb"
+            ]
             lines.append(f"| `{file.name}` | {date} | {made} | {', '.join(readers[:3])} |")
         return "\n".join(lines)
 

@@ -39,7 +39,7 @@ def test_painting_needs_neither_torch_nor_lenstronomy() -> None:
 
 def test_importing_needs_no_writable_place(tmp_path: Path) -> None:
     "numba compiles when it is first asked to paint, into a scratch folder; importing leaves no file behind"
-    code = "import dark_halo_scope.injection.paint, dark_halo_scope.run.steps"
+    code = "import dark_halo_scope.injection.paint, dark_halo_scope.run.products"
     subprocess.run(
         [sys.executable, "-B", "-c", code],
         cwd=tmp_path,

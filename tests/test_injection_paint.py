@@ -66,3 +66,23 @@ def test_a_margin_out_of_range_is_refused():
     for wrong in (-1, 65):
         with pytest.raises(ValueError, match=f"margin={wrong}: expected 0 to 64 pixels"):
             replace(PaintRecipe(), margin=wrong)
+
+
+def test_larger_stamps_hold_wider_arcs():
+    "What leaves a stamp is counted against the whole arc; a stamp of 96 or 128 pixels holds what one of 64 does not"
+    parent, shift = toy_hosts(160, 3)
+    plan = make_plan(parent, PlanRecipe(prior="published", n_total_per_split={"train": 160}, control_frac=0.0), BANDS)
+    t = {c: plan[c].to_numpy(zero_copy_only=False) for c in plan.column_names}
+    t["theta_E"] = np.where(np.arange(len(t["q"])) % 4 == 0, 7.0, t["theta_E"])
+    made = {}
+    for n_pix in (64, 96, 128):
+        sky = rows_of(toy_sky(parent, shift, 3, n_pix), t["objid"])
+        arcs, flux, inside = paint_arcs(t, sky, PaintRecipe(n_pix=n_pix), BANDS)
+        made[n_pix] = arcs, inside
+        assert arcs.shape[-1] == n_pix and ((inside >= 0) & (inside <= 1)).all()
+    wide = t["theta_E"] == 7.0
+    shares = {n: float(np.mean(inside[wide])) for n, (_, inside) in made.items()}
+    assert shares[64] < 0.94 < 0.97 < shares[96] <= shares[128] and (made[128][1] > 0.97).mean() > 0.95
+    total = {n: arcs.sum((1, 2, 3), dtype=float) / np.maximum(inside, 1e-3) for n, (arcs, inside) in made.items()}
+    ok = made[64][1] > 0.1
+    assert np.abs(total[64][ok] / total[128][ok] - 1).max() < 0.02  # the whole arc's light does not depend on the stamp

@@ -33,7 +33,8 @@ def test_every_field_is_known_and_cited(path):
     recipe_from(PlanRecipe, values["plan"], path.name)
     recipe_from(PaintRecipe, values["paint"], path.name)
     recipe_from(TrainRecipe, values["train"], path.name)
-    for line in path.read_text().splitlines():
+    text = re.sub(r"^overrides:\n(  .*\n)+", "", path.read_text(), flags=re.MULTILINE)  # each of these is its own reason
+    for line in text.splitlines():
         if re.match(r"\s*(#|$|name:|splits:$|plan:$|paint:$|train:$)", line) or re.fullmatch(r"\s+\w+:", line):
             continue
         source = r"# (lesson \d+|chosen: \w)" if path.stem == "gen6" else r"# .*(\[00[0-4]\]|not stated)"

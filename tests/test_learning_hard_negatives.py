@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -11,20 +12,27 @@ import pytest
 import torch
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.jsonable import read_json
+from dark_halo_scope.base.products import Chosen, Inputs, Place
 from dark_halo_scope.base.resources import manifest
 from dark_halo_scope.base.sphere import near_any
-from dark_halo_scope.learning.recipes import TrainRecipe, make_inputs
+from dark_halo_scope.learning.negatives import NegativeRecipe, negative_sets
+from dark_halo_scope.learning.products import with_mined
+from dark_halo_scope.learning.recipes import TrainRecipe, make_inputs, reading, training_sets
 from dark_halo_scope.learning.training import train
-from dark_halo_scope.run import generation, steps
-from dark_halo_scope.run.generation import run_generation
-from dark_halo_scope.run.phases import Run, load_recipe
+from dark_halo_scope.parent.splits import SplitRecipe
+from dark_halo_scope.run import generation
+from dark_halo_scope.run.generation import demo_values, run_generation
+from dark_halo_scope.run.phases import load_recipe, open_run
+from dark_halo_scope.run.products import check_guards, given, make, products_of
 from dark_halo_scope.stamps.augment import AugmentRecipe, with_neighbours
-from dark_halo_scope.stamps.reader import Batch, Reader, ReadRecipe, StampSet, build_index
+from dark_halo_scope.stamps.reader import Batch, Reader, Reading, ReadRecipe, Selection, StampSet, build_index
 from dark_halo_scope.trust.hard_negatives import lookup, mine
+from dark_halo_scope.trust.products import mine_negatives
 
 from .stamp_toys import toy_images, write_bricks
 
-TOY = replace(load_recipe("toy").mock, n_lenses=6)
+TOY = load_recipe("toy").mock | {"n_lenses": 6}
 
 
 @pytest.fixture(scope="module")
@@ -38,90 +46,100 @@ def tiny(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "DEMO_MOCK", TOY)
         patch.setattr(generation, "DEMO_STAMPS", {"train": 160, "val": 80, "test": 80})
+        values = demo_values(str(recipe))
         result = run_generation(str(recipe), str(folder / "run"), "demo", workers=1)
-        run = Run(generation.at_demo_scale(load_recipe(str(recipe))), str(folder / "run"))
-    return run, result
+    return open_run(str(recipe), str(folder / "run"), values, workers=1), result, str(recipe), values
+
+
+def known_places(run):
+    "ra and dec of the lenses and candidates that nothing may come near"
+    known = given(run, "known").value
+    return known["ra"].to_numpy(), known["dec"].to_numpy()
 
 
 @pytest.mark.slow
 def test_a_generation_from_mining_to_stage_0(tiny):
-    run, result = tiny
+    run, result, *_ = tiny
     assert result["label"].startswith("demo scale") and len(result["gates"]) >= 10 and "recall" in result["stage0"]
-    table, history = pq.read_table(run.path("hard_negatives.parquet")), steps.read_json(run.path("model", "history.json"))
+    table, history = pq.read_table(run.path("hard_negatives.parquet")), read_json(run.path("model", "history.json"))
     assert {"ra_key", "dec_key", "brickname", "source_model"} == set(table.column_names) and len(table) >= 1
-    assert not near_any(table["ra_key"].to_numpy(), table["dec_key"].to_numpy(), *steps.known_positions(run), 11.0).any()
-    summary = steps.read_json(run.path("model", "summary.json"))
+    assert not near_any(table["ra_key"].to_numpy(), table["dec_key"].to_numpy(), *known_places(run), 11.0).any()
+    summary = read_json(run.path("model", "summary.json"))
     for row in history:
         assert row["hard_negatives"] == 5 * len(table) and row["stamps"] == summary["rows"]["train"] + 4 * len(table)
     recipe = summary["recipe"]
     assert recipe["read"]["hard_negatives"] == run.path("hard_negatives.parquet")
     assert recipe["augment"]["neighbours"] == 0.3 and recipe["online"]["enabled"]
-    first = steps.read_json(run.path("first", "summary.json"))["recipe"]
+    first = read_json(run.path("first", "summary.json"))["recipe"]
     assert first["read"]["hard_negatives"] == "" and first["augment"]["neighbours"] == 0
 
 
 @pytest.mark.slow
 def test_runs_become_one_receipt(tiny, tmp_path):
-    run, result = tiny
+    run, result, *_ = tiny
     receipt = generation.demo_receipt([run.out])
     (row,) = json.loads(json.dumps(receipt))["generations"]
-    summary = steps.read_json(run.path("model", "summary.json"))
+    summary = read_json(run.path("model", "summary.json"))
     assert row["name"] == "gen6" and row["gates"] == result["gates"] and row["results"]["auroc"] == summary["reported_on"]["auroc"]
     assert row["hard_negatives"] == pq.read_metadata(run.path("hard_negatives.parquet")).num_rows and "recall" in row["anchors"]["verdict"]
-    assert row["rehearsed"]["resumed_loss"] == row["rehearsed"]["losses"][-1] and row["core_only_auc"] is None
+    assert row["rehearsed"]["resumed_loss"] == row["rehearsed"]["losses"][-1]
     with pytest.raises(BadInput, match="no generation.json"):
         generation.demo_receipt([str(tmp_path)])
 
 
 @pytest.mark.slow
 def test_a_first_network_without_false_positives_is_told(tiny, tmp_path):
-    shutil.copytree(tiny[0].out, tmp_path / "run")
-    (tmp_path / "run" / "hard_negatives.parquet").unlink()
+    run, _, recipe, values = tiny
+    shutil.copytree(run.out, tmp_path / "run")
     with pytest.raises(BadInput, match="no control of .* scores above 0.9"):  # the threshold where no share is asked for
-        generation.mine_first(replace(tiny[0], out=str(tmp_path / "run")))
+        make(open_run(recipe, str(tmp_path / "run"), [*values, "negatives.mine={}"], workers=1), "hard_negatives")
 
 
 @pytest.mark.slow
 def test_a_recipe_that_feeds_the_control_is_blocked_unless_named(tiny):
-    run, _ = tiny
-    for name, pairs in (("gen5_prime_6ch", "input"), ("gen5_prime_residual", "residual")):
-        train = replace(run.recipe.train, pairs=pairs, augment=AugmentRecipe(), online=replace(run.recipe.train.online, enabled=False))
-        six = replace(run, recipe=replace(run.recipe, name=name, train=train))
-        with pytest.raises(BadInput, match=f"recipe '{name}' feeds the control .* limit 0.70.*--override {name}"):
-            generation.refuse_control_input(six)
-        assert generation.refuse_control_input(six, [name]) > 0.7
-    assert generation.refuse_control_input(run) is None
+    run, _, recipe, values = tiny
+    for pairs in ("input", "residual"):
+        paired = [*values, f"train.pairs={pairs}", "train.augment={}", "train.online.enabled=false"]
+        six = open_run(recipe, run.out, paired, workers=1)
+        with pytest.raises(BadInput, match=f"pairs={pairs} feeds the control .* no control exists.*--override 'single_image=REASON'"):
+            check_guards(six, six.product("model"))
+        named = open_run(recipe, run.out, [*paired, "overrides.single_image=a study"], workers=1)
+        check_guards(named, named.product("model"))
+    check_guards(run, run.product("model"))
 
 
-def test_mined_by_a_first_network_and_shown_to_the_second(tmp_path, monkeypatch):
+def test_mined_by_a_first_network_and_shown_to_the_second(tmp_path):
     "From false positives to the second network's epochs, known lenses left out; a first network that is sure of nothing is told"
     paths = write_bricks(tmp_path / "stamps", bricks=2, n=48, row_group=16, splits=("train", "train", "val", "test"))
     index = build_index([StampSet(tuple(paths))])
     lens = np.flatnonzero(index.label == 0)[:1]
-    monkeypatch.setattr(steps, "stamp_files", lambda run: paths)
-    monkeypatch.setattr(steps, "known_positions", lambda run: (index.identity["ra"][lens], index.identity["dec"][lens]))
+    known = pa.table({c: index.identity[c][lens] for c in ("ra", "dec")})
     chosen = TrainRecipe(
         read=ReadRecipe(batch_size=16, window=32, hard_negatives="not_yet.parquet", hard_negative_weight=3),
         augment=AugmentRecipe(neighbours=0.5),
         epochs=1,
     )
-    run = Run(replace(load_recipe("gen6"), train=chosen), str(tmp_path / "run"))
-    named = generation.mine_first(run, share=0.5)
-    table = pq.read_table(tmp_path / "run" / "hard_negatives.parquet")
+    product, place = products_of()["hard_negatives"], Place(str(tmp_path / "hard_negatives.parquet"), str(tmp_path))
+    stamps = SimpleNamespace(files=lambda: paths, label="toy stamps")
+    inputs = Inputs(product, {"stamps": stamps, "known": SimpleNamespace(value=known)})
+    recipe = replace(load_recipe("gen6", ["negatives.mine={threshold: 0.0, per_model: 12}"]), train=chosen)
+    made = mine_negatives(inputs, Chosen(recipe, product), place)
+    table = made.table
+    pq.write_table(table, place.uri)
     around = near_any(index.identity["ra"], index.identity["dec"], index.identity["ra"][lens], index.identity["dec"][lens], 11.0)
-    assert (
-        1 <= len(table) <= 12
-        and not near_any(table["ra_key"].to_numpy(), table["dec_key"].to_numpy(), *steps.known_positions(run), 11.0).any()
-    )
+    places = table["ra_key"].to_numpy(), table["dec_key"].to_numpy()
+    assert 1 <= len(table) <= 12 and not near_any(*places, known["ra"].to_numpy(), known["dec"].to_numpy(), 11.0).any()
     assert (around & (index.label == 0)).sum() > 1, "the lens has neighbours that must not enter either"
-    train(paths, named.recipe.train, str(tmp_path / "second"), progress=False, device="cpu")
+    model = products_of()["model"]
+    second = with_mined(chosen, Inputs(model, {"hard_negatives": SimpleNamespace(uri=place.uri)}))
+    train(paths, second, str(tmp_path / "second"), progress=False, device="cpu")
     row = json.loads((tmp_path / "second" / "history.json").read_text())[0]
     assert row["hard_negatives"] == 3 * len(table) and row["stamps"] == len(index) + 2 * len(table)
-    first = steps.read_json(run.path("first", "summary.json"))["recipe"]
+    first = read_json(str(tmp_path / "first" / "summary.json"))["recipe"]
     assert first["read"]["hard_negatives"] == "" and first["augment"]["neighbours"] == 0
-    (tmp_path / "run" / "hard_negatives.parquet").unlink()
+    sure = replace(load_recipe("gen6"), train=chosen)
     with pytest.raises(BadInput, match="no control of .* scores above 0.9"):
-        generation.mine_first(run)
+        mine_negatives(inputs, Chosen(sure, product), place)
 
 
 def test_hst_sources_without_a_bank_name_the_command(tmp_path):
@@ -129,7 +147,7 @@ def test_hst_sources_without_a_bank_name_the_command(tmp_path):
         with pytest.raises(BadInput, match="names no bank: make one with dhs bank, then --set bank=FILE"):
             run_generation(name, str(tmp_path / name), "demo")
         with pytest.raises(BadInput, match="nowhere.h5"):
-            run_generation(name, str(tmp_path / name), "demo", ["bank=nowhere.h5"])
+            run_generation(name, str(tmp_path / name), "demo", overrides=["bank=nowhere.h5"])
         assert not (tmp_path / name).exists()
 
 
@@ -149,14 +167,14 @@ def test_mined_table_raises_what_the_reader_shows(tmp_path):
     pq.write_table(lookup(mined), tmp_path / "lookup.parquet")
     wanted = np.flatnonzero((index.label == 0) & (p > 0.9))
     for name in ("mined", "lookup"):
-        recipe = ReadRecipe(hard_negatives=str(tmp_path / f"{name}.parquet"), hard_negative_weight=3, batch_size=16)
+        recipe = Reading(hard_negatives=str(tmp_path / f"{name}.parquet"), hard_negative_weight=3, batch_size=16)
         raised = build_index([StampSet(tuple(paths))], recipe=recipe)
         rows = np.concatenate([b.row for b in Reader(raised, recipe).batches(0)])
         assert np.array_equal(np.flatnonzero(np.bincount(rows) == 3), wanted) and len(rows) == len(index) + 2 * len(wanted)
     pq.write_table(pa.table({"x": [1.0]}), tmp_path / "other.parquet")
     for name, words in (("other", "expected ra, dec or ra_key"), ("absent", "no such file")):
         with pytest.raises(BadInput, match=words):
-            build_index([StampSet(tuple(paths))], recipe=ReadRecipe(hard_negatives=str(tmp_path / f"{name}.parquet")))
+            build_index([StampSet(tuple(paths))], recipe=Reading(hard_negatives=str(tmp_path / f"{name}.parquet")))
 
 
 def batch(pairs="none", n=24):
@@ -208,3 +226,61 @@ def test_training_with_neighbours_is_deterministic(tmp_path):
     runs = [train(paths, chosen, str(tmp_path / name), progress=False, device="cpu") for name in "ab"]
     other = train(paths, replace(chosen, augment=AugmentRecipe()), str(tmp_path / "c"), progress=False, device="cpu")
     assert runs[0]["reported_on"] == runs[1]["reported_on"] != other["reported_on"]
+
+
+def look_alikes(folder, n=24):
+    "A fetched list: rows of no split, without a cutout before painting or what a painter asks of a host"
+    (path,) = write_bricks(folder, bricks=1, n=n, splits=("none",))
+    table = pq.read_table(path).drop_columns(["theta_E", "arc_snr", "metrics_ok", "theta_over_psf", "magnification"])
+    pq.write_table(table, path)
+    return path
+
+
+@pytest.mark.parametrize("pairs", ["none", "negatives", "same_batch"])
+def test_real_look_alikes_reach_training_as_a_class(tmp_path, pairs):
+    paths = write_bricks(tmp_path / "stamps", bricks=2, n=48, row_group=16, splits=("train", "train", "val", "test"), control=True)
+    rings = look_alikes(tmp_path / "rings")
+    chosen = TrainRecipe(read=ReadRecipe(batch_size=16, window=32), epochs=1, pairs=pairs)
+    plain = train(paths, chosen, str(tmp_path / "plain"), progress=False, device="cpu")
+    (shown,) = negative_sets(NegativeRecipe(stamps=(rings,), split="train", weight=2))
+    summary = train([*paths, shown], chosen, str(tmp_path / "more"), progress=False, device="cpu")
+    rows = [json.loads((tmp_path / name / "history.json").read_text())[0] for name in ("plain", "more")]
+    assert summary["rows"]["train"] == plain["rows"]["train"] + 24 and rows[1]["stamps"] == rows[0]["stamps"] + 48
+    assert rows[1]["prevalence"] < rows[0]["prevalence"]
+    (judged,) = negative_sets(NegativeRecipe(stamps=(rings,), split="val"))
+    train([*paths, judged], chosen, str(tmp_path / "judged"), progress=False, device="cpu")
+    row = json.loads((tmp_path / "judged" / "history.json").read_text())[0]
+    assert row["diagnostics"]["false_alarms"][judged.name]["stamps"] == 24 and row["stamps"] == rows[0]["stamps"]
+
+
+def test_look_alikes_are_no_lenses_in_a_batch_of_pairs(tmp_path):
+    paths = write_bricks(tmp_path / "stamps", bricks=1, n=16, control=True)
+    (rings,) = negative_sets(NegativeRecipe(stamps=(look_alikes(tmp_path / "rings"),), split="train"))
+    chosen = TrainRecipe(read=ReadRecipe(batch_size=64), pairs="same_batch")
+    index = build_index(training_sets([*paths, rings], "same_batch"), chosen.select, reading(chosen))
+    (batch,) = Reader(index, reading(chosen)).batches()
+    made, real = make_inputs(batch, chosen), torch.from_numpy(index.set_name[batch.row] == rings.name)
+    assert int(real.sum()) == 24 and torch.equal(batch.control[real], batch.image[real]) and not torch.equal(batch.control, batch.image)
+    assert not made.label[: len(batch)][real].any() and made.label[: len(batch)][~real].all()
+    assert not made.weight[len(batch) :][real].any() and made.weight[len(batch) :][~real].all() and made.weight[: len(batch)].all()
+
+
+def test_look_alikes_are_dealt_by_the_sky(tmp_path):
+    path = look_alikes(tmp_path / "rings")
+    for splits, inside in ((SplitRecipe(fractions={"train": 1.0}), 24), (SplitRecipe(fractions={"val": 1.0}), 0)):
+        (rings,) = negative_sets(NegativeRecipe(stamps=(path,)), splits)
+        if inside:
+            assert len(build_index([rings])) == inside
+        else:
+            with pytest.raises(BadInput, match="no stamp is left in"):
+                build_index([rings])
+
+
+def test_injections_that_could_not_be_measured_are_not_learnt_from(tmp_path):
+    (path,) = write_bricks(tmp_path, bricks=1, n=40)
+    table = pq.read_table(path)
+    ok = np.arange(40) % 4 != 1  # ten of the twenty injections, and no control
+    pq.write_table(table.set_column(table.column_names.index("metrics_ok"), "metrics_ok", pa.array(ok)), path)
+    index = build_index([StampSet((path,))])
+    assert index.lost["ring masked"] == 10 and len(index) == 30
+    assert len(build_index([StampSet((path,))], Selection(metrics_ok=False))) == 40

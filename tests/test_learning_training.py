@@ -12,12 +12,21 @@ import safetensors.torch
 import torch
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.resources import manifest
 from dark_halo_scope.learning import training
-from dark_halo_scope.learning.checkpoints import load_checkpoint, save_checkpoint
+from dark_halo_scope.learning.checkpoints import (
+    calibrator_of,
+    load_checkpoint,
+    model_name,
+    released_bytes,
+    save_checkpoint,
+    with_calibrator,
+)
+from dark_halo_scope.learning.loggers import plain_numbers
 from dark_halo_scope.learning.losses import LossRecipe, pair_loss, per_stamp_loss
 from dark_halo_scope.learning.models import ModelRecipe, build_model, small_cnn
-from dark_halo_scope.learning.recipes import OptimRecipe, TrainRecipe
-from dark_halo_scope.learning.scoring import fit_committee, load_committee, predict, score_stamps
+from dark_halo_scope.learning.recipes import OptimRecipe, TrainRecipe, reading
+from dark_halo_scope.learning.scoring import calibrated_on, fit_committee, load_committee, predict, score_stamps
 from dark_halo_scope.learning.training import (
     Place,
     build_learner,
@@ -55,7 +64,7 @@ def weights(folder, name="last.pt"):
 def test_processes_without_enough_lanes_are_told(bricks, monkeypatch):
     data = run_data(bricks, recipe())
     with pytest.raises(BadInput, match="set lanes to a multiple of 2"):
-        Reader(data.train, recipe().read, 0, 2)
+        Reader(data.train, reading(recipe()), 0, 2)
 
 
 def test_overfits_64_stamps(bricks):
@@ -63,7 +72,7 @@ def test_overfits_64_stamps(bricks):
     data, place = run_data(bricks, chosen), Place()
     learner = build_learner(chosen, data.train, place)
     for epoch in range(30):
-        for batch in Reader(data.train, chosen.read).batches(epoch):
+        for batch in Reader(data.train, reading(chosen)).batches(epoch):
             train_step(learner, to_inputs(batch, chosen, place, epoch), chosen, place, 3e-3 if epoch < 22 else 5e-4)
     _, logit, label = predict(learner.model, data.train, chosen)
     loss = torch.nn.functional.binary_cross_entropy_with_logits(torch.from_numpy(logit), torch.from_numpy(label)).item()
@@ -138,7 +147,7 @@ class Hostile:
 
 def test_hostile_and_broken_checkpoints_are_refused(tmp_path, bricks):
     marker, path = tmp_path / "owned", str(tmp_path / "evil.pt")
-    torch.save({"format": 1, "recipe": "{}", "model": Hostile(marker)}, path)
+    torch.save({"format": 2, "recipe": "{}", "model": Hostile(marker)}, path)
     with pytest.raises(BadInput, match="evil.pt: refused"):
         score_stamps(bricks, path)
     Path(path).write_bytes(pickle.dumps(Hostile(marker)))
@@ -153,6 +162,54 @@ def test_hostile_and_broken_checkpoints_are_refused(tmp_path, bricks):
     save_checkpoint({"recipe": TrainRecipe(), "model": other, "data": "", "epoch": 0, "step": 0}, path)
     with pytest.raises(BadInput, match="not those of 'small_cnn'"):
         score_stamps(bricks, path)
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_a_changed_byte_is_refused_or_changes_nothing(tmp_path, ending):
+    "Sixty single bits, anywhere in the file: none gives another network, none ends otherwise than in one line that names the file"
+    state = {"recipe": TrainRecipe(), "model": build_model().state_dict(), "data": "toy", "epoch": 1, "step": 3}
+    path = tmp_path / f"net.{ending}"
+    save_checkpoint(state, str(path)) if ending == "pt" else path.write_bytes(released_bytes(state))
+    whole, name = path.read_bytes(), model_name(load_checkpoint(str(path)))
+    rng, refused = np.random.default_rng(0), 0
+    places = np.concatenate([rng.integers(0, len(whole), 40), rng.integers(0, 4000, 20)])
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            assert model_name(load_checkpoint(str(path))) == name
+        except BadInput as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused >= 40
+
+
+def test_a_tensor_that_is_not_finite_is_refused_by_name(tmp_path):
+    state = {"recipe": TrainRecipe(), "model": build_model().state_dict(), "data": "", "epoch": 0, "step": 0}
+    state["model"]["head.weight"][0, 3] = torch.nan
+    save_checkpoint(state, str(tmp_path / "net.pt"))
+    with pytest.raises(BadInput, match="net.pt: tensor 'head.weight' has 1 of 128 numbers that are not finite"):
+        load_checkpoint(str(tmp_path / "net.pt"))
+
+
+def test_the_packaged_network_keeps_the_name_of_its_weights_and_recipe():
+    path = str(manifest("models", "small.safetensors"))
+    assert load_committee(path).name == "36eaa311278821dc" and "loggers" not in load_checkpoint(path)["written"]
+
+
+def test_probabilities_are_calibrated_or_no_numbers(tmp_path, bricks):
+    path = train(bricks, recipe(), str(tmp_path), progress=False, device="cpu")["checkpoint"]
+    bare = load_committee(path)
+    assert bare.calibrator is None and np.isnan(score_stamps(bricks, path)["p_lens"].to_numpy()).all()
+    with_calibrator(path, calibrator := calibrated_on(bare, bricks, "val", "isotonic"))
+    scores, again = score_stamps(bricks, path, ("test",)), load_committee(path)
+    assert again.calibrator == calibrator == calibrator_of(load_checkpoint(path)) and again.name == bare.name
+    assert calibrator.n == 32 and calibrator.hosts == 32
+    assert np.array_equal(scores["p_lens"].to_numpy(), calibrator(scores["logit"].to_numpy()).astype(np.float32))
+    assert np.isnan(load_committee([path, path]).probability(np.zeros(3, np.float32))).all(), (
+        "a committee has none of its own before it is fitted"
+    )
 
 
 def saved(path, chosen):
@@ -178,10 +235,23 @@ def test_a_checkpoint_that_does_not_fit_the_data_is_refused_by_name(tmp_path, br
         train(bricks[:1], recipe(epochs=1), run, progress=False, device="cpu")
 
 
-def test_metrics_that_cannot_be_measured_are_refused_as_monitor(tmp_path, bricks):
-    for monitor, words in (("tpr@fpr0.0001", "not enough negatives"), ("auc", "is not measured")):
+def test_a_monitor_that_cannot_be_measured_is_refused_before_the_first_epoch(tmp_path, bricks, monkeypatch):
+    def no_step(*args):
+        raise AssertionError("a step was taken")
+
+    monkeypatch.setattr(training, "train_step", no_step)
+    faults = {
+        "tpr@fpr0.0001": r"cannot be measured on split 'val': 16 negative galaxies, 43,819 needed; so few reach a false-positive rate of 0\.24",
+        "tpr@fpr0.01": "none of the tpr@fpr",
+        "auc": "is not measured .known: .*recall@precision0.95",
+    }
+    for monitor, words in faults.items():
         with pytest.raises(BadInput, match=words):
             train(bricks, recipe(monitor=monitor, epochs=1), str(tmp_path / monitor), progress=False, device="cpu")
+    with pytest.raises(BadInput, match="split 'val' holds 16 lenses among 16 stamps; expected both classes"):
+        train([StampSet(tuple(bricks), only="injected")], recipe(), str(tmp_path / "one"), progress=False, device="cpu")
+    with pytest.raises(BadInput, match="logger 'tensorbord'.*did you mean 'tensorboard'"):
+        recipe(loggers=("tensorbord",))
 
 
 def test_scores_do_not_depend_on_company(bricks, tmp_path):
@@ -204,6 +274,7 @@ def test_a_fitted_committee_listens_to_the_member_that_knows(tmp_path):
     save_checkpoint(loud, str(tmp_path / "loud.pt"))
     pair = load_committee([good, str(tmp_path / "loud.pt")])
     fitted = fit_committee(pair, paths, ("spare",))
+    assert pair.calibrator is None and fitted.calibrator is not None and 0.5 < np.diff(fitted.calibrator.values)[0] < 1.5
     found = {}
     for name, committee in (("good", load_committee(good)), ("mean", pair), ("fitted", fitted)):
         scores = score_stamps(paths, committee, ("test",))
@@ -299,12 +370,13 @@ def test_calibration_is_the_libraries_own():
 def test_tensorboard_holds_what_the_history_holds(tmp_path, bricks):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(bricks, recipe(events=True), str(tmp_path), progress=False, device="cpu")
+    train(bricks, recipe(diagnose_every=2), str(tmp_path), progress=False, device="cpu")
     history = json.loads((tmp_path / "history.json").read_text())
     events = EventAccumulator(str(tmp_path / "events"))
     events.Reload()
-    wanted = {f"{group}/{name.replace('@', '_at_')}" for group, row in (("train", history[0]), ("choose", history[0]["choose"])) for name, value in row.items() if isinstance(value, int | float)}  # fmt: skip
-    assert set(events.Tags()["scalars"]) == wanted >= {"train/loss", "choose/auroc", "choose/fpr_at_tpr0.5", "train/gradient"}
+    wanted = set(plain_numbers(history[0])) | set(plain_numbers(history[1]))
+    assert set(events.Tags()["scalars"]) == wanted >= {"train/loss", "choose/auroc", "choose/fpr_at_tpr0.5", "diagnostics/arc_snr_0_called"}
+    assert len(list((tmp_path / "events").iterdir())) == 1, "one writer per run"
     for epoch, row in enumerate(history):
         for name, value in (("train/loss", row["loss"]), ("choose/auroc", row["choose"]["auroc"]), ("train/lr", row["lr"])):
             event = events.Scalars(name)[epoch]
@@ -324,18 +396,49 @@ def test_a_compiled_network_learns_the_same(tmp_path, bricks):
 
 def test_warnings_are_named():
     quiet = {"top_tied_others": 0, "fpr@tpr0.5": 0.01, "fpr@tpr0.85": 0.1, "binary_score_frac": 0.1, "loss": 0.3, "split": "val"}
-    row = {"choose": quiet, "loss": 0.3, "gradient_max": 1.0, "early_gradient": 0.1, "lr": 1e-3, "stamps": 100, "unique_stamps": 100}
-    assert epoch_warnings(row, 1e-3) == []
+    quiet |= {"accuracy_lens": 0.99, "accuracy_other": 0.99, "n_lens": 500, "n_other": 500, "auroc": 0.85}
+    row = {"epoch": 3, "choose": quiet, "loss": 0.3, "gradient_max": 1.0, "early_gradient": 0.1, "lr": 1e-3, "stamps": 100}
+    row |= {"unique_stamps": 100, "prevalence": 0.5}
+    assert epoch_warnings(row, 1e-3) == [] == epoch_warnings(row | {"early_gradient": None}, 1e-3)
     faults = {
         "ties": {"choose": quiet | {"top_tied_others": 40}},
         "collapse": {"choose": quiet | {"fpr@tpr0.85": 0.01}},
         "overconfident": {"choose": quiet | {"binary_score_frac": 0.93}},
+        "perfect: all 500 lenses": {"choose": quiet | {"accuracy_lens": 1.0}},
+        "perfect: all 500 others": {"choose": quiet | {"accuracy_other": 1.0}},
         "train/val gap": {"choose": quiet | {"loss": 0.5}},
+        "training loss": {"loss": 1e-4, "choose": quiet | {"loss": 0.05}},
         "gradient norm": {"gradient_max": 11.0},
         "vanishing": {"early_gradient": 1e-6},
         "learning rate": {"lr": 2e-3},
         "repeats": {"stamps": 800},
+        "prevalence: 4.0% lenses in training, 50.0% on val": {"prevalence": 0.04},
+        "slow: AUROC 0.850 on val after 20 epochs": {"epoch": 19},
     }
     for name, fault in faults.items():
         found = epoch_warnings(row | fault, 1e-3)
-        assert len(found) == 1 and found[0].startswith(name)
+        assert len(found) == 1 and found[0].startswith(name), found
+
+
+def test_a_rate_that_the_optimiser_did_not_take_is_warned_of(tmp_path, bricks, monkeypatch):
+    "The check compares the schedule with what the optimiser holds, so an optimiser that forgets shows"
+    step = training.train_step
+
+    def forgetful(learner, inputs, recipe, place, rate):
+        result = step(learner, inputs, recipe, place, 0.5 * rate)
+        return result
+
+    monkeypatch.setattr(training, "train_step", forgetful)
+    train(bricks, recipe(epochs=1), str(tmp_path), progress=False, device="cpu")
+    (row,) = json.loads((tmp_path / "history.json").read_text())
+    assert any(w.startswith("learning rate: the optimiser moved with") for w in row["warnings"])
+
+
+def test_epochs_are_kept_by_name_and_diagnosed(tmp_path, bricks):
+    train(bricks, recipe(epochs=3, keep_epochs=(0, 2), diagnose_every=2), str(tmp_path), progress=False, device="cpu")
+    assert sorted(p.name for p in tmp_path.glob("epoch_*.pt")) == ["epoch_001.pt", "epoch_003.pt"]
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert ["diagnostics" in row for row in history] == [False, True, True]
+    found, chosen = history[1]["diagnostics"], history[1]["choose"]
+    assert found["confusion"] == {name: chosen[name] for name in ("tp", "fp", "fn", "tn")} and set(found["false_alarms"]) == {"sim"}
+    assert found["arc_snr_0"]["stamps"] == 0 and 0 < chosen["precision@recall0.95"] <= 1

@@ -16,10 +16,9 @@ from dark_halo_scope.injection import grid, quality
 from dark_halo_scope.learning import scoring, training
 from dark_halo_scope.lensing import psf, render
 from dark_halo_scope.parent import selection
-from dark_halo_scope.run import generation
 from dark_halo_scope.stamps import normalise, reader
 from dark_halo_scope.stats import metrics
-from dark_halo_scope.trust import anchors, gates, score_gates
+from dark_halo_scope.trust import anchors, gates, products, score_gates
 
 RESULTS = Path(__file__).parents[1] / "nbs" / "results"
 
@@ -87,7 +86,7 @@ DELETED = {  # page, and where it has more than one guard which -> module and gu
     "lesson_14": (anchors, "reference_separation", lambda t, r: np.full(len(t["name"]), np.nan)),
     "lesson_15": (selection, "not_psf", lambda table: np.ones(len(table["ra"] if "ra" in table else table["type"]), bool)),
     "lesson_16": (metrics, "fpr_by_class", lambda s, y, kind, t: [BY_CLASS(s, y, np.where(y, kind, "other"), t)[0]]),
-    "lesson_17": (generation, "refuse_control_input", lambda run, override=(): 0.5),
+    "lesson_17": (products, "single_image_given", lambda recipe, place: ("input", {"passed": True, "why": ""})),
     "lesson_17, scoring": (scoring, "score_images", lambda *a: np.zeros(2)),
     "lesson_18": (gates, "brightness_gate", lambda s, r: replace(BRIGHTNESS(s, r), curve={"total light with arcs": {"measured": 0.5}})),
     "lesson_19": (metrics, "host_index", lambda hosts, n: None),

@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,21 @@ import torch
 from astropy.io import fits
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.jsonable import plain, read_json
 from dark_halo_scope.base.receipts import read_receipt, read_table
 from dark_halo_scope.base.schema import check_table
 from dark_halo_scope.base.skylist import read_positions
-from dark_halo_scope.learning import checkpoints
 from dark_halo_scope.learning.recipes import TrainRecipe
+from dark_halo_scope.learning.scoring import Committee
+from dark_halo_scope.run import positions
 from dark_halo_scope.run.positions import fetch_places, stage0_on_sky
+from dark_halo_scope.run.score import packaged_network
 from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.stamps.reader import Selection, StampSet, build_index
+from dark_halo_scope.stats.calibration import Calibrator
 from dark_halo_scope.survey.viewer import ViewerRecipe
 from dark_halo_scope.survey.web import HttpClient, RequestPolicy
-from dark_halo_scope.trust.anchors import known_impostors, name_agrees, read_stage0
+from dark_halo_scope.trust.anchors import known_impostors, name_agrees
 
 from .conftest import dhs
 from .cutout_service import Service
@@ -116,12 +121,14 @@ IMPOSTORS = "name,class,ra,dec\nround,ring,40.0,3.0\nplain,spiral,50.0,-3.0\nlen
 
 def test_stage0_on_a_sky_with_galaxies_is_a_page(tmp_path, monkeypatch):
     service = Galaxies()
-    monkeypatch.setattr(checkpoints, "load_model", lambda uri: (RingSeer(), TrainRecipe(), "ringseer"))
+    committee = Committee(((RingSeer(), TrainRecipe(), "ringseer"),), calibrator=Calibrator("platt", (-1.0, 1.0), (-1.0, 1.0), 0.5, 2, 2))
+    monkeypatch.setattr(positions, "networks", lambda checkpoints: committee)
     (tmp_path / "not.csv").write_text(IMPOSTORS.replace("2.2,\n", "2.2\n"))
     n = 400
     columns = {
         "split": ["test"] * n,
         "label": np.zeros(n, np.int16),
+        "release": np.full(n, 10000),
         "brickid": np.arange(n),
         "objid": np.arange(n),
         "model_id": ["ringseer"] * n,
@@ -131,7 +138,10 @@ def test_stage0_on_a_sky_with_galaxies_is_a_page(tmp_path, monkeypatch):
     pq.write_table(pa.table(columns | {"model_id": ["another"] * n}), tmp_path / "others.parquet")
     asked = (str(tmp_path / "out"), listed(tmp_path, LENSES), None, *quick(service), str(tmp_path / "not.csv"))
     report = stage0_on_sky("net.pt", *asked, str(tmp_path / "scores.parquet"), tmp_path / "ledger.jsonl")
-    assert [(s.found, s.n) for s in report.recall] == [(1, 2)] * 3 and report.refused == {"no cutout": 1, "impostor, known lenses": 1}
+    assert [(s.found, s.n) for s in report.recall] == [(1, 2)] * 3 and report.refused == {
+        "no usable cutout": 1,
+        "impostor, known lenses": 1,
+    }
     assert [(s.what, s.found, s.n) for s in report.contamination[3:]] == [("ring, p >= 0.5", 1, 1), ("spiral, p >= 0.5", 0, 1)]
     assert [r["n_neg"] for r in report.recall_at_fpr] == [n] * 3 and not report.passed
     entry = json.loads((tmp_path / "ledger.jsonl").read_text())
@@ -140,13 +150,7 @@ def test_stage0_on_a_sky_with_galaxies_is_a_page(tmp_path, monkeypatch):
         and entry["result"]["spiral, p >= 0.5"] == "0 of 1"
         and entry["result"]["recall, p >= 0.5"] == "1 of 2"
     )
-    again = read_stage0(str(tmp_path / "out" / "stage0.json"))
-    assert (again.recall, again.contamination, again.verdict, again.found) == (
-        report.recall,
-        report.contamination,
-        report.verdict,
-        report.found,
-    )
+    assert read_json(str(tmp_path / "out" / "stage0.json")) == plain(asdict(report))
     page = (tmp_path / "out" / "stage0.html").read_text()
     assert (
         page.count("<img ") >= 5 and "Worst missed" in page and "round" in page and "http" not in page.split("</style>")[1].split("<img")[0]
@@ -168,6 +172,12 @@ def test_impostors_need_a_class(tmp_path):
 def test_stage0_refuses_blank_sky(service, tmp_path):
     "The service sends noise without a galaxy: the centre guard refuses every place, and nothing is scored"
     names = "name,ra,dec\nSDSSJ0029-0055,7.28243,-0.93081\n"
-    with pytest.raises(BadInput, match="no anchor"):
-        stage0_on_sky("no-such-model.pt", str(tmp_path / "out"), listed(tmp_path, names), None, *quick(service))
-    assert np.array(read_table(tmp_path / "out" / "stamps.parquet")["cutout_ok"].to_pylist()).all()
+    with pytest.raises(BadInput, match="none of 1 anchors passes the guards .no galaxy at the centre: 1"):
+        stage0_on_sky(packaged_network(), str(tmp_path / "out"), listed(tmp_path, names), None, *quick(service))
+    assert service.asked and not (tmp_path / "out" / "stage0.json").exists()
+
+
+def test_stage0_asks_for_its_network_before_the_sky(service, tmp_path):
+    with pytest.raises(BadInput, match="no-such-model.pt: no such file"):
+        stage0_on_sky("no-such-model.pt", str(tmp_path / "out"), listed(tmp_path), None, *quick(service))
+    assert not service.asked

@@ -235,7 +235,7 @@ def test_known_lenses_and_candidates_are_never_hosts(toy: Path, tmp_path: Path, 
     monkeypatch.setattr(parent_products, "near_any", lambda ra, *rest: np.zeros(len(ra), bool))
     shutil.copytree(toy, tmp_path / "careless")
     careless = at(tmp_path / "careless", "selection.known_lens_arcsec=11.5")
-    make(careless, "parent")
+    ensure(careless, "parent")
     sample = read_table(careless.address("parent"))
     assert nearest(sample["ra"].to_numpy(), sample["dec"].to_numpy(), known["ra"].to_numpy(), known["dec"].to_numpy())[1].min() < 2
 
@@ -311,3 +311,18 @@ def test_no_code_asks_whether_the_survey_is_a_mock() -> None:
     for file in root.rglob("*.py"):
         if file.parent.name not in ("mock", "bench") and file.name != "_modidx.py":
             assert "is_mock" not in file.read_text(), file
+
+
+def test_four_bands_and_a_larger_stamp_run_end_to_end(tmp_path: Path) -> None:
+    "Bands and stamp side are stated once, in `sky`, and no code counts to three"
+    few = ["mock={rows: 1, columns: 3, n_pix: 400, lrgs: 26, blue: 8, spirals: 1, rings: 1, mergers: 1, stars: 3, n_lenses: 4, seed: 2}"]
+    few += ["plan.n_total_per_split={train: 40, val: 24, test: 24}", "train.epochs=1", "sky={bands: [g, r, i, z], n_pix: 72}"]
+    run = open_run("toy", str(tmp_path), few, workers=1)
+    for product in asked_for(run):
+        ensure(run, product.name)
+    stamps = read_table(opened(run, "stamps").files()[0])
+    assert {f"psfsize_{b}" for b in "griz"} <= set(stamps.column_names)
+    from dark_halo_scope.stamps.codec import decode
+
+    assert decode(stamps).shape[1:] == (4, 72, 72) and set(state(run).values()) == {"done"}
+    assert "mag_i" in read_table(run.address("candidates")).column_names

@@ -12,36 +12,40 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dark_halo_scope.run.sky_scores import score_sky, sky_scores
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.receipts import read_receipt, read_table
 from dark_halo_scope.base.schema import check_table
-from dark_halo_scope.run import sky_scores as sky_scores_module
-from dark_halo_scope.run import steps
-from dark_halo_scope.run.phases import Run, open_run
+from dark_halo_scope.learning import products as learning
+from dark_halo_scope.parent.products import searched_galaxies
+from dark_halo_scope.run.phases import open_run
+from dark_halo_scope.run.products import Run, ensure, make, opened, product_files
 from dark_halo_scope.run.score import packaged_network, score_places, score_positions
 from dark_halo_scope.survey.viewer import ViewerRecipe
 from dark_halo_scope.survey.web import HttpClient, RequestPolicy
+from dark_halo_scope.trust.products import concat
 
 from .conftest import dhs
 
-TINY = ["mock.rows=2", "mock.columns=2", "mock.n_lenses=2", "mock.lrgs=8"]
+TINY = ["mock.rows=1", "mock.columns=4", "mock.lrgs=20", "mock.blue=6", "mock.stars=3", "mock.n_lenses=2"]
+TINY += ["plan.n_total_per_split={train: 40, val: 24, test: 24}", "train.epochs=1", "candidates.splits=[]"]
+TINY += [f"score.committee=[{packaged_network()}]"]
 KILLED = """
 import sys, time
-from dark_halo_scope.run import sky_scores
+from dark_halo_scope.learning import products as learning
 from dark_halo_scope.run.phases import open_run
-read = sky_scores.read_cutouts
-sky_scores.read_cutouts = lambda *given: (time.sleep(1.5), read(*given))[1]
-sky_scores.score_sky(open_run("toy", sys.argv[1], {overrides!r}, workers=1), checkpoints=(sys.argv[2],))
+from dark_halo_scope.run.products import make
+read = learning.read_cutouts
+learning.read_cutouts = lambda *given: (time.sleep(1.5), read(*given))[1]
+make(open_run("toy", sys.argv[1], {overrides!r}, workers=1), "sky")
 """
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    "Four bricks and their parent sample"
+    "Four bricks, their parent sample and a network; the sky is scored by the packaged one"
     folder = tmp_path_factory.mktemp("tiny")
-    steps.ensure(open_run("toy", str(folder), TINY, workers=1), "parent.parquet")
+    ensure(open_run("toy", str(folder), TINY, workers=1), "model")
     return folder
 
 
@@ -92,8 +96,8 @@ def test_a_list_that_cannot_be_scored_leaves_nothing(service, tmp_path):
 def test_a_place_scored_alone_has_the_score_it_has_in_company(tiny, tmp_path):
     "The same pixels by another path: a list cut from the release, and the search over its bricks"
     run = at(copied(tiny, tmp_path / "a"))
-    score_sky(run, checkpoints=(packaged_network(),))
-    searched = sky_scores(run).slice(0, 5)
+    make(run, "sky")
+    searched = concat(product_files(run, "sky")).slice(0, 5)
     lines = [f"{i},{ra!r},{dec!r}" for i, ra, dec in zip(range(5), searched["ra"].to_pylist(), searched["dec"].to_pylist())]
     (tmp_path / "list.csv").write_text("\n".join(["name,ra,dec", *lines]) + "\n")
     score_positions(str(tmp_path / "list.csv"), str(tmp_path / "out"), release=str(tmp_path / "a" / "release"))
@@ -104,22 +108,21 @@ def test_a_place_scored_alone_has_the_score_it_has_in_company(tiny, tmp_path):
 
 def test_workers_change_nothing(tiny, tmp_path):
     one, two = at(copied(tiny, tmp_path / "one")), at(copied(tiny, tmp_path / "two"), workers=2)
-    names = [score_sky(run, checkpoints=(packaged_network(),)).name for run in (one, two)]
+    names = [make(run, "sky").name for run in (one, two)]
     assert names[0] == names[1] and contents(tmp_path / "one") == contents(tmp_path / "two") and len(contents(tmp_path / "one")) == 4
 
 
 def test_killed_and_resumed_gives_the_same_bytes(tiny, tmp_path):
     whole, cut = copied(tiny, tmp_path / "whole"), copied(tiny, tmp_path / "cut")
-    score_sky(at(whole), checkpoints=(packaged_network(),))
-    program = KILLED.format(overrides=TINY)
-    child = subprocess.Popen([sys.executable, "-c", program, str(cut), packaged_network()], cwd=tmp_path)
+    make(at(whole), "sky")
+    child = subprocess.Popen([sys.executable, "-c", KILLED.format(overrides=TINY), str(cut)], cwd=tmp_path)
     while not list((cut / "sky").rglob("*.receipt.json")) and child.poll() is None:
         time.sleep(0.05)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     there = contents(cut)
     assert 0 < len(there) < 4 and not (cut / "_sky.receipt.json").exists()
-    receipt = score_sky(at(cut), checkpoints=(packaged_network(),))
+    receipt = make(at(cut), "sky")
     assert 0 < receipt.run["skipped"] < 4 and contents(cut) == contents(whole)
     assert receipt.name == read_receipt(whole / "sky").name
 
@@ -130,23 +133,23 @@ def test_a_broken_brick_is_set_aside_and_named(tiny, tmp_path):
     broken.write_bytes(broken.read_bytes()[:4000])
     brick = broken.parent.name
     with pytest.raises(BadInput, match=f"1 of 4 bricks set aside, the first: {brick}"):
-        score_sky(at(folder), checkpoints=(packaged_network(),))
-    receipt = score_sky(at(folder, allow_missing=True), checkpoints=(packaged_network(),))
+        make(at(folder), "sky")
+    receipt = make(at(folder, allow_missing=True), "sky")
     assert receipt.identity["set_aside"] == [brick] and receipt.identity["bricks"] == 3 and receipt.run["skipped"] == 3
 
 
 def test_galaxies_without_a_cutout_are_counted_not_scored(tiny, tmp_path, monkeypatch):
     "Every galaxy searched is scored or counted with its reason; here the first of each brick has no usable cutout"
-    run, read = at(copied(tiny, tmp_path / "a")), sky_scores_module.read_cutouts
+    run, read = at(copied(tiny, tmp_path / "a")), learning.read_cutouts
 
     def without_first(release, brick, *given):
         cut = read(release, brick, *given)
         first = np.arange(len(cut.ok)) == 0
         return replace(cut, ok=cut.ok & ~first, why=np.where(first, f"reaches over the edge of brick {brick}", cut.why))
 
-    monkeypatch.setattr(sky_scores_module, "read_cutouts", without_first)
-    receipt = score_sky(run, checkpoints=(packaged_network(),))
+    monkeypatch.setattr(learning, "read_cutouts", without_first)
+    receipt = make(run, "sky")
     assert receipt.identity["no_cutout"] == {"reaches over the edge": 4}
-    assert receipt.identity["rows"] == len(steps.searched_galaxies(run)) - 4 == len(sky_scores(run))
+    assert receipt.identity["rows"] == len(searched_galaxies(opened(run, "parent"))) - 4 == len(concat(product_files(run, "sky")))
     with pytest.raises(BadInput, match="no galaxy in split"):
-        score_sky(run, ("nonsense",), checkpoints=(packaged_network(),))
+        make(open_run("toy", run.out, [*TINY, "candidates.splits=[nonsense]"], workers=1), "sky")

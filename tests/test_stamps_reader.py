@@ -11,7 +11,7 @@ import torch
 from dark_halo_scope.base import storage
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.stamps import codec, reader
-from dark_halo_scope.stamps.reader import Reader, ReadRecipe, Selection, StampSet, build_index
+from dark_halo_scope.stamps.reader import Reader, Reading, Selection, StampSet, build_index
 
 from .stamp_toys import toy_images, toy_table, write_bricks
 
@@ -28,7 +28,7 @@ def index(bricks):
 
 def shown(index, world, workers, epoch=0, **more):
     "Rows shown in an epoch, over all processes"
-    recipe = ReadRecipe(batch_size=24, lanes=6, workers=workers, window=40, **more)
+    recipe = Reading(batch_size=24, lanes=6, workers=workers, window=40, **more)
     parts = [[b.row for b in Reader(index, recipe, rank, world).batches(epoch)] for rank in range(world)]
     assert len({len(p) for p in parts}) == 1, "processes must take the same number of steps"
     assert len(parts[0]) == Reader(index, recipe).steps(epoch)
@@ -58,12 +58,12 @@ def test_the_bug_of_the_earlier_generation_is_caught(index, monkeypatch):
 
 
 def shown_raw(index):
-    recipe = ReadRecipe(batch_size=24, lanes=6, workers=3, window=40)
+    recipe = Reading(batch_size=24, lanes=6, workers=3, window=40)
     return np.concatenate([b.row for b in Reader(index, recipe).batches(0)])
 
 
 def test_threads_and_processes_do_not_change_a_batch(index):
-    recipe = ReadRecipe(batch_size=12, lanes=6, window=30)
+    recipe = Reading(batch_size=12, lanes=6, window=30)
     alone = list(Reader(index, recipe).batches(2))
     for workers in (1, 3):
         again = list(Reader(index, replace(recipe, workers=workers)).batches(2))
@@ -79,14 +79,14 @@ def test_epochs_differ_and_seeds_differ(index):
 
 
 def test_a_shuffled_batch_mixes_bricks(index):
-    recipe = ReadRecipe(batch_size=32, window=200)
+    recipe = Reading(batch_size=32, window=200)
     first = next(Reader(index, recipe).batches(0))
     assert len(set(index.identity["brickname"][first.row])) >= 4
 
 
 def test_goes_on_from_any_step(index):
     for lanes, world in ((1, 1), (6, 2)):
-        recipe = ReadRecipe(batch_size=18, lanes=lanes, window=40)
+        recipe = Reading(batch_size=18, lanes=lanes, window=40)
         whole = list(Reader(index, recipe, 0, world).batches(1))
         for start in range(len(whole) + 1):
             rest = list(Reader(index, recipe, 0, world).batches(1, start))
@@ -96,7 +96,7 @@ def test_goes_on_from_any_step(index):
 def test_pixels_labels_and_metadata_belong_to_their_row(tmp_path):
     for kind in codec.CODECS:
         paths = write_bricks(tmp_path / kind, bricks=2, n=21, row_group=8, codec=kind, control=True)
-        recipe = ReadRecipe(batch_size=7, with_control=True, meta_columns=("psfsize_r", "psfdepth_r"), window=20)
+        recipe = Reading(batch_size=7, with_control=True, meta_columns=("psfsize_r", "psfdepth_r"), window=20)
         index = build_index([StampSet(tuple(paths))], recipe=recipe)
         table = pa.concat_tables([pq.read_table(p, partitioning=None) for p in paths])
         pixels, control = codec.decode(table), codec.decode(table, "ctrl_stamp")
@@ -107,7 +107,7 @@ def test_pixels_labels_and_metadata_belong_to_their_row(tmp_path):
 
 
 def test_bands_are_taken_in_the_order_asked_for(bricks):
-    recipe = ReadRecipe(bands=("z", "r"), shuffle=False)
+    recipe = Reading(bands=("z", "r"), shuffle=False)
     batch = next(Reader(build_index([StampSet(tuple(bricks))], recipe=recipe), recipe).batches())
     assert np.array_equal(batch.image[:37].numpy(), codec.decode(toy_table(37))[:, [2, 1]])
 
@@ -118,7 +118,7 @@ def test_the_earlier_npz_column_is_read(tmp_path):
         {"stamp_npz": codec.encode_npz(images), "ctrl_stamp_npz": codec.encode_npz(control), "is_control": np.arange(20) % 2 == 0}
     )
     pq.write_table(table, tmp_path / "old.parquet", row_group_size=8)
-    recipe = ReadRecipe(batch_size=20, with_control=True)
+    recipe = Reading(batch_size=20, with_control=True)
     index = build_index([StampSet((str(tmp_path / "old.parquet"),))], Selection(splits=()), recipe)
     batch = next(Reader(index, recipe).batches())
     assert np.array_equal(batch.image.numpy(), images) and np.array_equal(batch.control.numpy(), control) and batch.label.sum() == 10
@@ -147,19 +147,19 @@ def test_stamps_whose_ring_is_masked_can_be_left_out(tmp_path):
 
 def test_weights_balance_and_hard_negatives(bricks, index, tmp_path):
     few = build_index([StampSet(tuple(bricks), weight=2.5), StampSet(tuple(bricks[:1]), name="real", weight=1.0, label=1)])
-    recipe = ReadRecipe(batch_size=32)
+    recipe = Reading(batch_size=32)
     rows = np.concatenate([b.row for b in Reader(few, recipe).batches(0)])
     counts = np.bincount(rows, minlength=len(few))
     assert set(counts[: 5 * 37]) == {2, 3} and (counts[5 * 37 :] == 1).all() and abs(counts[: 5 * 37].mean() - 2.5) < 0.15
     snr = build_index([StampSet(tuple(bricks))], Selection(min_arc_snr=30))
     with pytest.raises(BadInput, match="arc_snr_g"):
         build_index([StampSet(tuple(bricks))], Selection(min_arc_snr_g=25))
-    balanced = np.concatenate([b.row for e in range(40) for b in Reader(snr, ReadRecipe(positive_fraction=0.5)).batches(e)])
+    balanced = np.concatenate([b.row for e in range(40) for b in Reader(snr, Reading(positive_fraction=0.5)).batches(e)])
     assert abs(snr.label[balanced].mean() - 0.5) < 0.07 and snr.label.mean() < 0.35
     assert len(np.unique(balanced)) == len(snr), "over a few epochs every control is seen"
     hard = np.flatnonzero(index.label == 0)[:3]
     pq.write_table(pa.table({"ra": index.identity["ra"][hard] + 1e-8, "dec": index.identity["dec"][hard]}), tmp_path / "hard.parquet")
-    recipe = ReadRecipe(hard_negatives=str(tmp_path / "hard.parquet"), hard_negative_weight=5)
+    recipe = Reading(hard_negatives=str(tmp_path / "hard.parquet"), hard_negative_weight=5)
     mined = build_index([StampSet(tuple(bricks))], recipe=recipe)
     rows = np.concatenate([b.row for b in Reader(mined, recipe).batches(0)])
     assert (np.bincount(rows)[hard] == 5).all() and len(rows) == len(mined) + 12
@@ -171,14 +171,14 @@ def test_bad_input_is_named(bricks, tmp_path):
     with pytest.raises(BadInput, match="expected a Parquet file"):
         build_index([StampSet((str(tmp_path / "nothing"),))])
     with pytest.raises(BadInput, match="unknown band 'i'"):
-        build_index([StampSet(tuple(bricks))], recipe=ReadRecipe(bands=("g", "i")))
+        build_index([StampSet(tuple(bricks))], recipe=Reading(bands=("g", "i")))
     with pytest.raises(BadInput, match="ctrl_stamp"):
-        build_index([StampSet(tuple(bricks))], recipe=ReadRecipe(with_control=True))
+        build_index([StampSet(tuple(bricks))], recipe=Reading(with_control=True))
     with pytest.raises(BadInput, match="2 processes"):
-        Reader(build_index([StampSet(tuple(bricks))]), ReadRecipe(), 0, 2)
+        Reader(build_index([StampSet(tuple(bricks))]), Reading(), 0, 2)
     for leak in ("theta_E", "arc_snr", "is_control", "src_dmag", "weight", "magnification", "arc_flux_r", "logit"):
         with pytest.raises(BadInput, match="metadata column"):
-            ReadRecipe(meta_columns=("psfsize_r", leak))
+            Reading(meta_columns=("psfsize_r", leak))
     torn = tmp_path / "torn.parquet"
     torn.write_bytes(open(bricks[0], "rb").read()[:5000])
     with pytest.raises(BadInput, match="torn.parquet"):
@@ -193,14 +193,14 @@ def test_an_error_while_reading_reaches_the_caller(tmp_path, workers):
     data[30000:60000] = b"\xff" * 30000
     open(path, "wb").write(data)
     with pytest.raises(BadInput, match="row group|expected one codec"):
-        list(reader.prefetched(Reader(index, ReadRecipe(workers=workers)).batches()))
+        list(reader.prefetched(Reader(index, Reading(workers=workers)).batches()))
 
 
 def test_stopping_early_leaves_no_thread(index):
     import threading
 
     before = threading.active_count()
-    stream = reader.prefetched(Reader(index, ReadRecipe(batch_size=4, workers=3)).batches())
+    stream = reader.prefetched(Reader(index, Reading(batch_size=4, workers=3)).batches())
     next(stream)
     stream.close()
     assert threading.active_count() == before
@@ -230,7 +230,7 @@ def test_a_bucket_reads_as_a_folder_does(tmp_path, bucket):
         storage.write_bytes((tmp_path / "hard.parquet").read_bytes(), f"{bucket}/hard.parquet")
         shown = []
         for root, hard in ((str(tmp_path / kind), str(tmp_path / "hard.parquet")), (f"{bucket}/{kind}", f"{bucket}/hard.parquet")):
-            recipe = ReadRecipe(batch_size=16, window=24, workers=2, with_control=True, hard_negatives=hard)
+            recipe = Reading(batch_size=16, window=24, workers=2, with_control=True, hard_negatives=hard)
             index = build_index([StampSet((root,))], recipe=recipe)
             shown.append(list(Reader(index, recipe).batches(3)))
             assert index.copies.sum() == len(index) + 4

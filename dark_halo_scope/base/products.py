@@ -69,7 +69,8 @@ class Chosen:
         recipe: Any,  # The run's recipe
         product: Product,
     ) -> None:
-        self._product, self._sections = product, {}
+        self._product = product
+        self._sections: dict[str, Any] = {}
         for entry in product.chosen_by:
             section, _, value = entry.partition(".")
             whole = getattr(recipe, section)

@@ -305,7 +305,7 @@ def read_positions(
     "A list of positions, its bad rows set aside and warned of in one line; raises BadInput where it is no list, can be read in two ways, or has no good row"
     table = machine_columns(read_any_table(uri, lacks_position))
     (ra_column, ra, why), (dec_column, dec, no_dec) = (
-        the_angle(table, *given, uri) for given in ((RA_KEYS, "right ascension"), (DEC_KEYS, "declination"))
+        the_angle(table, keys, meaning, uri) for keys, meaning in ((RA_KEYS, "right ascension"), (DEC_KEYS, "declination"))
     )
     name_column, names = names_of(table, uri)
     why = bad_rows(ra, dec, no_dec | why)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEMES', 'S3_ATTEMPTS', 'STALE_S', 'scheme_of', 'join', 's3_filesystem', 'filesystem', 'size_of', 'exists',
-           'read_bytes', 'list_files', 'is_folder', 'write_bytes', 'clear_folder']
+           'read_bytes', 'list_files', 'is_folder', 'write_bytes', 'remove_file', 'clear_folder']
 
 # %% ../../nbs/base/storage.ipynb #916f77bc
 import contextlib
@@ -207,6 +207,16 @@ def _put(data: bytes, uri: str) -> None:
         raise OSError(f"{type(error).__name__}: {error}") from None
 
 # %% ../../nbs/base/storage.ipynb #87037aaf
+def remove_file(
+    uri: str | Path,  # A file; nothing happens where there is none
+) -> None:
+    "Removes one file"
+    system, path = filesystem(uri)
+    with _told(uri, "removed"):
+        if system.get_file_info(path).type == fs.FileType.File:
+            system.delete_file(path)
+
+
 def clear_folder(
     uri: str | Path,  # A folder, or what stands before the last / of keys in a bucket
 ) -> None:

@@ -21,7 +21,7 @@ import torch
 
 from .timing import best_of
 from ..stamps.codec import CODECS, ROW_GROUP, encode, encode_npz, parquet_options
-from ..stamps.reader import Reader, ReadRecipe, Selection, StampSet, build_index
+from ..stamps.reader import Reader, Reading, Selection, StampSet, build_index
 
 # %% ../../nbs/bench/loader.ipynb #f828d2c1
 def bench_stamps(
@@ -59,7 +59,7 @@ def read_epoch(
     epoch: int,
 ) -> int:  # Stamps
     "An epoch through the reader"
-    recipe = ReadRecipe(batch_size=256, window=1024, workers=threads)
+    recipe = Reading(batch_size=256, window=1024, workers=threads)
     index = build_index([StampSet((path,))], Selection(splits=()), recipe)
     return sum(len(batch.image) for batch in Reader(index, recipe).batches(epoch))
 

@@ -63,7 +63,7 @@ def fitting_sequence(
     likelihood = {"check_bounds": True, "check_positive_flux": True}
     return module.FittingSequence(joint, model, {}, likelihood, bounds(), verbose=False)
 
-
+# %% ../../nbs/bench/model.ipynb #4882ab2b
 def bounds() -> dict[str, Any]:  # kwargs_params
     "Start, spread and limits of lenstronomy's search"
 
@@ -113,7 +113,7 @@ def swarm(
         "sequence": sequence,
     }
 
-
+# %% ../../nbs/bench/model.ipynb #7ded0db3
 def their_likelihood(
     sequence: Any,  # From `swarm`
     model: LensModel,
@@ -146,7 +146,7 @@ def bench_row(
             "log_likelihood_ours": their_likelihood(peer["sequence"], model), "log_likelihood_lenstronomy": peer["log_likelihood"],
             "s_verdict": verdict, "s_posterior": posterior, "s_lenstronomy": peer["seconds"]}  # fmt: skip
 
-
+# %% ../../nbs/bench/model.ipynb #8a014ec9
 def bench_facts(
     rows: Sequence[dict[str, Any]],  # From `bench_row`
 ) -> dict[str, Any]:  # s_per_verdict, s_per_posterior, ratio_vs_lenstronomy ...
@@ -157,12 +157,12 @@ def bench_facts(
             "ratio_vs_lenstronomy": mean["s_lenstronomy"] / mean["s_posterior"], "median_sigmas_apart": float(np.median(apart)),
             "within_2_sigma": int(sum(a < 2 for a in apart)), "n": len(rows)}  # fmt: skip
 
-
+# %% ../../nbs/bench/model.ipynb #59995b00
 def bench_model(
     seed: int = 1,
     n: int = 10,  # Systems
-    particles: int = 50,  # Of lenstronomy's swarm
-    iterations: int = 100,
+    particles: int = 100,  # Of lenstronomy's swarm; half as many, for a quarter of the steps, do not reach the optimum
+    iterations: int = 200,
 ) -> dict[str, Any]:
     "s_per_verdict, s_per_posterior, ratio_vs_lenstronomy, and per system what both found"
     started, trials = time.perf_counter(), bright_lenses(n, seed)

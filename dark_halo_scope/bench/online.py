@@ -123,7 +123,7 @@ def bench_online(
         run = run or online_run(folder)
         ensure(run, "stamps")
         files = product_files(run, "stamps")
-        n_steps = Reader((data := run_data(files, two_ways(run.recipe)["stored"])).train, data.recipe.read).steps(0)
+        n_steps = Reader((data := run_data(files, two_ways(run.recipe)["stored"])).train, reading(data.recipe)).steps(0)
         cost = cost_of_painting(files, two_ways(run.recipe, n_steps), rounds)
         load = os.getloadavg()[0]
         rows = []

@@ -15,7 +15,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.fft import next_fast_len
@@ -25,7 +25,7 @@ from ..base.errors import BadInput
 from .timing import best_of
 from ..lensing.cosmos import load_bank
 from ..lensing.deflection import LensParams
-from ..lensing.psf import PSF, GaussianPSF, MoffatPSF, psf_profile
+from ..lensing.psf import PSF, GaussianPSF, MoffatPSF, RoundPSF, psf_profile
 from ..lensing.reference import lenstronomy_lens, lenstronomy_source, reference_stamps
 from ..lensing.render import picked, render_arcs
 from ..lensing.sources import ClumpyParams, ImageParams, SersicParams, SourceBank, clumpy, sersic_light, sersic_parts
@@ -131,7 +131,7 @@ def prepare(lens: LensParams, source: Any, psf: PSF, i: int, supersampling: int,
     "Keywords and kernels"
     half = KERNEL_REACH * supersampling + supersampling // 2
     at = np.arange(-half, half + 1) * pixscale / supersampling
-    kernels = [psf_profile(psf, np.hypot(at, at[:, None]), i, b) for b in range(psf.fwhm.shape[1])]
+    kernels = [psf_profile(cast(RoundPSF, psf), np.hypot(at, at[:, None]), i, b) for b in range(psf.fwhm.shape[1])]
     return Prepared(lenstronomy_lens(lens, i), lenstronomy_source(source, i), [k / k.sum() for k in kernels])
 
 

@@ -21,7 +21,7 @@ from ..base.magnitudes import flux_of
 from ..base.schema import table_from
 from .quality import measure
 from ..lensing.deflection import LensParams
-from ..lensing.psf import GaussianPSF, MoffatPSF, psf_from_psfsize
+from ..lensing.psf import PSF, GaussianPSF, MoffatPSF, psf_from_psfsize
 from ..lensing.render import crosses_edge, picked, render_arcs
 from ..lensing.sources import ClumpyParams, ImageParams, SersicParams, SourceBank, clumpy
 from ..lensing.visibility import shot_noise
@@ -96,7 +96,7 @@ def source_params(
 def psf_params(
     psfsize: np.ndarray,  # (n, band) the survey's PSFSIZE [arcsec]
     recipe: PaintRecipe,
-) -> MoffatPSF | GaussianPSF:
+) -> PSF:
     "The PSF of each stamp and band; the pixel is already in PSFSIZE"
     if recipe.psf == "gaussian":
         return psf_from_psfsize(psfsize, None)
@@ -108,7 +108,7 @@ def psf_params(
 def arcs_of(
     lens: LensParams,  # n deflectors
     source: SersicParams | ClumpyParams | ImageParams,  # n sources
-    psf: MoffatPSF | GaussianPSF,  # n by n_band widths
+    psf: PSF,  # n by n_band widths
     recipe: PaintRecipe,
 ) -> tuple[np.ndarray, np.ndarray]:  # (n, n_band, y, x) float32 [nmgy / pix], share of each arc's light in its stamp (n,)
     "Arcs, with a margin where light can cross the edge"

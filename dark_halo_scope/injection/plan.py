@@ -174,7 +174,7 @@ def draw_lenses(
     gamma1, gamma2 = c["shear"] * np.cos(2 * np.pi * u[:, 0]), c["shear"] * np.sin(2 * np.pi * u[:, 0])
     lens = {"config_id": c["config"], "theta_E": c["theta_E"], "q": q, "phi": phi, "gamma1": gamma1, "gamma2": gamma2}
     lens["seed"] = (uniforms_table("seed", key)[:, 0] * 2**52).astype(np.int64)
-    x, y = source_place(c, LensParams(c["theta_E"], q, phi, gamma1, gamma2, 0.0, 0.0), key, recipe.src_reach)
+    x, y = source_place(c, LensParams(c["theta_E"], q, phi, gamma1, gamma2, np.zeros(n), np.zeros(n)), key, recipe.src_reach)
     source = {"src_kind": [recipe.src_kind] * n, "src_index": np.full(n, -1), "src_x": x, "src_y": y, "src_reff": c["src_reff"]}
     source |= {"src_n": np.full(n, recipe.src_n), "src_q": 1 - c["src_e"], "src_phi": np.pi * v[:, 0], "src_dmag": c["src_dmag"]}
     source |= {f"src_mag_{b}": mag_r + c["src_dmag"] + more for b, more in source_colours(v[:, 1:3], recipe, c).items() if b in bands}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRODUCTS', 'CalibrationRecipe', 'ScoreRecipe', 'training_files', 'with_mined', 'train_model', 'score_product',
-           'networks', 'with_noise', 'score_cutouts', 'sky_tasks', 'network_files', 'table_bytes', 'brick_scores',
-           'score_rows']
+           'networks', 'with_noise', 'score_cutouts', 'lens_probability', 'sky_tasks', 'network_files', 'table_bytes',
+           'brick_scores', 'score_rows']
 
 # %% ../../nbs/learning/products.ipynb #ae55eb75
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import expit
 
 from ..base.errors import BadInput
 from ..base.jsonable import read_json
@@ -78,7 +79,7 @@ def train_model(
     stamps = inputs["stamps"].receipt
     assert stamps is not None
     files, own = training_files(inputs), with_mined(recipe.train, inputs)
-    sets: list[Any] = [*files, *negative_sets(recipe.negatives)]
+    sets: list[Any] = [*files, *negative_sets(recipe.negatives, recipe.splits)]
     summary = train(sets, own, place.uri, resume=place.resume, made_of=stamps.name)
     if summary.get("interrupted"):
         raise KeyboardInterrupt
@@ -158,6 +159,14 @@ def score_cutouts(
         each.append(score_images(model, recipe, cut.image[cut.ok], meta, turns))
     logit[cut.ok] = committee.combine(np.stack(each))
     return logit
+
+
+def lens_probability(
+    committee: Any,  # A learning.scoring.Committee
+    logit: np.ndarray,  # (n,) its logits
+) -> np.ndarray:  # (n,) float32
+    "Calibrated probability of a lens; of networks without a calibrator their own, the logistic function of the logit"
+    return committee.probability(logit) if committee.calibrator else expit(logit.astype(np.float64)).astype(np.float32)
 
 # %% ../../nbs/learning/products.ipynb #cc0f5ded
 def sky_tasks(
@@ -242,7 +251,7 @@ PRODUCTS = (
         "phase5_train",
         "model",
         ("stamps", "shards", "gates", "single_image", "predecessor", "hard_negatives"),
-        ("train", "negatives", "calibration"),
+        ("train", "negatives", "splits", "calibration"),
         make="learning.products:train_model",
         guards=("gates", "single_image", "predecessor"),
     ),

@@ -15,12 +15,13 @@ import torch
 
 from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
+from .loggers import check_loggers
 from .losses import LossRecipe
 from .models import ModelRecipe
 from .online import OnlineRecipe, host_columns
 from ..stamps.augment import AugmentRecipe, augment, draw_augmentation, with_neighbours
 from ..stamps.normalise import NormaliseRecipe, normalise
-from ..stamps.reader import Batch, ReadRecipe, Selection, StampSet
+from ..stamps.reader import Batch, Reading, ReadRecipe, Selection, StampSet
 
 # %% ../../nbs/learning/recipes.ipynb #86b73349
 PAIRS = ("none", "negatives", "same_batch", "input", "residual")
@@ -77,8 +78,10 @@ class TrainRecipe:
     freeze_epochs: int = 0  # Epochs in which only the head learns (fine-tuning)
     checkpoint_steps: int = 0  # Steps between checkpoints within an epoch; 0: only at its end
     keep_every: int = 0  # Epochs between checkpoints that are kept; 0: best and last only
+    keep_epochs: tuple[int, ...] = ()  # Further epochs whose checkpoints are kept, counted from 0 as in the history
+    diagnose_every: int = 10  # Epochs between diagnostics on `choose_on`, and at the end; 0: none
     compile: bool = False  # torch.compile
-    events: bool = False  # TensorBoard events beside the history
+    loggers: tuple[str, ...] = ("tensorboard",)  # Where the history is shown as well: tensorboard, wandb
     seed: int = 0  # Of weights, order, augmentation, dropout
 
     def __post_init__(self) -> None:
@@ -106,7 +109,10 @@ class TrainRecipe:
             freeze_epochs="[0, inf)",
             checkpoint_steps="[0, inf)",
             keep_every="[0, inf)",
+            keep_epochs="[0, inf)",
+            diagnose_every="[0, inf)",
         )
+        check_loggers(self.loggers)
 
     @property
     def channels(self) -> int:
@@ -137,10 +143,13 @@ def training_sets(
     sets: Sequence[StampSet | str],  # Sets, or paths of one set
     pairs: str = "none",  # One of PAIRS
 ) -> tuple[StampSet, ...]:
-    "The sets a recipe reads, with the unpainted cutouts where it asks for them"
+    "The sets a recipe reads, with the unpainted cutouts where it asks for them; raises BadInput for a set that pairs cannot be made of"
     paths = tuple(s for s in sets if isinstance(s, str))
     given = [s for s in sets if isinstance(s, StampSet)]
     given += [StampSet(paths)] if paths else []
+    labelled = [s.name for s in given if s.label is not None]
+    if pairs in ("input", "residual") and labelled:
+        raise BadInput(f"set '{labelled[0]}' has no cutout before painting, which pairs='{pairs}' shows with each stamp; leave the set out")
     if pairs in ("none", "input"):
         return tuple(given)
     painted = [replace(s, only="injected") if s.label is None else s for s in given]
@@ -162,10 +171,10 @@ def alone(
 def reading(
     recipe: TrainRecipe,
     shuffle: bool = True,  # False: file order, every row once
-) -> ReadRecipe:
+) -> Reading:
     "The recipe's reader, with the control stamp where pairs need it"
     control = recipe.pairs in ("same_batch", "input", "residual")
-    read = replace(recipe.read, with_control=control, seed=recipe.seed)
+    read = Reading(**vars(recipe.read), with_control=control, seed=recipe.seed)
     if recipe.online.enabled and shuffle:
         read = replace(read, with_control=True, keep_columns=host_columns(read.bands))
     return read if shuffle else replace(read, shuffle=False, lanes=1, positive_fraction=None, hard_negatives="")
@@ -227,5 +236,6 @@ def make_inputs(
     other = normalise(control, recipe.normalise)[0] if c is None else c - c.roll(1, 0)
     x = x if c is None else x - c
     twice = torch.cat([meta, meta]) if meta is not None else None
-    both = torch.cat([torch.ones_like(label), torch.zeros_like(label)])
-    return Inputs(torch.cat([x, other]), both, torch.cat([weight, weight]), twice, n if recipe.pairs == "same_batch" else 0)
+    paired = (label > 0.5).to(weight.dtype)  # a negative is no painted stamp: its own pixels beside it weigh nothing
+    both, weights = torch.cat([label, torch.zeros_like(label)]), torch.cat([weight, weight * paired])
+    return Inputs(torch.cat([x, other]), both, weights, twice, n if recipe.pairs == "same_batch" else 0)

@@ -115,7 +115,7 @@ def reasons(
         out.append(f"fit poor (chi2 {chi2_per_pixel:.1f} per pixel)")
     return out
 
-
+# %% ../../nbs/lensing/fit.ipynb #46272ad3
 def verdict_of(
     delta: float,  # Tempered difference of the log evidences
     images: int,
@@ -141,7 +141,7 @@ def _nothing(why: str, recipe: FitRecipe, host: Host | None = None) -> LensModel
         "cannot tell", why, nan, nan, pair, pair, pair, nan, pair, pair, 0.0, 0, nan, nan, (), {}, None, None, "", host, recipe
     )
 
-
+# %% ../../nbs/lensing/fit.ipynb #8e421454
 def fit_lens(
     image: np.ndarray,  # (band, y, x) [nmgy / pix]
     invvar: np.ndarray,  # (band, y, x) [nmgy^-2]
@@ -167,7 +167,7 @@ def fit_lens(
     rival = search_rival(host, recipe, image_places(search.part), beside)
     return concluded(host, search, lens, rival, recipe, seed, posterior)
 
-
+# %% ../../nbs/lensing/fit.ipynb #9ff72bfa
 def hidden_why(
     stamp: FitStamp,
 ) -> str:  # Empty where enough is seen
@@ -182,7 +182,7 @@ def hidden_why(
             return f"masked: {1 - seen:.0%} of the {name} within {limit:g} arcsec"
     return ""
 
-
+# %% ../../nbs/lensing/fit.ipynb #fd8af3a3
 def best_lens(
     host: Host,
     searches: Sequence[LensSearch],  # From `search_lens`
@@ -231,7 +231,7 @@ def concluded(
     scatter = float(np.std(search.objective[:3]) / 2 / temper)
     return LensModel(verdict, why, float(delta), scatter, (lens.log_z, rival.log_z), (lens.evidence.bic, rival.evidence.bic), chi2, theta_E, low, high, effective, images, magnification, arc_snr, source_mag, counter, model, rival.model, words, host, recipe)  # fmt: skip
 
-
+# %% ../../nbs/lensing/fit.ipynb #a96f29ec
 def intervals(
     drawn: Posterior,
     recipe: FitRecipe,

@@ -33,7 +33,7 @@ def sersic_parts_of(
         out["source" if p is part else "lens_light"].append((shape[:6], model.lens.flux[:, k]))
     return out
 
-
+# %% ../../nbs/lensing/fit_export.ipynb #bd36073c
 def lenstronomy_kwargs(
     model: LensModel,
     bands: tuple[str, ...] = ("g", "r", "z"),
@@ -57,7 +57,7 @@ def east_of_north(
     "A position angle as COOLEST counts it"
     return float((math.degrees(phi) - 90 + 90) % 180 - 90)
 
-
+# %% ../../nbs/lensing/fit_export.ipynb #6a9b77db
 def _parameters(values: dict[str, float], spread: dict[str, tuple[float, float, float]]) -> dict[str, Any]:
     "Parameters in COOLEST's form; (16, 50, 84 %) where known"
     none = (None, None, None)
@@ -71,7 +71,7 @@ def _parameters(values: dict[str, float], spread: dict[str, tuple[float, float, 
         for name, value in values.items()
     }
 
-
+# %% ../../nbs/lensing/fit_export.ipynb #18c9b96b
 def coolest(
     model: LensModel,
     band: int = 1,  # Whose amplitudes are written

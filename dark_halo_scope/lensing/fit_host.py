@@ -30,7 +30,7 @@ def significance(
     noise = ndimage.gaussian_filter(counted.astype(float), SMOOTH / np.sqrt(2)) / (4 * np.pi * SMOOTH**2)
     return ndimage.gaussian_filter(plane.astype(float), SMOOTH) / np.sqrt(np.maximum(noise, 1e-6))
 
-
+# %% ../../nbs/lensing/fit_host.ipynb #63d363e8
 def masked(
     stamp: FitStamp,
     spoilt: np.ndarray,  # (y, x) bool
@@ -73,7 +73,7 @@ class Host:
         "(band, pixels) model in units of the noise"
         return self.stamp.data - self.model.residual
 
-
+# %% ../../nbs/lensing/fit_host.ipynb #95b1628f
 def robust_fit(
     stamp: FitStamp,
     parts: list[Part],
@@ -95,7 +95,7 @@ def robust_fit(
                 spoilt &= r > 2
     return model, spoilt
 
-
+# %% ../../nbs/lensing/fit_host.ipynb #73bd6f33
 def _residual(stamp: FitStamp, model: Solved, seen: FitStamp) -> np.ndarray:
     "The residual of a model fitted on a masked stamp, on all pixels"
     whole = solve(stamp, model.parts)
@@ -134,12 +134,12 @@ def fit_host(
     kept = Solved(model.parts, whole.columns, model.flux, inside.data - light, float(((inside.data - light) ** 2).sum()), model.penalty)
     return Host(inside, kept, bool(small and total > 0 and len(model.parts) == 1))
 
-
+# %% ../../nbs/lensing/fit_host.ipynb #257ca20a
 def _light(stamp: FitStamp, model: Solved) -> np.ndarray:
     "(band, pixels) light of a model, in nanomaggies"
     return stamp.data - _residual(stamp, model, stamp)
 
-
+# %% ../../nbs/lensing/fit_host.ipynb #f8be1b6f
 def with_model_error(
     stamp: FitStamp,
     light: np.ndarray,  # (band, pixels) of the host, in units of the noise

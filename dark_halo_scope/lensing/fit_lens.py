@@ -32,7 +32,7 @@ def host_part(
     size = min(1.0, 0.4 / max(np.hypot(p[4], p[5]), 1e-6))
     return new_part("lensed", recipe, p[0], p[1], p[4] * size, p[5] * size)
 
-
+# %% ../../nbs/lensing/fit_lens.ipynb #29ab345e
 def first_draws(
     host: Host,
     part: Part,  # From `host_part`
@@ -66,7 +66,7 @@ class Background:
     slopes: np.ndarray  # (shape, band, pixels) change of the light per unit of each shape parameter
     cover: np.ndarray  # (shape, shape) covariance of those changes without the data's other parts
 
-
+# %% ../../nbs/lensing/fit_lens.ipynb #88eef95d
 def background_of(
     stamp: FitStamp,
     model: Solved,  # Without the part that is drawn
@@ -81,7 +81,7 @@ def background_of(
     flat = jac.reshape(len(jac), -1)
     return Background(stamp, model.columns, jac, np.linalg.inv((flat @ flat.T).astype(float) + np.diag(np.concatenate(precision))))
 
-
+# %% ../../nbs/lensing/fit_lens.ipynb #61c683eb
 def profile_chi2(
     back: Background,
     columns: np.ndarray,  # (n, band, pixels) one more column each
@@ -111,7 +111,7 @@ def profile_chi2(
     own = np.einsum("nbb->nb", gram[:, k :: k + 1, k :: k + 1])
     return chi2, 0.5 * (np.linalg.slogdet(gram + 1e-3 * np.eye(m))[1] - np.log(np.maximum(own, 1e-3)).sum(1))
 
-
+# %% ../../nbs/lensing/fit_lens.ipynb #e4e8bedb
 def objectives(
     back: Background,
     part: Part,  # Its priors
@@ -138,7 +138,7 @@ def distinct(
             break
     return np.array(kept)
 
-
+# %% ../../nbs/lensing/fit_lens.ipynb #ed9c2a78
 def scored(
     settings: Sequence[Background],  # The host with none, one or two of its neighbours
     part: Part,  # Its priors
@@ -152,7 +152,7 @@ def scored(
         out.append(np.stack([profile_chi2(back, columns)[0] for back in settings]))
     return np.concatenate(out, 1) + (((rows - part.middle) / part.width) ** 2).sum(1)
 
-
+# %% ../../nbs/lensing/fit_lens.ipynb #54a2ca90
 def global_search(
     host: Host,
     part: Part,
@@ -194,7 +194,7 @@ class LensSearch:
         "The lensed part of the best model"
         return next(p for p in self.model.parts if p.kind == "lensed")
 
-
+# %% ../../nbs/lensing/fit_lens.ipynb #0e2e8faf
 def settings_of(
     host: Host,
     beside: Sequence[Part],  # Unlensed parts that might be neighbours
@@ -204,7 +204,7 @@ def settings_of(
     chosen = [some for n in range(min(most, len(beside)) + 1) for some in combinations(beside, n)]
     return [host.model, *(solve(host.stamp, [*host.model.parts, *some]) for some in chosen[1:])]
 
-
+# %% ../../nbs/lensing/fit_lens.ipynb #1b40d660
 def search_lens(
     host: Host,
     recipe: FitRecipe = FitRecipe(),
@@ -265,7 +265,7 @@ class Posterior:
         total = np.cumsum(self.weight[order]) - 0.5 * self.weight[order]
         return np.interp(levels, total, np.asarray(values)[order])
 
-
+# %% ../../nbs/lensing/fit_lens.ipynb #011c3bcf
 def t_log_density(
     rows: np.ndarray,  # (n, d)
     middle: np.ndarray,  # (d,)
@@ -278,7 +278,7 @@ def t_log_density(
     constant = gammaln((degrees + d) / 2) - gammaln(degrees / 2) - d / 2 * np.log(degrees * np.pi) - np.log(np.diag(chol)).sum()
     return constant - (degrees + d) / 2 * np.log1p((z**2).sum(0) / degrees)
 
-
+# %% ../../nbs/lensing/fit_lens.ipynb #2495c9c0
 def t_draws(middle: np.ndarray, chol: np.ndarray, n: int, generator: np.random.Generator, degrees: float = 5.0) -> np.ndarray:
     "Draws from a multivariate t distribution, (n, d)"
     scale = np.sqrt(degrees / generator.chisquare(degrees, n))
@@ -293,7 +293,7 @@ def normalised(
     weight /= weight.sum()
     return weight, float(1 / (weight**2).sum())
 
-
+# %% ../../nbs/lensing/fit_lens.ipynb #f60b2264
 def without(
     model: Solved,
     k: int,  # Part to leave out
@@ -303,7 +303,7 @@ def without(
         model, parts=model.parts[:k] + model.parts[k + 1 :], columns=np.delete(model.columns, k, 0), flux=np.delete(model.flux, k, 1)
     )
 
-
+# %% ../../nbs/lensing/fit_lens.ipynb #d61091f5
 def sample_lens(
     host: Host,
     model: Solved,  # From `search_lens`: its last part is not free unless lensed

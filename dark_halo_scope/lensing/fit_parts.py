@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from ..base.errors import BadInput, unknown_name
 from .deflection import LensParams
 from .fourier import blur_stamp, plan, room
-from .psf import PSF
+from .psf import PSF, PixelPSF, pixel_transfer
 from .rays import compiled, lens_rows, sersic_rows
 from .render import Accuracy, batches, ray_room, shoot
 
@@ -51,8 +51,10 @@ class FitStamp:
         j = np.arange(batch.side * batch.cells // 2 + 1)
         sampled = (np.ones(len(j)) if self.psf.includes_pixel else np.sinc(j / batch.side)).astype(np.float32)
         scratch = room(cells, batch.side, len(self.image))
+        round_psf = np.zeros((0, 2, 1, 1), np.float32)  # in place of spectra, where the PSF is a radial table
+        transfer = pixel_transfer(self.psf, 0, batch.side) if isinstance(self.psf, PixelPSF) else round_psf
         return {"tables": tables, "batch": batch, "rays": ray_room(batch.cells * n_pix), "sampled": sampled,
-                "grid": np.zeros((1, cells, cells), np.float32), "scratch": scratch}  # fmt: skip
+                "grid": np.zeros((1, cells, cells), np.float32), "scratch": scratch, "transfer": transfer}  # fmt: skip
 
 
 FIT_ACCURACY = Accuracy(fine=12.0, drop=1e-5, cusp=5e-2)  # A tenth of a percent of the peak, in three quarters of the time
@@ -162,7 +164,7 @@ class Part:
         "Parameters by name"
         return dict(zip(KINDS[self.kind], self.values.tolist()))
 
-
+# %% ../../nbs/lensing/fit_parts.ipynb #8a32800d
 def new_part(
     kind: str,  # sersic, host, bent or lensed
     recipe: FitRecipe,
@@ -198,7 +200,7 @@ def axis_ratio(
     size = np.minimum(np.hypot(e1, e2), MOST_E)
     return (1 - size) / (1 + size), np.arctan2(e2, e1) / 2
 
-
+# %% ../../nbs/lensing/fit_parts.ipynb #4043675d
 def sersic_shape(
     x: np.ndarray,  # Position [arcsec]
     y: np.ndarray,
@@ -212,7 +214,7 @@ def sersic_shape(
     radius, n = np.exp(np.clip(ln_R, -3.5, 2.3)), np.exp(np.clip(ln_n, -1.0, 1.95))
     return np.stack([x, y, radius, n, q, phi, np.ones_like(q)], -1)[:, None]
 
-
+# %% ../../nbs/lensing/fit_parts.ipynb #aaead5f2
 def lens_of(
     rows: np.ndarray,  # (n, 13) parameters of `lensed`
 ) -> LensParams:
@@ -221,7 +223,7 @@ def lens_of(
     g = np.clip(rows[:, 3:5], -0.3, 0.3)
     return LensParams(np.exp(np.clip(rows[:, 0], -3, 2.0)), q, phi, g[:, 0], g[:, 1], rows[:, 5], rows[:, 6])
 
-
+# %% ../../nbs/lensing/fit_parts.ipynb #407b1a26
 def source_of(
     rows: np.ndarray,  # (n, 13) parameters of `lensed`
     lens: LensParams,  # From `lens_of`
@@ -280,10 +282,10 @@ def paint_parts(
         else:
             shoot(systems[i % len(systems)], lights[i], group, _NO_IMAGE, limits, size, cell, b.cells // 2, canvas["rays"], grid)
         factor = canvas["sampled"] if kind == "bent" else b.factor
-        compiled(blur_stamp)(grid, size + 8, ones, b.per_step[0], b.last[0], canvas["tables"], b.which[0], factor, plan(b.cells * b.side), plan(b.side), *canvas["scratch"], out[i])  # fmt: skip
+        compiled(blur_stamp)(grid, size + 8, ones, b.per_step[0], b.last[0], canvas["tables"], b.which[0], canvas["transfer"], factor, plan(b.cells * b.side), plan(b.side), *canvas["scratch"], out[i])  # fmt: skip
     return out
 
-
+# %% ../../nbs/lensing/fit_parts.ipynb #3434e1a7
 NO_LENS = LensParams(np.zeros(1), np.ones(1), np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1))
 _NO_IMAGE = np.zeros((0, 0), np.float32), np.zeros((4, 0, 0), np.float32)
 

@@ -30,7 +30,7 @@ class Judged:
         "Laplace evidence"
         return self.evidence.log_z
 
-
+# %% ../../nbs/lensing/fit_rival.ipynb #c2544412
 def judged(
     stamp: FitStamp,
     model: Solved,
@@ -72,7 +72,7 @@ def candidate_parts(
         out.append(part)
     return out
 
-
+# %% ../../nbs/lensing/fit_rival.ipynb #ec0493f9
 def with_one_more(
     host: Host,
     model: Solved,
@@ -120,7 +120,7 @@ def build_up(
         best = final if final.log_z > best.log_z else best
     return best
 
-
+# %% ../../nbs/lensing/fit_rival.ipynb #4f9acfb1
 def pruned(
     host: Host,
     start: Judged,
@@ -135,7 +135,7 @@ def pruned(
             best = found if found.log_z > best.log_z else best
     return best
 
-
+# %% ../../nbs/lensing/fit_rival.ipynb #5e3b8136
 def only_neighbours(
     host: Host,
     recipe: FitRecipe,
@@ -143,7 +143,7 @@ def only_neighbours(
     "The host with unlensed galaxies beside it, and nothing bent"
     return build_up(host, judged(host.stamp, host.model, recipe), recipe, recipe.blobs, ("blob",))
 
-
+# %% ../../nbs/lensing/fit_rival.ipynb #c14afb93
 def search_rival(
     host: Host,
     recipe: FitRecipe = FitRecipe(),
@@ -156,7 +156,7 @@ def search_rival(
     best = max([alone, *grown, *_in_place_of_images(host, recipe, places)], key=lambda j: j.log_z)
     return pruned(host, best, recipe)
 
-
+# %% ../../nbs/lensing/fit_rival.ipynb #6d3dd3bf
 def _in_place_of_images(host: Host, recipe: FitRecipe, places: np.ndarray | None) -> list[Judged]:
     "Unlensed galaxies where the best lens has its images, one to three of them, each stretched along the circle"
     out: list[Judged] = []

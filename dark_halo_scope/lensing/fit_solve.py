@@ -34,7 +34,7 @@ def _solve_active(gram: np.ndarray, proj: np.ndarray, active: np.ndarray, factor
             out[i] -= factor[c, i] * out[c]
         out[i] = out[i] / factor[i, i] if active[i] else 0.0
 
-
+# %% ../../nbs/lensing/fit_solve.ipynb #4db866db
 _solve_active_compiled = kernel(_solve_active)
 
 
@@ -69,7 +69,7 @@ def _descend(gram: np.ndarray, proj: np.ndarray, out: np.ndarray) -> None:
             if moved < 1e-3:
                 break
 
-
+# %% ../../nbs/lensing/fit_solve.ipynb #65d620b4
 def fluxes(
     gram: np.ndarray,  # (..., part, part) products of the columns
     proj: np.ndarray,  # (..., part) products of the columns with the data
@@ -98,14 +98,14 @@ class Solved:
         "What the search makes small"
         return self.chi2 + self.penalty
 
-
+# %% ../../nbs/lensing/fit_solve.ipynb #ce061e66
 def penalty_of(
     parts: Sequence[Part],
 ) -> float:
     "Squared deviations from the priors"
     return float(sum((((p.values - p.middle) / p.width) ** 2).sum() for p in parts))
 
-
+# %% ../../nbs/lensing/fit_solve.ipynb #4d376a9c
 def solve(
     stamp: FitStamp,
     parts: Sequence[Part],
@@ -159,7 +159,7 @@ def moved_by(
         first += n
     return tuple(out)
 
-
+# %% ../../nbs/lensing/fit_solve.ipynb #17dc59da
 def refine(
     stamp: FitStamp,
     model: Solved,
@@ -198,7 +198,7 @@ def image_light(
     root = stamp.root[band]
     return float(np.divide(column, root, out=np.zeros_like(column), where=root > 0).sum(dtype=float))
 
-
+# %% ../../nbs/lensing/fit_solve.ipynb #c95a6109
 @dataclass(frozen=True)
 class Evidence:
     "How well a model fits, and how much of its prior does"
@@ -207,7 +207,7 @@ class Evidence:
     bic: float  # Bayesian information criterion
     n_par: int  # Parameters and fluxes
 
-
+# %% ../../nbs/lensing/fit_solve.ipynb #9ec2a8da
 def evidence_of(
     stamp: FitStamp,
     model: Solved,

@@ -413,15 +413,26 @@ def chance(
 def gates(
     product: Annotated[str, typer.Argument(help="A stamps product: folder or file.")],
     out: Annotated[str, typer.Option("--out", help="JSON file for the results.")] = "gates.json",
+    recipe: Annotated[str, typer.Option("--recipe", help="What the stamps were painted by; empty takes the painter's defaults.")] = "",
+    set_: Set = None,
 ) -> None:
     """Every gate on a stamp product; exits 1 when one fails.
 
-    Example: dhs gates runs/demo/stamps --out gates.json
+    Example: dhs gates runs/demo/stamps --recipe demo --out gates.json
     """
     from dark_halo_scope.run.report import gates_page
     from dark_halo_scope.trust.gates import failed, gate_rows, run_gates
 
-    results = run_gates(product)
+    if recipe:
+        from dark_halo_scope.injection.products import source_bank
+        from dark_halo_scope.run.phases import open_run
+        from dark_halo_scope.run.products import given
+
+        run = open_run(recipe, ".", set_ or [])
+        bank = given(run, "bank").value
+        results = run_gates(product, run.recipe.gates, run.recipe.paint, source_bank(bank) if bank else None)
+    else:
+        results = run_gates(product)
     write_json(gate_rows(results), out)
     write_bytes(gates_page(gate_rows(results), product).encode(), f"{out.removesuffix('.json')}.html")
     for r in results:

@@ -65,7 +65,7 @@ def export_path(
     "Where a candidate's model for another code lies"
     return panel_path(folder, name).replace("/panels/", "/exports/").removesuffix(".png") + f".{ending}.json"
 
-
+# %% ../../nbs/run/model.ipynb #6b32aa78
 def parts_json(
     solved: Solved | None,
 ) -> str | None:
@@ -74,7 +74,7 @@ def parts_json(
         return None
     return json.dumps([{"kind": p.kind, **p.named(), "flux": solved.flux[:, k].tolist()} for k, p in enumerate(solved.parts)])
 
-
+# %% ../../nbs/run/model.ipynb #62ddb47c
 def model_columns(
     model: LensModel,
     bands: Sequence[str],
@@ -102,7 +102,7 @@ class BrickTask:
     identity: dict[str, Any]
     recipe: ModelRecipe
 
-
+# %% ../../nbs/run/model.ipynb #feeb8b8c
 def pixels_of(
     task: BrickTask,
     table: pa.Table,  # The rows of the stamps product
@@ -117,7 +117,7 @@ def pixels_of(
     psfsize = np.stack([table[f"psfsize_{b}"].to_numpy() for b in task.bands], 1)
     return image, invvar, (image != 0).any(1), psfsize
 
-
+# %% ../../nbs/run/model.ipynb #483b75f6
 def model_brick(
     task: BrickTask,
 ) -> int:  # Candidates modelled
@@ -182,7 +182,7 @@ def candidates_with(
     columns = {c: candidates[c] for c in candidates.column_names if c not in added}
     return table_from(columns | {c: models[c].take(order).combine_chunks() for c in added}, "candidates", bands)
 
-
+# %% ../../nbs/run/model.ipynb #d90ece1c
 def models_csv(
     models: pa.Table,  # Product `models`
 ) -> bytes:
@@ -204,7 +204,7 @@ def panel_uri(
     place = panel_path(folder, name)
     return "data:image/png;base64," + base64.b64encode(read_bytes(place)).decode() if exists(place) else ""
 
-
+# %% ../../nbs/run/model.ipynb #87ea9413
 def model_section(
     models: pa.Table,  # Product `models`
     folder: str,  # Where the panels are
@@ -239,7 +239,7 @@ def model_section(
     section.add_table([{k: r[k] for k in shown} for r in rows])
     return section
 
-
+# %% ../../nbs/run/model.ipynb #764e4755
 def model_page(
     models: pa.Table,
     folder: str,
@@ -296,7 +296,7 @@ def brick_tasks(
         )
     return tasks
 
-
+# %% ../../nbs/run/model.ipynb #d21a3f45
 def model_stamps(
     stamps: str,  # The stamps product
     out: str,  # Folder of the models
@@ -313,7 +313,7 @@ def model_stamps(
         raise BadInput(f"lens models: {len(failed)} of {len(tasks)} bricks failed, the first {name}: {why}")
     return pa.concat_tables([read_table(t.out) for _, t in tasks])
 
-
+# %% ../../nbs/run/model.ipynb #0ff45ee6
 def model_list(
     source: str,  # CSV with name, ra, dec [deg], or the candidates product
     out: str,  # Folder of the models

@@ -34,7 +34,7 @@ from dark_halo_scope.base.receipts import (
     write_table,
 )
 from ..base.resources import code_of
-from ..base.storage import clear_folder, exists, join, list_files, read_bytes, write_bytes
+from ..base.storage import clear_folder, exists, join, list_files, read_bytes, remove_file, write_bytes
 from .engine import Engine, Outcome, progress, run_tasks, set_aside
 
 # %% ../../nbs/run/products.ipynb #8e39f7c6
@@ -308,13 +308,14 @@ def _make_one(run: Run, product: Product, inputs: Inputs, known: dict[str, Any])
 
 def _begun(run: Run, product: Product, known: Mapping[str, Any]) -> bool:
     "Whether the place holds the beginnings of this very product; clears it of another's, and notes what is begun"
-    name = Receipt(product.name, dict(known)).name
+    name, uri = Receipt(product.name, dict(known)).name, run.path(product.address)
+    remove_file(receipt_path(uri))  # what is there is about to be replaced, and must not pass for finished if this is interrupted
     if "." in product.address.rsplit("/", 1)[-1]:
         return False
-    note = run.path(product.address, "_begun.txt")
+    note = join(uri, "_begun.txt")
     same = exists(note) and read_bytes(note).decode() == name
     if not same:
-        clear_folder(run.path(product.address))
+        clear_folder(uri)
         write_bytes(name.encode(), note)
     return same
 
@@ -336,6 +337,7 @@ def _written(run: Run, product: Product, made: Made, known: dict[str, Any], star
     rows = made.rows or (made.table.num_rows if made.table is not None else 0)
     about = run_facts(started, rows, engine=run.engine.kind, **made.facts, **({"why": made.why} if made.why else {}), files=files)
     if made.table is None:
+        remove_file(join(uri, "_begun.txt"))
         return write_receipt(Receipt(product.name, facts, about), uri)
     return write_product(made.table, uri, product.schema or product.name, facts, about, **made.options)
 

@@ -21,9 +21,10 @@ from ..lensing.fit import fit_lens
 from ..lensing.fit_parts import FitRecipe
 from ..lensing.psf import MoffatPSF, psf_from_psfsize
 from .engine import Engine, run_tasks
-from .real import append_entry, read_real
 from ..stats.metrics import clopper_pearson
-from ..trust.realism import from_8bit
+from ..survey.pictures import from_8bit
+from ..trust.ledger import append_entry
+from ..trust.real_sets import read_lrgs
 
 # %% ../../nbs/run/real_models.ipynb #46df7a38
 SEEING = (1.48, 1.33, 1.24)  # Median PSFSIZE of the survey in g, r, z [arcsec]
@@ -42,7 +43,7 @@ class RealStamp:
     fwhm: tuple[float, float, float]  # [arcsec]; PSFSIZE for pictures of DR10
     pixscale: float  # [arcsec / pix]
 
-
+# %% ../../nbs/run/real_models.ipynb #a4d5bee5
 def from_picture(
     name: str,
     kind: str,
@@ -61,21 +62,23 @@ def from_picture(
     invvar = np.broadcast_to(((sigma * scale) ** -2.0)[:, None, None], image.shape)
     return RealStamp(name, kind, image.astype(np.float32), invvar.astype(np.float32), stack[:, inner, inner] < 0.99, SEEING, 0.262)
 
-
+# %% ../../nbs/run/real_models.ipynb #39ecbfc3
 def real_stamps(
     data_dir: str | Path,  # The folder of real pixels
 ) -> list[RealStamp]:
     "Lenses, galaxies that are no lenses, and luminous red galaxies; raises BadInput for a missing file"
-    data, folder = read_real(data_dir), Path(data_dir)
-    out = [from_picture(str(n), "lens", p, float(m)) for n, p, m in zip(data.lens_names, data.lenses, data.lens_mag_r)]
-    file = folder / "dr10_nonlens_8bit.npz"
-    if not file.exists():
-        raise BadInput(f"{file}: not found; expected the galaxies that are no lenses")
-    others = np.load(file)
-    out += [from_picture(str(n), "non-lens", p, float(m)) for n, p, m in zip(others["uid"], others["image_zrg_uint8"], others["r_mag"])]
+    folder, out = Path(data_dir), []
+    for kind, name, label in (("lens", "real_lenses_dr10_8bit.npz", "name"), ("non-lens", "dr10_nonlens_8bit.npz", "uid")):
+        if not (folder / name).exists():
+            raise BadInput(f"{folder / name}: not found; expected the folder of real pixels (set DHS_REAL_DATA)")
+        file = np.load(folder / name)
+        out += [from_picture(str(n), kind, p, float(m)) for n, p, m in zip(file[label], file["image_zrg_uint8"], file["r_mag"])]
+    images = read_lrgs(folder).flux
+    rim = np.concatenate([images[..., :6, :].reshape(*images.shape[:2], -1), images[..., -6:, :].reshape(*images.shape[:2], -1)], -1)
+    sigma = 1.4826 * np.median(np.abs(rim - np.median(rim, -1, keepdims=True)), -1)
     inner = slice(14, 78)
-    for i, (image, sigma) in enumerate(zip(data.hosts, data.sigma)):
-        invvar = np.broadcast_to(sigma[:, None, None] ** -2.0, (3, 64, 64)).astype(np.float32)
+    for i, image in enumerate(images):
+        invvar = np.broadcast_to(sigma[i, :, None, None] ** -2.0, (3, 64, 64)).astype(np.float32)
         out.append(RealStamp(f"LRG {i}", "lrg", image[:, inner, inner], invvar, np.ones((3, 64, 64), bool), (1.3, 1.15, 1.05), 0.263))
     return out
 
@@ -96,7 +99,7 @@ def model_real(
     )
     return {k: round(v, 4) if isinstance(v, float) and np.isfinite(v) else None if isinstance(v, float) else v for k, v in row.items()}
 
-
+# %% ../../nbs/run/real_models.ipynb #f72a54c1
 def count_verdicts(
     rows: Sequence[dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:  # Per kind: n, and per verdict its number and 95 % interval
@@ -110,7 +113,7 @@ def count_verdicts(
         }
     return out
 
-
+# %% ../../nbs/run/real_models.ipynb #b60df47c
 def real_models(
     data_dir: str | Path,
     out: str | Path,  # File of one JSON object per line; stamps in it are not fitted again

@@ -6,10 +6,11 @@
 __all__ = ['MANTISSA', 'TIE_TOLERANCE', 'FEW', 'checked', 'Roc', 'roc', 'narrow_sigmoid', 'TieRange', 'tpr_range_at_fpr',
            'fpr_range_at_tpr', 'TiedScores', 'refuse_ties', 'clopper_pearson', 'upper_limit', 'others_between',
            'exact_interval', 'count_points', 'mixture_interval', 'bisect', 'mixed_bits', 'one_per_host',
-           'design_effect', 'Measured', 'measured_table', 'host_index', 'n_hosts', 'negatives_needed', 'rate_interval',
-           'tpr_at_fpr', 'fpr_at_tpr', 'auc_influence', 'clustered_sd', 'auroc', 'partial_auroc', 'auprc',
-           'precision_from_rates', 'precision_at_recall', 'recall_at_precision', 'bin_names', 'binned', 'fpr_by_class',
-           'labelled_and_vetted', 'top_negatives', 'top_of_scores', 'BestEpoch', 'best_epoch', 'operating_points']
+           'design_effect', 'Measured', 'measured_table', 'host_index', 'n_hosts', 'negatives_needed', 'lowest_fpr',
+           'rate_interval', 'tpr_at_fpr', 'fpr_at_tpr', 'auc_influence', 'clustered_sd', 'auroc', 'partial_auroc',
+           'auprc', 'precision_from_rates', 'precision_at_recall', 'recall_at_precision', 'bin_names', 'binned',
+           'fpr_by_class', 'labelled_and_vetted', 'top_negatives', 'top_of_scores', 'BestEpoch', 'best_epoch',
+           'operating_points']
 
 # %% ../../nbs/stats/metrics.ipynb #85b815c6
 from collections.abc import Sequence
@@ -366,6 +367,13 @@ def negatives_needed(
 ) -> int:
     "Independent negatives below which the sample cannot bound the threshold at `fpr` from above"
     return int(np.ceil(np.log((1 - level) / 4) / np.log1p(-fpr)))
+
+def lowest_fpr(
+    negatives: int,  # independent negatives
+    level: float = 0.95,  # confidence
+) -> float:
+    "The lowest false-positive rate at which so many negatives bound the threshold: `negatives_needed` the other way round"
+    return 1.0 if negatives < 1 else float(-np.expm1(np.log((1 - level) / 4) / negatives))
 
 # %% ../../nbs/stats/metrics.ipynb #8560ff01
 FEW = 20  # expected false positives below which only the exact interval is trusted

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -166,7 +167,7 @@ def copy_bricks(
     content = hashlib.sha256()
     for target in targets:
         content.update(f"{target.rsplit('/', 1)[-1]} {read_bytes(_sum_path(target)).decode()}".encode())
-    facts = {"bricks": len(names), "files": len(targets), "bands": ",".join(bands), "content": content.hexdigest()}
+    facts: dict[str, Any] = {"bricks": len(names), "files": len(targets), "bands": ",".join(bands), "content": content.hexdigest()}
     aside = sorted(name.rsplit("/", 1)[-1] for name in result.set_aside)
     run = run_facts(started, result.files, fetched=result.files, megabytes=round(result.size / 1e6, 3), set_aside=result.set_aside)
     return write_receipt(Receipt("coadds", identity_of(None, inputs, set_aside=aside, **facts), run), copy.path("coadd"))

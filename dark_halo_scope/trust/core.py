@@ -9,6 +9,7 @@ __all__ = ['Source', 'NEEDED', 'TOY_BRICK', 'TOY_CENTRE', 'NOISE', 'stamp_offset
 # %% ../../nbs/trust/core.ipynb #ed31813f
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from ..base.magnitudes import flux_of
 from ..injection.paint import PaintRecipe, lens_params, paint_brick, psf_params, source_flux, source_params
 from ..injection.plan import PlanRecipe, make_plan
 from ..lensing.deflection import LensParams, source_position
-from ..lensing.psf import PSF, psf_profile
+from ..lensing.psf import PSF, RoundPSF, psf_profile
 from ..lensing.sources import ClumpyParams, ImageParams, SersicParams, SourceBank, image_light, sersic_light, sersic_parts
 from ..survey.bricks import brick_centres
 from ..survey.coadds import Cutouts, TangentPlane, sky_to_pixels, stamp_corner
@@ -56,7 +57,7 @@ def core_weight(
     at = np.linspace(0, max(float(r.max(initial=0.0)), pixscale), 64)
     angle = np.linspace(0, np.pi / 4, 5)
     far = np.hypot(px - (at[:, None] * np.cos(angle)).ravel()[:, None], py - (at[:, None] * np.sin(angle)).ravel()[:, None])
-    share = psf_profile(psf, far, i, 0).sum(1).reshape(len(at), -1) @ np.array([1, 2, 2, 2, 1]) / 8 * pixscale**2
+    share = psf_profile(cast(RoundPSF, psf), far, i, 0).sum(1).reshape(len(at), -1) @ np.array([1, 2, 2, 2, 1]) / 8 * pixscale**2
     return np.interp(r, at, share)
 
 # %% ../../nbs/trust/core.ipynb #6457a11b

@@ -27,7 +27,7 @@ from ..base.resources import manifest
 from ..base.skylist import NUMBERS, read_positions
 from ..base.storage import exists, join, list_files
 from ..injection.products import source_bank
-from ..learning.products import networks, score_cutouts, training_files
+from ..learning.products import lens_probability, networks, score_cutouts, training_files
 from ..parent.splits import split_of_bricks
 from ..stamps.codec import decode
 from ..stats.metrics import precision_at_recall, recall_at_precision
@@ -202,7 +202,7 @@ def mine_negatives(
     place: Place,
 ) -> Made:
     "Hard negatives of the run's own stamps, one row per galaxy; raises BadInput when no network finds one"
-    from dark_halo_scope.learning.scoring import score_stamps
+    from dark_halo_scope.learning.scoring import load_committee, score_stamps
     from dark_halo_scope.learning.training import train
 
     given = recipe.train.read.hard_negatives
@@ -216,8 +216,9 @@ def mine_negatives(
         networks = [train(files, first, join(place.out, "first"), made_of=inputs["stamps"].label)["checkpoint"]]
     scores = {}
     for uri in networks:
-        table = score_stamps(files, uri, ("train",))
-        scores[table["model_id"][0].as_py()] = {c: table[c].to_numpy(zero_copy_only=False) for c in table.column_names}
+        committee = load_committee(uri)
+        columns = columns_of(score_stamps(files, committee, ("train",)))
+        scores[committee.name] = columns | {"p_lens": lens_probability(committee, columns["logit"])}
     lenses = known["ra"].to_numpy(), known["dec"].to_numpy()
     mined, counts = mine(scores, lenses, recipe.negatives.mine)
     if not len(mined):
@@ -307,9 +308,12 @@ def examine(
     if impostors:
         listed, their = impostors
         score = score_cutouts(committee, their)[their.ok]
-        wrong = {c: np.asarray(listed[c])[their.ok] for c in ("name", "class")} | {"logit": score, "p_lens": committee.probability(score)}
+        wrong = {c: np.asarray(listed[c])[their.ok] for c in ("name", "class")} | {
+            "logit": score,
+            "p_lens": lens_probability(committee, score),
+        }
     scores, hosts = negatives or (None, None)
-    report = stage0(own, logit[used], committee.probability(logit[used]), wrong, scores, hosts, recipe, left)
+    report = stage0(own, logit[used], lens_probability(committee, logit[used]), wrong, scores, hosts, recipe, left)
     return report, own | seen
 
 

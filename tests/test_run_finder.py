@@ -1,0 +1,122 @@
+"The finder's guards: nobody is asked about what it was taught, nothing but the objects tells the classes apart, and no measure-only pixel teaches."
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.lensing.sources import sersic_profile
+from dark_halo_scope.run import finder
+from dark_halo_scope.run.finder import BASE, Light, corpus_of, make_stamps, numbers_of, read_corpus, refuse_taught, unseen
+from dark_halo_scope.stamps.codec import decode
+from dark_halo_scope.stats.metrics import auroc
+from dark_halo_scope.survey.pictures import sky_level
+from dark_halo_scope.trust.exam import fold_by_key, pasted
+from dark_halo_scope.trust.real_sets import read_set, real_set, rendered
+
+SIGMA = np.array([0.0031, 0.0044, 0.0117])[:, None, None]
+
+
+def frames(n, seed):
+    y, x = np.mgrid[-50:51, -50:51] * 0.262
+    draw = np.random.default_rng(seed)
+    host = gaussian_filter(np.array([4, 15, 30])[:, None, None] * sersic_profile(x, y, 1.0, 3.0, 0.8, 0.3) * 0.262**2, (0, 1.9, 1.9))
+    out = []
+    for _ in range(n):
+        image = host * draw.uniform(0.7, 1.5)
+        for _ in range(4):
+            image = image + 0.15 * np.roll(host, tuple(draw.integers(-16, 17, size=2)), (1, 2)) * np.array([2, 1, 0.6])[:, None, None]
+        out.append(image + SIGMA * draw.normal(size=host.shape))
+    return np.array(out, np.float32)
+
+
+def toy(name, n, seed, label, chain, **known):
+    flux = frames(n, seed)
+    one = real_set(name, "flux", True, flux, label, name, mag_r=22.5 - 2.5 * np.log10(flux[:, 1].sum((1, 2))), **known)
+    return rendered(one) if chain else one
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    lenses = toy("lenses", 12, 2, 1, True, ra=np.arange(12.0), dec=np.zeros(12))
+    return corpus_of(toy("LRGs", 16, 1, 0, False), lenses, toy("galaxies", 10, 3, 0, True), 3)
+
+
+def test_an_exam_object_in_training_is_refused_by_position_and_by_pixels(corpus):
+    refuse_taught(corpus, corpus.sets)
+    near = real_set("list", "viewer", False, frames(1, 77), 1, "A", ra=corpus.lenses.ra[4:5] + 0.0003, dec=corpus.lenses.dec[4:5])
+    with pytest.raises(BadInput, match="arcsec from lenses"):
+        refuse_taught(corpus, [near])
+    turned = real_set("list", "viewer", False, np.rot90(corpus.lrgs.flux[5:6], 3, axes=(2, 3))[..., ::-1], 0, "x")
+    with pytest.raises(BadInput, match="looks like LRGs"):
+        refuse_taught(corpus, [turned])
+    assert len(unseen(corpus.lenses, [near])) == 11 and len(unseen(corpus.lrgs, [turned])) == 15
+
+
+def test_a_lens_of_its_own_fold_under_another_name_is_refused(corpus):
+    "The same frame as an object of another name falls in whatever fold its name says, and one of the networks was taught with it"
+    again = replace(corpus.lenses, name="again", ident=np.char.add("again/", np.arange(12).astype(str)))
+    with pytest.raises(BadInput, match="lenses/"):
+        refuse_taught(corpus, [again])
+
+
+def test_pixels_to_measure_with_do_not_teach(corpus):
+    with pytest.raises(BadInput, match="measure with"):
+        corpus_of(replace(corpus.lrgs, train=False), corpus.lenses, corpus.galaxies, 3)
+
+
+def test_without_arcs_nothing_tells_the_classes_apart(corpus):
+    "Painted light of nothing, no real lens, unlensed sources as often in both: brightness, noise, host and rendering of lenses and of others are alike"
+    nothing = np.zeros((3, 3, 101, 101), np.float16)
+    recipe = replace(BASE, n_stamps=500, n_real=0, unlensed=0.0)
+    stamps = make_stamps(corpus, (Light(nothing, nothing), Light(nothing, nothing)), recipe)
+    lens = ~stamps["is_control"].to_numpy(zero_copy_only=False)
+    flux = decode(stamps)
+    seen = {"light": flux[:, 1].sum((1, 2)), "noise": sky_level(flux, 8)[1][:, 1], "middle": flux[:, 0, 30:34, 30:34].sum((1, 2))}
+    seen |= {c: stamps[c].to_numpy(zero_copy_only=False).astype(float) for c in ("clipped", "coarse")}
+    seen |= {kind: (stamps["kind"].to_numpy(zero_copy_only=False) == kind).astype(float) for kind in finder.KINDS}
+    for name, value in seen.items():
+        found = auroc(value, lens)
+        assert abs(found.value - 0.5) < 3.5 * (found.hi - found.lo) / 3.92, (name, found)
+
+
+def test_what_is_on_a_stamp_comes_from_one_fold(corpus, monkeypatch):
+    "Each object's frames carry its fold as their flux; a stamp holds the flux of its own fold alone"
+    marked = []
+    for one in corpus.sets:
+        level = 10.0 ** (1.5 * fold_by_key(one.ident, 3))
+        marked.append(replace(one, flux=np.broadcast_to(level[:, None, None, None], one.flux.shape).astype(np.float32)))
+    monkeypatch.setattr(finder, "rendered", lambda given: given)
+    monkeypatch.setattr(finder, "finished", lambda frame, coarse, clipped, noise, n_pix, draw: frame[:, :n_pix, :n_pix])
+    nothing = np.zeros((3, 3, 101, 101), np.float16)
+    made = replace(corpus, lrgs=marked[0], lenses=marked[1], galaxies=marked[2], removed=marked[1].flux, control=marked[1].flux)
+    stamps = make_stamps(made, (Light(nothing, nothing), Light(nothing, nothing)), replace(BASE, n_stamps=120))
+    size = np.log10(decode(stamps)[:, 1].max((1, 2)))
+    assert (np.abs(size - 1.5 * stamps["fold"].to_numpy()) < 0.75).all()
+
+
+def test_a_constant_answer_per_set_scores_one_half(corpus):
+    sets = {
+        "lenses": corpus.lenses,
+        "LRGs": corpus.lrgs,
+        "DR10 galaxies": corpus.galaxies,
+        "LRGs with a pasted galaxy": pasted(corpus.lrgs),
+    }
+    sets |= {"own frames without arc": corpus.lenses, "own frames, opposite patch out": corpus.lenses}
+    sets |= {
+        "Huang": replace(corpus.lenses, group=np.repeat("A", 12)),
+        "pairs": replace(corpus.galaxies, group=np.repeat("random pair", 10)),
+    }
+    for half in (None, 0, 1):
+        found = numbers_of({name: np.full(len(s), 2.0) for name, s in sets.items()}, sets, half)
+        assert all(v["value"] == 0.5 for v in found["auc"].values()) and found["above all LRGs"]["lenses"]["k"] == 0
+
+
+def test_the_real_corpus_is_fit_to_be_asked(real_data):
+    "Of the sets at hand, no network is asked about an object that it was taught"
+    whole = [read_set(real_data, name) for name in ("huang2020", "desi_pairs")]
+    made = read_corpus(real_data, BASE.n_folds, whole)
+    refuse_taught(made, [*made.sets, *whole])
+    assert [len(s) for s in made.sets] == [30, 47, 20]
