@@ -368,6 +368,7 @@ def negatives_needed(
     "Independent negatives below which the sample cannot bound the threshold at `fpr` from above"
     return int(np.ceil(np.log((1 - level) / 4) / np.log1p(-fpr)))
 
+
 def lowest_fpr(
     negatives: int,  # independent negatives
     level: float = 0.95,  # confidence
