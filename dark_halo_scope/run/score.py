@@ -122,7 +122,13 @@ def scored_list(
     bands = [c.removeprefix("scale_") for c in stamps.column_names if c.startswith("scale_")]
     low, high = PREVALENCE
     p = {"p_lens": None, "p_sky": float(np.sqrt(low * high)), "p_sky_lo": low, "p_sky_hi": high}
-    columns: dict[str, Any] = {"name": name, "ra": ra, "dec": dec, "rank": np.where(scored, rank, None), "logit": logit.astype(float)}
+    columns: dict[str, Any] = {
+        "name": name,
+        "ra": ra,
+        "dec": dec,
+        "rank": [r if ok else None for r, ok in zip(rank.tolist(), scored.tolist())],
+        "logit": logit.astype(float),
+    }
     columns |= {c: np.full(len(logit), np.nan) if calibrator is None else calibrator(logit, share) for c, share in p.items()}
     known = [known_list(str(manifest("anchors", f"{n}.csv"))) for n in ("spectroscopic", "imaging")]
     columns |= crossmatch(ra, dec, known) | {"repeats": repeats_of(name, ra, dec)}
@@ -160,7 +166,8 @@ def cutout_files(
     "Named FITS files of the usable cutouts, and their index"
     usable = stamps.filter(stamps["cutout_ok"])
     bands = "".join(c.removeprefix("scale_") for c in stamps.column_names if c.startswith("scale_"))
-    files, index = {}, []
+    files: dict[str, bytes] = {}
+    index: list[tuple[str, str, float, float]] = []
     for image, name, ra, dec in zip(decode(usable) if len(usable) else [], *(usable[c].to_pylist() for c in ("task_id", "ra", "dec"))):
         half, size = (image.shape[-1] + 1) / 2, pixscale / 3600
         head: dict[str, Any] = {"OBJECT": ascii_text(name)[:68], "BUNIT": "nanomaggy", "BANDS": bands, "RADESYS": "ICRS", "WCSAXES": 2}
@@ -223,7 +230,7 @@ def page_rows(
     "The scored places as the page's script reads them"
     row_of = {name: i for i, name in enumerate(stamps["task_id"].to_pylist())}
     rows = [r for r in table if np.ma.is_masked(r["logit"]) is False and np.isfinite(r["logit"])][:most]
-    images = decode(stamps.take([row_of[str(r["name"])] for r in rows])) if rows else []
+    images: Any = decode(stamps.take([row_of[str(r["name"])] for r in rows])) if rows else []
     out = []
     for r, image in zip(rows, images):
         p = None if np.ma.is_masked(r["p_lens"]) or not np.isfinite(r["p_lens"]) else float(r["p_lens"])

@@ -255,7 +255,7 @@ def list_table(
             data = np.array(
                 ["" if a else str(v) for v, a in zip(values, absent)] if text else [0 if a else v for v, a in zip(values, absent)]
             )
-        data = data.astype({"f": data.dtype, "i": np.int64, "u": np.int64}.get(data.dtype.kind, data.dtype))
+        data = data.astype(np.int64) if data.dtype.kind in "iu" else data
         unique = next(n for n in (name, *(f"{name}_{k}" for k in range(2, 10_000))) if n.casefold() not in taken)
         taken.add(unique.casefold())
         unit, meaning, ucd = (meanings or {}).get(name, ("", "as in the list", ""))
@@ -273,7 +273,7 @@ def table_files(
     description: str = "",
 ) -> dict[str, bytes]:  # Address -> content of .csv, .ecsv, .fits, .vot, .viewer.csv and .reg
     "One table in the formats that other programs read"
-    columns = {c: np.asarray(table[c]) for c in ("name", "ra", "dec")}
+    places = table["name"].tolist(), np.asarray(table["ra"]), np.asarray(table["dec"])
     mark = np.zeros(len(table), bool) if known is None else known
     contents = {
         "csv": csv_bytes(table),
@@ -281,7 +281,7 @@ def table_files(
         "vot": votable_bytes(table, name, description),
         "ecsv": ecsv_bytes(table),
     }
-    contents |= {"viewer.csv": viewer_csv(**columns, known=mark), "reg": ds9_regions(**columns, known=mark)}
+    contents |= {"viewer.csv": viewer_csv(*places, mark), "reg": ds9_regions(*places, mark)}
     return {f"{stem}.{ending}": data for ending, data in contents.items()}
 
 # %% ../../nbs/search/catalogues.ipynb #206a3687

@@ -247,7 +247,9 @@ def export_stamps(
     column = pa.array(images.reshape(-1))
     for side in reversed(images.shape[1:]):
         column = pa.FixedSizeListArray.from_arrays(column, side)
-    return write_table(table.append_column("image", column), join(out, "data", "train-00000-of-00001.parquet"))
+    path = join(out, "data", "train-00000-of-00001.parquet")
+    write_table(table.append_column("image", column), path)
+    return path
 
 # %% ../../nbs/stamps/codec.ipynb #ae89f14d
 ROW_GROUP = 256  # Stamps in a row group
