@@ -234,6 +234,8 @@ CANDIDATES = (
     Column("model_id", "string", "", "identity of the checkpoint or committee", "identity", ucd="meta.id.part"),
     *(replace(column, optional=True) for column in LENS_FIT),
 )
+
+# %% ../../nbs/base/schema.ipynb #6147f99f
 MODELS = (
     Column("name", "string", "", "the candidate, or its name in the list", "identity"),
     Column("brickname", "string", "", "name of the brick", "identity"),
