@@ -274,7 +274,6 @@ def test_a_fitted_committee_listens_to_the_member_that_knows(tmp_path):
     save_checkpoint(loud, str(tmp_path / "loud.pt"))
     pair = load_committee([good, str(tmp_path / "loud.pt")])
     fitted = fit_committee(pair, paths, ("spare",))
-    assert pair.calibrator is None and fitted.calibrator is not None and 0.5 < np.diff(fitted.calibrator.values)[0] < 1.5
     found = {}
     for name, committee in (("good", load_committee(good)), ("mean", pair), ("fitted", fitted)):
         scores = score_stamps(paths, committee, ("test",))
@@ -375,7 +374,7 @@ def test_tensorboard_holds_what_the_history_holds(tmp_path, bricks):
     events = EventAccumulator(str(tmp_path / "events"))
     events.Reload()
     wanted = set(plain_numbers(history[0])) | set(plain_numbers(history[1]))
-    assert set(events.Tags()["scalars"]) == wanted >= {"train/loss", "choose/auroc", "choose/fpr_at_tpr0.5", "diagnostics/arc_snr_0_called"}
+    assert set(events.Tags()["scalars"]) == wanted >= {"train/loss", "choose/auroc", "choose/fpr_at_tpr0.5", "diagnostics/bricks"}
     assert len(list((tmp_path / "events").iterdir())) == 1, "one writer per run"
     for epoch, row in enumerate(history):
         for name, value in (("train/loss", row["loss"]), ("choose/auroc", row["choose"]["auroc"]), ("train/lr", row["lr"])):
@@ -439,6 +438,7 @@ def test_epochs_are_kept_by_name_and_diagnosed(tmp_path, bricks):
     assert sorted(p.name for p in tmp_path.glob("epoch_*.pt")) == ["epoch_001.pt", "epoch_003.pt"]
     history = json.loads((tmp_path / "history.json").read_text())
     assert ["diagnostics" in row for row in history] == [False, True, True]
+    assert not any(warning.startswith("learning rate") for row in history for warning in row["warnings"])
     found, chosen = history[1]["diagnostics"], history[1]["choose"]
     assert found["confusion"] == {name: chosen[name] for name in ("tp", "fp", "fn", "tn")} and set(found["false_alarms"]) == {"sim"}
     assert found["arc_snr_0"]["stamps"] == 0 and 0 < chosen["precision@recall0.95"] <= 1

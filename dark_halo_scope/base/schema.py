@@ -195,6 +195,8 @@ SCORES = (
     Column("p_lens", "float32", "", "calibrated probability, for people", "score"),
     Column("model_id", "string", "", "identity of the checkpoint or committee", "identity"),
 )
+
+# %% ../../nbs/base/schema.ipynb #50e4d9aa
 LENS_FIT = (
     Column(
         "theta_E", "float32", "arcsec", "Einstein radius of the best lens model; null where none was fitted", "score", ucd="phys.angSize"
@@ -232,6 +234,8 @@ CANDIDATES = (
     Column("model_id", "string", "", "identity of the checkpoint or committee", "identity", ucd="meta.id.part"),
     *(replace(column, optional=True) for column in LENS_FIT),
 )
+
+# %% ../../nbs/base/schema.ipynb #6147f99f
 MODELS = (
     Column("name", "string", "", "the candidate, or its name in the list", "identity"),
     Column("brickname", "string", "", "name of the brick", "identity"),

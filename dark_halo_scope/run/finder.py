@@ -502,7 +502,7 @@ CHANGES: dict[str, FinderRecipe] = {
     "another seed": replace(BASE, seed=2),
 }
 
-
+# %% ../../nbs/run/finder.ipynb #55829b00
 class Studio:
     "What finders of one folder share: the corpus, the painted light by what it depends on, the exam's sets"
 
@@ -530,7 +530,7 @@ class Studio:
         Path(out).mkdir(parents=True, exist_ok=True)
         return train_folds(make_stamps(self.corpus, self.lights[key], recipe), recipe, out)
 
-
+# %% ../../nbs/run/finder.ipynb #8e2cb8c2
 def by_halves(
     logit: Mapping[str, np.ndarray],  # By set
     sets: Mapping[str, RealSet],
@@ -547,7 +547,7 @@ def measured(
     logit = {kind: np.mean([who.of(s[kind])[0] for s in shown], 0) for kind in shown[0]}
     return by_halves(logit, shown[0]), logit
 
-
+# %% ../../nbs/run/finder.ipynb #f8e1b636
 def study(
     folder: str | Path,  # The folder of real pixels
     out: str | Path,  # Folder of networks and of study.json, one entry per change; what it holds is not done again

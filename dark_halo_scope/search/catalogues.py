@@ -273,7 +273,7 @@ def table_files(
     description: str = "",
 ) -> dict[str, bytes]:  # Address -> content of .csv, .ecsv, .fits, .vot, .viewer.csv and .reg
     "One table in the formats that other programs read"
-    places: tuple[Any, Any, Any] = tuple(np.asarray(table[c]) for c in ("name", "ra", "dec"))  # type: ignore[assignment]
+    places = table["name"].tolist(), np.asarray(table["ra"]), np.asarray(table["dec"])
     mark = np.zeros(len(table), bool) if known is None else known
     contents = {
         "csv": csv_bytes(table),

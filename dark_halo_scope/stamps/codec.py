@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CODECS', 'FLOAT16_MAX', 'STEPS_MAX', 'SKY_STEPS', 'SKY_STEPS_MIN', 'CHUNK', 'ROW_GROUP', 'sky_sigma', 'int16_step',
            'to_planes', 'from_planes', 'column_prefix', 'check_images', 'to_half', 'encode', 'stored_bands',
-           'pixel_words', 'decode', 'parquet_options', 'npz_arrays', 'decode_npz', 'encode_npz']
+           'pixel_words', 'decode', 'load_stamps', 'export_stamps', 'parquet_options', 'npz_arrays', 'decode_npz',
+           'encode_npz']
 
 # %% ../../nbs/stamps/codec.ipynb #abe13e33
 import io
@@ -20,7 +21,9 @@ from numpy.lib import format as npy_format
 
 from ..base.errors import BadInput, unknown_name
 from ..base.kernels import compiled
+from ..base.receipts import read_table, write_table
 from ..base.schema import plain_types
+from ..base.storage import join
 
 # %% ../../nbs/stamps/codec.ipynb #c8ebe678
 CODECS = {"float16": 1, "int16": 2}  # Name -> the word that starts each value
@@ -221,6 +224,32 @@ def decode(
             part = slice(row, row := row + len(few))
             np.multiply(numbers.reshape(len(few), len(stored), size, size), scale[part, :, None, None], out=out[part])
     return out if bands is None or tuple(bands) == stored else out[:, [stored.index(b) for b in bands]]
+
+# %% ../../nbs/stamps/codec.ipynb #763912ca
+def load_stamps(
+    uri: str,  # A stamps product, Parquet
+    column: str = "stamp",  # "stamp" or "ctrl_stamp"
+) -> tuple[np.ndarray, pa.Table]:  # (n, band, y, x) float32 [nmgy/pix], and the other columns
+    "The pixels of a file of stamps, and what it says of them; raises BadInput where it holds none"
+    table = read_table(uri)
+    return decode(table, column), table.drop_columns([c for c in ("stamp", "ctrl_stamp") if c in table.column_names])
+
+
+def export_stamps(
+    uri: str,  # A stamps product, Parquet
+    out: str,  # Folder to make
+) -> str:  # The file in it, data/train-00000-of-00001.parquet
+    "Stamps as plain arrays in the layout that `datasets.load_dataset(folder)` reads: a column `image` of float32 (band, y, x) beside the others"
+    images, table = load_stamps(uri)
+    kind = pa.float32()
+    for side in reversed(images.shape[1:]):
+        kind = pa.list_(kind, side)
+    column = pa.array(images.reshape(-1))
+    for side in reversed(images.shape[1:]):
+        column = pa.FixedSizeListArray.from_arrays(column, side)
+    path = join(out, "data", "train-00000-of-00001.parquet")
+    write_table(table.append_column("image", column), path)
+    return path
 
 # %% ../../nbs/stamps/codec.ipynb #ae89f14d
 ROW_GROUP = 256  # Stamps in a row group

@@ -159,7 +159,7 @@ def connections(
 
     return pool
 
-
+# %% ../../nbs/survey/web.ipynb #ce162d2d
 @dataclass
 class HttpClient:
     "Fetches addresses within its policy; safe to use from several threads"

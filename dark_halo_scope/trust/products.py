@@ -338,7 +338,7 @@ def held_out(
     split = split_of_bricks(brick_ids(impostors["ra"], impostors["dec"]), recipe.splits)
     return ~((split == recipe.train.choose_on) | np.isin(split, recipe.train.select.splits))
 
-# %% ../../nbs/trust/products.ipynb #a807d56b
+# %% ../../nbs/trust/products.ipynb #4eedf129
 def stage_zero(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     "Stage 0 of a run: its anchors and impostors cut from its release, its test galaxies for fixed false-positive rates"
     committee = networks((join(inputs["model"].uri, "best.pt"),), (inputs["model"].label,))
