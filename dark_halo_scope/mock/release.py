@@ -23,7 +23,7 @@ from astropy.io import fits
 
 from ..base.config import recipe_identity, recipe_to_dict
 from ..base.draws import rng
-from ..base.receipts import Receipt, identity_of, is_done, read_receipt, run_facts, write_product, write_receipt
+from ..base.receipts import Receipt, file_digest, identity_of, is_done, read_receipt, run_facts, write_product, write_receipt
 from ..base.schema import BANDS
 from ..base.storage import exists, join, read_bytes, write_bytes
 from .camera import BandStack, Placed, maskbits_of, stack_band, to_pixels
@@ -196,5 +196,6 @@ def make_mock(
     tractors = [read_columns(read_bytes(Release(place).tractor(b.name))) for b in bricks]
     counts = write_catalogues(bricks, tractors, place)
     truth = write_truth([replace(m, lenses=with_seeing(m.lenses, t)) for m, t in zip(made, tractors)], place, identity)
-    facts = run_facts(started, len(bricks), recipe=recipe_to_dict(recipe))
+    files = {product.rsplit("/", 1)[-1]: file_digest(read_bytes(product))}
+    facts = run_facts(started, len(bricks), recipe=recipe_to_dict(recipe), files=files)
     return write_receipt(Receipt("mock release", {**identity, **counts, "truth": truth}, facts), product)
