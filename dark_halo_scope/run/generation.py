@@ -8,6 +8,7 @@ __all__ = ['DEMO_MOCK', 'DEMO_STAMPS', 'MOCK_LISTS', 'LABELS', 'DEMO_REASON', 'D
            'demo_receipt']
 
 # %% ../../nbs/run/generation.ipynb #0194993b
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -121,7 +122,7 @@ def guard_values(
         if not equals or not reason.strip():
             raise BadInput(f"--override {text}: expected GUARD=REASON, such as gates:pairing='the record trained on pairs'")
         pairs[name.strip()] = reason.strip()
-    return [f"overrides.{name}={yaml.safe_dump(reason).strip()}" for name, reason in pairs.items()]
+    return [f"overrides.{name}={json.dumps(reason, ensure_ascii=False)}" for name, reason in pairs.items()]
 
 # %% ../../nbs/run/generation.ipynb #081131b3
 def run_generation(

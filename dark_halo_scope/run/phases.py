@@ -144,7 +144,10 @@ def load_recipe(
     "A recipe by name or file; raises BadInput for a file, key or value that does not exist"
     values, path = recipe_values(name)
     where = Path(path).name
-    return recipe_from(Recipe, filled(with_sky(with_overrides(values, overrides), where), out), where)
+    recipe: Recipe = recipe_from(Recipe, filled(with_sky(with_overrides(values, overrides), where), out), where)
+    if "mock" in recipe.rooms and recipe.release != (expected := filled("{out}/release", out)):
+        raise BadInput(f"{where}: release={recipe.release}, and a mock sky is made at {expected}; say rooms=[] to use a given release")
+    return recipe
 
 # %% ../../nbs/run/phases.ipynb #ae0df80d
 def open_run(
