@@ -118,6 +118,7 @@ def finished(name: str, survey: Survey, folder: Path) -> Path:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_gaps_stop_the_run_unless_they_are_allowed(survey: Survey, tmp_path: Path) -> None:
     done = generation("gen1", survey, tmp_path, "--workers", "2", "--set=train.model.name=small_cnn")
     assert done.returncode == 2, done.stderr[-2000:]
