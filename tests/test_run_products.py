@@ -80,9 +80,9 @@ def test_a_choice_that_changes_the_content_makes_it_again(toy: Path, override: s
     assert not made_again(at(toy), product) and not made_again(at(toy, "notes=a try"), product)
 
 
-def test_a_maker_sees_only_what_it_declares(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_maker_sees_only_what_it_declares(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "A section or an input that is not declared cannot be read, so it cannot miss from the identity"
-    run, whole = at(toy, "plan.n_total_per_split={train: 10, val: 10, test: 10}"), products.products_of(("mock",))
+    run, whole = at(copy, "plan.n_total_per_split={train: 10, val: 10, test: 10}"), products.products_of(("mock",))
     poorer = {**whole, "plan": replace(whole["plan"], chosen_by=("plan", "sky"))}
     monkeypatch.setattr(products, "products_of", lambda rooms=(): poorer)
     assert "reads 'selection' of the recipe, but declares plan, sky" in refusal(make, run, "plan")

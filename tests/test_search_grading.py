@@ -102,7 +102,7 @@ def test_a_list_that_cannot_be_graded_is_one_line(tmp_path, how):
 def test_stamps_that_are_not_there(tmp_path):
     arguments = write_list(tmp_path, n=3)
     (tmp_path / "stamps.parquet").unlink()
-    with pytest.raises(BadInput, match=r"no stamps.parquet beside it"):
+    with pytest.raises(BadInput, match=r"or stamps.parquet beside it"):
         read_deck(arguments[0])
     with pytest.raises(BadInput, match="nowhere.*expected a Parquet file of stamps"):
         read_deck(arguments[0], stamps=str(tmp_path / "nowhere"))

@@ -180,10 +180,10 @@ def stamps_beside(
 ) -> str:
     "The stamps that lie in the same folder; raises BadInput when there are none"
     folder = candidates.rsplit("/", 1)[0] if "/" in candidates else "."
-    for name in ("stamps.parquet", "stamps"):
+    for name in ("_stamps.parquet", "stamps.parquet", "stamps"):  # of a search, of a list, of a plan
         if exists(join(folder, name)):
             return join(folder, name)
-    raise BadInput(f"{candidates}: no stamps.parquet beside it, expected the candidates' stamps there or named with --stamps")
+    raise BadInput(f"{candidates}: no _stamps.parquet or stamps.parquet beside it, expected the candidates' stamps there or named with --stamps")
 
 
 def read_deck(
