@@ -183,7 +183,9 @@ def stamps_beside(
     for name in ("_stamps.parquet", "stamps.parquet", "stamps"):  # of a search, of a list, of a plan
         if exists(join(folder, name)):
             return join(folder, name)
-    raise BadInput(f"{candidates}: no _stamps.parquet or stamps.parquet beside it, expected the candidates' stamps there or named with --stamps")
+    raise BadInput(
+        f"{candidates}: no _stamps.parquet or stamps.parquet beside it, expected the candidates' stamps there or named with --stamps"
+    )
 
 
 def read_deck(
