@@ -126,7 +126,7 @@ def open_answer(
             check_sizes(body, where)
             hdus = fits.open(io.BytesIO(body), memmap=False)
             for hdu in hdus:
-                np.shape(hdu.data)  # Reading the data is the check
+                np.shape(hdu.data), list(hdu.header.values())  # Reading them is the check
     except (AstropyUserWarning, OSError, ValueError, TypeError, KeyError, IndexError, fits.VerifyError) as error:
         raise BadInput(f"{where}: broken FITS ({error}); expected a whole file") from error
     return hdus
@@ -149,7 +149,10 @@ def parse_cutout(
         raise BadInput(
             f"{where}: bands '{head.get('BANDS')}' came back; expected '{wanted}' (the service falls back on its defaults without a word)"
         )
-    scales = [3600 * abs(float(head.get(key, np.nan))) for key in ("CD1_1", "CD2_2")]
+    try:
+        scales = [3600 * abs(float(head.get(key, np.nan))) for key in ("CD1_1", "CD2_2")]
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{where}: CD1_1 '{head.get('CD1_1')}' and CD2_2 '{head.get('CD2_2')}' came back; expected numbers") from error
     if not np.allclose(scales, recipe.pixscale, rtol=1e-3):
         raise BadInput(f"{where}: pixels of {scales} arcsec came back; expected {recipe.pixscale}")
     size = (recipe.n_pix, recipe.n_pix)
