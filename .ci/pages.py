@@ -42,7 +42,7 @@ FLOAT = re.compile(r"^::: *\{#((fig|tbl)-[\w-]+)\} *\n([\s\S]*?)^::: *$", re.MUL
 SECTION = re.compile(r"^#+ +(.+?) *\{#(sec-[\w-]+)\} *$", re.MULTILINE)
 NAMES = {"fig": "Figure", "tbl": "Table", "eq": "Equation"}
 IDS = {"fig": "figure", "tbl": "table", "eq": "equation", "sec": "section"}
-ROOMS = ("base", "lensing", "survey", "mock", "stats", "parent", "stamps", "injection", "learning", "trust", "search", "run", "bench")
+ROOMS = "base lensing survey mock stats parent stamps injection learning trust search report run lists real bench command".split()
 
 
 def slug(heading: str) -> str:

@@ -1,5 +1,5 @@
 "`python -m dark_halo_scope` is the `dhs` command"
 
-from dark_halo_scope.run.cli import main
+from dark_halo_scope.command.cli import main
 
 main()

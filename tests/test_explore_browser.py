@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 
 from dark_halo_scope.base.errors import BadInput
-from dark_halo_scope.run.explore import Choice, chosen_rows, read_pixels, stamp_rows
+from dark_halo_scope.report.explore import Choice, chosen_rows, read_pixels, stamp_rows
 from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.stamps.reader import open_stamps
 

@@ -129,7 +129,7 @@ def not_at_work(path: Path) -> set[str]:
     "Public functions and classes that no lesson of their page reaches: by name, or through what it names; phases are the lessons of `run`"
     cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
     lessons = [cell for cell in cells if not exported(cell)]
-    if path.parent.name == "run":  # the page of the summary makes every product
+    if path.parent.name in ("run", "report", "command"):  # the page of the summary makes every product
         lessons += [cell for cell in read(ROOT / "nbs" / "run" / "summary.ipynb").cells if cell.cell_type == "code" and not exported(cell)]
         lessons += [cell for p in (ROOT / "nbs" / "phases").glob("*.ipynb") for cell in read(p).cells if cell.cell_type == "code"]
     uses: dict[str, set[str]] = {}

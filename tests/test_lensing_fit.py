@@ -15,6 +15,7 @@ from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.receipts import read_table, write_product
 from dark_halo_scope.base.schema import product_columns
 from dark_halo_scope.bench.lens_trials import bias_and_coverage, painted_lens, psf_of, run_trial, unlensed, well_seen
+from dark_halo_scope.command.cli import main
 from dark_halo_scope.lensing import fit
 from dark_halo_scope.lensing.fit import fit_lens
 from dark_halo_scope.lensing.fit_export import coolest
@@ -23,11 +24,10 @@ from dark_halo_scope.lensing.fit_parts import FitRecipe, fit_stamp, new_part, pa
 from dark_halo_scope.lensing.fit_rival import judged
 from dark_halo_scope.lensing.fit_solve import curvature, fluxes, refine, solve
 from dark_halo_scope.lensing.psf import psf_from_psfsize
+from dark_halo_scope.lists.models import ModelRecipe, brick_tasks, candidates_with, model_brick, model_list
 from dark_halo_scope.mock.release import make_mock
 from dark_halo_scope.mock.sky import MockRecipe
-from dark_halo_scope.run.cli import main
 from dark_halo_scope.run.engine import Engine
-from dark_halo_scope.run.model import ModelRecipe, brick_tasks, candidates_with, model_brick, model_list
 from dark_halo_scope.search.candidates import candidate_name
 
 PSF = psf_from_psfsize([[1.48, 1.33, 1.24]])

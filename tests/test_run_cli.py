@@ -11,7 +11,7 @@ import pytest
 
 from dark_halo_scope.base.config import parse_yaml
 from dark_halo_scope.base.errors import BadInput
-from dark_halo_scope.run import cli
+from dark_halo_scope.command import cli
 from dark_halo_scope.run.engine import run_spark
 from dark_halo_scope.run.phases import load_recipe
 
@@ -51,7 +51,7 @@ def test_a_negative_declination_is_an_argument(monkeypatch, capsys, tmp_path, de
 
 
 def test_ctrl_c_is_one_line(tmp_path):
-    code = "import time, sys; from dark_halo_scope.run import cli; cli.main()"
+    code = "import time, sys; from dark_halo_scope.command import cli; cli.main()"
     wait = "import sys; sys.argv = ['dhs', 'compare', 'x']; import dark_halo_scope.trust.generations as g; g.from_run = lambda uri: __import__('time').sleep(60); "
     child = subprocess.Popen(
         [sys.executable, "-c", wait + code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True

@@ -8,8 +8,8 @@ from scipy.ndimage import gaussian_filter
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.lensing.sources import sersic_profile
-from dark_halo_scope.run import finder
-from dark_halo_scope.run.finder import BASE, Light, corpus_of, make_stamps, numbers_of, read_corpus, refuse_taught, unseen
+from dark_halo_scope.real import finder
+from dark_halo_scope.real.finder import BASE, Light, corpus_of, make_stamps, numbers_of, read_corpus, refuse_taught, unseen
 from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.stats.metrics import auroc
 from dark_halo_scope.survey.pictures import sky_level

@@ -20,9 +20,9 @@ from dark_halo_scope.base.schema import check_table
 from dark_halo_scope.base.skylist import read_positions
 from dark_halo_scope.learning.recipes import TrainRecipe
 from dark_halo_scope.learning.scoring import Committee
-from dark_halo_scope.run import positions
-from dark_halo_scope.run.positions import fetch_places, stage0_on_sky
-from dark_halo_scope.run.score import packaged_network
+from dark_halo_scope.lists import positions
+from dark_halo_scope.lists.positions import fetch_places, stage0_on_sky
+from dark_halo_scope.lists.scores import packaged_network
 from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.stamps.reader import Selection, StampSet, build_index
 from dark_halo_scope.stats.calibration import Calibrator

@@ -118,7 +118,7 @@ def test_the_code_is_part_of_the_identity(toy: Path, monkeypatch: pytest.MonkeyP
         resources.code_of.cache_clear()
         monkeypatch.setattr(resources, "_module", facts)
 
-    mended("run.figures")
+    mended("report.figures")
     assert not made_again(run, "stamps")
     mended("lensing.fourier")
     assert "code" in made_again(run, "stamps") and not made_again(run, "parent")

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.injection.grid import PRIORS
 from dark_halo_scope.lensing.sources import sersic_profile
-from dark_halo_scope.run.real import RealRecipe, aperture_magnitudes, arc_frames, host_table, inject, real_demo, visible
+from dark_halo_scope.real.corpus import RealRecipe, aperture_magnitudes, arc_frames, host_table, inject, real_demo, visible
 from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.survey.pictures import padded, render_8bit, rendering_facts
 from dark_halo_scope.trust.exam import ExamRecipe

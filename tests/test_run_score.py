@@ -17,10 +17,10 @@ from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.receipts import read_receipt, read_table
 from dark_halo_scope.base.schema import check_table
 from dark_halo_scope.learning import products as learning
+from dark_halo_scope.lists.scores import packaged_network, score_places, score_positions
 from dark_halo_scope.parent.products import searched_galaxies
 from dark_halo_scope.run.phases import open_run
 from dark_halo_scope.run.products import Run, ensure, make, opened, product_files
-from dark_halo_scope.run.score import packaged_network, score_places, score_positions
 from dark_halo_scope.survey.viewer import ViewerRecipe
 from dark_halo_scope.survey.web import HttpClient, RequestPolicy
 from dark_halo_scope.trust.products import concat

@@ -14,7 +14,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from regions import Regions
 
-from dark_halo_scope.run.score import score_positions
+from dark_halo_scope.lists.scores import score_positions
 from dark_halo_scope.stamps.codec import load_stamps
 from dark_halo_scope.survey.viewer import ViewerRecipe
 from dark_halo_scope.survey.web import HttpClient, RequestPolicy

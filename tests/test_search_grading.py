@@ -19,7 +19,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.receipts import write_table
-from dark_halo_scope.run.cli import main
+from dark_halo_scope.command.cli import main
 from dark_halo_scope.search.agreement import cohen_kappa, confusion, fleiss_kappa, votes
 from dark_halo_scope.search.grading import Deck, GradeBook, Mark, add_cards, add_graders, opinions, read_deck, record, trail
 from dark_halo_scope.search.grading_server import desk_for, grading_app, state_of

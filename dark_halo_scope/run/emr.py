@@ -74,7 +74,7 @@ def spark_submit(
     return [*words, program, "run", phase, "--recipe", recipe, "--out", out, "--engine", "spark"]
 
 
-PROGRAM = "from dark_halo_scope.run.cli import main\n\nmain()\n"
+PROGRAM = "from dark_halo_scope.command.cli import main\n\nmain()\n"
 
 # %% ../../nbs/run/emr.ipynb #4fc2964c
 def emr_job(

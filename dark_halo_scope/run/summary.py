@@ -18,9 +18,9 @@ from ..base.galaxy import galaxy_key
 from ..base.jsonable import plain, read_json
 from ..base.receipts import read_receipt, read_table
 from ..base.storage import exists, write_bytes
-from . import figures
+from ..report import figures
+from ..report.pages import Section, render_page
 from .products import Run, asked_for, given, opened, product_files, state, verdict_of
-from .report import Section, render_page
 from ..search.completeness import completeness_from
 from ..stamps.codec import decode
 from ..stats.metrics import auroc, roc, tpr_at_fpr
