@@ -6,10 +6,11 @@
 __all__ = ['FPRS', 'TPRS', 'HIGH', 'PRESSED', 'NOTHING_LEFT', 'SLOW', 'APART', 'SUMS', 'LOWER', 'learning_rate', 'Place',
            'processes', 'Learner', 'StepResult', 'train_step', 'epoch_metrics', 'high_points', 'epoch_warnings',
            'split_warnings', 'prevalence_warning', 'slow_warning', 'State', 'start_epoch', 'state_dict', 'restore',
-           'RunData', 'run_data', 'build_learner', 'to_inputs', 'train_epoch', 'measure', 'improved', 'check_monitor',
-           'end_epoch', 'epoch_line', 'train', 'keep_epoch', 'summarise', 'rehearse']
+           'RunData', 'run_data', 'layers', 'build_learner', 'to_inputs', 'train_epoch', 'measure', 'improved',
+           'check_monitor', 'end_epoch', 'epoch_line', 'train', 'keep_epoch', 'summarise', 'rehearse']
 
 # %% ../../nbs/learning/training.ipynb #aaa91847
+import importlib
 import json
 import math
 import os
@@ -135,7 +136,7 @@ def train_step(
     "Forward, backward, one move of the weights"
     model, device = learner.model, place.device
     for group in learner.optim.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)
     learner.optim.zero_grad(set_to_none=True)
     with mixed_precision(recipe.precision, device):
         logit, features = learner.wrapped(inputs.image, inputs.meta)
@@ -157,7 +158,7 @@ def train_step(
         for name, value in model.state_dict().items():
             kept = learner.average[name]
             kept.lerp_(value, 1 - recipe.optim.ema) if kept.is_floating_point() else kept.copy_(value)
-    moved = max((float(group["lr"]) for group in learner.optim.param_groups), key=lambda lr: abs(lr - rate))
+    moved = max((float(group["lr"]) / group.get("lr_scale", 1.0) for group in learner.optim.param_groups), key=lambda lr: abs(lr - rate))
     return StepResult(sums[0].item(), sums[1].item(), float(norm), float(first / head.clamp_min(1e-30)), moved)
 
 # %% ../../nbs/learning/training.ipynb #cb56fa90
@@ -368,6 +369,21 @@ def run_data(
         report = None
     return RunData(train, choose, report, looked)
 
+# %% ../../nbs/learning/training.ipynb #00c1e2d8
+def layers(
+    model: LensNet,
+    recipe: OptimRecipe,
+) -> list[dict[str, Any]]:  # Groups of parameters for an optimiser, "lr_scale" each one's share of the learning rate
+    "All parameters, or blocks whose learning rate falls towards the pixels; raises BadInput for a network whose blocks timm does not know"
+    if recipe.layer_decay == 1:
+        return [{"params": list(model.parameters())}]
+    if not hasattr(model.backbone, "group_matcher"):
+        raise BadInput(f"optim.layer_decay={recipe.layer_decay:g}: needs a network of timm, whose blocks are ordered; expected 1")
+    grouped = importlib.import_module("timm.optim").param_groups_layer_decay
+    blocks: list[dict[str, Any]] = grouped(model.backbone, recipe.weight_decay, layer_decay=recipe.layer_decay)
+    above = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
+    return [*blocks, {"params": above, "weight_decay": recipe.weight_decay, "lr_scale": 1.0}]
+
 # %% ../../nbs/learning/training.ipynb #6d86490d
 def build_learner(
     recipe: TrainRecipe,
@@ -376,15 +392,19 @@ def build_learner(
 ) -> Learner:
     "The network with random weights from the recipe's seed, its optimiser, and its distributed or compiled form"
     torch.manual_seed(int.from_bytes(draws.draw_key("weights", recipe.seed)[:7], "little"))
-    model = build_model(recipe.model, recipe.channels, train.meta.shape[1])
+    model = build_model(recipe.model, recipe.channels, train.meta.shape[1], recipe.n_pix)
+    if model.unfilled and place.first:
+        print(
+            f"{recipe.model.weights}: {len(model.unfilled)} tensors not in it, left as drawn: {', '.join(model.unfilled)}", file=sys.stderr
+        )
     set_meta_scale(model, torch.from_numpy(train.meta))
     model = model.double() if recipe.precision == "fp64" else model
     model = model.to(place.device)
-    optim = torch.optim.AdamW(model.parameters(), lr=recipe.optim.lr, weight_decay=recipe.optim.weight_decay)
+    optim = torch.optim.AdamW(layers(model, recipe.optim), lr=recipe.optim.lr, weight_decay=recipe.optim.weight_decay)
     scaler = torch.amp.GradScaler(place.device.type, enabled=recipe.precision == "fp16" and place.device.type == "cuda")
     wrapped: nn.Module = torch.compile(model) if recipe.compile else model  # type: ignore[assignment]
     if place.world > 1:
-        wrapped = nn.parallel.DistributedDataParallel(wrapped, find_unused_parameters=recipe.freeze_epochs > 0)
+        wrapped = nn.parallel.DistributedDataParallel(wrapped, find_unused_parameters=recipe.freeze_epochs > 0 or bool(recipe.freeze))
     average = {name: value.detach().clone() for name, value in model.state_dict().items()} if recipe.optim.ema else None
     return Learner(model, wrapped, optim, scaler, average)
 
@@ -420,7 +440,7 @@ def train_epoch(
     "Steps from where the state stands to the end of the epoch"
     n_steps = min(reader.steps(state.epoch), recipe.max_steps or sys.maxsize)
     learner.model.train()
-    freeze_backbone(learner.model, state.epoch < recipe.freeze_epochs)
+    freeze_backbone(learner.model, state.epoch < recipe.freeze_epochs, recipe.freeze)
     hard = reader.index.identity.get("hard_negative", np.zeros(len(reader.index), bool))
     batches: Iterator[Batch] = reader.batches(state.epoch, state.step)
     if recipe.online.enabled:
@@ -661,6 +681,7 @@ def summarise(
         "rows": {"train": len(data.train), recipe.choose_on: len(data.choose), recipe.report_on: len(data.report or [])},
         "lost": data.train.lost,
         "parameters": sum(p.numel() for p in learner.model.parameters()),
+        "unfilled": list(learner.model.unfilled),
         "stamps_per_s": state.history[-1]["stamps_per_s"],
         "model_id": model_name(best),
         "recipe": recipe_to_dict(recipe),
