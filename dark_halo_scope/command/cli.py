@@ -270,7 +270,7 @@ def bank(
     print(json.dumps(build_bank(sources, out), indent=1))
 
 
-BENCHES = ("render", "select", "loader", "brick", "training", "online", "sky", "scale", "model")
+BENCHES = ("render", "select", "loader", "brick", "training", "online", "sky", "scale", "model", "networks")
 
 # %% ../../nbs/command/cli.ipynb #d8173d26
 @app.command()
