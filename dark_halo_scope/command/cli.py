@@ -6,7 +6,7 @@
 __all__ = ['app', 'Out', 'RecipeName', 'Set', 'EngineName', 'LIST', 'SERVICE', 'Workers', 'Service', 'NEGATIVE', 'Parameters',
            'Override', 'Limit', 'AllowMissing', 'Device', 'BENCHES', 'said_version', 'shared', 'show_warning', 'main',
            'parse_parameters', 'demo', 'mock', 'asked', 'run', 'generation', 'verify', 'bank', 'bench', 'fetch',
-           'score', 'model', 'chance', 'gates', 'anchors', 'compare', 'emr', 'grade', 'version']
+           'score', 'train', 'similar', 'model', 'chance', 'gates', 'anchors', 'compare', 'emr', 'grade', 'version']
 
 # %% ../../nbs/command/cli.ipynb #e4ee75b1
 import getpass
@@ -275,7 +275,7 @@ BENCHES = ("render", "select", "loader", "brick", "training", "online", "sky", "
 # %% ../../nbs/command/cli.ipynb #d8173d26
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="render, select, loader, brick, training, online, sky, scale or model.")],
+    name: Annotated[str, typer.Argument(help="render, select, loader, brick, training, online, sky, scale, model or networks.")],
     json_: Annotated[str, typer.Option("--json", help="File for the figures.")] = "",
     seed: Annotated[int, typer.Option("--seed", help="Of the drawn systems.")] = 1,
     n: Annotated[int, typer.Option("--n", help="Size of the test; 0 is the bench's own.")] = 0,
@@ -357,6 +357,51 @@ def score(
 
     receipt = score_positions(positions, out, checkpoint, release, ViewerRecipe(layer=layer, service=service or SERVICE), models=models)
     print(f"{receipt.identity['rows']} scored, {receipt.run['not_scored']} without a usable cutout: {out}/scores.csv, {out}/scores.html")
+
+# %% ../../nbs/command/cli.ipynb #4f29cc43
+@app.command()
+def train(
+    on: Annotated[list[str], typer.Option("--on", help="Stamps of lenses, as dhs fetch writes them; may be repeated.")],
+    against: Annotated[list[str], typer.Option("--against", help="Stamps of galaxies that are none; may be repeated.")],
+    network: Annotated[str, typer.Option("--from", help="Network that is taught further: a checkpoint, or one of the package.")] = "small",
+    out: Annotated[str, typer.Option("--out", help="Folder of the network and its report.")] = "runs/taught",
+    folds: Annotated[int, typer.Option("--folds", help="Parts of the galaxies: each is scored by a network that has not seen it.")] = 5,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the stamps.")] = 12,
+    with_anchors: Annotated[bool, typer.Option("--with-anchors", help="Teach lenses of the package's own examination too.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """A network taught further on your own stamps, examined on galaxies it has not seen.
+
+    Example: dhs train --on runs/lenses/stamps.parquet --against runs/others/stamps.parquet --from small --out runs/mine
+    """
+    from dark_halo_scope.lists.teaching import TeachRecipe, teach
+
+    report = teach(on, against, out, network, TeachRecipe(folds=folds, epochs=epochs, with_anchors=with_anchors), device)
+    for name in ("before", "after"):
+        f = report[name]
+        print(
+            f"{name}: AUROC {f['auroc']:.3f} ({f['auroc_lo']:.3f} to {f['auroc_hi']:.3f}), {f['above all others']} of {f['of']} lenses above all others"
+        )
+    print(f"network {report['network']}: {out}/network.pt, {out}/report.html")
+
+# %% ../../nbs/command/cli.ipynb #3340b002
+@app.command()
+def similar(
+    name: Annotated[str, typer.Argument(help="Name (task_id) of a stamp.")],
+    stamps: Annotated[str, typer.Option("--stamps", help="Product of stamps that holds it: file or folder.")],
+    network: Annotated[str, typer.Option("--network", help="Network whose eyes are used: a checkpoint, or one of the package.")] = "small",
+    n: Annotated[int, typer.Option("--n", help="Neighbours.")] = 12,
+    out: Annotated[str, typer.Option("--out", help="Folder of the index, the table and the page.")] = "runs/similar",
+) -> None:
+    """More like this: the stamps of a product that look most like one of them to a network.
+
+    Example: dhs similar my_lens --stamps runs/my_list/stamps.parquet --out runs/similar
+    """
+    from dark_halo_scope.lists.similar import similar as most_like
+
+    for row in most_like(name, stamps, out, network, n):
+        print(f"{row['likeness']:.3f}  {row['name']}")
+    print(f"{out}/similar.csv, {out}/similar.html")
 
 # %% ../../nbs/command/cli.ipynb #8dae5502
 @app.command()
