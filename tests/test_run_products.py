@@ -12,12 +12,15 @@ import pytest
 
 from dark_halo_scope.base import products as base
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.galaxy import galaxy_key
 from dark_halo_scope.base.products import Made, Product
 from dark_halo_scope.base.receipts import read_receipt, read_table, receipt_path, write_receipt, write_table
 from dark_halo_scope.base.sphere import nearest
+from dark_halo_scope.learning.training import run_data
 from dark_halo_scope.run import products
 from dark_halo_scope.run.phases import load_recipe, open_run
 from dark_halo_scope.run.products import Run, asked_for, check_guards, ensure, make, opened, state, verify, why_not
+from dark_halo_scope.stamps.reader import Selection
 
 
 @pytest.fixture
@@ -53,6 +56,33 @@ def test_a_product_left_out_is_missed(copy: Path) -> None:
     Path(receipt_path(copy / "score_gates.json")).unlink()
     found = state(at(copy))
     assert found["score_gates"] == "not there" and "score_gates" in found["candidates"]
+
+
+def test_the_calibration_gate_of_a_run_counts_galaxies(toy: Path) -> None:
+    scores = read_table(str(toy / "scores.parquet"))
+    columns = {c: scores[c].to_numpy(zero_copy_only=False) for c in ("release", "brickid", "objid", "split", "label")}
+    rows = (columns["split"] == at(toy).recipe.train.report_on) & (columns["label"] >= 0)
+    galaxies = len(np.unique(galaxy_key(columns)[rows]))
+    assert galaxies < rows.sum()
+    judged = {row["name"]: row["why"] for row in json.loads((toy / "score_gates.json").read_text())}
+    assert f" on {rows.sum():,} stamps of {galaxies:,} galaxies, " in judged["calibration"]
+
+
+def test_the_areas_that_choose_and_report_are_of_stamps_that_pass_the_same_cuts(toy: Path) -> None:
+    "Split by split, the injections counted are those that the cuts of training leave; the report shows both areas as such"
+    names = ["split", "is_control", "cutout_ok", "metrics_ok", "theta_over_psf", "arc_snr_g", "magnification"]
+    files = [str(f) for f in sorted((toy / "stamps").rglob("*.parquet"))]
+    stamps = {c: np.concatenate([read_table(f, names)[c].to_numpy(zero_copy_only=False) for f in files]) for c in names}
+    painted = stamps["cutout_ok"] & stamps["metrics_ok"] & ~stamps["is_control"]
+    visible = (stamps["theta_over_psf"] >= 0.5) & (stamps["arc_snr_g"] >= 25) & (stamps["magnification"] >= 3)
+    recipe, summary = at(toy).recipe.train, json.loads((toy / "model" / "summary.json").read_text())
+    strict = run_data(files, replace(recipe, select=Selection(min_theta_over_psf=0.5, min_arc_snr_g=25, min_magnification=3)))
+    for split, role, index in ((recipe.choose_on, "chosen_on", strict.choose), (recipe.report_on, "reported_on", strict.report)):
+        here = painted & (stamps["split"] == split)
+        assert summary[role]["split"] == split and summary[role]["n_lens"] == here.sum()
+        assert index.label.sum() == (here & visible).sum() < here.sum()
+    text = (toy / "report.html").read_text()
+    assert all(f"{split}, after the cuts of training" in text for split in (recipe.choose_on, recipe.report_on))
 
 
 # What decides a product.

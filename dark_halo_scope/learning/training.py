@@ -190,7 +190,7 @@ def epoch_metrics(
         "accuracy_lens": float(called[y].mean()),
         "accuracy_other": float((~called[~y]).mean()),
     }
-    curve = reliability(p, y, bins=min(15, len(y)))
+    curve = reliability(p, y, bins=min(15, len(y)), hosts=hosts)
     out |= {"ece": curve.ece, "ece_chance": curve.ece_chance, "binary_score_frac": binary_score_frac(p, PRESSED)}
     out |= {"tied_scores": len(logit) - len(np.unique(logit)), "top_tied_others": int((logit[~y] == logit.max()).sum())}
     out["hosts_lens"], out["hosts_other"] = points[0].hosts_pos, points[0].hosts_neg

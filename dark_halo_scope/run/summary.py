@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'verdict_section', 'sky_section', 'parent_section', 'stamps_section', 'test_scores', 'metric_row',
-           'learning_section', 'gates_section', 'anchors_section', 'completeness_section', 'candidates_section',
-           'files_section', 'report_cards', 'write_report']
+           'alike_rows', 'learning_section', 'gates_section', 'anchors_section', 'completeness_section',
+           'candidates_section', 'files_section', 'report_cards', 'write_report']
 
 # %% ../../nbs/run/summary.ipynb #9dc56a2d
 from collections.abc import Callable
@@ -139,6 +139,27 @@ def metric_row(measured: Any) -> dict[str, Any]:
     }
 
 # %% ../../nbs/run/summary.ipynb #59753e19
+def alike_rows(
+    summary: dict[str, Any],  # summary.json of a training
+) -> list[dict[str, Any]]:
+    "AUROC on the split that chose and on the one that reports, both on stamps that pass the cuts of training"
+    rows = []
+    for role in ("chosen_on", "reported_on"):
+        if measured := summary[role]:
+            low, high = measured["intervals"]["auroc"]
+            counts = {"injections": measured["n_lens"], "negatives": measured["n_other"]}
+            rows.append(
+                {
+                    "stamps": f"{measured['split']}, after the cuts of training",
+                    "AUROC": measured["auroc"],
+                    "low": low,
+                    "high": high,
+                    **counts,
+                }
+            )
+    return rows
+
+# %% ../../nbs/run/summary.ipynb #d079f6c2
 def learning_section(run: Run) -> Section:
     "Training curve and ROC with intervals"
     history, summary = read_json(run.path("model", "history.json")), read_json(run.path("model", "summary.json"))
@@ -151,13 +172,14 @@ def learning_section(run: Run) -> Section:
         figures.training_figure(rows, [("train loss", "val loss"), ("AUROC (val)",)], summary["best"]["epoch"]),
         "Loss and AUROC against epoch",
     )
+    section.add_table(alike_rows(summary))
     logit, label, host = test_scores(run)
     points = [tpr_at_fpr(logit, label, fpr, host) for fpr in (0.1, *run.recipe.anchors.fprs)]
     curve = roc(logit, label)
     section.add_figure(
         figures.roc_figure({"held-out sky": (curve.fpr, curve.tpr)}, points, 1 / max(curve.n_neg, 1)),
         "ROC on a logarithmic axis",
-        "On held-out sky. Bars: 95 % intervals that include the threshold's own scatter.",
+        "On held-out sky, every injection: also those that the cuts of training leave out, so this area is not the one above. Bars: 95 % intervals that include the threshold's own scatter.",
     )
     section.add_table([metric_row(m) for m in (auroc(logit, label, host), *points)])
     return section

@@ -242,7 +242,7 @@ def score_values(
     out |= {"tp": int((called & y).sum()), "fp": int((called & ~y).sum()), "fn": int((~called & y).sum()), "tn": int((~called & ~y).sum())}
     out["auroc"] = auroc(logit, y, hosts).value
     out["precision_90"] = precision_at_recall(logit, y, 0.9).value
-    calibration = calibration_gate(np.asarray(p_lens, float), y, recipe)
+    calibration = calibration_gate(np.asarray(p_lens, float), y, recipe, hosts)
     out["ece_excess"] = calibration.value - calibration.threshold
     whole = tpr_at_fpr(logit, y, 1e-3, hosts)
     out["tpr_1e3"] = whole.value if whole.status == "ok" else math.nan
@@ -251,9 +251,9 @@ def score_values(
         point = tpr_at_fpr(logit[easy], y[easy], 1e-2, None if hosts is None else hosts[easy])
         out["easy_tpr"] = point.value if point.status == "ok" else math.nan
         out["invisible"] = invisible_gate(np.asarray(p_lens), y, columns["arc_snr"], recipe).value
-        out["theta_rise"] = physics_gate(logit, y, columns["theta_E"], recipe).value
+        out["theta_rise"] = physics_gate(logit, y, columns["theta_E"], recipe, hosts).value
     if "brickname" in columns:
-        out["brick_spread"] = brick_gate(logit, y, columns["brickname"]).value
+        out["brick_spread"] = brick_gate(logit, y, columns["brickname"], hosts=hosts).value
     return out
 
 # %% ../../nbs/trust/generations.ipynb #bb33c65f

@@ -167,7 +167,7 @@ def score_gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
         raise BadInput(
             f"{inputs['scores'].uri}: the network is not calibrated, so its probabilities cannot be judged; see not_calibrated in its receipt"
         )
-    about = {"brickname": scores["brickname"][rows], "theta_E": theta_E, "arc_snr": arc_snr}
+    about = {"host": galaxy_key(scores)[rows], "brickname": scores["brickname"][rows], "theta_E": theta_E, "arc_snr": arc_snr}
     return judged(run_score_gates(scores["logit"][rows], p, scores["label"][rows], about, recipe.gates))
 
 # %% ../../nbs/trust/products.ipynb #7de62706
