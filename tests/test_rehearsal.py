@@ -38,8 +38,8 @@ REASON = "a rehearsal of a few stamps decides nothing"
 GUARDS = [f"--override={guard}={REASON}" for guard in ("gates", "score_gates", "stage0", "predecessor")]
 PRODUCTS = (
     "density.parquet",
-    "parent.parquet",
-    "plan.parquet",
+    "parent",
+    "plan",
     "stamps",
     "model",
     "scores.parquet",

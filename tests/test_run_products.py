@@ -196,7 +196,7 @@ def test_one_changed_byte_is_named(copy: Path) -> None:
     stamp.write_bytes(data)
     faults = verify(str(copy))[1]
     assert len(faults) == 1 and stamp.name in faults[0] and "changed" in faults[0]
-    receipt = Path(receipt_path(copy / "plan.parquet"))
+    receipt = Path(receipt_path(copy / "plan"))
     receipt.write_text(receipt.read_text().replace('"rows": ', '"rows": 1'))
     assert any("plan" in fault and "changed after it was written" in fault for fault in verify(str(copy))[1])
     stamp.unlink()

@@ -143,8 +143,8 @@ def test_a_limit_reads_only_what_it_needs(planned: Run, tmp_path: Path, monkeypa
     few = [job.task.values for _, job in jobs_of(open_run("toy", run.out, given(planned), limit=10), "stamps")]
     mine = injection.brick_rows(**few[0])["tasks"]
     assert set(read) == {0} and sum(values["rows"][3] for values in few) == 10 and set(mine["brickname"].to_pylist()) == {few[0]["brick"]}
-    for brick, first, n in injection.plan_bricks(run.address("plan"), name):
-        mine = injection.plan_rows(run.address("plan"), name, first, n)
+    for brick, file, first, n in injection.plan_bricks(run.address("plan"), name):
+        mine = injection.plan_rows(file, name, first, n)
         assert mine.equals(plan.slice(first, n)) and set(mine["brickname"].to_pylist()) == {brick}
     mixed = plan.take(np.random.default_rng(1).permutation(len(plan)))
     receipt = write_product(mixed, run.path("mixed"), "injection_plan", {})

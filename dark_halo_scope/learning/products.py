@@ -178,11 +178,11 @@ def sky_tasks(
     place: Place,
 ) -> list[Task]:
     "One task per brick that holds a galaxy to be searched"
-    galaxies = searched_galaxies(inputs["parent"], recipe.candidates.splits)
     files, names = network_files(inputs, recipe)
     meta = sorted({c for _, trained, _ in networks(files, names).members for c in trained.read.meta_columns})
     columns = ["release", "brickid", "objid", "brickname", "ra", "dec", "split", *meta]
-    rows = galaxies.select(columns).sort_by([("brickname", "ascending"), ("release", "ascending"), ("objid", "ascending")]).combine_chunks()
+    galaxies = searched_galaxies(inputs["parent"], recipe.candidates.splits, columns)
+    rows = galaxies.sort_by([("brickname", "ascending"), ("release", "ascending"), ("objid", "ascending")]).combine_chunks()
     bricks, start, size = np.unique(rows["brickname"].to_numpy(zero_copy_only=False).astype(str), return_index=True, return_counts=True)
     common = {"release": inputs["release"].uri, "sky": recipe.sky, "checkpoints": files, "names": names}
     common |= {"turns": recipe.score.turns, "device": place.device}

@@ -144,7 +144,7 @@ def identity(
     inputs = {one: label_of(run, one) for one in product.inputs if run.wants(one)}
     modules = sorted({f.split(":")[0] for f in product.functions()})
     facts: dict[str, Any] = {"code": code_of(*modules), "recipe": choices_of(run.recipe, product), "inputs": inputs}
-    if product.per != "run":
+    if product.per in ("sweep", "brick"):
         facts["limit"] = run.limit
     return facts | ({"overrides": overrides} if (overrides := overrides_of(run, product)) else {})
 
@@ -272,8 +272,13 @@ def make(
     check_guards(run, product)
     if not why_not(run, name):
         return read_receipt(run.address(name))
-    maker = {"run": _make_one, "sweep": _make_joined, "brick": _make_bricks}[product.per]
+    maker = _make_one if product.per == "run" else _make_files if _in_folder(product) else _make_joined
     return maker(run, product, inputs, identity(run, name))
+
+
+def _in_folder(product: Product) -> bool:
+    "Whether a product is a folder"
+    return "." not in product.address.rsplit("/", 1)[-1]
 
 # %% ../../nbs/run/products.ipynb #3e42a9c3
 def ensure(
@@ -310,7 +315,7 @@ def _begun(run: Run, product: Product, known: Mapping[str, Any]) -> bool:
     "Whether the place holds the beginnings of this very product; clears it of another's, and notes what is begun"
     name, uri = Receipt(product.name, dict(known)).name, run.path(product.address)
     remove_file(receipt_path(uri))  # what is there is about to be replaced, and must not pass for finished if this is interrupted
-    if "." in product.address.rsplit("/", 1)[-1]:
+    if not _in_folder(product):
         return False
     note = join(uri, "_begun.txt")
     same = exists(note) and read_bytes(note).decode() == name
@@ -369,7 +374,9 @@ def do_job(
         return {"identity": receipt.identity, "run": receipt.run, "skipped": True}
     made: Made = function_named(job.one)(**values)
     assert made.table is not None
-    about = run_facts(started, len(made.table), **made.facts)
+    folder = job.uri.rsplit("/", 1)[0]
+    files = {address: write_table(table, join(folder, address)) for address, table in made.tables.items()}
+    about = run_facts(started, len(made.table), **made.facts, files=files)
     receipt = write_product(made.table, job.uri, job.product, {**facts, **made.identity}, about, **made.options)
     return {"identity": receipt.identity, "run": receipt.run, "skipped": False}
 
@@ -410,43 +417,73 @@ def settle(
 
 # %% ../../nbs/run/products.ipynb #d4f5d22c
 def _make_joined(run: Run, product: Product, inputs: Inputs, known: dict[str, Any]) -> Receipt:
-    "A product joined from one part per sweep"
+    "A product joined from its pieces"
     started, folder = time.perf_counter(), run.path("parts", product.name)
     jobs = _jobs(run, product, inputs, known, folder)
-    outcomes = run_tasks(run.engine, do_job, jobs, f"{product.name}, sweeps")
-    done = settle(run, outcomes, "sweeps")
+    outcomes = run_tasks(run.engine, do_job, jobs, f"{product.name}, {product.per}s")
+    done = settle(run, outcomes, f"{product.per}s")
     parts = [Input(name, job.uri, Receipt(product.name, done[name]["identity"]), name) for name, job in jobs if name in done]
     made: Made = function_named(product.make)(parts, inputs, Chosen(run.recipe, product), run.place(product))
     made = replace(made, facts={**made.facts, "set_aside": set_aside(outcomes)})
     return _written(run, product, made, known | {"set_aside": sorted(set_aside(outcomes))}, started)
 
 # %% ../../nbs/run/products.ipynb #f879a52d
-def _make_bricks(run: Run, product: Product, inputs: Inputs, known: dict[str, Any]) -> Receipt:
-    "A product in one file per brick: contents chained in the order of bricks, what was set aside named; raises BadInput when a file has gone"
-    started, uri = time.perf_counter(), run.path(product.address)
+def _make_files(run: Run, product: Product, inputs: Inputs, known: dict[str, Any]) -> Receipt:
+    "A product in one file per sweep, brick or part: contents chained in the order of names, what was set aside named; raises BadInput when a file has gone"
+    started, uri, what = time.perf_counter(), run.path(product.address), f"{product.per}s"
+    remove_file(receipt_path(uri))  # as in `_begun`: pieces of two makings must not pass for one product
     jobs = _jobs(run, product, inputs, known, uri)
-    outcomes = run_tasks(run.engine, do_job, jobs, f"{product.name}, bricks")
-    done = dict(sorted(settle(run, outcomes, "bricks").items()))
-    if gone := [job.uri for name, job in jobs if name in done and not exists(job.uri)]:
+    outcomes = run_tasks(run.engine, do_job, jobs, f"{product.name}, {what}")
+    done = dict(sorted(settle(run, outcomes, what).items()))
+    here = {_tail(file) for file in list_files(uri, ".parquet")}
+    if gone := [job.uri for name, job in jobs if name in done and _tail(job.uri) not in here]:
         raise BadInput(f"{uri}: {len(gone)} of {len(done)} files went while others were made, the first {gone[0]}; run it again")
+    identities, aside = [value["identity"] for value in done.values()], set_aside(outcomes)
+    content = {name: value["identity"]["content"] for name, value in done.items()}
+    facts = {**known, "rows": sum(one["rows"] for one in identities), "hosts": _hosts_of(identities), what: len(done), "content": content}
+    facts |= {"set_aside": sorted(aside), **_without_cutout(identities)}
+    about: dict[str, Any] = {"skipped": sum(v["skipped"] for v in done.values()), "set_aside": aside}
+    made = Made()
+    if product.make:
+        pieces = [
+            Input(name, job.uri, Receipt(product.name, done[name]["identity"]), name)
+            for name, job in sorted(jobs, key=_name)
+            if name in done
+        ]
+        made = function_named(product.make)(pieces, inputs, Chosen(run.recipe, product), run.place(product))
+    return _written(run, product, replace(made, facts={**made.facts, **about}, rows=made.rows or facts["rows"]), facts, started)
+
+
+def _name(job: tuple[str, Job]) -> str:
+    "Its name, to be sorted by"
+    return job[0]
+
+
+def _tail(uri: str) -> str:
+    "A file's name with that of its folder: enough to tell the files of a product apart"
+    return "/".join(uri.rsplit("/", 2)[-2:])
+
+
+def _hosts_of(identities: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    "Rows and galaxies by class: no galaxy is in two pieces"
     hosts: dict[str, dict[str, int]] = {}
-    counted: dict[str, dict[str, int]] = {}
-    for value in done.values():
-        for group, count in value["identity"].get("hosts", {}).items():
+    for one in identities:
+        for group, count in one.get("hosts", {}).items():
             kept = hosts.setdefault(group, {"rows": 0, "hosts": 0})
             hosts[group] = {k: kept[k] + count[k] for k in kept}
-        for key, counts in value["identity"].items():
-            if key == "no_cutout":
-                total = counted.setdefault(key, {})
-                for why, n in counts.items():
-                    total[why.split(" of brick")[0]] = total.get(why.split(" of brick")[0], 0) + n
-    content = {brick: value["identity"]["content"] for brick, value in done.items()}
-    rows, aside = sum(v["identity"]["rows"] for v in done.values()), set_aside(outcomes)
-    facts = {**known, "rows": rows, "hosts": hosts, "bricks": len(done), "content": content, "set_aside": sorted(aside), **counted}
-    skipped = sum(v["skipped"] for v in done.values())
-    return write_receipt(
-        Receipt(product.name, facts, run_facts(started, rows, engine=run.engine.kind, skipped=skipped, set_aside=aside)), uri
-    )
+    return hosts
+
+
+def _without_cutout(identities: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    "Galaxies without a usable cutout by reason, where a product counts them"
+    if not any("no_cutout" in one for one in identities):
+        return {}
+    total: dict[str, int] = {}
+    for one in identities:
+        for why, n in one.get("no_cutout", {}).items():
+            reason = why.split(" of brick")[0]
+            total[reason] = total.get(reason, 0) + n
+    return {"no_cutout": total}
 
 # %% ../../nbs/run/products.ipynb #5c3510f7
 def verify(
