@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLATTEST', 'DRAWN', 'TRIES', 'NEAREST', 'MAX_OFF', 'PlanRecipe', 'roles', 'rounds', 'mass_shape', 'source_place',
            'source_colours', 'draw_lenses', 'host_r_z', 'host_weights', 'expected_magnification', 'total_magnitude',
-           'match_total', 'task_ids', 'allowed', 'plan_split', 'make_plan', 'validate']
+           'match_total', 'task_ids', 'allowed', 'plan_split', 'make_plan', 'controls_said', 'validate']
 
 # %% ../../nbs/injection/plan.ipynb #484ac67c
 import hashlib
@@ -368,6 +368,24 @@ def make_plan(
         there = parent.filter(pa.array(keep & (of == split)))
         parts += plan_split(there, wanted, split, recipe, bands, bank or {})
     return pa.concat_tables(parts).sort_by([("brickname", "ascending"), ("task_id", "ascending")]).combine_chunks()
+
+# %% ../../nbs/injection/plan.ipynb #545c2b79
+def controls_said(
+    plan: pa.Table,  # The injection_plan product
+    recipe: PlanRecipe,  # What it was made from
+) -> list[str]:  # A sentence per split
+    "What became of the controls asked for: how many there are, and how much each counts where there are too few"
+    of, control = plan["split"].to_numpy(zero_copy_only=False), plan["is_control"].to_numpy(zero_copy_only=False)
+    weight, said = plan["weight"].to_numpy(), []
+    for split, stamps in recipe.n_total_per_split.items():
+        asked, there = round(stamps * recipe.control_frac), of == split
+        made, total = int((there & control).sum()), int(there.sum())
+        text = f"Split '{split}': {made:,} of {total:,} stamps are controls ({made / max(total, 1):.0%})"
+        if made < asked:
+            counts, share = weight[there & control].mean(), weight[there & control].sum() / weight[there].sum()
+            text += f"; {asked:,} were asked for and there are no more galaxies, so each counts {counts:.2f} times and controls have {share:.0%} of the weight"
+        said.append(f"{text}.")
+    return said
 
 # %% ../../nbs/injection/plan.ipynb #a0ecfd3f
 def validate(

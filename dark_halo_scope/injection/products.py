@@ -24,7 +24,7 @@ from ..base.receipts import read_receipt, read_table
 from ..base.storage import filesystem
 from .compact import deal_bricks, joined_shard
 from .paint import paint_brick
-from .plan import make_plan, validate
+from .plan import controls_said, make_plan, validate
 from ..lensing.sources import SourceBank
 from ..stamps.codec import parquet_options
 from ..survey.coadds import read_cutouts
@@ -79,7 +79,8 @@ def plan(
     config |= {"n_total_per_split": recipe.plan.n_total_per_split, "control_frac": recipe.plan.control_frac}
     claims = validate(table, recipe.plan)
     files = {"plan.claims.json": as_json(claims), "_stage_config.json": as_json(config)}
-    return Made(table, files=files, options={"row_group_size": PLAN_ROWS})
+    facts = {"controls": controls_said(table, recipe.plan)}
+    return Made(table, files=files, facts=facts, options={"row_group_size": PLAN_ROWS})
 
 # %% ../../nbs/injection/products.ipynb #55a4ec76
 @lru_cache(maxsize=1)

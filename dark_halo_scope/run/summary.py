@@ -108,6 +108,7 @@ def stamps_section(run: Run) -> Section:
             "Injections by rising signal-to-noise, then controls: other galaxies, as they are.",
         )
     section.text = [
+        *read_receipt(run.address("plan")).run["controls"],
         "Stamps and the galaxies behind them: 5 stamps of one galaxy are one galaxy.",
         "What each visibility cut would leave of the injections:",
     ]
@@ -205,6 +206,9 @@ def completeness_section(run: Run) -> Section:
         f"Injections above the candidates' threshold (logit {cut['logit']:.3g}, which {cut['above']} of {cut['negatives']} galaxies without a lens in '{cut['split']}' reach), before any visibility cut, weighted by the survey's area; {summary['missed_area']:.0%} of that area has seeing and depth under which nothing was injected.",
         "Every number is a mean over the prior below, as drawn. Hatched cells hold few injections, crossed ones none.",
     ]
+    if beyond := {name: n for name, n in summary["outside"].items() if n}:
+        counts = ", ".join(f"{n} in {name}" for name, n in beyond.items())
+        section.text.append(f"Of {summary['injections']} injections some lie beyond the edges of a map and in none of its cells: {counts}.")
     if "theta_E" in maps:
         curve = figures.completeness_curve(maps["theta_E"], listed.get("theta_E"))
         section.add_figure(
