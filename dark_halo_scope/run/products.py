@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROOMS', 'products_of', 'Run', 'asked_for', 'given', 'overrides_of', 'identity', 'label_of', 'why_not', 'accepted',
-           'state', 'opened', 'product_files', 'verdict_of', 'check_guards', 'make', 'ensure', 'accepted_or_missing',
-           'Job', 'do_job', 'jobs_of', 'settle', 'verify', 'phases_of', 'reads_and_writes']
+           'state', 'opened', 'product_files', 'verdict_of', 'check_guards', 'check_given', 'make', 'ensure',
+           'accepted_or_missing', 'Job', 'do_job', 'jobs_of', 'settle', 'verify', 'phases_of', 'reads_and_writes']
 
 # %% ../../nbs/run/products.ipynb #30868851
 import importlib
@@ -181,10 +181,10 @@ def why_not(
         old, new = receipt.identity.get(key, {}), wanted[key]
         if changed := sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k)):
             return f"{what} ({', '.join(changed)})"
-    if aside := receipt.identity.get("set_aside"):
-        return f"{len(aside)} of its tasks were set aside, the first {aside[0]}"
-    faults = file_faults(uri, receipt)
-    return faults[0] if faults else ""
+    if faults := file_faults(uri, receipt):  # before what was set aside, which a run may accept
+        return faults[0]
+    aside = receipt.identity.get("set_aside")
+    return f"{len(aside)} of its tasks were set aside, the first {aside[0]}" if aside else ""
 
 # %% ../../nbs/run/products.ipynb #334286cf
 def accepted(
@@ -258,6 +258,14 @@ def check_guards(
             raise BadInput(
                 f"{product.name}: the guard '{guard}' {said} ({', '.join(open_)}): {why}; mend the cause, or override it by name with a reason: {ways}"
             )
+
+
+def check_given(
+    run: Run,
+) -> None:
+    "`check_guards` for verdicts that come from outside, such as a predecessor's: known before anything is made"
+    for product in asked_for(run):
+        check_guards(run, replace(product, guards=tuple(one for one in product.guards if run.product(one).per == "given")))
 
 # %% ../../nbs/run/products.ipynb #5c03ac4e
 def make(
