@@ -19,7 +19,7 @@ from ..base.jsonable import plain, read_json
 from ..base.receipts import read_receipt, read_table
 from ..base.storage import exists, write_bytes
 from ..report import figures
-from ..report.pages import Section, render_page
+from ..report.pages import Section, add_gates, render_page
 from .products import Run, asked_for, given, opened, product_files, state, verdict_of
 from ..search.completeness import completeness_from
 from ..stamps.codec import decode
@@ -170,10 +170,7 @@ def gates_section(run: Run, product: str, title: str) -> Section:
     section.text = [
         f"A gate fails when its number is beyond the threshold and its interval excludes chance (alpha = {run.recipe.gates.alpha:g})."
     ]
-    section.add_figure(figures.gate_figure(rows), "Every gate's value over its threshold")
-    section.add_table(
-        [{"gate": r["name"], "value": r["value"], "threshold": r["threshold"], "verdict": r["passed"], "why": r["why"]} for r in rows]
-    )
+    add_gates(section, rows)
     for row in rows:
         if row["name"] == "calibration" and (drawn := figures.gate_curve(row)) is not None:
             section.add_figure(drawn, "Reliability: probability against frequency", row["why"])
