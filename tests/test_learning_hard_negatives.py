@@ -15,24 +15,30 @@ from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.jsonable import read_json
 from dark_halo_scope.base.products import Chosen, Inputs, Place
 from dark_halo_scope.base.resources import manifest
+from dark_halo_scope.base.skylist import read_positions
 from dark_halo_scope.base.sphere import near_any
 from dark_halo_scope.learning.negatives import NegativeRecipe, negative_sets
 from dark_halo_scope.learning.products import with_mined
 from dark_halo_scope.learning.recipes import TrainRecipe, make_inputs, reading, training_sets
 from dark_halo_scope.learning.training import train
+from dark_halo_scope.lists.positions import cut_places
 from dark_halo_scope.parent.splits import SplitRecipe
 from dark_halo_scope.run import generation
 from dark_halo_scope.run.generation import demo_values, run_generation
 from dark_halo_scope.run.phases import load_recipe, open_run
-from dark_halo_scope.run.products import check_guards, given, make, products_of
+from dark_halo_scope.run.products import check_guards, ensure, given, make, products_of, why_not
 from dark_halo_scope.stamps.augment import AugmentRecipe, with_neighbours
+from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.stamps.reader import Batch, Reader, Reading, ReadRecipe, Selection, StampSet, build_index
+from dark_halo_scope.survey.release import Release
 from dark_halo_scope.trust.hard_negatives import lookup, mine
 from dark_halo_scope.trust.products import mine_negatives
 
 from .stamp_toys import toy_images, write_bricks
 
 TOY = load_recipe("toy").mock | {"n_lenses": 6}
+# Twelve bricks have few galaxies: all splits on the sky, and a threshold that some tens of them can set.
+FEW = ["splits.nside=256", "splits.salt=toy", "splits.fractions={train: 0.5, val: 0.25, test: 0.25}", "candidates.fpr=0.5"]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +52,8 @@ def tiny(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "DEMO_MOCK", TOY)
         patch.setattr(generation, "DEMO_STAMPS", {"train": 160, "val": 80, "test": 80})
-        values = demo_values(str(recipe))
-        result = run_generation(str(recipe), str(folder / "run"), "demo", workers=1)
+        values = [*demo_values(str(recipe)), *FEW]
+        result = run_generation(str(recipe), str(folder / "run"), "demo", overrides=FEW, workers=1)
     return open_run(str(recipe), str(folder / "run"), values, workers=1), result, str(recipe), values
 
 
@@ -251,6 +257,33 @@ def test_real_look_alikes_reach_training_as_a_class(tmp_path, pairs):
     train([*paths, judged], chosen, str(tmp_path / "judged"), progress=False, device="cpu")
     row = json.loads((tmp_path / "judged" / "history.json").read_text())[0]
     assert row["diagnostics"]["false_alarms"][judged.name]["stamps"] == 24 and row["stamps"] == rows[0]["stamps"]
+
+
+def test_an_impostor_list_reaches_the_batches_of_a_run(toy, tmp_path, monkeypatch):
+    "From a list of places, cut from the release, to the pixels that the network is shown; another list under the same name trains anew"
+    shutil.copytree(toy, tmp_path / "run")
+    places = read_positions(str(toy / "release" / "truth" / "impostors.csv"))
+    cut_places(places, str(tmp_path / "rings"), Release(str(toy / "release")))
+    stamps = tmp_path / "rings" / "stamps.parquet"
+    images = {image.tobytes() for image in decode(pq.read_table(stamps))}
+    shown, batches = [], Reader.batches
+
+    def watched(self, *arguments, **more):
+        for batch in batches(self, *arguments, **more):
+            shown.extend((image.tobytes(), float(label)) for image, label in zip(batch.image.numpy(), batch.label))
+            yield batch
+
+    monkeypatch.setattr(Reader, "batches", watched)
+    before = read_json(str(toy / "model" / "history.json"))
+    run = open_run("toy", str(tmp_path / "run"), [f"negatives.stamps=['{stamps}']", "negatives.split=train"], workers=1)
+    ensure(run, "model")
+    rows = read_json(run.path("model", "history.json"))
+    assert len(images) >= 10 and images <= {image for image, label in shown if label == 0}
+    assert [row["stamps"] for row in rows] == [row["stamps"] + len(images) for row in before]
+    assert not why_not(run, "model")
+    pq.write_table(pq.read_table(stamps).slice(1), stamps)
+    again = open_run("toy", str(tmp_path / "run"), [f"negatives.stamps=['{stamps}']", "negatives.split=train"], workers=1)
+    assert why_not(again, "model") == "made of other inputs (look_alikes)"
 
 
 def test_look_alikes_are_no_lenses_in_a_batch_of_pairs(tmp_path):

@@ -14,7 +14,7 @@ from dark_halo_scope.base import products as base
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.galaxy import galaxy_key
 from dark_halo_scope.base.products import Made, Product
-from dark_halo_scope.base.receipts import read_receipt, read_table, receipt_path, write_receipt, write_table
+from dark_halo_scope.base.receipts import Receipt, read_receipt, read_table, receipt_path, write_product, write_receipt, write_table
 from dark_halo_scope.base.sphere import nearest
 from dark_halo_scope.learning.training import run_data
 from dark_halo_scope.run import products
@@ -203,6 +203,14 @@ def test_one_changed_byte_is_named(copy: Path) -> None:
     assert any("missing" in fault for fault in verify(str(copy))[1])
 
 
+def test_a_folder_that_went_is_missed(copy: Path) -> None:
+    "A receipt that names no files does not stand for a folder that is gone"
+    run = at(copy)
+    shutil.rmtree(copy / "stamps")
+    assert made_again(run, "stamps") == f"{copy}/stamps: missing" and "run phase4c_inject first" in refusal(opened, run, "stamps")
+    assert f"{copy}/stamps: missing" in verify(str(copy))[1]
+
+
 def test_a_partial_search_is_not_taken_for_the_whole(copy: Path) -> None:
     "Bricks that were not searched are counted as such, not as cutouts that could not be made"
     from dark_halo_scope.search.products import search_attrition, searched
@@ -249,25 +257,22 @@ def test_gaps_are_filled_by_the_next_full_run(toy: Path, copy: Path) -> None:
 # Guards.
 
 
-def test_known_lenses_and_candidates_are_never_hosts(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_lenses_and_candidates_are_never_hosts(copy: Path, tmp_path: Path) -> None:
     "On every survey, by default: the packaged lists and the recipe's"
-    run = at(toy)
+    run = at(copy, "selection.known_lens_arcsec=13")
+    ensure(run, "parent")
     known, sample = products.given(run, "known").value, read_table(run.address("parent"))
     assert len(known) > 4_900 and read_receipt(run.address("parent")).identity["near_known"] > 0
     apart = nearest(sample["ra"].to_numpy(), sample["dec"].to_numpy(), known["ra"].to_numpy(), known["dec"].to_numpy())[1]
-    assert apart.min() > run.recipe.selection.known_lens_arcsec
+    assert apart.min() > 13 > load_recipe("toy").selection.known_lens_arcsec
     for name in ("gen1", "gen5_prime", "gen6"):
         sky = Run(load_recipe(name), str(tmp_path))
         assert len(products.given(sky, "known").value) > 4_900, name
-    # The guard deleted: without the crossmatch the planted lenses are hosts.
-    from dark_halo_scope.parent import products as parent_products
 
-    monkeypatch.setattr(parent_products, "near_any", lambda ra, *rest: np.zeros(len(ra), bool))
-    shutil.copytree(toy, tmp_path / "careless")
-    careless = at(tmp_path / "careless", "selection.known_lens_arcsec=11.5")
-    ensure(careless, "parent")
-    sample = read_table(careless.address("parent"))
-    assert nearest(sample["ra"].to_numpy(), sample["dec"].to_numpy(), known["ra"].to_numpy(), known["dec"].to_numpy())[1].min() < 2
+
+def identity_without_rows(receipt: Receipt) -> dict[str, Any]:
+    "What a product was made from, without what came out"
+    return {k: v for k, v in receipt.identity.items() if k not in ("rows", "content", "hosts")}
 
 
 def failing(run: Run, guard: str, *names: str) -> None:
@@ -308,6 +313,35 @@ def test_a_failed_or_unexamined_predecessor_blocks(copy: Path, tmp_path: Path) -
     check_guards(at(copy, "after=before", "overrides.predecessor=a rehearsal"), run.product("model"))
     (tmp_path / "before" / "stage0.json").write_text(json.dumps({"passed": True, "verdict": "passed"}))
     check_guards(at(copy, "after=before"), run.product("model"))
+
+
+def test_too_few_galaxies_for_the_controls_are_reported(copy: Path) -> None:
+    "Half of the control galaxies gone: half the stamps, each counted twice, and the report says so"
+    from dark_halo_scope.injection.plan import allowed, roles
+    from dark_halo_scope.run.summary import stamps_section
+
+    run, before = at(copy), read_receipt(copy / "parent.parquet")
+    assert any("train': 100 of 200 stamps are controls (50%)." in text for text in stamps_section(run).text)
+    sample, plan = read_table(run.address("parent")), read_table(run.address("plan"))
+    used = set(galaxy_key(plan.filter(plan["is_control"])).tolist())
+    keep = np.ones(len(sample), bool)
+    for split in ("train", "val", "test"):
+        rows = np.flatnonzero(allowed(sample, run.recipe.plan) & (sample["split"].to_numpy(zero_copy_only=False) == split))
+        dealt = rows[roles(sample.take(rows), run.recipe.plan)[1]]
+        mine = [row for row in dealt.tolist() if galaxy_key(sample.slice(row, 1))[0] in used]
+        keep[dealt] = False
+        keep[mine[::2]] = True
+    write_product(sample.filter(pa.array(keep)), run.address("parent"), "parent", identity_without_rows(before), before.run)
+    ensure(run, "stamps")
+    plan = read_table(run.address("plan")).to_pandas()
+    train = plan[plan.split == "train"]
+    assert train.is_control.sum() == 50 and np.isclose(train[train.is_control].weight.sum(), 100)
+    (said,) = (text for text in stamps_section(run).text if "'train'" in text)
+    assert (
+        "50 of 150 stamps are controls (33%); 100 were asked for" in said
+        and "each counts 2.00 times" in said
+        and "50% of the weight" in said
+    )
 
 
 def test_a_network_that_needs_the_control_is_refused(toy: Path) -> None:

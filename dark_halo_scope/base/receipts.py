@@ -181,6 +181,8 @@ def file_faults(
             faults.append(f"{file}: {there} bytes, expected {size}")
         elif (thorough or size <= CHEAP) and file_digest(read_bytes(file))[1] != digest:
             faults.append(f"{file}: changed after it was written")
+    if not faults and receipt.identity.get("content") != {} and not exists(uri):  # a folder whose receipt names no file of it
+        faults.append(f"{uri}: missing")
     return faults
 
 

@@ -7,7 +7,7 @@ __all__ = ['STEP', 'FLATTEST', 'DRAWN', 'TRIES', 'NEAREST', 'PlanRecipe', 'roles
            'source_place', 'source_colours', 'draw_lenses', 'host_r_z', 'lensed_area', 'expected_magnification',
            'total_magnitude', 'match_total', 'task_ids', 'allowed', 'split_galaxies', 'plan_injections',
            'plan_controls', 'plan_galaxies', 'Enrolled', 'enrol', 'share_of', 'light_of', 'shares_of', 'rows_of',
-           'make_plan']
+           'make_plan', 'control_counts', 'controls_said']
 
 # %% ../../nbs/injection/plan.ipynb #484ac67c
 import hashlib
@@ -549,3 +549,29 @@ def make_plan(
     "Phase 4a in one piece: one row a stamp; raises BadInput when a split has no galaxies to plan with"
     shares, _ = shares_of(lambda: [parent], recipe, bands, bank)
     return plan_galaxies(parent, shares, recipe, bands, bank or {})
+
+# %% ../../nbs/injection/plan.ipynb #4c781d59
+def control_counts(
+    plan: pa.Table,  # Rows of product `injection_plan`
+) -> pa.Table:  # split, is_control, weight_count, weight_sum
+    "How many stamps each split has of each kind, and how much they weigh; those of several files may be put together"
+    return plan.group_by(["split", "is_control"], use_threads=False).aggregate([("weight", "count"), ("weight", "sum")])
+
+
+def controls_said(
+    counts: pa.Table,  # From `control_counts`
+    recipe: PlanRecipe,  # What the plan was made from
+) -> list[str]:  # A sentence per split
+    "What became of the controls asked for: how many there are, and how much each counts where there are too few"
+    of, control = (counts[c].to_numpy(zero_copy_only=False) for c in ("split", "is_control"))
+    count, weight, said = counts["weight_count"].to_numpy(), counts["weight_sum"].to_numpy(), []
+    for split, stamps in recipe.n_total_per_split.items():
+        asked, there = round(stamps * recipe.control_frac), of == split
+        made, total = int(count[there & control].sum()), int(count[there].sum())
+        text = f"Split '{split}': {made:,} of {total:,} stamps are controls ({made / max(total, 1):.0%})"
+        if made < asked:
+            mass = float(weight[there & control].sum())
+            counted, share = mass / max(made, 1), mass / max(float(weight[there].sum()), 1e-12)
+            text += f"; {asked:,} were asked for and there are no more galaxies, so each counts {counted:.2f} times and controls have {share:.0%} of the weight"
+        said.append(f"{text}.")
+    return said

@@ -29,7 +29,7 @@ from ..base.storage import filesystem
 from .claims import Tally, claimed_columns
 from .compact import deal_bricks, joined_shard
 from .paint import paint_brick
-from .plan import Share, plan_galaxies, shares_of
+from .plan import Share, control_counts, controls_said, plan_galaxies, shares_of
 from ..lensing.sources import SourceBank
 from ..stamps.codec import parquet_options
 from ..survey.coadds import read_cutouts
@@ -147,7 +147,9 @@ def plan(
     tally = Tally(recipe.plan)
     for part in parts:
         tally.add(part.read(claimed_columns(recipe.sky.bands)))
-    return Made(files={"plan.claims.json": as_json(tally.claims()), "_stage_config.json": as_json(config)})
+    counts = pa.concat_tables([control_counts(part.read(["split", "is_control", "weight"])) for part in parts])
+    facts = {"controls": controls_said(counts, recipe.plan)}
+    return Made(files={"plan.claims.json": as_json(tally.claims()), "_stage_config.json": as_json(config)}, facts=facts)
 
 # %% ../../nbs/injection/products.ipynb #55a4ec76
 @lru_cache(maxsize=1)

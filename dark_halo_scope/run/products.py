@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ROOMS', 'products_of', 'Run', 'asked_for', 'given', 'overrides_of', 'identity', 'label_of', 'why_not', 'accepted',
-           'state', 'opened', 'product_files', 'verdict_of', 'check_guards', 'make', 'ensure', 'accepted_or_missing',
-           'Job', 'do_job', 'jobs_of', 'settle', 'verify', 'phases_of', 'reads_and_writes']
+           'state', 'opened', 'inputs_of', 'product_files', 'verdict_of', 'check_guards', 'check_given', 'make',
+           'ensure', 'accepted_or_missing', 'Job', 'do_job', 'jobs_of', 'settle', 'verify', 'phases_of',
+           'reads_and_writes']
 
 # %% ../../nbs/run/products.ipynb #30868851
 import importlib
@@ -181,10 +182,10 @@ def why_not(
         old, new = receipt.identity.get(key, {}), wanted[key]
         if changed := sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k)):
             return f"{what} ({', '.join(changed)})"
-    if aside := receipt.identity.get("set_aside"):
-        return f"{len(aside)} of its tasks were set aside, the first {aside[0]}"
-    faults = file_faults(uri, receipt)
-    return faults[0] if faults else ""
+    if faults := file_faults(uri, receipt):  # before what was set aside, which a run may accept
+        return faults[0]
+    aside = receipt.identity.get("set_aside")
+    return f"{len(aside)} of its tasks were set aside, the first {aside[0]}" if aside else ""
 
 # %% ../../nbs/run/products.ipynb #334286cf
 def accepted(
@@ -223,6 +224,15 @@ def opened(
     return Input(name, run.address(name), receipt, receipt.name)
 
 # %% ../../nbs/run/products.ipynb #66dce53f
+def inputs_of(
+    run: Run,
+    name: str,
+) -> Inputs:
+    "What a product is made of, opened; raises BadInput when an input is not there"
+    product = run.product(name)
+    return Inputs(product, {one: opened(run, one) for one in product.inputs if run.wants(one)})
+
+
 def product_files(
     run: Run,
     name: str,  # A product in many files
@@ -259,6 +269,14 @@ def check_guards(
                 f"{product.name}: the guard '{guard}' {said} ({', '.join(open_)}): {why}; mend the cause, or override it by name with a reason: {ways}"
             )
 
+
+def check_given(
+    run: Run,
+) -> None:
+    "`check_guards` for verdicts that come from outside, such as a predecessor's: known before anything is made"
+    for product in asked_for(run):
+        check_guards(run, replace(product, guards=tuple(one for one in product.guards if run.product(one).per == "given")))
+
 # %% ../../nbs/run/products.ipynb #5c03ac4e
 def make(
     run: Run,
@@ -268,7 +286,7 @@ def make(
     product = run.product(name)
     if product.per == "given":
         raise BadInput(f"product '{name}' is given, not made")
-    inputs = Inputs(product, {one: opened(run, one) for one in product.inputs if run.wants(one)})
+    inputs = inputs_of(run, name)
     check_guards(run, product)
     if not why_not(run, name):
         return read_receipt(run.address(name))
@@ -388,7 +406,7 @@ def jobs_of(
 ) -> list[tuple[str, Job]]:
     "The tasks of a product, as the engine takes them; raises BadInput when an input is not there"
     product = run.product(name)
-    inputs = Inputs(product, {one: opened(run, one) for one in product.inputs if run.wants(one)})
+    inputs = inputs_of(run, name)
     return _jobs(run, product, inputs, identity(run, name), folder or run.path(product.address))
 
 # %% ../../nbs/run/products.ipynb #b8ac94dc

@@ -19,7 +19,7 @@ from ..base.jsonable import plain, read_json
 from ..base.receipts import read_receipt, read_table
 from ..base.storage import exists, write_bytes
 from ..report import figures
-from ..report.pages import Section, render_page
+from ..report.pages import Section, add_gates, render_page
 from .products import Run, asked_for, given, opened, product_files, state, verdict_of
 from ..search.completeness import completeness_from
 from ..stamps.codec import decode
@@ -108,6 +108,7 @@ def stamps_section(run: Run) -> Section:
             "Injections by rising signal-to-noise, then controls: other galaxies, as they are.",
         )
     section.text = [
+        *read_receipt(run.address("plan")).run["controls"],
         "Stamps and the galaxies behind them: 5 stamps of one galaxy are one galaxy.",
         "What each visibility cut would leave of the injections:",
     ]
@@ -191,10 +192,7 @@ def gates_section(run: Run, product: str, title: str) -> Section:
     section.text = [
         f"A gate fails when its number is beyond the threshold and its interval excludes chance (alpha = {run.recipe.gates.alpha:g})."
     ]
-    section.add_figure(figures.gate_figure(rows), "Every gate's value over its threshold")
-    section.add_table(
-        [{"gate": r["name"], "value": r["value"], "threshold": r["threshold"], "verdict": r["passed"], "why": r["why"]} for r in rows]
-    )
+    add_gates(section, rows)
     for row in rows:
         if row["name"] == "calibration" and (drawn := figures.gate_curve(row)) is not None:
             section.add_figure(drawn, "Reliability: probability against frequency", row["why"])
@@ -227,6 +225,9 @@ def completeness_section(run: Run) -> Section:
         f"Injections above the candidates' threshold (logit {cut['logit']:.3g}, which {cut['above']} of {cut['negatives']} galaxies without a lens in '{cut['split']}' reach), before any visibility cut, weighted by the survey's area; {summary['missed_area']:.0%} of that area has seeing and depth under which nothing was injected.",
         "Every number is a mean over the prior below, as drawn. Hatched cells hold few injections, crossed ones none.",
     ]
+    if beyond := {name: n for name, n in summary["outside"].items() if n}:
+        counts = ", ".join(f"{n} in {name}" for name, n in beyond.items())
+        section.text.append(f"Of {summary['injections']} injections some lie beyond the edges of a map and in none of its cells: {counts}.")
     if "theta_E" in maps:
         curve = figures.completeness_curve(maps["theta_E"], listed.get("theta_E"))
         section.add_figure(

@@ -255,6 +255,7 @@ def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     meta = {"threshold": threshold.logit, "threshold by": f"{threshold.by} {threshold.asked:g}", "split": own.split, "level": own.level}
     told = forecasts(maps, lenses) if lenses is not None else {}
     summary = {"threshold": asdict(threshold), "prior": prior_rows(drawn), "plan": recipe.plan.prior, "missed_area": missed}
+    summary |= {"injections": len(drawn["found"]), "outside": {name: m.outside for name, m in maps.maps.items()}}
     files = {
         "completeness.fits": completeness_fits(maps, beside, meta),
         "completeness.ecsv": ecsv_bytes(astropy_table(table, "completeness", meta=meta)),

@@ -405,7 +405,7 @@ PRODUCTS = (
         "controls that a network took for lenses",
         "phase5_train",
         "hard_negatives.parquet",
-        ("stamps", "shards", "gates", "known"),
+        ("stamps", "shards", "gates", "known", "look_alikes"),
         ("train", "negatives"),
         make="trust.products:mine_negatives",
         guards=("gates",),
