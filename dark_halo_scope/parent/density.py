@@ -7,7 +7,7 @@ __all__ = ['COUNTS', 'RANKS', 'count_rows', 'add_counts', 'count_sweep', 'count_
            'touching', 'regions']
 
 # %% ../../nbs/parent/density.ipynb #6a50ee1c
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,20 @@ from scipy.sparse.csgraph import connected_components
 
 from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
-from .selection import FLAGS, SelectionRecipe, Table, check_sky, column, measure, not_psf, quality_cuts, sweep_columns
+from dark_halo_scope.parent.selection import (
+    FLAGS,
+    SelectionRecipe,
+    Table,
+    check_sky,
+    column,
+    measure,
+    not_psf,
+    quality_cuts,
+    sweep_columns,
+    with_house_bits,
+)
 from ..survey.bricks import brick_areas, brick_centres, brick_names, brick_neighbours
+from ..survey.maskbits import MASKBITS
 from ..survey.sweeps import table_chunks
 
 # %% ../../nbs/parent/density.ipynb #2832fa62
@@ -52,13 +64,14 @@ def add_counts(
 def count_sweep(
     uri: str,  # Sweep or Tractor catalogue
     recipe: SelectionRecipe,
+    bits: Mapping[str, int] = MASKBITS,  # Where the release writes each bit of the mask
 ) -> dict[int, np.ndarray]:  # As `count_rows` gives
     "Counts of one file in bounded memory; raises BadInput when it is broken or lacks a column"
 
     def counted() -> Iterator[dict[int, np.ndarray]]:
         for chunk in table_chunks(uri, sweep_columns(recipe.bands)):
             check_sky(chunk, uri)
-            yield count_rows(chunk, recipe)
+            yield count_rows(with_house_bits(chunk, bits), recipe)
 
     return add_counts(counted())
 

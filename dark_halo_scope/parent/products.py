@@ -60,16 +60,19 @@ def sweep_tasks(
     place: Place,
 ) -> list[Task]:
     "One task per sweep of the release"
-    sweeps = Release(inputs["release"].uri).sweeps()[: place.limit or None]
-    return [Task(sweep.rsplit("/", 1)[-1].removesuffix(".fits"), {"sweep": sweep, "selection": recipe.selection}) for sweep in sweeps]
+    release = Release(inputs["release"].uri)
+    common = {"selection": recipe.selection, "bits": release.facts.maskbits}
+    sweeps = release.sweeps()[: place.limit or None]
+    return [Task(sweep.rsplit("/", 1)[-1].removesuffix(".fits"), {"sweep": sweep, **common}) for sweep in sweeps]
 
 # %% ../../nbs/parent/products.ipynb #f8df57ad
 def sweep_counts(
     sweep: str,
     selection: Any,  # A `SelectionRecipe`
+    bits: Mapping[str, int],  # Where the release writes each bit of the mask
 ) -> Made:
     "Counts of every selection in each brick of one sweep"
-    counted = count_sweep(sweep, selection)
+    counted = count_sweep(sweep, selection, bits)
     columns = {"brickid": np.array(list(counted), np.int32)}
     values = np.array(list(counted.values()), np.int64).reshape(len(counted), len(COUNTS))
     return Made(pa.table(columns | {name: values[:, k] for k, name in enumerate(COUNTS)}))
@@ -121,9 +124,10 @@ def parent_columns(
 def selected_rows(
     sweep: str,
     selection: Any,  # A `SelectionRecipe`
+    bits: Mapping[str, int],  # Where the release writes each bit of the mask
 ) -> Made:
     "The selected galaxies of one sweep, with what each cut met and left"
-    rows, counts = select_sweep(sweep, selection)
+    rows, counts = select_sweep(sweep, selection, bits=bits)
     return Made(rows, identity={"attrition": counts.to_pylist()})
 
 
@@ -200,11 +204,11 @@ def release_given(
 ) -> tuple[str, str]:  # Its name and its address
     "The survey's files; raises BadInput when their table of bricks is not there"
     release = Release(recipe.release)
-    if exists(receipt_path(release.bricks())):
-        return read_receipt(release.bricks()).name, release.root
     if not exists(release.bricks()):
-        raise BadInput(f"{release.bricks()}: not there; expected the table of bricks of a release in DR10's layout")
-    return release.root, release.root
+        raise BadInput(f"{release.bricks()}: not there; expected the table of bricks of {release.facts.meaning}")
+    made = exists(receipt_path(release.bricks()))
+    name = read_receipt(release.bricks()).name if made else release.root
+    return f"{name}, facts {release.identity}", release.address
 
 # %% ../../nbs/parent/products.ipynb #f084028d
 PRODUCTS = (
