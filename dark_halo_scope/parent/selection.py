@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'FLAGS', 'BRIGHT_Z', 'SELECTIONS', 'Table', 'LRG_CUTS', 'DESI_COLUMNS', 'ColourCut', 'SelectionRecipe',
-           'column', 'magnitude', 'not_psf', 'passes', 'colours', 'colour_flags', 'LrgCut', 'desi_lrg_colours',
-           'desi_lrg_quality', 'desi_lrg', 'Measured', 'measure', 'colour_cuts', 'quality_cuts', 'cuts', 'attrition',
-           'select', 'fates', 'sweep_columns', 'check_sky', 'with_house_bits', 'select_sweep', 'add_attrition',
-           'with_magnitudes']
+           'column', 'magnitude', 'not_psf', 'masked', 'owned', 'passes', 'colours', 'colour_flags', 'LrgCut',
+           'desi_lrg_colours', 'desi_lrg_quality', 'desi_lrg', 'Measured', 'measure', 'colour_cuts', 'quality_cuts',
+           'cuts', 'attrition', 'select', 'fates', 'sweep_columns', 'check_sky', 'with_house_bits', 'select_sweep',
+           'add_attrition', 'with_magnitudes']
 
 # %% ../../nbs/parent/selection.ipynb #311a79bd
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import reduce
+from operator import and_
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +25,7 @@ from ..base.errors import BadInput, unknown_name
 from ..base.magnitudes import ab_magnitude, flux_of
 from ..base.schema import parse_bands
 from ..base.sphere import near_any, nearest
+from .adql import Asked
 from ..survey.bricks import is_brick_primary
 from ..survey.facts import SYSTEMS, house_bits
 from ..survey.maskbits import HOST_MASKS, MASKBITS, any_bit, mask_value
@@ -78,14 +81,16 @@ class SelectionRecipe:
         check_ranges(self, "selection", known_lens_arcsec="[0, 3600)")
 
 # %% ../../nbs/parent/selection.ipynb #cb158a8a
-Table: TypeAlias = pa.Table | pa.RecordBatch | Mapping[str, np.ndarray]
+Table: TypeAlias = pa.Table | pa.RecordBatch | Mapping[str, np.ndarray] | Asked
 
 
 def column(
-    table: Table,  # Arrow table, or arrays by name
+    table: Table,  # Arrow table, arrays by name, or a catalogue that is asked
     name: str,  # In lower case
-) -> np.ndarray:
+) -> Any:  # Array; of a catalogue that is asked, the column's name
     "A column of numbers; raises BadInput when it is not there or is not of numbers"
+    if isinstance(table, Asked):
+        return table.column(name)
     names = table.keys() if isinstance(table, Mapping) else table.schema.names
     if name not in names:
         raise BadInput(f"catalogue: no column '{name}'; expected it among {', '.join(list(names)[:12])}")
@@ -100,16 +105,21 @@ def magnitude(
     table: Table,  # With flux_{band}, and mw_transmission_{band} when dust is taken off
     band: str,  # g, r, i, z or w1
     without_dust: bool,  # Divide by the transmission of the Milky Way
-) -> np.ndarray:  # [AB mag], NaN where the flux is not positive
+    kind: str = "flux",  # flux, or fiberflux
+) -> Any:  # [AB mag], NaN where the flux is not positive
     "AB magnitude of a catalogue; raises BadInput when a column is missing"
-    flux = column(table, f"flux_{band}")
+    if isinstance(table, Asked):
+        return table.magnitude(f"{kind}_{band}", f"mw_transmission_{band}" if without_dust else "")
+    flux = column(table, f"{kind}_{band}")
     return ab_magnitude(dereddened(flux, column(table, f"mw_transmission_{band}")) if without_dust else flux)
 
 # %% ../../nbs/parent/selection.ipynb #d1d03aa3
 def not_psf(
     table: Table,  # With `type`
-) -> np.ndarray:  # bool
+) -> Any:  # bool
     "Objects that Tractor did not fit as a point; raises BadInput when `type` is missing or is not text"
+    if isinstance(table, Asked):
+        return table.not_psf()
     names = table.keys() if isinstance(table, Mapping) else table.schema.names
     if "type" not in names:
         raise BadInput("catalogue: no column 'type'; expected Tractor's types such as DEV or PSF")
@@ -119,6 +129,23 @@ def not_psf(
     if not (pa.types.is_string(text.type) or pa.types.is_large_string(text.type)):
         raise BadInput(f"catalogue: column 'type' is {text.type}; expected text such as DEV or PSF")
     return pc.not_equal(pc.ascii_rtrim_whitespace(text), "PSF").to_numpy(zero_copy_only=False).astype(bool)
+
+
+def masked(
+    table: Table,  # With `maskbits`
+    names: tuple[str, ...],  # Of bits
+) -> Any:  # bool
+    "Objects with any of the bits; raises BadInput when the column is missing"
+    return table.any_bit(names) if isinstance(table, Asked) else any_bit(column(table, "maskbits"), names)
+
+
+def owned(
+    table: Table,  # With `brickid`, `ra`, `dec`; `brick_primary` where it is asked
+) -> Any:  # bool
+    "Objects that the brick that lists them owns; raises BadInput when a column is missing"
+    if isinstance(table, Asked):
+        return table.owned()
+    return is_brick_primary(column(table, "brickid"), column(table, "ra"), column(table, "dec"))
 
 # %% ../../nbs/parent/selection.ipynb #bd6b6163
 def passes(
@@ -195,9 +222,9 @@ DESI_COLUMNS = (
 
 def desi_lrg_quality(
     table: Table,  # With DESI_COLUMNS
-) -> np.ndarray:  # bool
+) -> Any:  # bool
     "The quality part of DESI's LRG cut, but for the ownership by bricks; raises BadInput when a column is missing"
-    good = ~any_bit(column(table, "maskbits"), HOST_MASKS)
+    good = ~masked(table, HOST_MASKS)
     for band in ("r", "z", "w1"):
         good &= (column(table, f"flux_{band}") > 0) & (column(table, f"flux_ivar_{band}") > 0)
     for band in ("g", "r", "z"):
@@ -213,7 +240,7 @@ def desi_lrg(
 ) -> np.ndarray:  # bool
     "DESI's LRG cut, but for the ownership by bricks; raises BadInput when a column is missing"
     g, r, z, w1 = (magnitude(table, band, True) for band in ("g", "r", "z", "w1"))
-    z_fiber = ab_magnitude(dereddened(column(table, "fiberflux_z"), column(table, "mw_transmission_z")))
+    z_fiber = magnitude(table, "z", True, "fiberflux")
     return desi_lrg_colours(g, r, z, w1, z_fiber, system) & desi_lrg_quality(table)
 
 # %% ../../nbs/parent/selection.ipynb #b2445e29
@@ -231,15 +258,15 @@ def measure(
     recipe: SelectionRecipe,
 ) -> Measured:
     "Colours, ownership, and which selections each object passes; raises BadInput when a column is missing"
-    owned, measured = is_brick_primary(column(table, "brickid"), column(table, "ra"), column(table, "dec")), colours(table, recipe)
-    return Measured(measured, owned, colour_flags(table, recipe, measured) | {"is_desi_lrg": desi_lrg(table, recipe.system) & owned})
+    own, measured = owned(table), colours(table, recipe)
+    return Measured(measured, own, colour_flags(table, recipe, measured) | {"is_desi_lrg": desi_lrg(table, recipe.system) & own})
 
 # %% ../../nbs/parent/selection.ipynb #274b07f2
 def colour_cuts(
     table: Table,
     recipe: SelectionRecipe,
     measured: Measured,
-) -> dict[str, np.ndarray]:  # Name of a cut -> bool
+) -> dict[str, Any]:  # Name of a cut -> bool
     "The cuts that define the recipe's variant, one by one"
     if recipe.variant == "desi_lrg":
         return {f"DESI LRG ({recipe.system.capitalize()})": measured.flags["is_desi_lrg"]}
@@ -257,13 +284,13 @@ def quality_cuts(
     table: Table,  # With the columns of `sweep_columns`
     recipe: SelectionRecipe,
     measured: Measured,
-) -> dict[str, np.ndarray]:  # Name of a cut -> bool
+) -> dict[str, Any]:  # Name of a cut -> bool
     "The cuts that say which measurements are trusted; raises BadInput when a column is missing"
     quality = {"its brick owns it": measured.owned} if recipe.brick_primary else {}
     observed = [column(table, f"nobs_{band}") >= recipe.min_nobs for band in recipe.bands]
-    quality[f"NOBS >= {recipe.min_nobs} in {', '.join(recipe.bands)}"] = np.logical_and.reduce(observed)
+    quality[f"NOBS >= {recipe.min_nobs} in {', '.join(recipe.bands)}"] = reduce(and_, observed)
     if recipe.mask_names:
-        quality[f"not in {', '.join(recipe.mask_names)}"] = ~any_bit(column(table, "maskbits"), recipe.mask_names)
+        quality[f"not in {', '.join(recipe.mask_names)}"] = ~masked(table, recipe.mask_names)
     return quality
 
 # %% ../../nbs/parent/selection.ipynb #f8eb1011

@@ -33,6 +33,7 @@ from ..parent.density import RegionRecipe
 from ..parent.products import ParentRecipe
 from ..parent.selection import SelectionRecipe
 from ..parent.splits import SplitRecipe
+from ..parent.tap import CatalogueRecipe
 from .engine import Engine
 from .products import Run, ensure, opened
 from ..search.candidates import CandidateRecipe
@@ -58,6 +59,7 @@ class Recipe:
     rooms: tuple[str, ...] = ()  # Further rooms whose products are made, such as mock
     mock: dict[str, Any] = field(default_factory=dict)  # Section of the room mock, checked there
     demo: dict[str, Any] = field(default_factory=dict)  # section.key -> value, where the recipe is run at demo scale
+    catalogue: CatalogueRecipe = field(default_factory=CatalogueRecipe)  # Sweeps, or a TAP service
     selection: SelectionRecipe = field(default_factory=SelectionRecipe)
     regions: RegionRecipe = field(default_factory=RegionRecipe)
     parent: ParentRecipe = field(default_factory=ParentRecipe)

@@ -40,6 +40,8 @@ class TapTable:
 
     url: str  # Of the TAP service
     table: str  # Its name there
+    healpix: str = "nest4096"  # Its column of HEALPix cells, nested
+    healpix_order: int = 12  # Their order: nside is 2 to this power
 
 
 @dataclass(frozen=True)
