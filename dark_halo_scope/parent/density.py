@@ -21,6 +21,7 @@ from dark_halo_scope.parent.selection import (
     FLAGS,
     SelectionRecipe,
     Table,
+    catalogue_chunks,
     check_sky,
     column,
     measure,
@@ -31,7 +32,6 @@ from dark_halo_scope.parent.selection import (
 )
 from ..survey.bricks import brick_areas, brick_centres, brick_names, brick_neighbours
 from ..survey.maskbits import MASKBITS
-from ..survey.sweeps import table_chunks
 
 # %% ../../nbs/parent/density.ipynb #2832fa62
 COUNTS = {"n_gal": "", **{f"n_{name}": flag for name, flag in FLAGS.items()}, "n_desi_lrg": "is_desi_lrg"}
@@ -62,14 +62,14 @@ def add_counts(
 
 # %% ../../nbs/parent/density.ipynb #4f4d58f9
 def count_sweep(
-    uri: str,  # Sweep or Tractor catalogue
+    uri: str,  # Sweep, Tractor catalogue, or a file of a HATS catalogue
     recipe: SelectionRecipe,
     bits: Mapping[str, int] = MASKBITS,  # Where the release writes each bit of the mask
 ) -> dict[int, np.ndarray]:  # As `count_rows` gives
     "Counts of one file in bounded memory; raises BadInput when it is broken or lacks a column"
 
     def counted() -> Iterator[dict[int, np.ndarray]]:
-        for chunk in table_chunks(uri, sweep_columns(recipe.bands)):
+        for chunk in catalogue_chunks(uri, recipe.bands):
             check_sky(chunk, uri)
             yield count_rows(with_house_bits(chunk, bits), recipe)
 

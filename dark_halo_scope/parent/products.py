@@ -8,6 +8,7 @@ __all__ = ['PRODUCTS', 'ParentRecipe', 'bricks_wanted', 'sweep_tasks', 'piece_ta
            'release_given']
 
 # %% ../../nbs/parent/products.ipynb #1e7080ea
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..base.errors import BadInput
+from ..base.hats import hats_files
 from ..base.products import Chosen, Input, Inputs, Made, Place, Product, Task
 from ..base.receipts import read_receipt, read_table, receipt_path
 from ..base.schema import check_table, product_columns
@@ -62,11 +64,15 @@ def sweep_tasks(
     recipe: Chosen,
     place: Place,
 ) -> list[Task]:
-    "One task per sweep of the release, or per piece of sky that a TAP service is asked for"
+    "One task per sweep of the release, per file of a HATS catalogue, or per piece of sky that a TAP service is asked for"
     release = Release(inputs["release"].uri)
     if recipe.catalogue.tap:
         return piece_tasks(release, recipe.selection, recipe.catalogue, place.limit)
     common = {"selection": recipe.selection, "bits": release.facts.maskbits}
+    if recipe.catalogue.hats:
+        files = hats_files(recipe.catalogue.hats)[: place.limit or None]
+        names = ["-".join(re.findall(r"(?:Norder|Npix)=\d+", file)) for file in files]
+        return [Task(name, {"sweep": file, **common}) for name, file in zip(names, files, strict=True)]
     sweeps = release.sweeps()[: place.limit or None]
     return [Task(sweep.rsplit("/", 1)[-1].removesuffix(".fits"), {"sweep": sweep, **common}) for sweep in sweeps]
 

@@ -6,11 +6,11 @@
 __all__ = ['VARIANTS', 'FLAGS', 'BRIGHT_Z', 'SELECTIONS', 'Table', 'LRG_CUTS', 'DESI_COLUMNS', 'ColourCut', 'SelectionRecipe',
            'column', 'magnitude', 'not_psf', 'masked', 'owned', 'passes', 'colours', 'colour_flags', 'LrgCut',
            'desi_lrg_colours', 'desi_lrg_quality', 'desi_lrg', 'Measured', 'measure', 'colour_cuts', 'quality_cuts',
-           'cuts', 'attrition', 'select', 'fates', 'sweep_columns', 'check_sky', 'with_house_bits', 'select_sweep',
-           'add_attrition', 'with_magnitudes']
+           'cuts', 'attrition', 'select', 'fates', 'sweep_columns', 'check_sky', 'catalogue_chunks', 'with_house_bits',
+           'select_sweep', 'add_attrition', 'with_magnitudes']
 
 # %% ../../nbs/parent/selection.ipynb #311a79bd
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
+from ..base.hats import read_hats_file
 from ..base.magnitudes import ab_magnitude, flux_of
 from ..base.schema import parse_bands
 from ..base.sphere import near_any, nearest
@@ -32,6 +33,7 @@ from ..survey.maskbits import HOST_MASKS, MASKBITS, any_bit, mask_value
 from ..survey.photometry import dereddened
 from ..survey.release import CORNERS, sweep_bounds
 from ..survey.sweeps import table_chunks
+from ..survey.tap import catalogue_type
 
 # %% ../../nbs/parent/selection.ipynb #4c1c8c44
 @dataclass(frozen=True)
@@ -372,6 +374,23 @@ def check_sky(
         )
 
 # %% ../../nbs/parent/selection.ipynb #c2d21b25
+def catalogue_chunks(
+    uri: str,  # Sweep, Tractor catalogue, or a file of a HATS catalogue
+    bands: tuple[str, ...],
+) -> Iterator[pa.Table]:  # With the columns of `sweep_columns`, in the types of a sweep
+    "A catalogue's rows in bounded memory, those alone that their brick owns where it says so; raises BadInput when it is broken or lacks a column"
+    names = sweep_columns(bands)
+    if not uri.endswith(".parquet"):
+        yield from table_chunks(uri, names)
+        return
+    rows = read_hats_file(uri)
+    if "brick_primary" in rows.column_names:
+        rows = rows.filter(rows["brick_primary"].cast(pa.bool_()))
+    if lacking := [name for name in names if name not in rows.column_names]:
+        raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
+    yield rows.select(names).cast(pa.schema([(name, catalogue_type(name)) for name in names]))
+
+
 def with_house_bits(
     table: pa.Table,  # With maskbits as a release writes them
     bits: Mapping[str, int],  # Where it writes each bit
@@ -384,14 +403,14 @@ def with_house_bits(
 
 
 def select_sweep(
-    uri: str,  # Sweep or Tractor catalogue
+    uri: str,  # Sweep, Tractor catalogue, or a file of a HATS catalogue
     recipe: SelectionRecipe,
     known: tuple[np.ndarray, np.ndarray] | None = None,  # Positions (ra, dec) of known lenses, left out [deg]
     bits: Mapping[str, int] = MASKBITS,  # Where the release writes each bit of the mask
 ) -> tuple[pa.Table, pa.Table]:  # As `select` gives
     "The selected objects of one sweep in bounded memory; raises BadInput when the file is broken or lacks a column"
     pieces = []
-    for chunk in table_chunks(uri, sweep_columns(recipe.bands)):
+    for chunk in catalogue_chunks(uri, recipe.bands):
         check_sky(chunk, uri)
         pieces.append(select(with_house_bits(chunk, bits), recipe, known))
     return pa.concat_tables([kept for kept, _ in pieces]), add_attrition([counts for _, counts in pieces])

@@ -43,11 +43,14 @@ class CatalogueRecipe:
     "Where the catalogue's rows come from"
 
     tap: str = ""  # Address of a TAP service; `release`: the one that the release names; empty: the release's own sweeps
+    hats: str = ""  # A Tractor catalogue in the HATS layout, read instead of the sweeps
     table: str = ""  # Its name there; empty: as the release says
     nside: int = 8  # HEALPix pieces that are asked for one by one, a power of two
     pilot: int = 3  # Pieces that are counted before anything is fetched; 0: none
 
     def __post_init__(self) -> None:
+        if self.tap and self.hats:
+            raise BadInput(f"catalogue: tap={self.tap} and hats={self.hats}; expected one of them at most")
         if self.nside < 1 or self.nside & (self.nside - 1):
             raise BadInput(f"catalogue: nside={self.nside}; expected a power of two")
         check_ranges(self, "catalogue", nside="[1, 1024]", pilot="[0, 100]")
