@@ -6,7 +6,8 @@
 __all__ = ['app', 'Out', 'RecipeName', 'Set', 'EngineName', 'LIST', 'SERVICE', 'Workers', 'Service', 'NEGATIVE', 'Parameters',
            'Override', 'Limit', 'AllowMissing', 'Device', 'BENCHES', 'said_version', 'shared', 'show_warning', 'main',
            'parse_parameters', 'demo', 'mock', 'asked', 'run', 'generation', 'verify', 'bank', 'bench', 'fetch',
-           'score', 'train', 'similar', 'model', 'chance', 'gates', 'anchors', 'compare', 'emr', 'grade', 'version']
+           'score', 'train', 'similar', 'model', 'chance', 'gates', 'anchors', 'compare', 'emr', 'grade', 'hats',
+           'version']
 
 # %% ../../nbs/command/cli.ipynb #e4ee75b1
 import getpass
@@ -590,6 +591,42 @@ def grade(
         print("all grades are kept; --export FOLDER writes them out")
 
 # %% ../../nbs/command/cli.ipynb #797cb405
+@app.command()
+def hats(
+    table: Annotated[
+        str, typer.Argument(help="A table with ra and dec: Parquet, such as a run's parent, or a product's folder, such as its sky.")
+    ],
+    out: Annotated[str, typer.Argument(help="Folder of the catalogue.")],
+    name: Annotated[str, typer.Option("--name", help="Of the catalogue; that of the table by default.")] = "",
+    max_rows: Annotated[int, typer.Option("--max-rows", min=1, help="Rows in one file.")] = 500_000,
+) -> None:
+    """A table in the HATS layout, for LSDB: a parent sample, scored galaxies, candidates.
+
+    Example: dhs hats runs/demo/candidates/candidates.parquet runs/demo/hats/candidates
+    Example: dhs hats runs/demo/sky runs/demo/hats/sky
+    """
+    from pathlib import PurePosixPath
+
+    import pyarrow as pa
+
+    from dark_halo_scope.base.hats import write_hats
+    from dark_halo_scope.base.receipts import read_table
+    from dark_halo_scope.base.storage import exists, list_files
+
+    if not exists(table):
+        raise BadInput(f"{table}: not there; expected a Parquet file, or a product's folder")
+    files = (
+        [table]
+        if table.endswith(".parquet")
+        else sorted(f for f in list_files(table) if f.endswith(".parquet") and not f.rsplit("/", 1)[-1].startswith("_"))
+    )
+    if not files:
+        raise BadInput(f"{table}: no Parquet file in it; expected a product's folder")
+    rows = pa.concat_tables([read_table(file) for file in files])
+    n_files = write_hats(rows, out, name or PurePosixPath(table).stem, max_rows)
+    print(f"{len(rows)} rows in {n_files} file(s): {out}")
+
+
 @app.command()
 def version() -> None:
     """The package's version."""

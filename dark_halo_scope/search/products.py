@@ -287,7 +287,7 @@ def compared_given(
 # %% ../../nbs/search/products.ipynb #04724ef8
 def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     "Phase 7: the list of candidates; raises BadInput when threshold and scores are of different networks"
-    own, scores = recipe.candidates, inputs["scores"]
+    own, scores, release = recipe.candidates, inputs["scores"], Release(inputs["release"].uri)
     found = searched(inputs["sky"], inputs["parent"], own, recipe.sky.bands)
     if (named := scores.read(["model_id"])["model_id"][0].as_py()) != found.network:
         raise BadInput(f"the sky was scored by network {found.network}, the threshold's stamps by {named}; run phase5_score again")
@@ -295,7 +295,16 @@ def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     expected = yield_of(scores, inputs["stamps"], inputs["parent"], threshold, own)
     calibrator = networks((join(inputs["model"].uri, "best.pt"),), (inputs["model"].label,)).calibrator
     listed = list_candidates(
-        found.galaxies, found.galaxies["logit"], found.network, threshold, expected, calibrator, compared["lists"], own, recipe.sky.bands
+        found.galaxies,
+        found.galaxies["logit"],
+        found.network,
+        threshold,
+        expected,
+        calibrator,
+        compared["lists"],
+        own,
+        recipe.sky.bands,
+        release.facts.link_layer,
     )
     listed = replace(listed, attrition=[*search_attrition(found), *listed.attrition])
     files = catalogue_files(
@@ -306,7 +315,7 @@ def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     if compared["census"] is not None:
         census = beside_census(listed, found, compared["census"], columns_of(inputs["anchors"].value), own.known_arcsec)
         files["candidates/census.json"] = as_json(asdict(census))
-    stamps = candidate_stamps(listed, Release(inputs["release"].uri), recipe.sky)
+    stamps = candidate_stamps(listed, release, recipe.sky)
     return Made(listed.table, {"candidates/_stamps.parquet": stamps}, files, rows=len(found.galaxies["logit"]))
 
 # %% ../../nbs/search/products.ipynb #88a0e56a
