@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.resources import manifest
+from dark_halo_scope.learning.checkpoints import load_checkpoint, model_name, released_bytes, shown_in_words
 from dark_halo_scope.mock.release import make_mock
 from dark_halo_scope.mock.sky import MockRecipe
 from dark_halo_scope.parent.selection import desi_lrg_colours
@@ -17,7 +19,7 @@ from dark_halo_scope.run.products import ensure
 from dark_halo_scope.search.candidates import viewer_link
 from dark_halo_scope.survey.cache import copy_bricks, trim
 from dark_halo_scope.survey.coadds import read_cutouts
-from dark_halo_scope.survey.facts import SurveyFacts, layer_bands, release_names, survey_facts
+from dark_halo_scope.survey.facts import SurveyFacts, layer_bands, numbers_seen, release_names, survey_facts
 from dark_halo_scope.survey.maskbits import MASKBITS
 from dark_halo_scope.survey.release import Release
 from dark_halo_scope.survey.viewer import ViewerRecipe, cutout_url
@@ -161,3 +163,15 @@ def test_every_release_of_the_package_is_whole(name: str) -> None:
 def test_desis_cut_is_that_of_the_filters() -> None:
     edge = dict(g=np.array([22.6]), r=np.array([21.0]), z=np.array([19.5]), w1=np.array([17.65]), z_fiber=np.array([21.605]))
     assert not desi_lrg_colours(**edge)[0] and desi_lrg_colours(**edge, system="north")[0]
+
+
+def test_a_network_says_what_it_was_shown(tmp_path: Path) -> None:
+    packaged = str(manifest("models", "small.safetensors"))
+    state = load_checkpoint(packaged)
+    assert released_bytes(state) == Path(packaged).read_bytes()  # a network that says nothing is written as it was
+    assert shown_in_words(state) == "bands g, r, z; it does not say from which release"
+    (tmp_path / "net.safetensors").write_bytes(released_bytes(state | {"shown": numbers_seen(np.array([10000, 9011, 12001]))}))
+    again = load_checkpoint(str(tmp_path / "net.safetensors"))
+    assert model_name(again) == model_name(state)
+    said = "bands g, r, z; RELEASE 9011, 10000, 12001 (ls-dr10-south, ls-dr9-north); cameras 90prime, decam, mosaic"
+    assert shown_in_words(again) == said

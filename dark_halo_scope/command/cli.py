@@ -216,7 +216,9 @@ def generation(
     recipe: Annotated[str, typer.Argument(help="Name in data_manifests/generations, or a YAML file.")],
     out: Out = "",
     scale: Annotated[str, typer.Option("--scale", help="full, or demo for minutes on a laptop.")] = "full",
-    release: Annotated[str, typer.Option("--release", help="Root of a release in DR10's layout; empty takes the recipe's.")] = "",
+    release: Annotated[
+        str, typer.Option("--release", help="Address of a release: root, root#release, or name; empty takes the recipe's.")
+    ] = "",
     set_: Set = None,
     parameter: Parameters = None,
     engine: EngineName = "local",
@@ -327,7 +329,9 @@ def score(
     positions: Annotated[str, typer.Argument(help=f"{LIST} None with --pictures.")] = "",
     out: Annotated[str, typer.Option("--out", help="Folder of stamps, scores and page.")] = "runs/score",
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="A network; empty takes the small one that rides in the package.")] = "",
-    release: Annotated[str, typer.Option("--release", help="Coadds in DR10's layout to cut from; empty asks the cutout service.")] = "",
+    release: Annotated[
+        str, typer.Option("--release", help="Address of a release to cut from: root, root#release, or name; empty asks the cutout service.")
+    ] = "",
     layer: Annotated[str, typer.Option("--layer", help="Layer of the survey's viewer.")] = "ls-dr10-south",
     service: Service = "",
     pictures: Annotated[
@@ -410,7 +414,7 @@ def model(
     source: Annotated[str, typer.Argument(help="The candidates product, Parquet, or a CSV with name, ra, dec in degrees.")],
     out: Annotated[str, typer.Option("--out", help="Folder of models, panels and exports.")] = "runs/models",
     release: Annotated[
-        str, typer.Option("--release", help="Coadds in DR10's layout: pixels, inverse variance and masks; empty takes the stamps.")
+        str, typer.Option("--release", help="Address of a release: pixels, inverse variance and masks; empty takes the stamps.")
     ] = "",
     verdict_only: Annotated[bool, typer.Option("--verdict-only", help="No intervals of theta_E: about twice as fast.")] = False,
     engine: EngineName = "local",

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'data_identity', 'content_digest', 'save_checkpoint', 'recipe_text', 'load_checkpoint', 'refuse_not_finite',
-           'released_bytes', 'load_model', 'network_of', 'without_weights', 'model_name', 'with_calibrator',
-           'calibrator_of', 'check_fit', 'recipe_difference']
+           'released_bytes', 'load_model', 'network_of', 'without_weights', 'model_name', 'shown_in_words',
+           'with_calibrator', 'calibrator_of', 'check_fit', 'recipe_difference']
 
 # %% ../../nbs/learning/checkpoints.ipynb #cb1a4024
 import hashlib
@@ -143,6 +143,7 @@ def released_bytes(
     "A network as others get it: weights, recipe, calibrator, and how far it was trained"
     weights = {name: tensor.contiguous() for name, tensor in state["model"].items()}
     header = {name: state[name] for name in ("data", "epoch", "step")} | {"calibration": state.get("calibration")}
+    header |= {"shown": state["shown"]} if state.get("shown") else {}
     header |= {"format": FORMAT, "recipe": recipe_text(state)}
     header["digest"] = content_digest(json.loads(json.dumps(header)) | {"model": weights})
     return save_tensors(weights, {"network": json.dumps(header, sort_keys=True)})
@@ -192,6 +193,17 @@ def model_name(
     "Identity of a network: its weights, and its recipe as it was written"
     recipe = json.dumps(json.loads(recipe_text(state)), sort_keys=True)
     return content_digest({"recipe": recipe, "weights": state["model"]})[:16]
+
+# %% ../../nbs/learning/checkpoints.ipynb #c856363d
+def shown_in_words(
+    state: Mapping[str, Any],  # A checkpoint
+) -> str:
+    "What a network was shown: bands, releases and cameras"
+    bands, seen = ", ".join(state["recipe"].read.bands), state.get("shown") or {}
+    if not seen:
+        return f"bands {bands}; it does not say from which release"
+    numbers = ", ".join(map(str, seen["numbers"]))
+    return f"bands {bands}; RELEASE {numbers} ({', '.join(seen['releases']) or 'of no release that is known'}); cameras {', '.join(seen['cameras']) or 'not known'}"
 
 # %% ../../nbs/learning/checkpoints.ipynb #b439de9a
 def with_calibrator(

@@ -7,7 +7,7 @@ __all__ = ['FPRS', 'TPRS', 'HIGH', 'PRESSED', 'NOTHING_LEFT', 'SLOW', 'APART', '
            'processes', 'Learner', 'StepResult', 'train_step', 'epoch_metrics', 'high_points', 'epoch_warnings',
            'split_warnings', 'prevalence_warning', 'slow_warning', 'State', 'start_epoch', 'state_dict', 'restore',
            'RunData', 'run_data', 'layers', 'build_learner', 'to_inputs', 'train_epoch', 'measure', 'improved',
-           'check_monitor', 'end_epoch', 'epoch_line', 'train', 'keep_epoch', 'summarise', 'rehearse']
+           'check_monitor', 'end_epoch', 'epoch_line', 'seen_by', 'train', 'keep_epoch', 'summarise', 'rehearse']
 
 # %% ../../nbs/learning/training.ipynb #aaa91847
 import importlib
@@ -43,6 +43,7 @@ from .scoring import hosts_of, mixed_precision, predict
 from ..stamps.reader import Batch, Reader, Selection, StampIndex, StampSet, build_index, prefetched
 from ..stats import metrics
 from ..stats.calibration import binary_score_frac, reliability
+from ..survey.facts import numbers_seen
 
 # %% ../../nbs/learning/training.ipynb #7015f376
 def learning_rate(
@@ -280,6 +281,7 @@ class State:
     step: int = 0  # Steps done in it
     steps: int = 0  # Steps done in all
     sums: dict[str, float] = field(default_factory=dict)  # Of the epoch under way
+    shown: dict[str, Any] = field(default_factory=dict)  # Releases and cameras of the stamps, where they say so
     seen: np.ndarray | None = None  # (rows,) bool, shown in the epoch under way
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)  # Epoch, metric, name of the best
@@ -304,7 +306,7 @@ def state_dict(
 ) -> dict[str, Any]:
     "The run as tensors and plain values"
     seen = np.packbits(state.seen) if state.seen is not None else np.zeros(0, np.uint8)
-    return {
+    return ({"shown": state.shown} if state.shown else {}) | {
         "recipe": recipe,
         "data": data,
         "epoch": state.epoch,
@@ -314,7 +316,7 @@ def state_dict(
         "optim": learner.optim.state_dict(),
         "scaler": learner.scaler.state_dict(),
         "seen": torch.from_numpy(seen.copy()),
-        "run": json.dumps({k: v for k, v in vars(state).items() if k != "seen"}),
+        "run": json.dumps({k: v for k, v in vars(state).items() if k not in ("seen", "shown")}),
     }
 
 # %% ../../nbs/learning/training.ipynb #e3aae214
@@ -585,6 +587,13 @@ def epoch_line(
     return "\n  ! ".join([f"epoch {row['epoch'] + 1}/{epochs}: {body}, {rest}", *row["warnings"]])
 
 # %% ../../nbs/learning/training.ipynb #663ef803
+def seen_by(
+    index: StampIndex,
+) -> dict[str, Any]:  # Empty where the stamps do not say
+    "Releases and cameras of a training set"
+    return numbers_seen(index.identity["release"]) if "release" in index.identity else {}
+
+
 def train(
     sets: Sequence[StampSet | str],  # Sets of stamps, or paths of one set
     recipe: TrainRecipe,
@@ -602,6 +611,7 @@ def train(
         last, state = storage.join(out_dir, "last.pt"), State()
         if resume and storage.exists(last):
             state = restore(load_checkpoint(last), learner, recipe, name, len(data.train), last)
+        state.shown = seen_by(data.train)
         reader = Reader(data.train, reading(recipe), place.rank, place.world)
         goes_on = place.first and not state.finished
         loggers: list[Logger] = start_loggers(recipe.loggers, out_dir, recipe_to_dict(recipe), state.epoch) if goes_on else []
@@ -684,6 +694,7 @@ def summarise(
         "unfilled": list(learner.model.unfilled),
         "stamps_per_s": state.history[-1]["stamps_per_s"],
         "model_id": model_name(best),
+        "shown": best.get("shown", {}),
         "recipe": recipe_to_dict(recipe),
         "checkpoint": path,
         "device": str(place.device),
@@ -716,7 +727,7 @@ def rehearse(
 
     learner = build_learner(few, train_index, place)
     losses = [step(learner, number) for number in range(steps)]
-    save_checkpoint(state_dict(State(step=steps, steps=steps), learner, few, name), path)
+    save_checkpoint(state_dict(State(step=steps, steps=steps, shown=seen_by(train_index)), learner, few, name), path)
     losses.append(step(learner, steps))
     again = build_learner(few, train_index, place)
     restore(load_checkpoint(path), again, few, name, len(train_index), path)

@@ -67,7 +67,7 @@ def cut_places(
 ) -> Receipt:
     "Stamps of a list from coadds, in `stamps.parquet`; raises BadInput when no place could be cut"
     table, uri, started = places.columns, join(out, "stamps.parquet"), time.perf_counter()
-    identity = identity_of({"bands": bands, "n_pix": n_pix, "release": release.root}, positions=content_of(places))
+    identity = identity_of({"bands": bands, "n_pix": n_pix, "release": release.address}, positions=content_of(places))
     if is_done(uri, identity):
         return read_receipt(uri)
     cut = cutouts_at(table, release, bands, n_pix)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SYSTEMS', 'FILES', 'DEFAULT', 'ALIASES', 'TapTable', 'SurveyFacts', 'release_names', 'facts_in', 'survey_facts',
-           'layer_release', 'layer_bands', 'house_bits', 'release_bits']
+           'layer_release', 'layer_bands', 'numbers_seen', 'house_bits', 'release_bits']
 
 # %% ../../nbs/survey/facts.ipynb #34088b21
 import re
@@ -134,6 +134,15 @@ def layer_bands(
 ) -> str:  # Such as "griz"
     "The bands of a layer; raises BadInput naming the layers there are"
     return survey_facts(layer_release(layer)).layers[layer]
+
+# %% ../../nbs/survey/facts.ipynb #fed533aa
+def numbers_seen(
+    numbers: np.ndarray,  # RELEASE of rows, in any order
+) -> dict[str, list]:  # numbers, releases and cameras, sorted
+    "The releases and cameras that rows come from; a number that no release of the package has is there as a number alone"
+    found = sorted({int(number) for number in np.unique(numbers)})
+    names = [name for name in release_names() if set(found) & set(survey_facts(name).releases)]
+    return {"numbers": found, "releases": names, "cameras": sorted({camera for name in names for camera in survey_facts(name).cameras})}
 
 # %% ../../nbs/survey/facts.ipynb #2213f811
 def house_bits(

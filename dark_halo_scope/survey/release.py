@@ -78,7 +78,7 @@ def parse_address(
         raise unknown_name("release", root, [*release_names(), *ALIASES])
     return root, DEFAULT
 
-
+# %% ../../nbs/survey/release.ipynb #ec2b81ad
 @dataclass(frozen=True)
 class Release:
     "Paths of a release's files under one root"
