@@ -217,13 +217,15 @@ CRITERIA = (
 def against_criteria(
     values: Mapping[str, float | None],  # key -> value; missing, None or not-a-number: not measured
 ) -> list[dict[str, Any]]:  # what, wanted, value, met: yes, NO, not measured or shown
-    "Every criterion beside its value"
+    "Every criterion beside its value; attention counts only where both classes are told apart at p = .5"
     if unknown := sorted(set(values) - {c.key for c in CRITERIA}):
         raise BadInput(f"criteria: {', '.join(unknown)} unknown, expected some of {', '.join(c.key for c in CRITERIA)}")
+    # Where everything is called by one name, looking at the arc decides nothing.
+    decides = all(values.get(key) != 0.0 for key in ("accuracy_lens", "accuracy_other"))
     rows = []
     for c in CRITERIA:
         value = values.get(c.key)
-        known = value is not None and not math.isnan(value)
+        known = value is not None and not math.isnan(value) and (decides or c.key != "attention")
         met = "not measured" if not known else "shown" if c.wanted == "shown" else "yes" if c.least <= float(value or 0) <= c.most else "NO"
         rows.append({"what": c.what, "wanted": c.wanted, "value": value if known else None, "met": met})
     return rows
