@@ -320,8 +320,9 @@ def test_too_few_galaxies_for_the_controls_are_reported(copy: Path) -> None:
     from dark_halo_scope.injection.plan import allowed, roles
     from dark_halo_scope.run.summary import stamps_section
 
-    run, before = at(copy), read_receipt(copy / "parent.parquet")
-    assert any("train': 100 of 200 stamps are controls (50%)." in text for text in stamps_section(run).text)
+    run, before = at(copy, "plan.n_total_per_split={train: 80, val: 40, test: 40}"), read_receipt(copy / "parent.parquet")
+    ensure(run, "stamps")
+    assert "Split 'train': 40 of 80 stamps are controls (50%)." in stamps_section(run).text
     sample, plan = read_table(run.address("parent")), read_table(run.address("plan"))
     used = set(galaxy_key(plan.filter(plan["is_control"])).tolist())
     keep = np.ones(len(sample), bool)
@@ -331,16 +332,14 @@ def test_too_few_galaxies_for_the_controls_are_reported(copy: Path) -> None:
         mine = [row for row in dealt.tolist() if galaxy_key(sample.slice(row, 1))[0] in used]
         keep[dealt] = False
         keep[mine[::2]] = True
-    write_product(sample.filter(pa.array(keep)), run.address("parent"), "parent", identity_without_rows(before), before.run)
+    write_product(sample.filter(pa.array(keep)), run.address("parent"), "parent", identity_without_rows(before), before.run | {"files": {}})
     ensure(run, "stamps")
     plan = read_table(run.address("plan")).to_pandas()
     train = plan[plan.split == "train"]
-    assert train.is_control.sum() == 50 and np.isclose(train[train.is_control].weight.sum(), 100)
+    assert train.is_control.sum() == 20 and np.isclose(train[train.is_control].weight.sum(), 40)
     (said,) = (text for text in stamps_section(run).text if "'train'" in text)
     assert (
-        "50 of 150 stamps are controls (33%); 100 were asked for" in said
-        and "each counts 2.00 times" in said
-        and "50% of the weight" in said
+        "20 of 60 stamps are controls (33%); 40 were asked for" in said and "each counts 2.00 times" in said and "50% of the weight" in said
     )
 
 
