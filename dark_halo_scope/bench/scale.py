@@ -7,7 +7,7 @@ __all__ = ['BANDS', 'WORKERS', 'PER_FILE', 'PER_BRICK', 'SIZES', 'cpu_s', 'taken
            'sample_of', 'pieces_made', 'measure_plan', 'sweeps_of', 'measure_sweeps', 'stamp_shards', 'measure_index',
            'measure_gates', 'measure_metrics', 'measure_search', 'bench_scale', 'growth_rows']
 
-# %% ../../nbs/bench/scale.ipynb #ddc877c7
+# %% ../../nbs/bench/scale.ipynb #efb5855d
 import math
 import os
 import platform
@@ -45,7 +45,7 @@ from ..stats.metrics import operating_points
 from ..survey.bricks import brick_centres, brick_ids, brick_names
 from ..trust.gates import read_product
 
-# %% ../../nbs/bench/scale.ipynb #105d43ef
+# %% ../../nbs/bench/scale.ipynb #e0d39360
 BANDS = ("g", "r", "z")
 WORKERS = 2  # Processes of the steps that have tasks
 
@@ -74,7 +74,7 @@ def exponent(
     "The power of the number of rows with which a cost grows"
     return math.log(large[cost] / small[cost]) / math.log(large["rows"] / small["rows"])
 
-# %% ../../nbs/bench/scale.ipynb #6963e3e2
+# %% ../../nbs/bench/scale.ipynb #dfb49572
 PER_FILE, PER_BRICK = 30_000, 139
 
 
@@ -135,7 +135,7 @@ def sample_of(
     write_table(galaxies(1, 1, 0).slice(0, 0), f"{folder}/known_hosts.parquet")
     return Input("parent", f"{folder}/parent", Receipt("parent", {"content": dict.fromkeys(names, "")}), "generated")
 
-# %% ../../nbs/bench/scale.ipynb #d70f6707
+# %% ../../nbs/bench/scale.ipynb #bf9aece2
 def pieces_made(
     folder: str,
     tasks: Sequence[Task],
@@ -210,7 +210,7 @@ def measure_sweeps(
 
         return taken(work)
 
-# %% ../../nbs/bench/scale.ipynb #fa7fe2af
+# %% ../../nbs/bench/scale.ipynb #72d93f87
 def stamp_shards(
     folder: str,
     rows: int,
@@ -293,7 +293,7 @@ def measure_search(
 
         return taken(work)
 
-# %% ../../nbs/bench/scale.ipynb #b960ac6f
+# %% ../../nbs/bench/scale.ipynb #f6c42ec5
 SIZES: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[Any, ...]]] = {  # Function, rows, further arguments
     "plan": (measure_plan, (100_000, 1_000_000, 10_000_000), ()),
     "density": (measure_sweeps, (1_000_000, 10_000_000), ("density",)),
@@ -317,7 +317,7 @@ def bench_scale(
         "cpus": os.cpu_count(),
         "workers": WORKERS,
     }
-    found |= {"seed": seed, "load_before": os.getloadavg()[0], "steps": {}}
+    found |= {"command": "dhs bench scale --json FILE", "seed": seed, "load_before": os.getloadavg()[0], "steps": {}}
     for name in steps:
         function, sizes, more = SIZES[name]
         runs = [
