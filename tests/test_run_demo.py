@@ -179,7 +179,8 @@ def broken_copy(toy: Path, tmp_path: Path, *names: str) -> Run:
     for name in names:
         address = run.product(name).address
         for source in (toy / address, Path(receipt_path(toy / address))):
-            shutil.copy(source, tmp_path / source.relative_to(toy))
+            copied = shutil.copytree if source.is_dir() else shutil.copy
+            copied(source, tmp_path / source.relative_to(toy))
         for beside in read_receipt(toy / address).run["files"]:
             shutil.copy(toy / beside, tmp_path / beside)
     return run

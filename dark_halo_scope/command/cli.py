@@ -273,12 +273,12 @@ def bank(
     print(json.dumps(build_bank(sources, out), indent=1))
 
 
-BENCHES = ("render", "select", "loader", "brick", "training", "online", "sky", "scale", "model", "networks")
+BENCHES = ("render", "select", "loader", "brick", "training", "online", "sky", "endurance", "scale", "model", "networks")
 
 # %% ../../nbs/command/cli.ipynb #d8173d26
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="render, select, loader, brick, training, online, sky, scale, model or networks.")],
+    name: Annotated[str, typer.Argument(help="render, select, loader, brick, training, online, sky, endurance, scale, model or networks.")],
     json_: Annotated[str, typer.Option("--json", help="File for the figures.")] = "",
     seed: Annotated[int, typer.Option("--seed", help="Of the drawn systems.")] = 1,
     n: Annotated[int, typer.Option("--n", help="Size of the test; 0 is the bench's own.")] = 0,

@@ -39,7 +39,7 @@ def data_identity(
     for name in ("label", "weight", "copies", "meta", "row", "unit"):
         digest.update(np.ascontiguousarray(getattr(index, name)).tobytes())
     for text in index.identity.get("task_id", ()):
-        digest.update(str(text).encode() + b"\n")
+        digest.update((text if isinstance(text, bytes) else str(text).encode()) + b"\n")
     return digest.hexdigest()
 
 # %% ../../nbs/learning/checkpoints.ipynb #99150fcd

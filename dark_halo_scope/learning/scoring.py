@@ -316,7 +316,7 @@ def score_stamps(
     missing = [n for n in KEPT if n not in index.identity]
     if missing:
         raise BadInput(f"stamps lack column(s) {', '.join(missing)}, which the scores product names its rows by")
-    columns = {n: index.identity[n] for n in KEPT}
+    columns = {n: index.identity[n] for n in KEPT} | {"task_id": np.char.decode(index.identity["task_id"], "utf-8")}
     columns |= {
         "label": index.label.astype(np.int16),
         "logit": mean,
