@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.galaxy import galaxy_key
 from dark_halo_scope.base.jsonable import read_json
 from dark_halo_scope.base.products import Chosen, Inputs, Place
 from dark_halo_scope.base.resources import manifest
 from dark_halo_scope.base.skylist import read_positions
 from dark_halo_scope.base.sphere import near_any
+from dark_halo_scope.injection.places import place_tasks
 from dark_halo_scope.learning.negatives import NegativeRecipe, negative_sets
 from dark_halo_scope.learning.products import with_mined
 from dark_halo_scope.learning.recipes import TrainRecipe, make_inputs, reading, training_sets
@@ -39,6 +41,7 @@ from .stamp_toys import toy_images, write_bricks
 TOY = load_recipe("toy").mock | {"n_lenses": 6}
 # Twelve bricks have few galaxies: all splits on the sky, and a threshold that some tens of them can set.
 FEW = ["splits.nside=256", "splits.salt=toy", "splits.fractions={train: 0.5, val: 0.25, test: 0.25}", "candidates.fpr=0.5"]
+NOWHERE = (np.zeros(0), np.zeros(0))
 
 
 @pytest.fixture(scope="module")
@@ -248,12 +251,12 @@ def test_real_look_alikes_reach_training_as_a_class(tmp_path, pairs):
     rings = look_alikes(tmp_path / "rings")
     chosen = TrainRecipe(read=ReadRecipe(batch_size=16, window=32), epochs=1, pairs=pairs)
     plain = train(paths, chosen, str(tmp_path / "plain"), progress=False, device="cpu")
-    (shown,) = negative_sets(NegativeRecipe(stamps=(rings,), split="train", weight=2))
+    (shown,) = negative_sets(NegativeRecipe(stamps=(rings,), split="train", weight=2), NOWHERE)
     summary = train([*paths, shown], chosen, str(tmp_path / "more"), progress=False, device="cpu")
     rows = [json.loads((tmp_path / name / "history.json").read_text())[0] for name in ("plain", "more")]
     assert summary["rows"]["train"] == plain["rows"]["train"] + 24 and rows[1]["stamps"] == rows[0]["stamps"] + 48
     assert rows[1]["prevalence"] < rows[0]["prevalence"]
-    (judged,) = negative_sets(NegativeRecipe(stamps=(rings,), split="val"))
+    (judged,) = negative_sets(NegativeRecipe(stamps=(rings,), split="val"), NOWHERE)
     train([*paths, judged], chosen, str(tmp_path / "judged"), progress=False, device="cpu")
     row = json.loads((tmp_path / "judged" / "history.json").read_text())[0]
     assert row["diagnostics"]["false_alarms"][judged.name]["stamps"] == 24 and row["stamps"] == rows[0]["stamps"]
@@ -288,7 +291,7 @@ def test_an_impostor_list_reaches_the_batches_of_a_run(toy, tmp_path, monkeypatc
 
 def test_look_alikes_are_no_lenses_in_a_batch_of_pairs(tmp_path):
     paths = write_bricks(tmp_path / "stamps", bricks=1, n=16, control=True)
-    (rings,) = negative_sets(NegativeRecipe(stamps=(look_alikes(tmp_path / "rings"),), split="train"))
+    (rings,) = negative_sets(NegativeRecipe(stamps=(look_alikes(tmp_path / "rings"),), split="train"), NOWHERE)
     chosen = TrainRecipe(read=ReadRecipe(batch_size=64), pairs="same_batch")
     index = build_index(training_sets([*paths, rings], "same_batch"), chosen.select, reading(chosen))
     (batch,) = Reader(index, reading(chosen)).batches()
@@ -298,10 +301,32 @@ def test_look_alikes_are_no_lenses_in_a_batch_of_pairs(tmp_path):
     assert not made.weight[len(batch) :][real].any() and made.weight[len(batch) :][~real].all() and made.weight[: len(batch)].all()
 
 
+def test_known_lenses_are_taken_out_of_a_fetched_list(tmp_path):
+    "A list of look-alikes may hold a lens that was found since: its row is no negative"
+    path = look_alikes(tmp_path / "rings")
+    rows = pq.read_table(path).slice(3, 2)
+    lenses = rows["ra"].to_numpy(), rows["dec"].to_numpy() + 5 / 3600
+    (rings,) = negative_sets(NegativeRecipe(stamps=(path,), split="train"), lenses)
+    index, every = build_index([rings]), build_index([replace(rings, avoid=None)])
+    gone = near_any(every.identity["ra"], every.identity["dec"], *lenses, 11.0)
+    assert gone.sum() >= 2 and index.lost["known lens"] == gone.sum() == len(every) - len(index)
+    assert not near_any(index.identity["ra"], index.identity["dec"], *lenses, 11.0).any()
+
+
+def test_galaxies_of_two_lists_have_two_keys_and_one_galaxy_has_one():
+    "Numbered by their rows, the first places of two lists in one brick were one galaxy: split by host, they leaked"
+    rng = np.random.default_rng(4)
+    rings, mergers = ({"name": np.arange(50).astype(str), "ra": 150 + rng.random(50) / 5, "dec": 2 + rng.random(50) / 5} for _ in range(2))
+    mergers = {c: np.concatenate([v, rings[c][:1]]) for c, v in mergers.items()}
+    one, two = (galaxy_key(place_tasks(t)) for t in (rings, mergers))
+    assert len(np.unique(one)) == 50 and set(one) & set(two) == {one[0]} and two[-1] == one[0]
+    assert np.array_equal(galaxy_key(place_tasks({c: v[::-1] for c, v in rings.items()})), one[::-1])
+
+
 def test_look_alikes_are_dealt_by_the_sky(tmp_path):
     path = look_alikes(tmp_path / "rings")
     for splits, inside in ((SplitRecipe(fractions={"train": 1.0}), 24), (SplitRecipe(fractions={"val": 1.0}), 0)):
-        (rings,) = negative_sets(NegativeRecipe(stamps=(path,)), splits)
+        (rings,) = negative_sets(NegativeRecipe(stamps=(path,)), NOWHERE, splits)
         if inside:
             assert len(build_index([rings])) == inside
         else:

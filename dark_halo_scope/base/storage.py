@@ -11,7 +11,6 @@ import contextlib
 import glob
 import os
 import re
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -56,6 +55,8 @@ def s3_filesystem() -> fs.S3FileSystem:
 def _s3_place() -> tuple[str, str]:
     "Endpoint (empty: Amazon's) and region"
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    if endpoint and not re.match(r"https?://[^/]", endpoint):
+        raise BadInput(f"AWS_ENDPOINT_URL={endpoint}: not the address of a server; expected http://HOST:PORT or https://HOST")
     return endpoint.rstrip("/"), os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
 
 
@@ -73,7 +74,10 @@ def filesystem(
     "Resolves an address; raises BadInput for an unknown scheme"
     text, scheme = str(uri), scheme_of(uri)
     if scheme == "s3":
-        return s3_filesystem(), text.split("://", 1)[1].rstrip("/")
+        place = text.split("://", 1)[1].rstrip("/")
+        if "//" in place:
+            raise BadInput(f"address '{text}': two slashes in a row; expected a name between every two")
+        return s3_filesystem(), place
     if scheme == "https":
         import fsspec
 
@@ -160,18 +164,19 @@ def write_bytes(
 
 
 def _replace(data: bytes, target: Path) -> None:
-    "Temporary file beside the target, flushed, then renamed over it"
+    "Temporary file beside the target, flushed, then renamed over it; a link stays a link, and the umask decides who may read"
+    target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.{uuid.uuid4().hex[:6]}.", dir=target.parent)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
         with contextlib.suppress(FileNotFoundError):

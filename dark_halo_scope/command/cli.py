@@ -571,7 +571,12 @@ def grade(
     grades: Annotated[str, typer.Option("--grades", help="Book of grades; beside the list by default.")] = "",
     port: Annotated[int, typer.Option("--port", help="Of this machine; 0 takes a free one.")] = 8765,
     models: Annotated[str, typer.Option("--models", help="Folder of dhs model: each panel is shown once its card is graded.")] = "",
-    export: Annotated[str, typer.Option("--export", help="Write grades and agreement to this folder, and serve nothing.")] = "",
+    export: Annotated[str, typer.Option("--export", help="Write grades, agreement and pictures to this folder, and serve nothing.")] = "",
+    only: Annotated[str, typer.Option("--only", help="List of names: grade these candidates only, as in a second round.")] = "",
+    address: Annotated[
+        str,
+        typer.Option("--address", help="Where a reverse proxy of this machine serves the page, such as https://desk.example.org/grading."),
+    ] = "",
 ) -> None:
     """Candidates graded by people in a browser, blind, each grade on disk at once; then their agreement.
 
@@ -582,15 +587,17 @@ def grade(
     from dark_halo_scope.search.grading import GradeBook, read_deck, read_panels
     from dark_halo_scope.search.grading_server import serve_grading
 
-    deck, book = read_deck(candidates, stamps, lenses, non_lenses, known), grades or f"{candidates.removesuffix('.parquet')}.grades.sqlite"
+    deck, book = (
+        read_deck(candidates, stamps, lenses, non_lenses, known, only),
+        grades or f"{candidates.removesuffix('.parquet')}.grades.sqlite",
+    )
     if export:
         print("\n".join(in_words(export_grades(candidates, deck, GradeBook(book, make=False), export))))
         return
     print(f"{len(deck.names)} cards, {sum(t != '' for t in deck.truth)} of them planted; grades in {book}; Ctrl-C ends", flush=True)
     try:
-        serve_grading(
-            deck, book, grader or [getpass.getuser()], port, partial(print, flush=True), read_panels(models, deck.names) if models else {}
-        )
+        panels = read_panels(models, deck.names) if models else {}
+        serve_grading(deck, book, grader or [getpass.getuser()], port, partial(print, flush=True), panels, address)
     except KeyboardInterrupt:
         print("all grades are kept; --export FOLDER writes them out")
 

@@ -94,7 +94,8 @@ def train_model(
     stamps = inputs["stamps"].receipt
     assert stamps is not None
     files, own = training_files(inputs), with_mined(recipe.train, inputs)
-    sets: list[Any] = [*files, *negative_sets(recipe.negatives, recipe.splits)]
+    known = inputs["known"].value
+    sets: list[Any] = [*files, *negative_sets(recipe.negatives, (known["ra"].to_numpy(), known["dec"].to_numpy()), recipe.splits)]
     summary = train(sets, own, place.uri, resume=place.resume, made_of=stamps.name)
     if summary.get("interrupted"):
         raise KeyboardInterrupt
@@ -272,7 +273,7 @@ PRODUCTS = (
         "a calibrated network",
         "phase5_train",
         "model",
-        ("stamps", "shards", "gates", "single_image", "predecessor", "hard_negatives", "look_alikes"),
+        ("stamps", "shards", "known", "gates", "single_image", "predecessor", "hard_negatives", "look_alikes"),
         ("train", "negatives", "splits", "calibration"),
         make="learning.products:train_model",
         guards=("gates", "single_image", "predecessor"),

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['DERIVED', 'PLAIN', 'OF_THE_SHELL', 'RUN_PARAMETERS', 'Recipe', 'with_sky', 'filled', 'recipe_values', 'with_system',
-           'load_recipe', 'open_run', 'declared_parameters', 'check_parameters', 'open_phase', 'ready', 'receipt_rows',
-           'phase_names', 'run_notebook']
+           'check_rooms', 'load_recipe', 'open_run', 'declared_parameters', 'check_parameters', 'open_phase', 'ready',
+           'receipt_rows', 'phase_names', 'kernels_saying_to', 'run_notebook']
 
 # %% ../../nbs/run/phases.ipynb #99a648ae
 import ast
+import importlib
 import json
 import logging
 import os
@@ -151,6 +152,19 @@ def with_system(
     return {**values, **({"selection": {**selection, "system": system}} if system != SYSTEMS[0] else {})}
 
 
+def check_rooms(
+    recipe: Recipe,
+) -> None:
+    "Lets every further room check its own section; raises BadInput for a value it refuses, or a room that is none"
+    for room in recipe.rooms:
+        try:
+            products = importlib.import_module(f"dark_halo_scope.{room}.products")
+        except ModuleNotFoundError:
+            raise BadInput(f"rooms: '{room}' is no room with products; expected mock") from None
+        if hasattr(products, "check_recipe"):
+            products.check_recipe(recipe)
+
+
 def load_recipe(
     name: str,  # A name in data_manifests/recipes or generations, or a YAML file
     overrides: Sequence[str] = (),  # "section.key=value" each
@@ -164,6 +178,7 @@ def load_recipe(
         raise unknown_name("band", absent[0], Release(recipe.release).facts.bands, f"{where}: release {recipe.release}")
     if "mock" in recipe.rooms and recipe.release != (expected := filled("{out}/release", out)):
         raise BadInput(f"{where}: release={recipe.release}, and a mock sky is made at {expected}; say rooms=[] to use a given release")
+    check_rooms(recipe)
     return recipe
 
 # %% ../../nbs/run/phases.ipynb #ae0df80d
@@ -257,6 +272,20 @@ def phase_names() -> list[str]:
     return sorted(p.stem for p in resource_root("phases").glob("*.ipynb"))
 
 # %% ../../nbs/run/phases.ipynb #b7add8dc
+def kernels_saying_to(
+    file: Path,  # Written when a kernel starts
+) -> Any:  # A class for nbclient
+    "A manager of kernels that writes to a file what they and their workers say outside the notebook, such as tracebacks after Ctrl-C"
+    from jupyter_client.manager import AsyncKernelManager
+
+    class Quiet(AsyncKernelManager):
+        async def _async_launch_kernel(self, kernel_cmd: list[str], **given: Any) -> None:
+            with file.open("wb") as stream:
+                await super()._async_launch_kernel(kernel_cmd, **given | {"stderr": stream})
+
+    return Quiet
+
+
 def run_notebook(
     phase: str,  # Such as "phase3_parent"
     parameters: Mapping[str, Any],  # As the notebook declares them
@@ -273,11 +302,15 @@ def run_notebook(
         Path(log).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{Path(log).parent}: cannot be made ({error.strerror})") from error
-    quiet = {"progress_bar": False, "extra_arguments": ["--log-level=ERROR"]}
+    words = Path(log).with_suffix(".err")
+    quiet = {"progress_bar": False, "extra_arguments": ["--log-level=ERROR"], "kernel_manager_class": kernels_saying_to(words)}
     try:
         papermill.execute_notebook(str(notebook), log, parameters=given, kernel_name="python3", cwd=os.getcwd(), **quiet)
     except PapermillExecutionError as error:
         if error.ename == "BadInput":
             raise BadInput(error.evalue) from error
         raise RuntimeError(f"{phase}: {error.ename}: {error.evalue} (the executed notebook is {log})") from error
+    finally:
+        if words.exists() and not words.stat().st_size:
+            words.unlink()
     return log

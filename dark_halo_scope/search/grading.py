@@ -194,6 +194,7 @@ def read_deck(
     lenses: str = "",  # Known lenses: stamps product, or list of names
     non_lenses: str = "",  # Known non-lenses: the same
     known: bool = False,  # Candidates with `known_as` count as planted lenses
+    only: str = "",  # List of the candidates' names that are graded; empty: all
 ) -> Deck:
     "The deck from its files; raises BadInput saying what is missing or wrong where"
     table = read_table(candidates)
@@ -203,6 +204,12 @@ def read_deck(
     if not names:
         raise BadInput(f"{candidates}: the candidate list is empty, expected at least one candidate")
     once_each(names, candidates)
+    if only:
+        wanted = set(read_names(only))
+        if strange := sorted(wanted - set(names)):
+            raise BadInput(f"{only}: {len(strange)} of {len(wanted)} names are not candidates (first: {strange[0]})")
+        table = table.filter(pa.array([name in wanted for name in names]))
+        names = [name for name in names if name in wanted]
     identity = table.select(["name", *(c for key in KEYS[1:] for c in key if c in table.column_names)])
     deck = Deck(tuple(names), *stamps_of(identity, stamps or stamps_beside(candidates)), ("",) * len(names))
     if known and "known_as" in table.column_names:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'PAINTED', 'SIDE_BY_SIDE', 'SAME_GALAXY', 'StampSet', 'Selection', 'ReadRecipe', 'Reading', 'stamp_files',
-           'open_source', 'open_stamps', 'selected', 'StampIndex', 'given_split', 'pixel_columns', 'FileFacts',
-           'file_facts', 'Filled', 'build_index', 'hard_positions', 'lookup_positions', 'upsample_hard', 'epoch_copies',
-           'lane_units', 'shard', 'Unit', 'decode_unit', 'stream_units', 'Batch', 'join_batches', 'gather',
-           'lane_windows', 'window_rows', 'Reader', 'prefetched']
+           'open_source', 'open_stamps', 'selected', 'StampIndex', 'given_split', 'near_avoided', 'pixel_columns',
+           'FileFacts', 'file_facts', 'Filled', 'build_index', 'hard_positions', 'lookup_positions', 'upsample_hard',
+           'epoch_copies', 'lane_units', 'shard', 'Unit', 'decode_unit', 'stream_units', 'Batch', 'join_batches',
+           'gather', 'lane_windows', 'window_rows', 'Reader', 'prefetched']
 
 # %% ../../nbs/stamps/reader.ipynb #82bdb392
 import queue
@@ -46,6 +46,10 @@ class StampSet:
     only: str = "all"  # "all" rows, the "injected" or the "controls"
     weight: float = 1.0  # Copies of each row in an epoch, on average
     split: str | SplitRecipe = ""  # Of all its rows, or how cells of the sky are dealt; empty: the column `split`
+    avoid: tuple[np.ndarray, np.ndarray] | None = field(
+        default=None, compare=False, repr=False
+    )  # Right ascension and declination of places whose rows are left out [deg]
+    avoid_arcsec: float = 0.0  # So near to one of them
 
     def __post_init__(self) -> None:
         if self.only not in ("all", "injected", "controls"):
@@ -241,6 +245,18 @@ def given_split(
     brick = brick_ids(ra, dec)
     return np.where(near_other_split(ra, dec, brick, chosen.split), "edge", split_of_bricks(brick, chosen.split))
 
+# %% ../../nbs/stamps/reader.ipynb #7be10aa1
+def near_avoided(
+    rows: dict[str, np.ndarray],  # Small columns of the rows
+    chosen: StampSet,  # With places to avoid
+    where: str = "stamps",  # File, for messages
+) -> np.ndarray:  # (n,) bool
+    "Rows within reach of a place that the set avoids; raises BadInput when they have no positions"
+    if not {"ra", "dec"} <= rows.keys():
+        raise BadInput(f"{where}: lacks ra and dec, by which known lenses among set '{chosen.name}' are found")
+    assert chosen.avoid is not None
+    return near_any(rows["ra"].astype(float), rows["dec"].astype(float), *chosen.avoid, chosen.avoid_arcsec)
+
 # %% ../../nbs/stamps/reader.ipynb #d4a039ae
 def pixel_columns(
     chosen: StampSet,
@@ -387,6 +403,10 @@ def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: Reading
         if "is_control" not in rows:
             raise BadInput(f"{uri}: lacks column 'is_control', which set '{chosen.name}' chooses by")
         keep &= rows["is_control"].astype(bool) == (chosen.only == "controls")
+    if chosen.avoid is not None:
+        near = near_avoided(rows, chosen, uri)
+        lost["known lens"] = int((keep & near).sum())
+        keep &= ~near
     n = len(label)
     out = {
         "unit": np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),

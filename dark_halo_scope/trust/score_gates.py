@@ -8,13 +8,13 @@ __all__ = ['SCORE_FAULTS', 'calibration_gate', 'saturation_gate', 'invisible_gat
 
 # %% ../../nbs/trust/score_gates.ipynb #378010ec
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
+from ..learning.diagnostics import brick_aurocs, theta_aurocs
 from ..stats.calibration import binary_score_frac, reliability
-from ..stats.metrics import auc_influence, auroc, bin_names, binned, clopper_pearson, clustered_sd, host_index, top_of_scores
+from ..stats.metrics import clopper_pearson, top_of_scores
 from .gates import GateRecipe, GateResult, not_checked
 
 # %% ../../nbs/trust/score_gates.ipynb #50037307
@@ -71,20 +71,11 @@ def brick_gate(
     hosts: np.ndarray | None = None,  # (n,) which galaxy; every stamp its own if None
 ) -> GateResult:
     "Spread of the AUROC from brick to brick, its own sampling scatter taken out"
-    y = np.asarray(labels, bool)
-    areas: list[float] = []
-    noise: list[float] = []
-    for b in np.unique(brick):
-        rows = brick == b
-        if min(y[rows].sum(), (~y[rows]).sum()) >= smallest:
-            auc, influence = auc_influence(logit[rows], y[rows])
-            areas.append(auc)
-            noise.append(clustered_sd(influence, None if hosts is None else host_index(hosts[rows], len(influence))) ** 2)
-    if len(areas) < 3:
+    areas, spread = brick_aurocs(logit, labels, brick, smallest, hosts)
+    if np.isnan(spread):
         return not_checked("bricks", f"{len(areas)} bricks with {smallest} stamps of each class, 3 needed")
-    spread = max(float(np.var(areas, ddof=1)) - float(np.mean(noise)), 0.0) ** 0.5
     why = f"AUROC over {len(areas)} bricks: {min(areas):.3f} to {max(areas):.3f}, spread {spread:.3f} beyond sampling, below .05 wanted"
-    return GateResult("bricks", spread, (0.0, float(np.std(areas, ddof=1))), 0.05, spread < 0.05, why, {"auroc": areas})
+    return GateResult("bricks", spread, (0.0, float(np.std(areas, ddof=1))), 0.05, spread < 0.05, why, {"auroc": areas.tolist()})
 
 # %% ../../nbs/trust/score_gates.ipynb #c0e7c3b5
 def physics_gate(
@@ -95,13 +86,7 @@ def physics_gate(
     hosts: np.ndarray | None = None,  # (n,) which galaxy; every stamp its own if None
 ) -> GateResult:
     "Whether wider lenses are found at least as well as narrower ones"
-    y, name = np.asarray(labels, bool), binned(theta_E, recipe.theta_edges, "arcsec")
-    rows: list[dict[str, Any]] = []
-    for k in bin_names(recipe.theta_edges, "arcsec"):
-        use = ~y | (name == k)
-        if (y & use).sum() >= 20:
-            a = auroc(logit[use], y[use], None if hosts is None else hosts[use], level=1 - 2 * recipe.alpha)
-            rows.append({"theta_E": k, "auroc": a.value, "lo": a.lo, "hi": a.hi})
+    rows = theta_aurocs(logit, labels, theta_E, recipe.theta_edges, level=1 - 2 * recipe.alpha, hosts=hosts)
     if len(rows) < 2:
         return not_checked("physics", f"{len(rows)} strata of theta_E with 20 lenses, 2 needed")
     falls = [(b["auroc"] - a["auroc"], a["lo"] > b["hi"]) for a, b in zip(rows, rows[1:])]
