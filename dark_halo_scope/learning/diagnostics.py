@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import BadInput
-from ..stats.metrics import auc_influence, auroc, bin_names, binned, clopper_pearson, clustered_sd, fpr_by_class
+from ..stats.metrics import auc_influence, auroc, bin_names, binned, clopper_pearson, clustered_sd, fpr_by_class, host_index
 
 # %% ../../nbs/learning/diagnostics.ipynb #b224cb7b
 def called_without_signal(
