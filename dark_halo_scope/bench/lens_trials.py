@@ -211,7 +211,7 @@ def run_trial(
         | kept
         | {"why": model.why, "rival": model.rival_words, "effective": model.effective}
     )
-    return {"kind": kind, "i": i, "seconds": time.process_time() - started} | numbers
+    return {"kind": kind, "seed": seed, "i": i, "seconds": time.process_time() - started} | numbers
 
 # %% ../../nbs/bench/lens_trials.ipynb #9fd229af
 def run_trials(
@@ -349,11 +349,16 @@ def share_by(
     edges: Sequence[float],
     verdict: str = "lens preferred",
 ) -> list[dict[str, Any]]:
-    "Share of a verdict in bins"
+    "Share of a verdict in bins, and of five fitted systems or more the bias and coverage of theta_E"
     out = []
     for low, high in zip(edges[:-1], edges[1:]):
-        inside = [r["verdict"] == verdict for r in rows if low <= r[name] < high]
-        out.append({"from": low, "to": high, "n": len(inside), "k": int(sum(inside))})
+        inside = [r for r in rows if low <= r[name] < high]
+        known = [r for r in inside if r["true_theta_E"] > 0 and np.isfinite(r["theta_E"]) and np.isfinite(r["theta_E_lo"])]
+        row = {"from": low, "to": high, "n": len(inside), "k": sum(r["verdict"] == verdict for r in inside)}
+        if len(known) >= 5:
+            found = bias_and_coverage(known)
+            row |= {k: round(found[k], 3) for k in ("median_ratio", "median_error", "in_68", "in_95")}
+        out.append(row)
     return out
 
 # %% ../../nbs/bench/lens_trials.ipynb #23104de8
@@ -502,7 +507,7 @@ def lens_models_receipt(
             receipt["real"] = {"rows": rows}
         else:
             short = [{k: round(r[k], 4) if isinstance(r[k], float) else r[k] for k in keep if k in r} for r in rows]
-            receipt[name] = trial_facts(rows) | {"rows": short}
+            receipt[name] = trial_facts(rows) | {"seed": sorted({r["seed"] for r in rows}), "rows": short}
     if mock:
         short = [
             {
