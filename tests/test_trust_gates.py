@@ -260,7 +260,7 @@ def test_power_of_the_gates_anew(part):
         made = {"date": time.strftime("%Y-%m-%d"), "machine": platform.machine(), "code": code_of("trust.gate_power", "trust.realism")}
         rows = {r["gate"]: r for r in facts.get(key, [])} | {p.gate: made | asdict(p) for p in measured}
         facts["command"] = "DHS_RECEIPT=... pytest -m slow tests/test_trust_gates.py -k 'anew and (product or scores or realism or more)'"
-        Path(where).write_text(json.dumps(facts | {key: list(rows.values())}, indent=1) + "\n")
+        Path(where).write_text(json.dumps(facts | {k: made[k] for k in ("date", "machine")} | {key: list(rows.values())}, indent=1) + "\n")
     for p in measured:
         assert p.false_alarms <= 3 and (where or np.isclose(p.fault80, recorded[p.gate]["fault80"], rtol=0.3)), p
 
