@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test full docs bench prepare release clean
+.PHONY: help setup demo test one full docs bench export update prepare release clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  -/'
 
@@ -27,6 +27,10 @@ test: setup  ## quick evidence: every notebook and every quick test
 	nbdev_test --n_workers 2 --flags ""
 	pytest -m "not slow and not gpu" -n 2 --dist loadfile tests
 
+one: setup  ## one test, or one notebook: make one T=tests/test_stats_metrics.py::test_x, make one T=nbs/lensing/psf.ipynb
+	@test -n "$(T)" || { echo "make one: name what to run, such as T=tests/test_stats_metrics.py or T=nbs/lensing/psf.ipynb" >&2; exit 2; }
+	$(if $(filter %.ipynb,$(T)),nbdev_test --path $(T) --n_workers 0 --flags "",pytest $(T))
+
 full: setup  ## the evidence too heavy for every run
 	pytest -m "slow and not gpu" tests
 
@@ -41,10 +45,19 @@ bench: setup  ## figures of speed and accuracy, each beside its alternative, as 
 	dhs bench brick --json runs/bench/brick.json
 	dhs bench sky --json runs/bench/sky.json
 
+export: setup  ## the library from its notebooks, with Parameters, Returns and Raises in the docstrings
+	nbdev_export
+	python .ci/docstrings.py
+
+update: setup  ## the other way: what was changed in the exported files, back to the notebooks
+	python .ci/docstrings.py --strip
+	nbdev_update
+	$(MAKE) --no-print-directory export
+
 prepare: setup  ## format, export, clean, lint, types, contracts; before each commit
 	ruff format --quiet nbs tests setup.py
 	ruff check --fix nbs tests setup.py
-	nbdev_export
+	$(MAKE) --no-print-directory export
 	nbdev_clean
 	mypy
 	lint-imports
