@@ -49,9 +49,10 @@ export: setup  ## the library from its notebooks, with Parameters, Returns and R
 	nbdev_export
 	python .ci/docstrings.py
 
-update: setup  ## the other way: what was changed in the exported files, back to the notebooks
+update: setup  ## the other way: what was changed in one exported file, back to its notebook: make update F=dark_halo_scope/lensing/psf.py
+	@test -n "$(F)" || { echo "make update: name the file, such as F=dark_halo_scope/lensing/psf.py" >&2; exit 2; }
 	python .ci/docstrings.py --strip
-	nbdev_update
+	nbdev_update --fname $(F)
 	$(MAKE) --no-print-directory export
 
 prepare: setup  ## format, export, clean, lint, types, contracts; before each commit
