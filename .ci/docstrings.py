@@ -140,11 +140,12 @@ def public(tree: ast.Module) -> Iterator[Function | ast.ClassDef]:
 
 def literal(written: str, lines: list[str], indent: str) -> str:
     "A docstring as it stands in the file, with the lines in place of those made before"
-    raw, quotes, text = LITERAL.fullmatch(written).groups()  # type: ignore[union-attr]
-    kept = MADE.sub("", text).rstrip() if MADE.search(text) else text
+    raw, _, text = LITERAL.fullmatch(written).groups()  # type: ignore[union-attr]
+    if not lines and not MADE.search(text):
+        return written
+    kept = MADE.sub("", text).rstrip()
     if not lines:
-        quotes = '"' if MADE.search(text) and "\n" not in kept else quotes
-        return f"{raw}{quotes}{kept}{quotes}"
+        return f'{raw}"""{kept}\n{indent}"""' if "\n" in kept else f'{raw}"{kept}"'
     added = [line.replace('"""', "'''").replace("\\", "\\" if raw else "\\\\") for line in lines]
     return f'{raw}"""{kept}\n' + "\n".join(f"{indent}{line}".rstrip() for line in added) + f'\n{indent}"""'
 

@@ -1,5 +1,7 @@
 "What `.ci/docstrings.py` makes of docments, and that it changes neither what a notebook says nor the name of any product"
 
+import ast
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +12,7 @@ from dark_halo_scope.base.resources import _tokens
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(p for p in (ROOT / "dark_halo_scope").rglob("*.py") if not p.name.startswith("_"))
-BEFORE = """
+BEFORE = '''
 def _positive(value: float) -> float:
     "Private: no sections of its own"
     if value <= 0:
@@ -24,7 +26,10 @@ def bend(
     q: float = 1.0,  # Axis ratio
     backend: str = "numba",
 ) -> np.ndarray:  # (n, 2) [arcsec]
-    "Deflection of \\\\theta"
+    """Deflection of \\\\theta
+
+    `alpha = theta_E`
+    """
     if backend not in DRAWN:
         raise unknown_name("backend", backend, DRAWN)
     try:
@@ -54,8 +59,10 @@ def score(
     out: str,  # Folder
 ) -> None:
     "The help that `dhs score --help` prints"
-"""
+'''
 BEND = '''    """Deflection of \\\\theta
+
+    `alpha = theta_E`
 
     Parameters
     ----------
@@ -104,8 +111,10 @@ def test_docments_become_sections(docstrings: ModuleType) -> None:
     assert BEND in after and PSF in after
     untouched = ('    "Private: no sections of its own"\n', '    "Number of systems"\n', '    "The help that `dhs score --help` prints"\n')
     assert all(text in after for text in untouched)
-    changed = after.replace(BEND, '    "Deflection of \\\\theta"\n').replace(PSF, '    "One width per band"\n')
+    long = '    """Deflection of \\\\theta\n\n    `alpha = theta_E`\n    """\n'
+    changed = after.replace(BEND, long).replace(PSF, '    "One width per band"\n')
     assert changed == BEFORE  # and nothing else
+    assert docstrings.rewritten(after, strip=True) == BEFORE
 
 
 def test_a_changed_comment_replaces_what_was_made(docstrings: ModuleType) -> None:
@@ -125,3 +134,14 @@ def test_notebooks_stay_short(docstrings: ModuleType) -> None:
     "Sections that `nbdev_update` carried into a notebook; `make update` takes them out first"
     carried = [p.name for p in (ROOT / "nbs").rglob("*.ipynb") if "-----\\n" in (t := p.read_text()) and "Parameters\\n" in t]
     assert not carried
+
+
+def test_works_that_docstrings_cite_stand_in_the_bibliography() -> None:
+    known = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "nbs" / "references.bib").read_text(), re.MULTILINE))
+    cited: dict[str, str] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                for inside in re.findall(r"\[([^\]\n]+)\]", ast.get_docstring(node) or ""):
+                    cited |= {key: f"{path.stem}.{node.name}" for key in re.findall(r"\b[A-Z][A-Za-z]+(?:19|20)\d\d[a-z]?\b", inside)}
+    assert len(cited) > 12 and not {key: at for key, at in cited.items() if key not in known}

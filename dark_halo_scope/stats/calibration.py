@@ -56,7 +56,10 @@ def shift_prior(
     old: float,  # fraction of lenses they were made for
     new: float,  # fraction of lenses where they are read
 ) -> np.ndarray:
-    "Probabilities moved from one prevalence to another"
+    """Probabilities moved from one prevalence to another
+
+    `logit p' = logit p + logit new - logit old` [Saerens2002].
+    """
     for name, v in (("old", old), ("new", new)):
         if not 0 < v < 1:
             raise BadInput(f"{name} prevalence: {v}, expected a fraction between 0 and 1")
@@ -68,7 +71,10 @@ def log_loss_fit(
     y: np.ndarray,  # (n,) bool
     offset: float | None,  # fixed intercept; None to fit it
 ) -> tuple[float, float]:  # slope and intercept
-    "The line in the logit with the highest likelihood"
+    """The line in the logit with the highest likelihood
+
+    Minimises `mean(log(1 + exp(z)) - y z)` over `z = slope x + intercept`; with the intercept fixed it is temperature scaling [Guo2017].
+    """
 
     def loss(v: np.ndarray) -> tuple[float, np.ndarray]:
         odds = v[0] * x + (v[1] if offset is None else offset)
@@ -128,7 +134,10 @@ def reliability(
     bins: int = 15,  # of equal numbers; fewer where there are fewer stamps
     draws: int = 300,  # of labels, for the chance level
 ) -> Reliability:
-    "Reliability curve and expected calibration error in equal-mass bins"
+    """Reliability curve and expected calibration error in equal-mass bins
+
+    `ECE = sum_bins n_bin / n |frequency - mean probability|` [Guo2017, whose bins are of equal width].
+    """
     q, y = checked(p, labels)
     if q.min() < 0 or q.max() > 1:
         raise BadInput(f"probabilities between {q.min():.3g} and {q.max():.3g}, expected 0 to 1")
@@ -234,7 +243,10 @@ def rate_draws(
     w: np.ndarray,  # (n,) weights
     level: float,
 ) -> tuple[tuple[np.ndarray, np.ndarray], str]:  # true- and false-positive rates, and the method
-    "Pairs of rates: the corners of the exact limits, or a grid over the two Jeffreys posteriors"
+    """Pairs of rates: the corners of the exact limits, or a grid over the two Jeffreys posteriors
+
+    A Jeffreys posterior is `Beta(k + 1/2, n - k + 1/2)` [Brown2001]; exact limits are those of [Clopper1934].
+    """
     deff = [1.0, 1.0] if h is None else [design_effect(hit[c], h[c]) for c in (y, ~y)]
     n = [effective(w[c]) / d for c, d in zip((y, ~y), deff)]
     k = [float(np.average(hit[c], weights=w[c])) * m for c, m in zip((y, ~y), n)]
