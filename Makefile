@@ -63,8 +63,8 @@ prepare: setup  ## format, export, clean, lint, types, contracts; before each co
 	mypy
 	lint-imports
 
-release: setup  ## a dry run: sdist and wheel in dist, and the demo from the wheel alone; uploads nothing
-	python .ci/release.py
+release: setup  ## sdist and wheel in dist, and the demo from the wheel alone; uploads nothing; REHEARSE=--rehearse goes on with changes not yet released
+	python .ci/release.py $(REHEARSE)
 
 clean:  ## runs and built files; the environment stays
 	rm -rf runs build dist _proc _pages _docs *.egg-info

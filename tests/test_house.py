@@ -193,11 +193,39 @@ def test_a_committed_receipt_says_when_where_and_how_it_was_made(path: Path) -> 
     assert said.keys() & {"date", "made", "finished"} and said.keys() & {"command", "made_by"} and "machine" in said
 
 
+def test_a_release_wants_the_changelog_of_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "A section Unreleased may stand above it in a rehearsal only"
+    monkeypatch.setattr(sys, "path", [str(ROOT / ".ci"), *sys.path])
+    from release import version_of
+
+    (tmp_path / "dark_halo_scope").mkdir()
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\nversion = 0.2.0\n")
+    (tmp_path / "dark_halo_scope" / "__init__.py").write_text('__version__ = "0.2.0"\n')
+    (tmp_path / "CITATION.cff").write_text("version: 0.2.0\n")
+    changelog = tmp_path / "CHANGELOG.md"
+    for text, rehearse, said in (
+        ("## 0.2.0\n\n## 0.1.0\n", False, ""),
+        ("## Unreleased\n\n## 0.2.0\n", True, ""),
+        ("## Unreleased\n\n## 0.2.0\n", False, "CHANGELOG.md says Unreleased"),
+        ("## Unreleased\n\n## 0.1.0\n", True, "CHANGELOG.md says 0.1.0"),
+        ("## Unreleased\n", True, "CHANGELOG.md says no version"),
+    ):
+        changelog.write_text(text)
+        if said:
+            with pytest.raises(SystemExit, match=said):
+                version_of(tmp_path, rehearse)
+        else:
+            assert version_of(tmp_path, rehearse) == "0.2.0"
+
+
 @pytest.mark.slow
 def test_the_wheel_alone_runs_the_demo(tmp_path: Path) -> None:
     "A release rehearsed: built from its sdist, installed without the checkout, and asked for the whole toy search"
     done = subprocess.run(
-        [sys.executable, str(ROOT / ".ci" / "release.py"), "--dist", str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, str(ROOT / ".ci" / "release.py"), "--rehearse", "--dist", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 0 and "the wheel alone ran the demo" in done.stdout, done.stderr[-3000:]
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as sdist, zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
