@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test one full docs bench export update prepare release clean
+.PHONY: help setup demo test hooks one full docs bench export update prepare release clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  -/'
 
@@ -19,6 +19,10 @@ $(STAMP): constraints.txt settings.ini setup.py
 	@# compiled by every core and without the packages' tests, where pip takes one core and all files; what is left out is compiled when imported
 	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@touch $(STAMP)
+
+hooks: setup  ## once per clone: git merges notebooks cell by cell
+	git config --local merge.nbdev-merge.name "notebooks, cell by cell"
+	git config --local merge.nbdev-merge.driver "$(CURDIR)/$(BIN)/nbdev_merge %O %A %B %P"
 
 demo: setup  ## the main job from nothing: a mock survey, every phase, a report
 	dhs demo --out runs/demo
