@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -92,6 +93,18 @@ def test_no_module_imports_itself_through_others() -> None:
     graph = module_imports()
     assert len(graph) > 100 and "dark_halo_scope.base.errors" in graph["dark_halo_scope.base.receipts"]
     assert not (ring := cycle_of(graph)), "import cycle: " + " -> ".join(ring)
+
+
+def test_pages_name_the_rooms_that_the_contracts_list() -> None:
+    "From the ground up on the front pages; in the sidebar each has a title"
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    rooms = [name.strip().split(".")[1] for layer in reversed(layers) for name in reversed(layer.split("|"))]
+    assert sorted(rooms) == sorted(p.name for p in (ROOT / "dark_halo_scope").iterdir() if (p / "__init__.py").exists())
+    readme = (ROOT / "README.md").read_text().split("## The house")[1].split("A search imports")[0]
+    assert re.findall(r"\*\*(\w+)\*\*", readme) == rooms
+    assert f"in the order {', '.join(rooms)};" in (ROOT / "nbs" / "index.ipynb").read_text()
+    titled = re.findall(r'section: "(\w+): [^"]+"\n +contents: (\w+)/\*', (ROOT / "_quarto.yml").read_text())
+    assert sorted(room for room, folder in titled if room == folder) == sorted(rooms)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT / "nbs")))
