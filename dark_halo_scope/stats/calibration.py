@@ -63,7 +63,8 @@ def shift_prior(
     for name, v in (("old", old), ("new", new)):
         if not 0 < v < 1:
             raise BadInput(f"{name} prevalence: {v}, expected a fraction between 0 and 1")
-    return special.expit(special.logit(np.asarray(p, np.float64)) + special.logit(new) - special.logit(old))
+    moved: np.ndarray = special.expit(special.logit(np.asarray(p, np.float64)) + special.logit(new) - special.logit(old))
+    return moved
 
 # %% ../../nbs/stats/calibration.ipynb #8e78042a
 def log_loss_fit(
