@@ -31,7 +31,7 @@ one = np.ones(2)
 lens = LensParams(one, 0.8 * one, 0 * one, 0 * one, 0 * one, center_x=0 * one, center_y=0 * one)
 source = SersicParams(0.1 * one, 0 * one, 0.2 * one, one, 0.9 * one, 0 * one, np.ones((2, 3)))
 drawn = render_arcs(lens, source, psf_from_psfsize(np.full((2, 3), 1.3), 3.5))
-print(drawn.shape, bool(drawn.sum() > 6), auroc([0.1, 0.9], [0, 1]))
+print(drawn.shape, bool(drawn.sum() > 6), auroc([0.1, 0.9], [0, 1]).value)
 """
 IMPORT = """
 import importlib, pathlib
