@@ -8,16 +8,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 HIDE = """
-import importlib.metadata as metadata, sys
+from importlib.machinery import PathFinder
 
-hidden = set({hidden!r})
-
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in hidden:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name.split(".")[0])
-
-sys.meta_path.insert(0, Hidden())
+hidden, found = set({hidden!r}), PathFinder.find_spec
+PathFinder.find_spec = staticmethod(lambda name, *rest: None if name.split(".")[0] in hidden else found(name, *rest))
 """
 PAINT = """
 import numpy as np
@@ -78,6 +72,6 @@ def test_a_bare_install_says_what_the_command_needs() -> None:
 
 
 def test_every_room_loads_with_search_alone() -> None:
-    "Submitting to EMR and looking through stamps in a notebook are what cloud and notebook are for"
+    "Looking through stamps in a notebook is what the extra notebook is for"
     done = run(packages("learn", "cloud", "notebook", "spark"), IMPORT)
-    assert eval(done.stdout) == {"run.emr": "boto3", "report.explore": "ipywidgets"}, done.stderr[-2000:]
+    assert eval(done.stdout) == {"report.explore": "ipywidgets"}, done.stderr[-2000:]
