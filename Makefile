@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test full docs bench prepare release clean
+.PHONY: help setup demo test hooks one full docs bench export update prepare release clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  -/'
 
@@ -20,12 +20,20 @@ $(STAMP): constraints.txt settings.ini setup.py
 	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@touch $(STAMP)
 
+hooks: setup  ## once per clone: git merges notebooks cell by cell
+	git config --local merge.nbdev-merge.name "notebooks, cell by cell"
+	git config --local merge.nbdev-merge.driver "$(CURDIR)/$(BIN)/nbdev_merge %O %A %B %P"
+
 demo: setup  ## the main job from nothing: a mock survey, every phase, a report
 	dhs demo --out runs/demo
 
 test: setup  ## quick evidence: every notebook and every quick test
 	nbdev_test --n_workers 2 --flags ""
 	pytest -m "not slow and not gpu" -n 2 --dist loadfile --junitxml=runs/tests.xml tests
+
+one: setup  ## one test, or one notebook: make one T=tests/test_stats_metrics.py::test_x, make one T=nbs/lensing/psf.ipynb
+	@test -n "$(T)" || { echo "make one: name what to run, such as T=tests/test_stats_metrics.py or T=nbs/lensing/psf.ipynb" >&2; exit 2; }
+	$(if $(filter %.ipynb,$(T)),nbdev_test --path $(T) --n_workers 0 --flags "",pytest $(T))
 
 full: setup  ## the evidence too heavy for every run
 	pytest -m "slow and not gpu" tests
@@ -41,16 +49,26 @@ bench: setup  ## figures of speed and accuracy, each beside its alternative, as 
 	dhs bench brick --json runs/bench/brick.json
 	dhs bench sky --json runs/bench/sky.json
 
+export: setup  ## the library from its notebooks, with Parameters, Returns and Raises in the docstrings
+	nbdev_export
+	python .ci/docstrings.py
+
+update: setup  ## the other way: what was changed in one exported file, back to its notebook: make update F=dark_halo_scope/lensing/psf.py
+	@test -n "$(F)" || { echo "make update: name the file, such as F=dark_halo_scope/lensing/psf.py" >&2; exit 2; }
+	python .ci/docstrings.py --strip
+	nbdev_update --fname $(F)
+	$(MAKE) --no-print-directory export
+
 prepare: setup  ## format, export, clean, lint, types, contracts; before each commit
 	ruff format --quiet nbs tests setup.py
 	ruff check --fix nbs tests setup.py
-	nbdev_export
+	$(MAKE) --no-print-directory export
 	nbdev_clean
 	mypy
 	lint-imports
 
-release: setup  ## a dry run: sdist and wheel in dist, and the demo from the wheel alone; uploads nothing
-	python .ci/release.py
+release: setup  ## sdist and wheel in dist, and the demo from the wheel alone; uploads nothing; REHEARSE=--rehearse goes on with changes not yet released
+	python .ci/release.py $(REHEARSE)
 
 clean:  ## runs and built files; the environment stays
 	rm -rf runs build dist _proc _pages _docs *.egg-info

@@ -12,6 +12,11 @@ config = configparser.ConfigParser(delimiters=["="])
 config.read(HERE / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
+needs = {name: cfg[f"{name}_requirements"].split() for name in ("search", "learn", "cloud", "notebook", "spark")}
+extras = {name: needs["search"] + (own if name != "search" else []) for name, own in needs.items()}  # each is whole by itself
+extras["all"] = list(dict.fromkeys(word for words in extras.values() for word in words))
+extras["dev"] = extras["all"] + cfg["dev_requirements"].split()
+
 
 class BuildWithResources(build_py):
     "Copies the phase notebooks and data_manifests/ into the built package, where `base.resources` looks for them"
@@ -43,7 +48,7 @@ setup(
     packages=find_packages(include=[cfg["lib_name"], cfg["lib_name"] + ".*"]),
     package_data={"": ["py.typed", "*.html", "*.css", "*.js"]},
     install_requires=cfg["requirements"].split(),
-    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "spark", "tap", "hats")},
+    extras_require=extras,
     entry_points={"console_scripts": cfg["console_scripts"].split("\n"), "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     cmdclass={"build_py": BuildWithResources},
     zip_safe=False,

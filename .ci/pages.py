@@ -8,6 +8,7 @@ On any page:            $TeX$ and $$TeX$$ {#eq-name}   MathML, numbered where it
                         {{< receipt file.json key/of/value .2f >}}   a value of data_manifests/receipts
                         {{< code module:Name.field >}}   a default or constant of the library
 On one page each:       {{< results >}}, {{< api >}}, {{< receipts >}}, {{< appendix >}}   the result pages named after it, the library, the committed receipts, the methods on one page
+                        {{< rooms >}}   the rooms from the ground up, as the import contracts list them
 """
 
 import ast
@@ -20,6 +21,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 PROC, PAGES = ROOT / "_proc", ROOT / "_pages"
 RECEIPTS = ROOT / "data_manifests" / "receipts"
 BIB = ROOT / "nbs" / "references.bib"
-SHORTCODE = re.compile(r"\{\{<\s*(embed|receipts?|code|results|api|appendix)\b\s*(.*?)\s*>\}\}", re.DOTALL)
+SHORTCODE = re.compile(r"\{\{<\s*(embed|receipts?|code|results|api|appendix|rooms)\b\s*(.*?)\s*>\}\}", re.DOTALL)
 KEY = r"[A-Z][A-Za-z]*\d{4}[a-z]?\b"
 CITED = re.compile(rf"\[(-?@{KEY}[^\]\[]*)\]|(?<![\w`/.@])@({KEY})")
 REFERENCE = re.compile(r"(?<![\w`/.])@((?:fig|tbl|eq|sec)-[\w-]+)")
@@ -42,7 +44,16 @@ FLOAT = re.compile(r"^::: *\{#((fig|tbl)-[\w-]+)\} *\n([\s\S]*?)^::: *$", re.MUL
 SECTION = re.compile(r"^#+ +(.+?) *\{#(sec-[\w-]+)\} *$", re.MULTILINE)
 NAMES = {"fig": "Figure", "tbl": "Table", "eq": "Equation"}
 IDS = {"fig": "figure", "tbl": "table", "eq": "equation", "sec": "section"}
-ROOMS = "base lensing survey mock stats parent stamps injection learning trust search report run lists real bench command".split()
+
+
+def rooms(contracts: Path) -> list[list[str]]:  # Levels from the ground up; rooms of one level never import each other
+    "The rooms as the first import contract of pyproject.toml lists them"
+    layers = tomllib.loads(contracts.read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    return [[name.strip().removeprefix("dark_halo_scope.") for name in layer.split("|")][::-1] for layer in reversed(layers)]
+
+
+CONTRACTS = ROOT / "pyproject.toml"
+ROOMS = [room for level in rooms(CONTRACTS) for room in level]
 
 
 def slug(heading: str) -> str:
@@ -299,7 +310,7 @@ class Book:
                 return code_value(*words)
             if name == "embed":
                 return self.embed(page, kind, *words)
-            return {"results": self.results, "api": self.api, "receipts": self.receipts}[name](page, words)
+            return {"results": self.results, "api": self.api, "receipts": self.receipts, "rooms": self.rooms}[name](page, words)
         except (ValueError, TypeError, AttributeError, KeyError, OSError, ImportError) as error:
             self.faults.append(f"{page}: {match[0]}: {error}")
             return match[0]
@@ -438,6 +449,20 @@ class Book:
                     place = link.removesuffix(".ipynb") + ".html"
                     lines += [f'<dt><a href="{place}#{name.lower()}"><code>{name}</code></a></dt><dd>{line}</dd>' for name, line in rows]
                     lines.append("</dl>\n```\n")
+        return "\n".join(lines)
+
+    def rooms(self, page: Path, words: list[str]) -> str:
+        "Each room with what the sidebar says of it, its modules, and what the contracts forbid it to import"
+        contracts = tomllib.loads(CONTRACTS.read_text())["tool"]["importlinter"]["contracts"][1:]
+        holds = dict(re.findall(r'section: "(\w+): ([^"]+)"', (ROOT / "_quarto.yml").read_text()))
+        top = os.path.relpath(PROC, (PROC / page).parent)
+        lines = ["| | room | holds | modules | never imports |", "|--:|:--|:------|:---------|:----|"]
+        for height, level in enumerate(rooms(CONTRACTS), 1):
+            for room in level:
+                names = [notebook.stem for notebook in sorted((PROC / room).glob("*.ipynb"))]
+                never = [m for c in contracts if f"dark_halo_scope.{room}" in c["source_modules"] for m in c["forbidden_modules"]]
+                cells = [f"[{name}]({top}/{room}/{name}.ipynb)" for name in names], [n.removeprefix("dark_halo_scope.") for n in never]
+                lines.append(f"| {height} | **{room}** | {holds[room]} | {', '.join(cells[0])} | {', '.join(cells[1])} |")
         return "\n".join(lines)
 
     def receipts(self, page: Path, words: list[str]) -> str:

@@ -1,6 +1,7 @@
 """A release, rehearsed: versions that agree, an sdist, a wheel made from that sdist, and the demo run by the wheel alone, outside the checkout
 
-Uploads nothing. `--dist` names the folder of the two files, `--recipe` what the demo runs; one that fails names its step.
+Uploads nothing. `--dist` names the folder of the two files, `--recipe` what the demo runs; one that fails names its step. `--rehearse` lets a
+section *Unreleased* stand above the version in the changelog, as it does between two releases.
 """
 
 import argparse
@@ -16,10 +17,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def said_version() -> str:
-    "The version of settings.ini; ends the run where another page names another one"
+def version_of(
+    root: Path,  # Of the checkout
+    rehearse: bool,  # The changelog may have a section Unreleased above the version
+) -> str:
+    "The version of settings.ini; ends the run where another file names another one"
     config = configparser.ConfigParser(delimiters=["="])
-    config.read(ROOT / "settings.ini", encoding="utf-8")
+    config.read(root / "settings.ini", encoding="utf-8")
     version = config["DEFAULT"]["version"]
     places = {
         "dark_halo_scope/__init__.py": r'__version__ = "([^"]+)"',
@@ -27,9 +31,11 @@ def said_version() -> str:
         "CHANGELOG.md": r"(?m)^## (\S+)$",  # the newest stands first
     }
     for name, pattern in places.items():
-        found = re.search(pattern, (ROOT / name).read_text())
-        if not found or found[1] != version:
-            sys.exit(f"release: {name} says {found[1] if found else 'no version'}, settings.ini {version}")
+        said = re.findall(pattern, (root / name).read_text())
+        if rehearse and name == "CHANGELOG.md" and said[:1] == ["Unreleased"]:
+            del said[0]
+        if said[:1] != [version]:
+            sys.exit(f"release: {name} says {said[0] if said else 'no version'}, settings.ini {version}")
     return version
 
 
@@ -70,8 +76,9 @@ if __name__ == "__main__":
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--dist", type=Path, default=ROOT / "dist")
     asked.add_argument("--recipe", default="toy")
+    asked.add_argument("--rehearse", action="store_true", help="go on with a section Unreleased above the version")
     given = asked.parse_args()
-    version = said_version()
+    version = version_of(ROOT, given.rehearse)
     sdist, wheel = build(given.dist)
     with tempfile.TemporaryDirectory() as folder:
         report = demo_alone(wheel, given.recipe, Path(folder).resolve())

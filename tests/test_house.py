@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -94,6 +95,18 @@ def test_no_module_imports_itself_through_others() -> None:
     assert not (ring := cycle_of(graph)), "import cycle: " + " -> ".join(ring)
 
 
+def test_pages_name_the_rooms_that_the_contracts_list() -> None:
+    "From the ground up on the front pages; in the sidebar each has a title"
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    rooms = [name.strip().split(".")[1] for layer in reversed(layers) for name in reversed(layer.split("|"))]
+    assert sorted(rooms) == sorted(p.name for p in (ROOT / "dark_halo_scope").iterdir() if (p / "__init__.py").exists())
+    readme = (ROOT / "README.md").read_text().split("## The house")[1].split("A search imports")[0]
+    assert re.findall(r"\*\*(\w+)\*\*", readme) == rooms
+    assert f"in the order {', '.join(rooms)};" in (ROOT / "nbs" / "index.ipynb").read_text()
+    titled = re.findall(r'section: "(\w+): [^"]+"\n +contents: (\w+)/\*', (ROOT / "_quarto.yml").read_text())
+    assert sorted(room for room, folder in titled if room == folder) == sorted(rooms)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT / "nbs")))
 def test_a_notebook_is_a_page(path: Path) -> None:
     cells = read(path).cells
@@ -118,15 +131,35 @@ def code_lines(cell: nbformat.NotebookNode) -> int:
     return len([line for line in cell.source.splitlines() if line.strip() and not line.startswith("#|")])
 
 
-def named(tree: ast.AST) -> set[str]:
-    "Every name that a piece of code uses"
+def name_of(node: ast.AST) -> str:
+    "The last part of a dotted name; empty for anything else"
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def called(tree: ast.AST) -> set[str]:
+    """What a piece of code calls: a name before brackets, one handed to a call, an entry of a table, a decorator, a property, a maker's address
+
+    A function that stands in an annotation or an import is mentioned, not called. A class or a constant, which begin with a capital, is at
+    work wherever it is named: a table of numbers is not called.
+    """
     nodes = list(ast.walk(tree))
-    makers = {n.value.split(":")[1] for n in nodes if isinstance(n, ast.Constant) and re.fullmatch(r"[a-z_.]+:[a-z_]+", str(n.value))}
-    return {n.id for n in nodes if isinstance(n, ast.Name)} | {n.attr for n in nodes if isinstance(n, ast.Attribute)} | makers
+    used = [v for n in nodes if isinstance(n, ast.Call) for v in (n.func, *n.args, *(k.value for k in n.keywords))]
+    used += [v for n in nodes if isinstance(n, ast.Tuple | ast.List | ast.Set) for v in n.elts]
+    used += [v for n in nodes if isinstance(n, ast.Dict) for v in n.values]
+    used += [v for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef) for v in n.decorator_list]
+    used += [n.value for n in nodes if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Attribute)]
+    used += [n for n in nodes if isinstance(n, ast.Attribute) or (isinstance(n, ast.Name) and n.id[:1].isupper())]
+    texts = [str(n.value) for n in nodes if isinstance(n, ast.Constant)]
+    return {name_of(n) for n in used} - {""} | {text.split(":")[1] for text in texts if re.fullmatch(r"[a-z_.]+:[a-z_]+", text)}
+
+
+def test_a_mention_is_not_a_call() -> None:
+    code = "from x import a\n@b\ndef f(v: c) -> d:\n    return [e(v), map(g, v)]\nT = {'h': h}\nk = l"
+    assert called(ast.parse(code)) == {"b", "e", "v", "map", "g", "h", "T"}
 
 
 def not_at_work(path: Path) -> set[str]:
-    "Public functions and classes that no lesson of their page reaches: by name, or through what it names; phases are the lessons of `run`"
+    "Public functions and classes that no lesson of their page calls, itself or through what it calls; phases are the lessons of `run`"
     cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
     lessons = [cell for cell in cells if not exported(cell)]
     if path.parent.name in ("run", "report", "command"):  # the page of the summary makes every product
@@ -134,16 +167,20 @@ def not_at_work(path: Path) -> set[str]:
         lessons += [cell for p in (ROOT / "nbs" / "phases").glob("*.ipynb") for cell in read(p).cells if cell.cell_type == "code"]
     uses: dict[str, set[str]] = {}
     public: set[str] = set()
+    on_the_line: set[str] = set()
     for statement in (s for cell in cells if exported(cell) for s in ast.parse(cell.source).body):
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-            uses[statement.name] = named(statement)
-            registered = any("command" in named(d) for d in statement.decorator_list)  # reached through `app`, on the command line
+            uses[statement.name] = called(statement)
+            registered = any(
+                {"command", "callback"} & called(d) for d in statement.decorator_list
+            )  # reached through `app`, on the command line
+            on_the_line |= uses[statement.name] if registered else set()
             public |= set() if statement.name.startswith("_") or registered else {statement.name}
         elif isinstance(statement, ast.Assign | ast.AnnAssign):
             target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
-            uses |= {target.id: named(statement)} if isinstance(target, ast.Name) else {}
+            uses |= {target.id: called(statement)} if isinstance(target, ast.Name) else {}
     reached: set[str] = set()
-    waiting = set().union(*(named(ast.parse(cell.source)) for cell in lessons)) & set(uses)
+    waiting = on_the_line.union(*(called(ast.parse(cell.source)) for cell in lessons)) & set(uses)
     while waiting:
         reached |= (name := {waiting.pop()})
         waiting |= (set().union(*(uses[n] for n in name)) & set(uses)) - reached
@@ -155,6 +192,31 @@ def test_what_a_page_exports_is_at_work_on_it(path: Path) -> None:
     if f"{path.parent.name}.{path.stem}" in MEASURED_BY_HAND:
         pytest.skip("takes too long for a page: `dhs bench endurance`")
     assert not not_at_work(path)
+
+
+FORMULAS = {
+    "stats.metrics",
+    "stats.calibration",
+    *(f"lensing.{name}" for name in ("cosmology", "deflection", "psf", "sources", "visibility")),
+}
+
+
+def called_nowhere(path: Path) -> tuple[list[str], int]:  # Public functions that no lesson of the page calls itself; how many there are
+    "A stricter count than what is at work: the reader sees the call"
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    lessons = set().union(*(called(ast.parse(cell.source)) for cell in cells if not exported(cell)))
+    defined = [s for cell in cells if exported(cell) for s in ast.parse(cell.source).body if isinstance(s, ast.FunctionDef)]
+    public = [s.name for s in defined if not s.name.startswith("_") and not any("command" in called(d) for d in s.decorator_list)]
+    return [name for name in public if name not in lessons], len(public)
+
+
+def test_formulas_are_evaluated_where_they_stand() -> None:
+    "Each public function of statistics and of the lens's physics is called by a lesson of its own page; of all others at least two in three"
+    counted = {f"{path.parent.name}.{path.stem}": called_nowhere(path) for path in LIBRARY}
+    assert FORMULAS <= set(counted)
+    assert not {name: missing for name, (missing, _) in counted.items() if missing and name in FORMULAS}
+    rest = [counts for name, counts in counted.items() if name not in FORMULAS]
+    assert sum(len(missing) for missing, _ in rest) <= sum(n for _, n in rest) / 3
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "nbs" / "phases").glob("*.ipynb")), ids=lambda p: p.stem)
@@ -193,11 +255,39 @@ def test_a_committed_receipt_says_when_where_and_how_it_was_made(path: Path) -> 
     assert said.keys() & {"date", "made", "finished"} and said.keys() & {"command", "made_by"} and "machine" in said
 
 
+def test_a_release_wants_the_changelog_of_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "A section Unreleased may stand above it in a rehearsal only"
+    monkeypatch.setattr(sys, "path", [str(ROOT / ".ci"), *sys.path])
+    from release import version_of
+
+    (tmp_path / "dark_halo_scope").mkdir()
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\nversion = 0.2.0\n")
+    (tmp_path / "dark_halo_scope" / "__init__.py").write_text('__version__ = "0.2.0"\n')
+    (tmp_path / "CITATION.cff").write_text("version: 0.2.0\n")
+    changelog = tmp_path / "CHANGELOG.md"
+    for text, rehearse, said in (
+        ("## 0.2.0\n\n## 0.1.0\n", False, ""),
+        ("## Unreleased\n\n## 0.2.0\n", True, ""),
+        ("## Unreleased\n\n## 0.2.0\n", False, "CHANGELOG.md says Unreleased"),
+        ("## Unreleased\n\n## 0.1.0\n", True, "CHANGELOG.md says 0.1.0"),
+        ("## Unreleased\n", True, "CHANGELOG.md says no version"),
+    ):
+        changelog.write_text(text)
+        if said:
+            with pytest.raises(SystemExit, match=said):
+                version_of(tmp_path, rehearse)
+        else:
+            assert version_of(tmp_path, rehearse) == "0.2.0"
+
+
 @pytest.mark.slow
 def test_the_wheel_alone_runs_the_demo(tmp_path: Path) -> None:
     "A release rehearsed: built from its sdist, installed without the checkout, and asked for the whole toy search"
     done = subprocess.run(
-        [sys.executable, str(ROOT / ".ci" / "release.py"), "--dist", str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, str(ROOT / ".ci" / "release.py"), "--rehearse", "--dist", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 0 and "the wheel alone ran the demo" in done.stdout, done.stderr[-3000:]
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as sdist, zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:

@@ -88,6 +88,22 @@ def test_what_is_not_there_is_said(pages: ModuleType, before: str, after: str, s
     assert any(said in fault for fault in pages.Book().write())
 
 
+def test_rooms_stand_as_the_contracts_list_them(pages: ModuleType) -> None:
+    sections = "".join(f'          - section: "{room}: what it holds"\n' for room in pages.ROOMS)
+    (pages.ROOT / "_quarto.yml").write_text(f"website:\n  sidebar:\n    contents:\n{sections}")
+    (pages.PROC / "methods/01_one.qmd").write_text("{{< rooms >}}\n")
+    assert pages.Book().write() == []
+    rows = [line for line in (pages.PAGES / "methods/01_one.qmd").read_text().splitlines() if "**" in line]
+    levels = [(int(row.split("|")[1]), row.split("**")[1]) for row in rows]
+    assert [room for _, room in levels] == pages.ROOMS and len(pages.ROOMS) == 17
+    assert (
+        levels[0] == (1, "base")
+        and levels[-1][1] == "command"
+        and {level for level, room in levels if room in ("lists", "real", "bench")} == {14}
+    )
+    assert "torch" in next(row for row in rows if "**parent**" in row) and "pyspark" not in next(row for row in rows if "**run**" in row)
+
+
 def test_a_formula_that_cannot_be_drawn_stops_the_build(pages: ModuleType) -> None:
     (pages.PROC / "methods/01_one.qmd").write_text(GOOD.replace("\\theta_E/2", "\\nonsense{x}"))
     with pytest.raises(ValueError, match="nonsense"):

@@ -118,14 +118,14 @@ class StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         "Refuses anchors and aliases"
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "anchor", None):
             raise yaml.YAMLError(f"line {event.start_mark.line + 1}: anchors and aliases are not read")
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         "Refuses a key that is given twice"
-        keys: set = set()
+        keys: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key.value, str):
                 raise yaml.YAMLError(f"line {key.start_mark.line + 1}: a key that is a list or a map; expected a name")
@@ -173,7 +173,7 @@ def with_overrides(
     overrides: Sequence[str],  # "dotted.key=value" each, the value read as YAML
 ) -> dict[str, Any]:  # A new map
     "The map with single values replaced; raises BadInput for an override without '='"
-    merged = json.loads(json.dumps(mapping))
+    merged: dict[str, Any] = json.loads(json.dumps(mapping))
     for text in overrides:
         path, equals, value = text.partition("=")
         if not equals:
@@ -192,7 +192,8 @@ def recipe_to_dict(
     recipe: Any,  # A dataclass
 ) -> dict[str, Any]:
     "Plain values, ready for YAML or JSON"
-    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    return values
 
 
 def recipe_choices(
@@ -205,7 +206,8 @@ def recipe_choices(
         default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
         if default is dataclasses.MISSING or value != default:
             chosen[one.name] = recipe_choices(value) if dataclasses.is_dataclass(value) else value
-    return json.loads(json.dumps(chosen))
+    values: dict[str, Any] = json.loads(json.dumps(chosen))
+    return values
 
 
 def recipe_identity(

@@ -70,6 +70,6 @@ def read_array(
 ) -> np.ndarray:
     "An array; raises BadInput when the file is not one"
     try:
-        return np.load(io.BytesIO(read_bytes(uri)), allow_pickle=False)
+        return np.asarray(np.load(io.BytesIO(read_bytes(uri)), allow_pickle=False))
     except (ValueError, EOFError) as error:
         raise BadInput(f"{uri}: not readable as an array ({error})") from error

@@ -40,7 +40,7 @@ MATHS: dict[str, Any] = {"fastmath": {"nsz", "nnan", "ninf"}, "error_model": "nu
 
 @lru_cache(None)
 def compiled(
-    function: Callable,  # A plain function of arrays and numbers
+    function: Callable[..., Any],  # A plain function of arrays and numbers
     fast: bool = True,  # All its numbers are finite
 ) -> Any:  # The same, compiled when first called
     "The function in machine code for this processor, kept on disk where a folder can be written"

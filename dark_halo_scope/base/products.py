@@ -54,11 +54,12 @@ class Product:
 # %% ../../nbs/base/products.ipynb #7c535d75
 def function_named(
     name: str,  # "room.module:function"
-) -> Callable:
+) -> Callable[..., Any]:
     "The function that a declaration names; raises BadInput when there is none"
     module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(f"dark_halo_scope.{module}"), attribute)
+        function: Callable[..., Any] = getattr(importlib.import_module(f"dark_halo_scope.{module}"), attribute)
+        return function
     except (ImportError, AttributeError) as error:
         raise BadInput(f"{name}: no such function ({error})") from error
 
@@ -146,7 +147,7 @@ def brick_address(
     return f"{name}.parquet" if set(name) & {"/", "-"} else f"{name[:3]}/{name}.parquet"
 
 # %% ../../nbs/base/products.ipynb #ad0c4dc9
-class Inputs(Mapping):
+class Inputs(Mapping[str, Input]):
     "The declared inputs by name; raises BadInput for any other"
 
     def __init__(self, product: Product, given: Mapping[str, Input]) -> None:

@@ -11,6 +11,7 @@ __all__ = ['BANDS', 'ROLES', 'TYPES', 'UCD_BANDS', 'IDENTITY', 'OBSERVING', 'PAR
 # %% ../../nbs/base/schema.ipynb #d5d0021b
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -410,7 +411,7 @@ def conform(
 
 # %% ../../nbs/base/schema.ipynb #32ee01c3
 def table_from(
-    columns: dict,  # Column name -> array, list or scalar list; order does not matter
+    columns: dict[str, Any],  # Column name -> array, list or scalar list; order does not matter
     product: str,  # A key of PRODUCTS
     bands: Sequence[str] = ("g", "r", "z"),  # Bands to write out
 ) -> pa.Table:  # Checked, in the schema's order

@@ -46,7 +46,8 @@ def angle_of(
     chord: np.ndarray | float,  # Length on the unit sphere
 ) -> np.ndarray:  # [arcsec]
     "The angle that a chord subtends"
-    return np.degrees(2 * np.arcsin(np.clip(np.asarray(chord) / 2, 0, 1))) * 3600
+    angle: np.ndarray = np.degrees(2 * np.arcsin(np.clip(np.asarray(chord) / 2, 0, 1))) * 3600
+    return angle
 
 # %% ../../nbs/base/sphere.ipynb #2054fdd0
 def separation(
@@ -99,4 +100,4 @@ def pairs_within(
     if not len(ra):
         return np.zeros((0, 2), np.int64)
     pairs = cKDTree(unit_vectors(ra, dec)).query_pairs(chord_of(radius), output_type="ndarray").astype(np.int64)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    return np.asarray(pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))])

@@ -63,7 +63,7 @@ def _s3_place() -> tuple[str, str]:
 @lru_cache(maxsize=8)
 def _s3_filesystem(endpoint: str, region: str) -> fs.S3FileSystem:
     scheme, _, host = endpoint.partition("://")
-    options: dict = {"endpoint_override": host, "scheme": scheme} if endpoint else {}
+    options: dict[str, Any] = {"endpoint_override": host, "scheme": scheme} if endpoint else {}
     retry = fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
     return fs.S3FileSystem(region=region, retry_strategy=retry, connect_timeout=10, request_timeout=60, **options)
 
@@ -114,7 +114,7 @@ def exists(
     "True when something is there; raises BadInput when the place cannot be asked"
     system, path = filesystem(uri)
     with _told(uri, "looked up"):
-        return system.get_file_info(path).type != fs.FileType.NotFound
+        return bool(system.get_file_info(path).type != fs.FileType.NotFound)
 
 
 def read_bytes(
@@ -123,7 +123,7 @@ def read_bytes(
     "The whole file; raises BadInput when it is not there or cannot be read"
     system, path = filesystem(uri)
     with _told(uri, "read"), system.open_input_stream(path, compression=None) as stream:
-        return stream.read()
+        return bytes(stream.read())
 
 
 def list_files(
@@ -144,7 +144,7 @@ def is_folder(
 ) -> bool:
     "True when the address is a folder"
     system, path = filesystem(uri)
-    return system.get_file_info(path).type == fs.FileType.Directory
+    return bool(system.get_file_info(path).type == fs.FileType.Directory)
 
 # %% ../../nbs/base/storage.ipynb #d60a595c
 def write_bytes(

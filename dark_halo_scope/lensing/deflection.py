@@ -82,7 +82,10 @@ def ellipticity(
     q: ArrayLike,  # Minor-to-major axis ratio
     phi: ArrayLike,  # Position angle of the major axis [rad]
 ) -> tuple[np.ndarray, np.ndarray]:  # (e1, e2)
-    "Ellipticity components as lenstronomy takes them"
+    """Ellipticity components as lenstronomy takes them
+
+    `e1 = e cos(2 phi)`, `e2 = e sin(2 phi)` with `e = (1 - q) / (1 + q)` [Birrer2018].
+    """
     size = (1 - np.asarray(q)) / (1 + np.asarray(q))
     return size * np.cos(2 * np.asarray(phi)), size * np.sin(2 * np.asarray(phi))
 
@@ -94,7 +97,12 @@ def sie_deflection(
     q: ArrayLike,  # Minor-to-major axis ratio, 0 < q <= 1
     phi: ArrayLike = 0.0,  # Position angle of the major axis [rad]
 ) -> tuple[np.ndarray, np.ndarray]:  # Deflection (alpha_x, alpha_y) [arcsec], broadcast; zero at the very centre
-    "Reduced deflection of a singular isothermal ellipsoid"
+    """Reduced deflection of a singular isothermal ellipsoid
+
+    In the frame of the major axis `alpha_x = theta_E sqrt(q) / f arctan(f x / psi)` and `alpha_y = theta_E sqrt(q) / f artanh(f y / psi)`, where
+    `f = sqrt(1 - q^2)` and `psi = sqrt(q^2 x^2 + y^2)` [Kormann1994; Keeton2001, section 3.2]. The critical curve encloses `pi theta_E^2` for every q.
+    Below f = 0.01 the first terms of the series in f stand for both, so that q = 1 is exact.
+    """
     x, y, theta_E, q, phi = (np.asarray(a, np.float64) for a in (x, y, theta_E, q, phi))
     c, s = np.cos(phi), np.sin(phi)
     along, across = c * x + s * y, c * y - s * x
@@ -115,7 +123,10 @@ def shear_deflection(
     gamma1: ArrayLike,  # Shear along the axes
     gamma2: ArrayLike,  # Shear along the diagonals
 ) -> tuple[np.ndarray, np.ndarray]:  # Deflection [arcsec], broadcast
-    "Deflection of a constant external shear about the origin"
+    """Deflection of a constant external shear about the origin
+
+    `alpha = (gamma1 x + gamma2 y, gamma2 x - gamma1 y)` [Keeton2001].
+    """
     x, y, gamma1, gamma2 = (np.asarray(a, np.float64) for a in (x, y, gamma1, gamma2))
     return gamma1 * x + gamma2 * y, gamma2 * x - gamma1 * y
 
@@ -125,7 +136,10 @@ def source_position(
     x: np.ndarray,  # Image-plane x from the stamp's centre, (n, ...) or (...) for all alike [arcsec]
     y: np.ndarray,  # Image-plane y from the stamp's centre [arcsec]
 ) -> tuple[np.ndarray, np.ndarray]:  # Source-plane (x, y), (n, ...) [arcsec]
-    "Trace rays back to the source plane"
+    """Trace rays back to the source plane
+
+    `beta = theta - alpha_SIE(theta - theta_c) - alpha_shear(theta)`; the shear acts about the stamp's centre [Schneider1992].
+    """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     extra = x.ndim - (x.ndim > 0 and x.shape[0] == len(lens))
     p = {f.name: getattr(lens, f.name).reshape((-1,) + (1,) * extra) for f in fields(lens)}
@@ -140,7 +154,11 @@ def jacobian(
     y: ArrayLike,  # Image-plane y [arcsec]
     i: int = 0,  # Which of the systems
 ) -> np.ndarray:  # (..., 2, 2) matrix of d beta / d theta
-    "How the source plane moves under a step in the image plane, in closed form"
+    """How the source plane moves under a step in the image plane, in closed form
+
+    `A = 1 - Gamma - 2 kappa t t'`, where t is the unit vector across the direction from the lens's centre and
+    `2 kappa = theta_E sqrt(q) / psi`: the convergence and the shear of an isothermal lens are equal [Kormann1994].
+    """
     dx, dy = np.asarray(x, np.float64) - lens.center_x[i], np.asarray(y, np.float64) - lens.center_y[i]
     c, s = np.cos(lens.phi[i]), np.sin(lens.phi[i])
     r2 = np.maximum(dx**2 + dy**2, 1e-300)

@@ -77,7 +77,10 @@ PSF = RoundPSF | PixelPSF
 def scale_radius(
     psf: RoundPSF,  # n systems
 ) -> np.ndarray:  # alpha or sigma [arcsec], (n, n_band)
-    "The length by which radii and frequencies are measured"
+    """The length by which radii and frequencies are measured
+
+    `alpha = FWHM / (2 sqrt(2^(1/beta) - 1))` of a Moffat [Moffat1969], `sigma = FWHM / (2 sqrt(2 ln 2))` of a Gaussian.
+    """
     if isinstance(psf, GaussianPSF):
         return psf.fwhm / (2 * np.sqrt(2 * np.log(2)))
     return psf.fwhm / (2 * np.sqrt(2 ** (1 / psf.beta) - 1))
@@ -89,7 +92,10 @@ def psf_profile(
     i: int = 0,  # Which system
     band: int = 0,  # Which band
 ) -> np.ndarray:  # Surface brightness of unit flux [arcsec^-2]
-    "Surface brightness of a point source"
+    """Surface brightness of a point source
+
+    `(beta - 1) / (pi alpha^2) (1 + r^2 / alpha^2)^-beta` of a Moffat [Moffat1969; Trujillo2001].
+    """
     a = scale_radius(psf)[i, band]
     if isinstance(psf, GaussianPSF):
         return np.exp(-((r / a) ** 2) / 2) / (2 * np.pi * a**2)
@@ -101,7 +107,11 @@ def moffat_transform(
     x: ArrayLike,  # Angular frequency times alpha, >= 0
     beta: float,  # Wing exponent
 ) -> np.ndarray:  # 1 at x = 0
-    "Fourier transform of a unit-flux Moffat"
+    """Fourier transform of a unit-flux Moffat
+
+    `2^(1 - nu) / Gamma(nu) x^nu K_nu(x)` with `nu = beta - 1` and `x = k alpha`, K the modified Bessel function of the second kind: the Hankel
+    transform of the profile of [Moffat1969].
+    """
     x, nu = np.asarray(x, np.float64), beta - 1
     safe = np.maximum(x, 1e-6)
     return np.where(x < 1e-6, 1.0, 2 ** (1 - nu) / gamma(nu) * safe**nu * kv(nu, safe))
@@ -157,7 +167,11 @@ def radial_table(
 def fwhm_per_psfsize(
     beta: ArrayLike,  # Wing exponent
 ) -> np.ndarray:  # FWHM divided by PSFSIZE
-    "True FWHM of a Moffat for each arcsec of PSFSIZE"
+    """True FWHM of a Moffat for each arcsec of PSFSIZE
+
+    Equates the noise-equivalent areas: `pi alpha^2 (2 beta - 1) / (beta - 1)^2 = 4 pi sigma^2` with `PSFSIZE = 2 sqrt(2 ln 2) sigma`, PSFSIZE as the survey
+    defines it [Dey2019].
+    """
     beta = np.asarray(beta, np.float64)
     alpha = (beta - 1) / np.sqrt(2 * beta - 1) / np.sqrt(2 * np.log(2))
     return 2 * np.sqrt(2 ** (1 / beta) - 1) * alpha
@@ -177,7 +191,10 @@ def psf_from_psfsize(
 def noise_equivalent_area(
     psf: PSF,  # n systems
 ) -> np.ndarray:  # 1 / integral of p^2 [arcsec^2], (n, n_band)
-    "Area over which background noise counts when a point source is measured"
+    """Area over which background noise counts when a point source is measured
+
+    `1 / int p^2`: `4 pi sigma^2` of a Gaussian, `pi alpha^2 (2 beta - 1) / (beta - 1)^2` of a Moffat.
+    """
     if isinstance(psf, PixelPSF):
         return psf.pixscale**2 / (psf.image**2).sum(axis=(2, 3))
     a = scale_radius(psf)

@@ -23,7 +23,10 @@ from .deflection import checked, same_length
 def sersic_b(
     n_sersic: ArrayLike,  # Sersic index
 ) -> np.ndarray:  # b_n
-    "The exact b_n that makes R_sersic the half-light radius"
+    """The exact b_n that makes R_sersic the half-light radius
+
+    Solves `P(2 n, b_n) = 1/2`, P the regularised lower incomplete gamma function [Sersic1963].
+    """
     return gammaincinv(2 * np.asarray(n_sersic, np.float64), 0.5)
 
 
@@ -31,7 +34,10 @@ def sersic_central(
     R_sersic: ArrayLike,  # Half-light radius [arcsec]
     n_sersic: ArrayLike,  # Sersic index
 ) -> np.ndarray:  # Central surface brightness of unit flux [arcsec^-2]
-    "S_0 of a Sersic of unit total flux"
+    """S_0 of a Sersic of unit total flux
+
+    `S_0 = b_n^(2 n) / (2 pi n Gamma(2 n) R_sersic^2)` [Sersic1963].
+    """
     n = np.asarray(n_sersic, np.float64)
     return sersic_b(n) ** (2 * n) / (2 * np.pi * n * gamma(2 * n) * np.asarray(R_sersic) ** 2)
 
@@ -44,7 +50,10 @@ def sersic_profile(
     q: ArrayLike = 1.0,  # Axis ratio
     phi: ArrayLike = 0.0,  # Position angle of the major axis [rad]
 ) -> np.ndarray:  # Surface brightness of unit flux [arcsec^-2], broadcast
-    "Surface brightness of an elliptical Sersic of unit total flux"
+    """Surface brightness of an elliptical Sersic of unit total flux
+
+    `S = S_0 exp(-b_n (R / R_sersic)^(1/n))` with `R^2 = q x^2 + y^2 / q` in the frame of the major axis [Sersic1963].
+    """
     x, y, q, phi = (np.asarray(a, np.float64) for a in (x, y, q, phi))
     along, across = np.cos(phi) * x + np.sin(phi) * y, np.cos(phi) * y - np.sin(phi) * x
     radius = np.sqrt(q * along**2 + across**2 / q)

@@ -38,7 +38,10 @@ def arc_snr(
     host: np.ndarray,  # (n, band, y, x) light under the arc [nmgy / pix]; zeros: the sky's noise alone
     gain: np.ndarray,  # (band,) [electrons / nmgy]
 ) -> tuple[np.ndarray, np.ndarray]:  # (n, band) a band, (n,) all bands together
-    "Matched-filter signal-to-noise over unmasked pixels, in the noise of sky and host"
+    """Matched-filter signal-to-noise over unmasked pixels, in the noise of sky and host
+
+    `S/N = sqrt(sum_i arc_i^2 / (1 / invvar_i + max(host_i, 0) / gain))`, bands added in quadrature.
+    """
     variance = np.zeros(arc.shape[:2])
     planes = [a.astype(np.float32, copy=False) for a in (arc, invvar, host)]
     compiled(_information)(*planes[:2], np.asarray(good, bool), planes[2], (1 / np.asarray(gain, float)).astype(np.float32), variance)

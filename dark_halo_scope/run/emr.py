@@ -12,9 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
-from botocore.exceptions import BotoCoreError, ClientError
-
 from ..base.config import check_ranges
 from ..base.errors import BadInput
 from ..base.storage import join, scheme_of
@@ -109,6 +106,9 @@ def submit(
     region: str = "us-east-1",
 ) -> str:  # The cluster's id
     "Starts the cluster; raises BadInput when Amazon refuses it or there are no credentials"
+    import boto3  # here: a plan of a cluster needs no AWS package, sending it does
+    from botocore.exceptions import BotoCoreError, ClientError
+
     try:
         return boto3.client("emr", region_name=region).run_job_flow(**job)["JobFlowId"]
     except (ClientError, BotoCoreError) as error:

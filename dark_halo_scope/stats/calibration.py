@@ -56,11 +56,15 @@ def shift_prior(
     old: float,  # fraction of lenses they were made for
     new: float,  # fraction of lenses where they are read
 ) -> np.ndarray:
-    "Probabilities moved from one prevalence to another"
+    """Probabilities moved from one prevalence to another
+
+    `logit p' = logit p + logit new - logit old` [Saerens2002].
+    """
     for name, v in (("old", old), ("new", new)):
         if not 0 < v < 1:
             raise BadInput(f"{name} prevalence: {v}, expected a fraction between 0 and 1")
-    return special.expit(special.logit(np.asarray(p, np.float64)) + special.logit(new) - special.logit(old))
+    moved: np.ndarray = special.expit(special.logit(np.asarray(p, np.float64)) + special.logit(new) - special.logit(old))
+    return moved
 
 # %% ../../nbs/stats/calibration.ipynb #8e78042a
 def log_loss_fit(
@@ -68,7 +72,10 @@ def log_loss_fit(
     y: np.ndarray,  # (n,) bool
     offset: float | None,  # fixed intercept; None to fit it
 ) -> tuple[float, float]:  # slope and intercept
-    "The line in the logit with the highest likelihood"
+    """The line in the logit with the highest likelihood
+
+    Minimises `mean(log(1 + exp(z)) - y z)` over `z = slope x + intercept`; with the intercept fixed it is temperature scaling [Guo2017].
+    """
 
     def loss(v: np.ndarray) -> tuple[float, np.ndarray]:
         odds = v[0] * x + (v[1] if offset is None else offset)
@@ -162,7 +169,10 @@ def reliability(
     hosts: Any = None,  # (n,) hosts; every stamp its own if None
     alpha: float = 1e-3,  # chance that perfect probabilities exceed `ece_chance`
 ) -> Reliability:
-    "Reliability curve and expected calibration error in equal-mass bins, with the error that chance gives so many stamps of so many hosts"
+    """Reliability curve and expected calibration error in equal-mass bins, with the error that chance gives so many stamps of so many hosts
+
+    `ECE = sum_bins n_bin / n |frequency - mean probability|` [Guo2017, whose bins are of equal width].
+    """
     q, y = checked(p, labels)
     if q.min() < 0 or q.max() > 1:
         raise BadInput(f"probabilities between {q.min():.3g} and {q.max():.3g}, expected 0 to 1")
@@ -273,7 +283,10 @@ def rate_draws(
     w: np.ndarray,  # (n,) weights
     level: float,
 ) -> tuple[tuple[np.ndarray, np.ndarray], str]:  # true- and false-positive rates, and the method
-    "Pairs of rates: the corners of the exact limits, or a grid over the two Jeffreys posteriors"
+    """Pairs of rates: the corners of the exact limits, or a grid over the two Jeffreys posteriors
+
+    A Jeffreys posterior is `Beta(k + 1/2, n - k + 1/2)` [Brown2001]; exact limits are those of [Clopper1934].
+    """
     deff = [1.0, 1.0] if h is None else [design_effect(hit[c], h[c]) for c in (y, ~y)]
     n = [effective(w[c]) / d for c, d in zip((y, ~y), deff)]
     k = [float(np.average(hit[c], weights=w[c])) * m for c, m in zip((y, ~y), n)]

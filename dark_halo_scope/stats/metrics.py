@@ -242,7 +242,10 @@ def clopper_pearson(
     n: Any,  # trials
     level: float = 0.95,  # confidence, two-sided
 ) -> tuple[Any, Any]:  # lower and upper limit of the rate
-    "Exact two-sided interval of a binomial rate (works on arrays)"
+    """Exact two-sided interval of a binomial rate (works on arrays)
+
+    Quantiles `B(alpha / 2; k, n - k + 1)` and `B(1 - alpha / 2; k + 1, n - k)` of beta laws [Clopper1934].
+    """
     k, n = np.asarray(k, float), np.asarray(n, float)
     tail = (1 - level) / 2
     with np.errstate(invalid="ignore"):
@@ -256,7 +259,10 @@ def upper_limit(
     n: int,  # trials
     level: float = 0.95,  # confidence, one-sided
 ) -> float:  # the rate is below this
-    "One-sided upper limit of a binomial rate: 0 of 30 means below 9.5 %"
+    """One-sided upper limit of a binomial rate: 0 of 30 means below 9.5 %
+
+    `B(level; k + 1, n - k)`; for k = 0 it is `1 - (1 - level)^(1/n)` [Clopper1934].
+    """
     return float(special.betaincinv(k + 1, n - k, level)) if k < n else 1.0
 
 # %% ../../nbs/stats/metrics.ipynb #0de0f832
@@ -362,7 +368,10 @@ def design_effect(
     above: np.ndarray,  # (n,) bool: above the threshold
     hosts: np.ndarray,  # (n,) host index, int
 ) -> float:  # at least 1
-    "Variance of the number above a threshold over that of independent stamps"
+    """Variance of the number above a threshold over that of independent stamps
+
+    `sum_h (hits_h - rate size_h)^2 m / (m - 1) / (n rate (1 - rate))` over m hosts, and at least 1 [Obuchowski1997 has the AUROC's].
+    """
     _, group = np.unique(hosts, return_inverse=True)
     size, hit = np.bincount(group), np.bincount(group, above)
     rate = above.mean()
@@ -429,7 +438,10 @@ def negatives_needed(
     fpr: float,  # false-positive rate
     level: float = 0.95,  # confidence
 ) -> int:
-    "Independent negatives below which the sample cannot bound the threshold at `fpr` from above"
+    """Independent negatives below which the sample cannot bound the threshold at `fpr` from above
+
+    `n >= ln((1 - level) / 4) / ln(1 - fpr)`: so many that at least one lies above the true threshold, but for a chance of `(1 - level) / 4`.
+    """
     return int(np.ceil(np.log((1 - level) / 4) / np.log1p(-fpr)))
 
 
@@ -535,7 +547,10 @@ def auc_influence(
     scores: Any,  # (n,) scores
     labels: Any,  # (n,) 0 or 1
 ) -> tuple[float, np.ndarray]:  # AUROC, and each row's share of its deviation (n,)
-    "AUROC with mid-ranks, and the influence of every stamp on it (DeLong's components)"
+    """AUROC with mid-ranks, and the influence of every stamp on it (DeLong's components)
+
+    A lens's component is the share of the others below it, ties by half; another stamp's the share of lenses above it [DeLong1988].
+    """
     s, y = checked(scores, labels)
     ranks = stats.rankdata(s)
     n_pos = int(y.sum())
@@ -551,7 +566,10 @@ def clustered_sd(
     influence: np.ndarray,  # (n,) influence values
     hosts: np.ndarray | None,  # (n,) host index, None if no host repeats
 ) -> float:
-    "Standard error of an estimate from its influence values, stamps of one host taken together"
+    """Standard error of an estimate from its influence values, stamps of one host taken together
+
+    `sqrt(m / (m - 1) sum_h (sum_{i in h} influence_i)^2)` over m hosts [Obuchowski1997].
+    """
     if hosts is None:
         return float(np.sqrt((influence**2).sum()))
     sums = np.bincount(hosts, influence)
@@ -586,7 +604,10 @@ def partial_auroc(
     labels: Any,  # (n,) 0 or 1
     max_fpr: float = 1e-2,  # upper end of the range, 0 < max_fpr <= 1
 ) -> float:  # 0.5 is chance, 1 is perfect
-    "Standardised area under the ROC curve up to a false-positive rate"
+    """Standardised area under the ROC curve up to a false-positive rate
+
+    `(1 + (A - a) / (f - a)) / 2`, A the area up to the rate f and `a = f^2 / 2` that of chance [McClish1989].
+    """
     if not 0 < max_fpr <= 1:
         raise BadInput(f"max_fpr: {max_fpr}, expected 0 < max_fpr <= 1")
     curve = roc(scores, labels)
@@ -601,7 +622,10 @@ def auprc(
     scores: Any,  # (n,) scores
     labels: Any,  # (n,) 0 or 1
 ) -> float:
-    "Average precision, at the prevalence of the sample"
+    """Average precision, at the prevalence of the sample
+
+    `sum_k (tpr_k - tpr_{k-1}) tp_k / (tp_k + fp_k)`, tied scores as one step.
+    """
     curve = roc(scores, labels)
     return float(np.sum(np.diff(curve.tpr, prepend=0.0) * curve.tp / (curve.tp + curve.fp)))
 
@@ -611,7 +635,10 @@ def precision_from_rates(
     fpr: Any,  # false-positive rate
     prevalence: float,  # fraction of lenses
 ) -> Any:
-    "Precision of a cut with these rates at this prevalence (1 where nothing passes)"
+    """Precision of a cut with these rates at this prevalence (1 where nothing passes)
+
+    `pi tpr / (pi tpr + (1 - pi) fpr)`, pi the prevalence: Bayes' rule.
+    """
     hit, miss = prevalence * np.asarray(tpr, float), (1 - prevalence) * np.asarray(fpr, float)
     return np.where(hit + miss > 0, hit / np.where(hit + miss > 0, hit + miss, 1), 1.0)[()]
 
