@@ -1,15 +1,21 @@
 "The finder's guards: nobody is asked about what it was taught, nothing but the objects tells the classes apart, and no measure-only pixel teaches."
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.resources import manifest
+from dark_halo_scope.learning.checkpoints import load_checkpoint, model_name
+from dark_halo_scope.learning.network import network_file
 from dark_halo_scope.lensing.sources import sersic_profile
+from dark_halo_scope.lists.scores import network_card
 from dark_halo_scope.real import finder
-from dark_halo_scope.real.finder import BASE, Light, corpus_of, make_stamps, numbers_of, read_corpus, refuse_taught, unseen
+from dark_halo_scope.real.finder import BASE, CHANGES, Light, corpus_of, make_stamps, numbers_of, read_corpus, refuse_taught, unseen
 from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.stats.metrics import auroc
 from dark_halo_scope.survey.pictures import sky_level
@@ -120,3 +126,20 @@ def test_the_real_corpus_is_fit_to_be_asked(real_data):
     made = read_corpus(real_data, BASE.n_folds, whole)
     refuse_taught(made, [*made.sets, *whole])
     assert [len(s) for s in made.sets] == [30, 47, 20]
+
+
+def test_the_packaged_network_is_the_study_s_and_its_card_says_the_study_s_numbers():
+    "The file, the receipt and the card: one network, one set of counts; README says the same"
+    study = json.loads(manifest("receipts", "finder.json").read_text())
+    found, card = study["rows"][study["chosen"]]["all"], manifest("models", "finder.md").read_text()
+    state = load_checkpoint(network_file())
+    assert model_name(state) == study["packaged"]["network"] and state["calibration"] is not None
+    assert study["gain on the reported half"] > 0 and CHANGES[study["chosen"]].n_stamps == 20000
+    above, front = found["above all LRGs"], Path(network_file()).parents[2].joinpath("README.md").read_text()
+    for name in ("lenses", "own frames without arc", "LRGs with a pasted galaxy"):
+        assert f"{above[name]['k']} of {above[name]['n']}" in card
+    rare = found["at one in a hundred of all negatives"]["lenses"]
+    assert f"{rare['k']} of {rare['n']}" in card and f"finds {rare['k']} of {rare['n']}" in front
+    assert f"finds {above['lenses']['k']} of {above['lenses']['n']} real lenses" in front
+    said = network_card("x", network_file(), True)
+    assert above["own frames without arc"]["text"] in said["warnings"][0] and above["lenses"]["text"] in said["facts"][0]

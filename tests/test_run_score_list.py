@@ -56,7 +56,7 @@ def test_every_copy_of_the_scores_opens_and_says_the_same(service, tmp_path):
     assert ours["SDSSJ0151+0049"]["known_as"] == "SDSSJ0151+0049" and ours["again"]["repeats"] == "J0100\u22121200"
     assert ours["a$b^$c"]["z"] == "0.5" and all(r["viewer_dr11"].startswith("https://") for r in text)
     page = (out / "scores.html").read_text()
-    assert "row 7 of the list: declination 95" in page and "Do not use it to find lenses" in page
+    assert "row 7 of the list: declination 95" in page and "It sees hosts and fields as well as arcs" in page
     images, table = load_stamps(str(out / "stamps.parquet"))
     index = list(csv.DictReader((out / "cutouts" / "index.csv").open(newline="")))
     assert len(index) == 6 and len(images) == 7

@@ -97,7 +97,7 @@ def write_hats(
     return len(tiles)
 
 
-def _write_about(table: pa.Table, tiles: list, footers: list, folder: str, name: str, max_rows: int) -> None:
+def _write_about(table: pa.Table, tiles: list[Any], footers: list[Any], folder: str, name: str, max_rows: int) -> None:
     "What the layout says of a catalogue, its properties last"
     for place, given in (("_common_metadata", []), ("_metadata", footers)):
         sink = io.BytesIO()

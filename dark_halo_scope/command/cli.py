@@ -328,7 +328,7 @@ def fetch(
 def score(
     positions: Annotated[str, typer.Argument(help=f"{LIST} None with --pictures.")] = "",
     out: Annotated[str, typer.Option("--out", help="Folder of stamps, scores and page.")] = "runs/score",
-    checkpoint: Annotated[str, typer.Option("--checkpoint", help="A network; empty takes the small one that rides in the package.")] = "",
+    checkpoint: Annotated[str, typer.Option("--checkpoint", help="A network; empty takes the finder that rides in the package.")] = "",
     release: Annotated[
         str, typer.Option("--release", help="Address of a release to cut from: root, root#release, or name; empty asks the cutout service.")
     ] = "",
@@ -368,7 +368,7 @@ def score(
 def train(
     on: Annotated[list[str], typer.Option("--on", help="Stamps of lenses, as dhs fetch writes them; may be repeated.")],
     against: Annotated[list[str], typer.Option("--against", help="Stamps of galaxies that are none; may be repeated.")],
-    network: Annotated[str, typer.Option("--from", help="Network that is taught further: a checkpoint, or one of the package.")] = "small",
+    network: Annotated[str, typer.Option("--from", help="Network that is taught further: a checkpoint, or one of the package.")] = "finder",
     out: Annotated[str, typer.Option("--out", help="Folder of the network and its report.")] = "runs/taught",
     folds: Annotated[int, typer.Option("--folds", help="Parts of the galaxies: each is scored by a network that has not seen it.")] = 5,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the stamps.")] = 12,
@@ -394,7 +394,7 @@ def train(
 def similar(
     name: Annotated[str, typer.Argument(help="Name (task_id) of a stamp.")],
     stamps: Annotated[str, typer.Option("--stamps", help="Product of stamps that holds it: file or folder.")],
-    network: Annotated[str, typer.Option("--network", help="Network whose eyes are used: a checkpoint, or one of the package.")] = "small",
+    network: Annotated[str, typer.Option("--network", help="Network whose eyes are used: a checkpoint, or one of the package.")] = "finder",
     n: Annotated[int, typer.Option("--n", help="Neighbours.")] = 12,
     out: Annotated[str, typer.Option("--out", help="Folder of the index, the table and the page.")] = "runs/similar",
 ) -> None:

@@ -21,7 +21,7 @@ from ..base.config import recipe_identity
 from ..base.errors import BadInput, unknown_name
 from ..base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts, write_product
 from ..base.storage import join, write_bytes
-from ..learning.network import LensNetwork
+from ..learning.network import PACKAGED, LensNetwork
 from ..report import figures
 from ..report.pages import Section, render_page
 from ..run.engine import progress
@@ -46,7 +46,7 @@ def empty_index(
 def index_stamps(
     stamps: str,  # Product of stamps: file or folder
     out: str,  # Local folder for rows.parquet and index.faiss
-    network: str = "small",  # Name of a network of the package, or a checkpoint
+    network: str = PACKAGED,  # Name of a network of the package, or a checkpoint
     batch: int = 4096,  # Stamps in memory at once
 ) -> Receipt:  # Of rows.parquet
     "The vectors of every usable stamp, in the order of the rows; what is there already is not made again"
@@ -100,7 +100,7 @@ def similar(
     name: str,  # task_id of a stamp
     stamps: str,  # Product that holds it
     out: str,  # Folder for the index, similar.html, and similar.* as `table_files` writes them
-    network: str = "small",  # Name of a network of the package, or a checkpoint
+    network: str = PACKAGED,  # Name of a network of the package, or a checkpoint
     n: int = 12,
 ) -> Table:  # From `neighbours`
     "The stamps most like one, as a table in every format and as a page of pictures"

@@ -28,7 +28,7 @@ from ..base.receipts import read_table, run_facts, write_table
 from ..base.sphere import near_any, pairs_within
 from ..base.storage import join, write_bytes
 from ..learning.checkpoints import check_fit, load_checkpoint, with_calibrator
-from ..learning.network import LensNetwork, network_file
+from ..learning.network import PACKAGED, LensNetwork, network_file
 from ..learning.recipes import OptimRecipe, TrainRecipe
 from ..learning.training import train
 from ..report import figures
@@ -238,7 +238,7 @@ def teach(
     lenses: Sequence[str],  # Products of stamps, as `dhs fetch` writes them
     others: Sequence[str],
     out: str,  # Folder for network.pt, scores.parquet, report.json and report.html
-    network: str = "small",  # Name of a network of the package, or a checkpoint
+    network: str = PACKAGED,  # Name of a network of the package, or a checkpoint
     recipe: TeachRecipe | None = None,
     device: str = "",  # "cpu", "cuda" ...; empty: a GPU where there is one
 ) -> dict[str, Any]:  # lenses, others, left, before, after, and the network's name

@@ -499,6 +499,8 @@ CHANGES: dict[str, FinderRecipe] = {
     "input of 48 pixels": replace(BASE, train=replace(BASE.train, n_pix=48)),
     "6,000 stamps, 8 epochs": replace(BASE, n_stamps=6000, train=replace(BASE.train, epochs=8)),
     "no lens frames": replace(BASE, shares=(0.7, 0.0, 0.3)),
+    "8,000 arcs planned": replace(BASE, n_arcs=8000),
+    "8,000 arcs, 20,000 stamps, 8 epochs": replace(BASE, n_arcs=8000, n_stamps=20000, train=replace(BASE.train, epochs=8)),
     "another seed": replace(BASE, seed=2),
 }
 
