@@ -24,6 +24,7 @@ import torch
 from ..base import draws, storage
 from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
+from ..base.receipts import open_table, read_table, readable, written_file
 from ..base.schema import metadata_columns, plain_types
 from ..base.sphere import near_any
 from ..parent.splits import SplitRecipe, near_other_split, split_of_bricks
@@ -134,12 +135,11 @@ def open_source(
 def open_stamps(
     uri: str,  # A Parquet file, local or s3://
     metadata: Any = None,  # Its footer, where it is known already
+    written: Sequence[Any] | None = None,  # What its receipt says of it, see `written_file`, where that is known already
 ) -> pq.ParquetFile:
     "The file, memory-mapped where it is local; raises BadInput where it is not whole"
-    try:
-        return pq.ParquetFile(open_source(uri), metadata=metadata, pre_buffer=storage.scheme_of(uri) != "file")
-    except (OSError, pa.ArrowInvalid) as error:
-        raise BadInput(f"{uri}: not readable as Parquet ({str(error).splitlines()[0]})") from None
+    with readable(uri):
+        return open_table(uri, open_source(uri), written, metadata=metadata, pre_buffer=storage.scheme_of(uri) != "file")
 
 # %% ../../nbs/stamps/reader.ipynb #946669e9
 def selected(
@@ -197,6 +197,8 @@ class StampIndex:
     identity: dict[str, np.ndarray]  # task_id, brickname ... for scoring
     scale: list[np.ndarray]  # (n, band) float32, nanomaggies a stored step: of the pixel column, then of ctrl_stamp where it is read
     lost: dict[str, int] = field(default_factory=dict)  # Rows lost to each cut
+    written: dict[str, list] = field(default_factory=dict)  # File -> what its receipt says of it
+    compared: Any = field(default_factory=set)  # Units and columns whose pages were compared with their checksums
 
     def __len__(self) -> int:
         return len(self.row)
@@ -261,9 +263,9 @@ def _scale_columns(names: Sequence[str], column: str, bands: Sequence[str], uri:
     return [f"{column_prefix(column)}scale_{b}" for b in bands]
 
 # %% ../../nbs/stamps/reader.ipynb #0f3e2c81
-def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: Reading, first_unit: int) -> tuple[dict, dict, int]:
+def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: Reading, first_unit: int, written: list) -> tuple[dict, dict, int]:
     "Columns of the index for one file, rows lost, and the number of its row groups"
-    file = open_stamps(uri)
+    file = open_stamps(uri, written=written)
     names = file.schema_arrow.names
     wanted = {
         *KEPT,
@@ -284,7 +286,8 @@ def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: Reading
         raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
     wanted |= {*recipe.meta_columns, *recipe.keep_columns}
     scales = [_scale_columns(names, column, recipe.bands, uri) for column in pixel_columns(chosen, recipe)]
-    table = file.read(columns=[n for n in names if n in wanted or any(n in s for s in scales)])
+    with readable(uri):
+        table = file.read(columns=[n for n in names if n in wanted or any(n in s for s in scales)])
     rows = {name: table[name].to_numpy() for name in table.column_names}
     if not rows:
         raise BadInput(f"{uri}: has none of the columns {', '.join(sorted(wanted))}")
@@ -325,9 +328,11 @@ def build_index(
     units: list[tuple[int, str, int]] = []
     parts: list[dict] = []
     lost: dict[str, int] = {}
+    written: dict[str, list] = {}
     for number, chosen in enumerate(sets):
         for uri in stamp_files(chosen.paths):
-            part, gone, groups = _file_rows(uri, chosen, selection, recipe, len(units))
+            written[uri] = written_file(uri)
+            part, gone, groups = _file_rows(uri, chosen, selection, recipe, len(units), written[uri])
             units += [(number, uri, group) for group in range(groups)]
             parts.append(part)
             lost = {name: lost.get(name, 0) + gone.get(name, 0) for name in {**lost, **gone}}
@@ -337,7 +342,7 @@ def build_index(
         raise BadInput(f"no stamp is left in {', '.join(s.name for s in sets)} after the selection (lost: {lost or 'nothing to read'})")
     identity = {name.removeprefix("identity "): columns.pop(name) for name in list(columns) if name.startswith("identity ")}
     scale = [columns.pop(name) for name in sorted(columns) if name.startswith("scale ")]
-    index = StampIndex(units, tuple(sets), identity=identity, scale=scale, lost=lost, **columns)
+    index = StampIndex(units, tuple(sets), identity=identity, scale=scale, lost=lost, written=written, **columns)
     return upsample_hard(index, recipe) if recipe.hard_negatives else index
 
 # %% ../../nbs/stamps/reader.ipynb #61033523
@@ -350,10 +355,7 @@ def hard_positions(
     "Positions of hard negatives; raises BadInput when there is no such file, or no positions in it"
     if not storage.exists(uri):
         raise BadInput(f"{uri}: no such file; expected a table of hard negatives with ra and dec")
-    system, path = storage.filesystem(uri)
-    with system.open_input_file(path) as source:
-        table = pq.read_table(source)
-    return lookup_positions(table, uri)
+    return lookup_positions(read_table(uri), uri)
 
 
 def lookup_positions(
@@ -433,7 +435,7 @@ class Unit:
 # %% ../../nbs/stamps/reader.ipynb #b93f6745
 def _arrow_pixels(uri: str, metadata: Any, group: int, column: str, stored: Sequence[str], bands: Sequence[str]) -> Pixels:
     "A pixel column of a row group through Arrow, npz included"
-    file = open_stamps(uri, metadata)
+    file = open_stamps(uri, metadata, ())
     if column in file.schema_arrow.names:
         words = plain_types(file.read_row_group(group, columns=[column], use_threads=False), uri)[column].combine_chunks()
         chunk = words.chunk(0) if isinstance(words, pa.ChunkedArray) else words
@@ -453,7 +455,7 @@ def decode_unit(
     chosen, uri, group = index.units[number]
     if uri not in footers:
         footers.clear() if len(footers) > 256 else None
-        metadata = open_stamps(uri).metadata
+        metadata = open_stamps(uri, written=index.written.get(uri)).metadata
         footers[uri] = metadata, {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}, open_source(uri)
     metadata, columns, source = footers[uri]
     pixels = []
@@ -462,14 +464,15 @@ def decode_unit(
             stored = stored_bands(columns, column) if column in columns else ()
             pages = None
             if column in columns:
-                width = metadata.schema.column(columns[column]).length
-                pages = column_pages(source, metadata.row_group(group).column(columns[column]), width) if width > 0 else None
+                width, new = metadata.schema.column(columns[column]).length, (number, column) not in index.compared
+                pages = column_pages(source, metadata.row_group(group).column(columns[column]), width, new) if width > 0 else None
+                index.compared.add((number, column))
             found = (
                 stored_pixels(pages, stored, recipe.bands) if pages else _arrow_pixels(uri, metadata, group, column, stored, recipe.bands)
             )
             pixels.append(found)
-    except (OSError, pa.ArrowInvalid, IndexError, KeyError, ValueError) as error:
-        raise BadInput(f"{uri}: row group {group} is not readable ({str(error).splitlines()[0]})") from None
+    except (OSError, pa.ArrowException, IndexError, KeyError, ValueError, TypeError) as error:
+        raise BadInput(f"{uri}: row group {group} is not readable ({' '.join(str(error).split())[:200]})") from None
     return Unit(number, pixels)
 
 # %% ../../nbs/stamps/reader.ipynb #c37acfdc
