@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['SCHEMES', 'S3_ATTEMPTS', 'STALE_S', 'scheme_of', 'join', 's3_filesystem', 'filesystem', 'size_of', 'exists',
-           'read_bytes', 'list_files', 'is_folder', 'write_bytes', 'remove_file', 'clear_folder']
+           'read_bytes', 'list_files', 'sizes_below', 'is_folder', 'write_bytes', 'remove_file', 'clear_folder']
 
 # %% ../../nbs/base/storage.ipynb #916f77bc
 import contextlib
 import glob
 import os
 import re
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -56,6 +55,8 @@ def s3_filesystem() -> fs.S3FileSystem:
 def _s3_place() -> tuple[str, str]:
     "Endpoint (empty: Amazon's) and region"
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    if endpoint and not re.match(r"https?://[^/]", endpoint):
+        raise BadInput(f"AWS_ENDPOINT_URL={endpoint}: expected an address that begins with http:// or https://")
     return endpoint.rstrip("/"), os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
 
 
@@ -73,7 +74,10 @@ def filesystem(
     "Resolves an address; raises BadInput for an unknown scheme"
     text, scheme = str(uri), scheme_of(uri)
     if scheme == "s3":
-        return s3_filesystem(), text.split("://", 1)[1].rstrip("/")
+        key = text.split("://", 1)[1].rstrip("/")
+        if "//" in key or not key or key.startswith("/"):
+            raise BadInput(f"address '{text}': expected s3://bucket/key with single slashes")
+        return s3_filesystem(), key
     if scheme == "https":
         import fsspec
 
@@ -135,6 +139,16 @@ def list_files(
     return [prefix + name for name in names if not Path(name).name.startswith((".", "_tmp"))]
 
 
+def sizes_below(
+    uri: str | Path,  # Folder
+) -> dict[str, int]:  # Address of every file -> its size [bytes]
+    "Sizes of all files at any depth below a folder, in one listing; raises BadInput when the place cannot be asked"
+    system, path = filesystem(uri)
+    with _told(uri, "listed"):
+        found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    return {f"{str(uri).rstrip('/')}{f.path.removeprefix(path)}": f.size for f in found if f.type == fs.FileType.File}
+
+
 def is_folder(
     uri: str | Path,  # File or folder
 ) -> bool:
@@ -160,15 +174,16 @@ def write_bytes(
 
 
 def _replace(data: bytes, target: Path) -> None:
-    "Temporary file beside the target, flushed, then renamed over it"
+    "Temporary file beside the target, flushed, then renamed over it; who may read it is left to the umask, and a link stays a link"
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.{uuid.uuid4().hex[:6]}.", dir=target.parent)
+    temporary = str(target.parent / f".{target.name}.{uuid.uuid4().hex}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

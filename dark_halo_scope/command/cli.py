@@ -16,6 +16,7 @@ import re
 import sys
 import time
 import warnings
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -537,12 +538,10 @@ def grade(
         print("\n".join(in_words(export_grades(candidates, deck, GradeBook(book, make=False), export))))
         return
     print(f"{len(deck.names)} cards, {sum(t != '' for t in deck.truth)} of them planted; grades in {book}; Ctrl-C ends", flush=True)
-    try:
-        serve_grading(
-            deck, book, grader or [getpass.getuser()], port, partial(print, flush=True), read_panels(models, deck.names) if models else {}
-        )
-    except KeyboardInterrupt:
-        print("all grades are kept; --export FOLDER writes them out")
+    panels = read_panels(models, deck.names) if models else {}
+    with suppress(KeyboardInterrupt):
+        serve_grading(deck, book, grader or [getpass.getuser()], port, partial(print, flush=True), panels)
+    print("all grades are kept; --export FOLDER writes them out", flush=True)
 
 # %% ../../nbs/command/cli.ipynb #797cb405
 @app.command()

@@ -36,7 +36,7 @@ from ..lensing.psf import psf_from_psfsize
 from .positions import cut_places, fetch_places
 from ..report.pages import Section, render_page
 from ..run.engine import Engine, run_tasks, set_aside
-from ..search.catalogues import catalogue_files
+from ..search.catalogues import catalogue_files, safe_cell
 from ..search.grading import panel_path, stamps_beside
 from ..search.pictures import PANEL, model_panel, png
 from ..stamps.codec import decode, sky_sigma
@@ -192,7 +192,9 @@ def models_csv(
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(names)
     for row in models.select(names).to_pylist():
-        lines.writerow([f"{v:.6g}" if isinstance(v, float) and k not in ("ra", "dec") else "" if v is None else v for k, v in row.items()])
+        lines.writerow(
+            [f"{v:.6g}" if isinstance(v, float) and k not in ("ra", "dec") else "" if v is None else safe_cell(v) for k, v in row.items()]
+        )
     return out.getvalue().encode()
 
 # %% ../../nbs/lists/models.ipynb #3a9ae4f8

@@ -19,6 +19,7 @@ from ..base.errors import BadInput
 from ..base.storage import join, write_bytes
 from ..report import figures
 from ..report.pages import Section, render_page
+from ..search.catalogues import safe_cell
 from ..survey.pictures import VIEWER, lettering, to_fluxes
 from ..trust.real_sets import PIXSCALE, RealSet, levelled, real_set, regridded
 
@@ -74,8 +75,8 @@ def score_pictures(
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(["name", "rank", "logit", "p_lens", "why"])
-    lines.writerows([names[i], r + 1, f"{logit[i]:.6g}", f"{expit(logit[i]):.6g}", ""] for r, i in enumerate(order))
-    lines.writerows([name, "", "", "", why] for name, why in left.items())
+    lines.writerows([safe_cell(names[i]), r + 1, f"{logit[i]:.6g}", f"{expit(logit[i]):.6g}", ""] for r, i in enumerate(order))
+    lines.writerows([safe_cell(name), "", "", "", why] for name, why in left.items())
     write_bytes(text.getvalue().encode(), join(out, "scores.csv"))
     shown = Section("By falling score")
     shown.add_figure(

@@ -420,8 +420,15 @@ def mark_from(
         raise BadInput("mark: no such card in this deck")
     if grade is not None and (not isinstance(grade, str) or grade not in GRADES):
         raise unknown_name("grade", str(grade)[:20], GRADES, "mark")
+    if not _is_text(id_) or not _is_text(comment):
+        raise BadInput("mark: expected an id and a comment of whole letters, not half of a pair")
     if not isinstance(comment, str) or len(comment) > COMMENT_MAX:
         raise BadInput(f"mark: expected a comment of at most {COMMENT_MAX} characters")
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < 1e6 or not isinstance(undo, bool):
         raise BadInput("mark: expected seconds between 0 and a million, and undo true or false")
     return Mark(id_, names[card], grade, comment, float(seconds), undo)
+
+
+def _is_text(value: Any) -> bool:
+    "False for a text that no file can hold: JSON lets half of a letter through"
+    return not isinstance(value, str) or value.encode("utf-8", "ignore").decode() == value
