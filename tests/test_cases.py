@@ -91,7 +91,7 @@ def test_a_broken_file_of_a_bank_is_named(name: str, change, tmp_path: Path) -> 
     assert "\n" not in str(error.value) and not (tmp_path / "bank.h5").exists()
 
 
-@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o022, 0o644), (0o002, 0o664)])
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o022, 0o644), (0o002, 0o664), (0o000, 0o666)])
 def test_the_umask_decides_who_may_read(mask: int, mode: int, tmp_path: Path) -> None:
     "An atomic write that sets 0644 shows private files, and locks colleagues out of shared ones"
     code = (
@@ -102,25 +102,26 @@ def test_the_umask_decides_who_may_read(mask: int, mode: int, tmp_path: Path) ->
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    "The file that it points to is written"
+    "The file that it points to is written, and made where there is none yet"
     (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "real.txt").write_text("old")
     (tmp_path / "link.txt").symlink_to(tmp_path / "there" / "real.txt")
-    write_bytes(b"new", tmp_path / "link.txt")
-    assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "there" / "real.txt").read_text() == "new"
+    for content in (b"old", b"new"):
+        write_bytes(content, tmp_path / "link.txt")
+        assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "there" / "real.txt").read_bytes() == content
     assert os.listdir(tmp_path / "there") == ["real.txt"]
 
 
-@pytest.mark.parametrize("endpoint", ["127.0.0.1:9000", "localhost", "http://"])
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:9000", "localhost", "ftp://host", "http://", "//host:1"])
 def test_an_endpoint_without_its_scheme_is_refused(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     with pytest.raises(BadInput, match="AWS_ENDPOINT_URL=.*expected http://HOST:PORT"):
         s3_filesystem()
 
 
-def test_an_address_with_an_empty_name_is_refused() -> None:
-    with pytest.raises(BadInput, match="two slashes in a row"):
-        filesystem("s3://bucket/run//stamps")
+@pytest.mark.parametrize("address", ["s3://bucket/run//stamps", "s3://bucket//stamps", "s3:///stamps", "s3://"])
+def test_an_address_with_an_empty_name_is_refused(address: str) -> None:
+    with pytest.raises(BadInput, match="expected s3://bucket/key with single slashes"):
+        filesystem(address)
 
 
 def test_positions_match_across_the_end_of_right_ascension_and_at_the_pole() -> None:

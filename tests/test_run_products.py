@@ -15,7 +15,15 @@ from dark_halo_scope.base import products as base
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.galaxy import galaxy_key
 from dark_halo_scope.base.products import Made, Product
-from dark_halo_scope.base.receipts import Receipt, read_receipt, read_table, receipt_path, write_receipt, write_table
+from dark_halo_scope.base.receipts import (
+    Receipt,
+    read_receipt,
+    read_table,
+    receipt_path,
+    write_product,
+    write_receipt,
+    write_table,
+)
 from dark_halo_scope.base.sphere import nearest
 from dark_halo_scope.learning.training import run_data
 from dark_halo_scope.run import products
@@ -231,7 +239,8 @@ def test_a_threshold_of_another_network_is_refused(copy: Path) -> None:
     brick = sorted((copy / "sky").rglob("*.parquet"))[0]
     table = read_table(brick)
     names = pa.array(["deadbeefdeadbeef"] * len(table))
-    write_table(table.set_column(table.column_names.index("model_id"), "model_id", names), brick)
+    other = table.set_column(table.column_names.index("model_id"), "model_id", names)
+    write_product(other, brick, "scores", read_receipt(brick).identity)
     from dark_halo_scope.base.products import Chosen, Inputs
     from dark_halo_scope.search.products import candidates
 

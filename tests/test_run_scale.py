@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ import pytest
 
 from dark_halo_scope.base import storage
 from dark_halo_scope.base.errors import BadInput
-from dark_halo_scope.base.receipts import read_receipt, read_table, receipt_path, write_product, write_table
+from dark_halo_scope.base.receipts import read_receipt, read_table, receipt_path, write_product, write_receipt
 from dark_halo_scope.base.storage import join, list_files, read_bytes, write_bytes
 from dark_halo_scope.injection import products as injection
 from dark_halo_scope.run import products
@@ -135,8 +136,12 @@ def test_another_recipe_makes_other_bytes(planned: Run, reference: dict, tmp_pat
 def test_a_limit_reads_only_what_it_needs(planned: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "A plan in groups of 16 rows: ten stamps ask for the first group alone, and every brick's rows are found where they lie"
     run, plan = run_at(planned, str(tmp_path), workers=1), read_table(planned.address("plan"))
-    write_table(plan, f"{run.address('plan')}/plan-00000.parquet", row_group_size=16)
-    name, read = read_receipt(run.address("plan")).name, []
+    whole = read_receipt(run.address("plan"))
+    piece = write_product(plan, f"{run.address('plan')}/plan-00000.parquet", "injection_plan", {}, row_group_size=16)
+    write_receipt(
+        replace(whole, run=whole.run | {"sizes": {"plan-00000": piece.run["files"]["plan-00000.parquet"][0]}}), run.address("plan")
+    )
+    name, read = whole.name, []
     group = pq.ParquetFile.read_row_group
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, i, *more, **named: read.append(i) or group(self, i, *more, **named))
     few = [job.task.values for _, job in jobs_of(open_run("toy", run.out, given(planned), limit=10), "stamps")]

@@ -78,8 +78,8 @@ def recipe_from(
         raise BadInput(f"{where}: missing key(s) {', '.join(missing)}")
     try:
         return cls(**values)
-    except BadInput:
-        raise
+    except BadInput as error:
+        raise error if where.split(".yaml")[0] in str(error) else BadInput(f"{where}: {error}") from None
     except ValueError as error:
         raise BadInput(f"{where}: {error}") from error
 

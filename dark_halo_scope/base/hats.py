@@ -18,8 +18,9 @@ from astropy import units as u
 from astropy_healpix import HEALPix
 
 from .errors import BadInput
+from .receipts import open_table, readable
 from .schema import plain_types
-from .storage import clear_folder, exists, filesystem, join, list_files, read_bytes, write_bytes
+from .storage import clear_folder, exists, join, list_files, read_bytes, write_bytes
 
 # %% ../../nbs/base/hats.ipynb #3b4ae8f9
 CELL = "_healpix_29"  # Name of the column of cells, nested, nside 2^29
@@ -145,15 +146,10 @@ def read_hats_file(
     columns: Sequence[str] | None = None,  # Only these
 ) -> pa.Table:  # In plain types, without the layout's own column
     "The rows of one cell; raises BadInput when the file is broken or lacks a column"
-    system, path = filesystem(uri)
-    try:
-        with system.open_input_file(path) as source:
-            file = pq.ParquetFile(source)
-            if lacking := [c for c in columns or [] if c not in file.schema_arrow.names]:
-                raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
-            table = plain_types(file.read(columns=list(columns) if columns else None), uri)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise BadInput(f"{uri}: not readable as Parquet ({' '.join(str(error).split())[:300]})") from error
+    with open_table(uri, written=()) as file, readable(uri):
+        if lacking := [c for c in columns or [] if c not in file.schema_arrow.names]:
+            raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
+        table = plain_types(file.read(columns=list(columns) if columns else None), uri)
     return table.drop_columns([c for c in (CELL,) if c in table.column_names])
 
 

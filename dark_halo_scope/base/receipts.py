@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['ENDING', 'CHEAP', 'OPEN_AT_ONCE', 'content_hash', 'count_hosts', 'Receipt', 'identity_of', 'run_facts',
            'receipt_path', 'product_of', 'write_receipt', 'read_receipt', 'file_digest', 'file_faults', 'is_done',
-           'write_table', 'read_table', 'read_schema', 'read_tables', 'write_product']
+           'write_table', 'written_file', 'readable', 'open_table', 'read_table', 'read_schema', 'read_tables',
+           'write_product']
 
 # %% ../../nbs/base/receipts.ipynb #88c5ec8e
 import hashlib
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from .jsonable import plain, read_json, write_json
 from .resources import code_of
 from .schema import plain_types
 from .storage import exists, filesystem, is_folder, join, list_files, read_bytes, size_of, write_bytes
+from .sums import CHANGED, footer_sum
 
 # %% ../../nbs/base/receipts.ipynb #8b28e60f
 def content_hash(
@@ -172,7 +175,7 @@ def file_faults(
 ) -> list[str]:  # One line per file that is not as it was written
     "Which files of a product are missing or changed"
     faults, folder = [], str(uri).rstrip("/").rsplit("/", 1)[0]
-    for name, (size, digest) in receipt.run.get("files", {}).items():
+    for name, (size, digest, *_) in receipt.run.get("files", {}).items():
         file = join(folder, name)
         there = size_of(file)
         if there is None:
@@ -180,7 +183,7 @@ def file_faults(
         elif there != size:
             faults.append(f"{file}: {there} bytes, expected {size}")
         elif (thorough or size <= CHEAP) and file_digest(read_bytes(file))[1] != digest:
-            faults.append(f"{file}: changed after it was written")
+            faults.append(f"{file}: {CHANGED}")
     if not faults and receipt.identity.get("content") != {} and not exists(uri):  # a folder whose receipt names no file of it
         faults.append(f"{uri}: missing")
     return faults
@@ -205,51 +208,86 @@ def write_table(
     table: pa.Table,
     uri: str | Path,
     **options: Any,  # Of pyarrow.parquet.write_table; zstd, level 1, unless said otherwise
-) -> list[Any]:  # Size and digest of the file
-    "Writes a Parquet file, whole or not at all"
+) -> list[Any]:  # Size and digest of the file, and the checksum of its footer
+    "Writes a Parquet file with a checksum on every page, whole or not at all"
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **({"compression": "zstd", "compression_level": 1} | options))
+    pq.write_table(table, sink, write_page_checksum=True, **({"compression": "zstd", "compression_level": 1} | options))
     data = sink.getvalue().to_pybytes()
     write_bytes(data, uri)
-    return file_digest(data)
+    return [*file_digest(data), footer_sum(pa.BufferReader(data))]
 
 
+def written_file(
+    uri: str | Path,  # A file
+) -> list[Any]:  # Size, digest and, of a table, the footer's checksum; empty where no receipt beside it speaks for it
+    "What the receipt of a file says of it; raises BadInput when the receipt cannot be read"
+    known = read_receipt(uri).run.get("files", {}) if exists(receipt_path(uri)) else {}
+    return list(known.get(str(uri).rsplit("/", 1)[-1], []))
+
+
+@contextmanager
+def readable(
+    uri: str | Path,  # A Parquet file
+) -> Iterator[None]:
+    "Turns what goes wrong while a Parquet file is read into one line that names it"
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise BadInput(f"{uri}: no such file") from error
+    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{uri}: not readable as Parquet ({' '.join(str(error).split())[:300]})") from error
+
+
+def open_table(
+    uri: str | Path,  # A Parquet file
+    source: pa.NativeFile | None = None,  # The file, where it is open already
+    written: Sequence[Any] | None = None,  # See `written_file`, where that is known already
+    **options: Any,  # Of pyarrow.parquet.ParquetFile
+) -> pq.ParquetFile:  # Every page is compared with its checksum when it is read
+    "Opens a Parquet file; raises BadInput when it is missing or damaged, or it is not what its receipt tells of"
+    system, path = filesystem(uri)
+    with readable(uri):
+        size, digest, footer = (*(written_file(uri) if written is None else written), None, None, None)[:3]
+        if digest and source is None and size <= CHEAP:
+            source = pa.BufferReader(data := read_bytes(uri))
+            if file_digest(data) != [size, digest]:
+                raise BadInput(f"{uri}: {CHANGED}; make it again")
+        source = source or system.open_input_file(path)
+        if footer and footer_sum(source) != footer:
+            raise BadInput(f"{uri}: {CHANGED}, in its footer; make it again")
+        return pq.ParquetFile(source, page_checksum_verification=True, **options)
+
+# %% ../../nbs/base/receipts.ipynb #5ebf3db4
 def read_table(
     uri: str | Path,  # A Parquet file, or a folder of them
     columns: Sequence[str] | None = None,  # Only these
 ) -> pa.Table:
     "A Parquet file, or a folder's files one after the other, as a table; raises BadInput when it is missing, damaged or lacks a column"
-    system, path = filesystem(uri)
     if not exists(uri):
         raise BadInput(f"{uri}: no such file")
     if is_folder(uri):
+        path = filesystem(uri)[1]
         files = [file for file in list_files(uri, ".parquet") if "/_" not in file.rsplit(path, 1)[-1]]
         if not files:
             raise BadInput(f"{uri}: a folder without Parquet files")
         return pa.concat_tables([read_table(file, columns) for file in files])
-    try:
-        with system.open_input_file(path) as source:
-            file = pq.ParquetFile(source)
-            lacking = [c for c in columns or [] if c not in file.schema_arrow.names]
-            if lacking:
-                raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
-            return plain_types(file.read(columns=columns), str(uri))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise BadInput(f"{uri}: not readable as Parquet ({' '.join(str(error).split())[:300]})") from error
+    with open_table(uri) as file, readable(uri):
+        lacking = [c for c in columns or [] if c not in file.schema_arrow.names]
+        if lacking:
+            raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
+        table = plain_types(file.read(columns=columns), str(uri))
+        table.validate(full=True)
+        return table
 
 
 def read_schema(
     uri: str | Path,  # A Parquet file
 ) -> pa.Schema:
     "What columns a Parquet file has; raises BadInput when it is missing or damaged"
-    system, path = filesystem(uri)
-    if not exists(uri):
-        raise BadInput(f"{uri}: no such file")
-    try:
-        with system.open_input_file(path) as source:
-            return pq.read_schema(source)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise BadInput(f"{uri}: not readable as Parquet ({' '.join(str(error).split())[:300]})") from error
+    with open_table(uri) as file:
+        return file.schema_arrow
 
 
 OPEN_AT_ONCE = 16  # Files read side by side: on a bucket each open is a round trip

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEMES', 'S3_ATTEMPTS', 'STALE_S', 'scheme_of', 'join', 's3_filesystem', 'filesystem', 'size_of', 'exists',
-           'read_bytes', 'list_files', 'is_folder', 'write_bytes', 'remove_file', 'clear_folder']
+           'read_bytes', 'list_files', 'sizes_below', 'is_folder', 'write_bytes', 'remove_file', 'clear_folder']
 
 # %% ../../nbs/base/storage.ipynb #916f77bc
 import contextlib
@@ -75,8 +75,8 @@ def filesystem(
     text, scheme = str(uri), scheme_of(uri)
     if scheme == "s3":
         place = text.split("://", 1)[1].rstrip("/")
-        if "//" in place:
-            raise BadInput(f"address '{text}': two slashes in a row; expected a name between every two")
+        if not place or place.startswith("/") or "//" in place:
+            raise BadInput(f"address '{text}': a name is empty; expected s3://bucket/key with single slashes")
         return s3_filesystem(), place
     if scheme == "https":
         import fsspec
@@ -137,6 +137,16 @@ def list_files(
     names = sorted(f.path for f in found if f.type == fs.FileType.File and f.path.endswith(suffix))
     prefix = "s3://" if scheme_of(uri) == "s3" else ""
     return [prefix + name for name in names if not Path(name).name.startswith((".", "_tmp"))]
+
+
+def sizes_below(
+    uri: str | Path,  # Folder
+) -> dict[str, int]:  # Address of every file -> its size [bytes]
+    "Sizes of all files at any depth below a folder, in one listing; raises BadInput when the place cannot be asked"
+    system, path = filesystem(uri)
+    with _told(uri, "listed"):
+        found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    return {f"{str(uri).rstrip('/')}{f.path.removeprefix(path)}": f.size for f in found if f.type == fs.FileType.File}
 
 
 def is_folder(

@@ -17,6 +17,7 @@ import re
 import sys
 import time
 import warnings
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -595,11 +596,10 @@ def grade(
         print("\n".join(in_words(export_grades(candidates, deck, GradeBook(book, make=False), export))))
         return
     print(f"{len(deck.names)} cards, {sum(t != '' for t in deck.truth)} of them planted; grades in {book}; Ctrl-C ends", flush=True)
-    try:
-        panels = read_panels(models, deck.names) if models else {}
+    panels = read_panels(models, deck.names) if models else {}
+    with suppress(KeyboardInterrupt):
         serve_grading(deck, book, grader or [getpass.getuser()], port, partial(print, flush=True), panels, address)
-    except KeyboardInterrupt:
-        print("all grades are kept; --export FOLDER writes them out")
+    print("all grades are kept; --export FOLDER writes them out", flush=True)
 
 # %% ../../nbs/command/cli.ipynb #797cb405
 @app.command()

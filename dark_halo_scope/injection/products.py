@@ -24,8 +24,7 @@ import pyarrow.parquet as pq
 from ..base.errors import BadInput
 from ..base.jsonable import as_json
 from ..base.products import Chosen, Input, Inputs, Made, Place, Product, Task
-from ..base.receipts import read_receipt, read_table
-from ..base.storage import filesystem
+from ..base.receipts import open_table, read_receipt, read_table, readable
 from .claims import Tally, claimed_columns
 from .compact import deal_bricks, joined_shard
 from .paint import paint_brick
@@ -158,17 +157,14 @@ def open_plan(
     name: str,  # The plan's receipt's name: another plan under the same address is another file
 ) -> pq.ParquetFile:
     "A file of the plan, opened once per process; raises BadInput when it is not readable"
-    system, path = filesystem(uri)
-    try:
-        return pq.ParquetFile(system.open_input_file(path))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise BadInput(f"{uri}: not readable as Parquet ({' '.join(str(error).split())})") from error
+    return open_table(uri)
 
 
 @lru_cache(maxsize=2)
 def _plan_group(uri: str, name: str, group: int) -> pa.Table:
     "One group of rows of a file"
-    return open_plan(uri, name).read_row_group(group)
+    with readable(uri):
+        return open_plan(uri, name).read_row_group(group)
 
 # %% ../../nbs/injection/products.ipynb #60f03984
 def plan_rows(
@@ -217,7 +213,8 @@ def file_bricks(
     file, start = open_plan(uri, name), 0
     runs: list[tuple[str, int, int]] = []
     for group in range(file.metadata.num_row_groups):
-        names = file.read_row_group(group, ["brickname"])["brickname"].to_numpy(zero_copy_only=False).astype(str)
+        with readable(uri):
+            names = file.read_row_group(group, ["brickname"])["brickname"].to_numpy(zero_copy_only=False).astype(str)
         names = names[: limit - start]
         edges = np.flatnonzero(np.r_[len(names) > 0, names[1:] != names[:-1]])
         for first, size in zip(edges.tolist(), np.diff([*edges, len(names)]).tolist()):

@@ -481,7 +481,7 @@ def bank_bytes(
         flat = np.concatenate([np.asarray(image, np.float32).ravel() for image in images])
         file.create_dataset("images", data=flat, track_times=False)
         file.create_dataset("masks", data=np.packbits(np.concatenate([m.ravel() for m in masks])), track_times=False)
-        file.create_dataset("shape", data=np.array([image.shape for image in images], np.int32), track_times=False)
+        file.create_dataset("shape", data=np.array([image.shape for image in images], np.int32), track_times=False, fletcher32=True)
         for name, values in columns.items():
             data = values.astype("S") if values.dtype.kind in "US" else values.astype(values.dtype.newbyteorder("="))
             file.create_dataset(f"columns/{name}", data=data, track_times=False)
@@ -545,9 +545,13 @@ def _read(path: str | Path, split: str | None) -> tuple[dict[str, np.ndarray], d
         with h5py.File(io.BytesIO(read_bytes(path)), "r") as file:
             flat, shape, attributes = file["images"][:], file["shape"][:], {k: str(v) for k, v in file.attrs.items()}
             columns = {name: (data[:].astype(str) if data.dtype.kind == "S" else data[:]) for name, data in file["columns"].items()}
-    except (OSError, KeyError) as error:
-        raise BadInput(f"{path}: not a source bank ({error}); expected an HDF5 file written by build_bank") from error
-    if _checksum(flat, columns) != attributes["checksum"]:
+        sums = _checksum(flat, columns), attributes["checksum"]
+        whole = shape.shape[1:] == (2,) and shape.min() > 0 and shape.prod(1).sum() == len(flat) and len(shape) == len(columns["split"])
+    except Exception as error:  # a damaged file can fail anywhere in the library that reads it
+        raise BadInput(
+            f"{path}: not a source bank ({' '.join(str(error).split())[:200]}); expected an HDF5 file written by build_bank"
+        ) from error
+    if sums[0] != sums[1] or not whole:
         raise BadInput(
             f"{path}: its pictures or columns do not match the checksum {attributes['checksum']}; the file is damaged, build it again"
         )

@@ -27,6 +27,7 @@ from ..base.errors import BadInput
 from ..base.receipts import Receipt, file_digest, identity_of, is_done, read_receipt, run_facts, write_product, write_receipt
 from ..base.schema import BANDS
 from ..base.storage import exists, join, read_bytes, write_bytes
+from ..base.sums import write_summed
 from .camera import BandStack, Placed, maskbits_of, stack_band, to_pixels
 from .catalogue import brick_ebv, brick_row, catalogue_columns, sky_row, sweep_columns
 from .files import coadd_bytes, coadd_header, gather, gzipped, read_columns, table_bytes
@@ -106,10 +107,10 @@ def make_brick(
     for band, stack in stacks.items():
         for kind in ("image", "invvar", "psfsize", "nexp"):
             data = coadd_bytes([getattr(stack, kind)], coadd_header(brick, recipe.n_pix, kind, band), seed)
-            write_bytes(data, release.coadd(brick.name, kind, band))
+            write_summed(data, release.coadd(brick.name, kind, band))
     wise = (mask >> MASKBITS["WISEM1"] & 1).astype(np.uint8)
     layers, names = [release_bits(mask, release.facts.maskbits), wise, np.zeros_like(wise)], ("MASKBITS", "WISEM1", "WISEM2")
-    write_bytes(coadd_bytes(layers, coadd_header(brick, recipe.n_pix, "maskbits"), seed, names), release.coadd(brick.name, "maskbits"))
+    write_summed(coadd_bytes(layers, coadd_header(brick, recipe.n_pix, "maskbits"), seed, names), release.coadd(brick.name, "maskbits"))
     catalogue = written_columns(catalogue, release)
     write_bytes(table_bytes(catalogue, MOCKID=recipe_identity(recipe), BRICK=brick.name), release.tractor(brick.name))
     return made
@@ -141,7 +142,7 @@ def write_catalogues(
     size = release.facts.sweep_size
     names = np.array([sweep_corners(ra, dec, size) for ra, dec in zip(whole["RA"].tolist(), whole["DEC"].tolist())])
     for name in sorted(set(names.tolist())):
-        write_bytes(table_bytes({k: v[names == name] for k, v in whole.items()}, "SWEEP"), release.sweep(name))
+        write_summed(table_bytes({k: v[names == name] for k, v in whole.items()}, "SWEEP"), release.sweep(name))
     return {"bricks": len(bricks), "sweeps": len(set(names.tolist())), "objects": len(names)}
 
 # %% ../../nbs/mock/release.ipynb #e048520d

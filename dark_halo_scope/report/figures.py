@@ -63,7 +63,7 @@ def axes_grid(
 def show_stamp(ax: Axes, image: np.ndarray, bands: Sequence[str], title: str = "", colour: str = "black") -> None:
     "One stamp in one panel"
     ax.imshow(preview(image, bands), origin="lower", interpolation="nearest")
-    ax.set_title(title, fontsize=7, color=colour)
+    ax.set_title(title, fontsize=7, color=colour, parse_math=False)  # a name such as a$b^$c is no formula
     ax.set_xticks([])
     ax.set_yticks([])
 
@@ -100,7 +100,7 @@ def brick_picture(
     if marks:
         ax.legend(loc="upper right", fontsize=8, labelcolor="white", facecolor="black", framealpha=0.6)
     ax.set(xticks=[], yticks=[])
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title, fontsize=9, parse_math=False)
     return figure
 
 # %% ../../nbs/report/figures.ipynb #4c95847d

@@ -173,8 +173,11 @@ def ecsv_bytes(
 
 # %% ../../nbs/search/catalogues.ipynb #a67b39a6
 def safe_cell(value: Any) -> Any:
-    "A text that no spreadsheet runs as a formula; other values as they are"
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    "A text that no spreadsheet runs as a formula and that does not end its row; other values as they are"
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", " ")  # the csv module does not put it in quotes
+    return f"'{text}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def csv_bytes(

@@ -8,6 +8,7 @@ __all__ = ['column_pages', 'pooled', 'light_of_steps', 'Pixels', 'stored_pixels'
 # %% ../../nbs/stamps/pages.ipynb #9ed1f113
 import math
 import weakref
+import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import torch
 
 from ..base.errors import BadInput
 from ..base.kernels import compiled
+from ..base.sums import CHANGED
 from .codec import pixel_words
 
 # %% ../../nbs/stamps/pages.ipynb #0ccecc73
@@ -62,8 +64,9 @@ def column_pages(
     source: pa.NativeFile,  # The open file
     chunk: pq.ColumnChunkMetaData,  # The column in one row group
     width: int,  # Bytes of a value
+    compare: bool = True,  # Whether pages are compared with their checksums
 ) -> list[np.ndarray] | None:  # (values, width / 2) int16 views of each page; None where the pages are of another make
-    "The values of a fixed-size binary column, where they lie"
+    "The values of a fixed-size binary column, where they lie; raises BadInput for a page that is not as it was written"
     if chunk.has_dictionary_page or chunk.compression not in ("UNCOMPRESSED", "ZSTD"):
         return None
     source.seek(chunk.data_page_offset)
@@ -75,6 +78,8 @@ def column_pages(
         if head[1] != 0 or head[5][2] != 0:
             return None
         n, body = head[5][1], data[at : at + head[3]]
+        if compare and zlib.crc32(body) != head.get(4, zlib.crc32(body)) & 0xFFFFFFFF:
+            raise BadInput(f"the page of row {found} {CHANGED}")
         at, found = at + head[3], found + n
         if chunk.compression == "ZSTD":
             body = memoryview(pa.Codec("zstd").decompress(pa.py_buffer(body), decompressed_size=head[2])).cast("B")

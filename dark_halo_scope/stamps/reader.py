@@ -27,6 +27,7 @@ import torch
 from ..base import draws, storage
 from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
+from ..base.receipts import open_table, read_table, readable, written_file
 from ..base.schema import metadata_columns, plain_types
 from ..base.sphere import near_any
 from ..parent.splits import SplitRecipe, near_other_split, split_of_bricks
@@ -141,12 +142,11 @@ def open_source(
 def open_stamps(
     uri: str,  # A Parquet file, local or s3://
     metadata: Any = None,  # Its footer, where it is known already
+    written: Sequence[Any] | None = None,  # What its receipt says of it, see `written_file`, where that is known already
 ) -> pq.ParquetFile:
     "The file, memory-mapped where it is local; raises BadInput where it is not whole"
-    try:
-        return pq.ParquetFile(open_source(uri), metadata=metadata, pre_buffer=storage.scheme_of(uri) != "file")
-    except (OSError, pa.ArrowInvalid) as error:
-        raise BadInput(f"{uri}: not readable as Parquet ({str(error).splitlines()[0]})") from None
+    with readable(uri):
+        return open_table(uri, open_source(uri), written, metadata=metadata, pre_buffer=storage.scheme_of(uri) != "file")
 
 # %% ../../nbs/stamps/reader.ipynb #946669e9
 def selected(
@@ -204,6 +204,8 @@ class StampIndex:
     identity: dict[str, np.ndarray]  # task_id (as bytes), brickname ... for scoring
     scale: list[np.ndarray]  # (n, band) float32, nanomaggies a stored step: of the pixel column, then of ctrl_stamp where it is read
     lost: dict[str, int] = field(default_factory=dict)  # Rows lost to each cut
+    written: dict[str, list] = field(default_factory=dict)  # File -> what its receipt says of it
+    compared: Any = field(default_factory=set)  # Units and columns whose pages were compared with their checksums
 
     def __len__(self) -> int:
         return len(self.row)
@@ -289,6 +291,7 @@ class FileFacts:
 
     groups: tuple[int, ...]  # Rows of each row group
     splits: tuple[str, ...] | None  # The splits of its rows, where its footer says that each row group has one; None where it does not
+    written: tuple[Any, ...] = ()  # What its receipt says of it, see `written_file`
 
     def without(
         self,
@@ -303,19 +306,23 @@ def file_facts(
 ) -> FileFacts:
     "A file's facts, read once as long as the file stays as it is; raises BadInput where it is not whole"
     system, path = storage.filesystem(uri)
-    info = system.get_file_info(path)
+    with readable(uri):
+        info = system.get_file_info(path)
     return _facts(uri, info.size, info.mtime_ns)
 
 
 @lru_cache(None)
 def _facts(uri: str, size: int, changed: int) -> FileFacts:
     "The facts of a file as it was at a time; its footer, which may be a megabyte, is not kept"
-    metadata = open_stamps(uri).metadata
-    at = next((i for i in range(metadata.num_columns) if metadata.schema.column(i).path == "split"), None)
-    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-    known: list[Any] = [group.column(at).statistics for group in groups] if at is not None else [None]
-    one = all(s is not None and s.has_min_max and not s.null_count and s.min == s.max for s in known)
-    return FileFacts(tuple(group.num_rows for group in groups), tuple(sorted({s.max for s in known})) if one else None)
+    written = tuple(written_file(uri))
+    metadata = open_stamps(uri, written=written).metadata
+    with readable(uri):
+        at = next((i for i in range(metadata.num_columns) if metadata.schema.column(i).path == "split"), None)
+        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+        known: list[Any] = [group.column(at).statistics for group in groups] if at is not None else [None]
+        one = all(s is not None and s.has_min_max and not s.null_count and s.min == s.max for s in known)
+        splits = tuple(sorted({s.max for s in known})) if one else None
+    return FileFacts(tuple(group.num_rows for group in groups), splits, written)
 
 
 class Filled:
@@ -368,7 +375,7 @@ def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: Reading
     facts = file_facts(uri)
     if not chosen.split and selection.splits and facts.without(selection.splits):
         return {}, {"another split": sum(facts.groups)}, len(facts.groups)
-    file = open_stamps(uri)
+    file = open_stamps(uri, written=facts.written)
     names = file.schema_arrow.names
     wanted = {
         *KEPT,
@@ -389,8 +396,9 @@ def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: Reading
         raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
     wanted |= {*recipe.meta_columns, *recipe.keep_columns}
     scales = [_scale_columns(names, column, recipe.bands, uri) for column in pixel_columns(chosen, recipe)]
-    table = file.read(columns=[n for n in names if n in wanted or any(n in s for s in scales)])
-    rows = {name: _small_column(name, table[name]) for name in table.column_names}
+    with readable(uri):
+        table = file.read(columns=[n for n in names if n in wanted or any(n in s for s in scales)])
+        rows = {name: _small_column(name, table[name]) for name in table.column_names}
     if not rows:
         raise BadInput(f"{uri}: has none of the columns {', '.join(sorted(wanted))}")
     sizes = facts.groups
@@ -435,7 +443,9 @@ def build_index(
     lost: dict[str, int] = {}
     files = [(number, chosen, uri) for number, chosen in enumerate(sets) for uri in stamp_files(chosen.paths)]
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        filled = Filled(sum(sum(facts.groups) for facts in pool.map(lambda f: file_facts(f[2]), files)))
+        known = list(pool.map(lambda f: file_facts(f[2]), files))
+        written = {uri: list(facts.written) for (_, _, uri), facts in zip(files, known)}
+        filled = Filled(sum(sum(facts.groups) for facts in known))
         for (number, _, uri), (part, gone, groups) in zip(files, pool.map(lambda f: _file_rows(f[2], f[1], selection, recipe), files)):
             if part:
                 filled.add(part | {"unit": part["unit"] + np.int32(len(units))})
@@ -446,7 +456,7 @@ def build_index(
         raise BadInput(f"no stamp is left in {', '.join(s.name for s in sets)} after the selection (lost: {lost or 'nothing to read'})")
     identity = {name.removeprefix("identity "): columns.pop(name) for name in list(columns) if name.startswith("identity ")}
     scale = [columns.pop(name) for name in sorted(columns) if name.startswith("scale ")]
-    index = StampIndex(units, tuple(sets), identity=identity, scale=scale, lost=lost, **columns)
+    index = StampIndex(units, tuple(sets), identity=identity, scale=scale, lost=lost, written=written, **columns)
     return upsample_hard(index, recipe) if recipe.hard_negatives else index
 
 # %% ../../nbs/stamps/reader.ipynb #61033523
@@ -459,10 +469,7 @@ def hard_positions(
     "Positions of hard negatives; raises BadInput when there is no such file, or no positions in it"
     if not storage.exists(uri):
         raise BadInput(f"{uri}: no such file; expected a table of hard negatives with ra and dec")
-    system, path = storage.filesystem(uri)
-    with system.open_input_file(path) as source:
-        table = pq.read_table(source)
-    return lookup_positions(table, uri)
+    return lookup_positions(read_table(uri), uri)
 
 
 def lookup_positions(
@@ -542,7 +549,7 @@ class Unit:
 # %% ../../nbs/stamps/reader.ipynb #b93f6745
 def _arrow_pixels(uri: str, metadata: Any, group: int, column: str, stored: Sequence[str], bands: Sequence[str]) -> Pixels:
     "A pixel column of a row group through Arrow, npz included"
-    file = open_stamps(uri, metadata)
+    file = open_stamps(uri, metadata, ())
     if column in file.schema_arrow.names:
         words = plain_types(file.read_row_group(group, columns=[column], use_threads=False), uri)[column].combine_chunks()
         chunk = words.chunk(0) if isinstance(words, pa.ChunkedArray) else words
@@ -562,7 +569,7 @@ def decode_unit(
     chosen, uri, group = index.units[number]
     if uri not in footers:
         footers.clear() if len(footers) > 256 else None
-        metadata = open_stamps(uri).metadata
+        metadata = open_stamps(uri, written=index.written.get(uri)).metadata
         footers[uri] = metadata, {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}, open_source(uri)
     metadata, columns, source = footers[uri]
     pixels = []
@@ -571,14 +578,15 @@ def decode_unit(
             stored = stored_bands(columns, column) if column in columns else ()
             pages = None
             if column in columns:
-                width = metadata.schema.column(columns[column]).length
-                pages = column_pages(source, metadata.row_group(group).column(columns[column]), width) if width > 0 else None
+                width, new = metadata.schema.column(columns[column]).length, (number, column) not in index.compared
+                pages = column_pages(source, metadata.row_group(group).column(columns[column]), width, new) if width > 0 else None
+                index.compared.add((number, column))
             found = (
                 stored_pixels(pages, stored, recipe.bands) if pages else _arrow_pixels(uri, metadata, group, column, stored, recipe.bands)
             )
             pixels.append(found)
-    except (OSError, pa.ArrowInvalid, IndexError, KeyError, ValueError) as error:
-        raise BadInput(f"{uri}: row group {group} is not readable ({str(error).splitlines()[0]})") from None
+    except (OSError, pa.ArrowException, IndexError, KeyError, ValueError, TypeError) as error:
+        raise BadInput(f"{uri}: row group {group} is not readable ({' '.join(str(error).split())[:200]})") from None
     return Unit(number, pixels)
 
 # %% ../../nbs/stamps/reader.ipynb #c37acfdc

@@ -21,7 +21,8 @@ import pyarrow as pa
 from ..base.errors import BadInput
 from ..base.receipts import Receipt, identity_of, run_facts, write_receipt
 from ..base.schema import parse_bands
-from ..base.storage import exists, filesystem, read_bytes, scheme_of, write_bytes
+from ..base.storage import exists, filesystem, read_bytes, scheme_of
+from ..base.sums import sum_path, write_summed
 from .fitsfile import read_header
 from .release import Release
 from .web import HttpClient, Unavailable
@@ -73,14 +74,9 @@ def plan_fetch(
     names, kinds = sorted(set(bricks)), [*(kind for kind in KINDS for _ in parse_bands(bands)), "maskbits"]
     files = [(brick_files(source, brick, bands), brick_files(copy, brick, bands)) for brick in names]
     pairs = [(kind, pair) for here, there in files for kind, pair in zip(kinds, zip(here, there), strict=True)]
-    missing = [(kind, pair) for kind, pair in pairs if not exists(_sum_path(pair[1]))]
+    missing = [(kind, pair) for kind, pair in pairs if not exists(sum_path(pair[1]))]
     todo, size = tuple(pair for _, pair in missing), sum(TYPICAL_MB[kind] * 1e6 for kind, _ in missing)
     return FetchPlan(todo, len(pairs) - len(todo), size)
-
-# %% ../../nbs/survey/cache.ipynb #15305dd1
-def _sum_path(target: str) -> str:
-    "Where the checksum of a file stands"
-    return f"{target}.sha256"
 
 # %% ../../nbs/survey/cache.ipynb #5e7fcc38
 def check_whole(
@@ -101,8 +97,7 @@ def fetch_file(
     "Copies one file, checked, its checksum last; raises BadInput or Unavailable"
     data = client.get(source) if scheme_of(source) == "https" else read_bytes(source)
     check_whole(data, source)
-    write_bytes(data, target)
-    write_bytes(f"{hashlib.sha256(data).hexdigest()}  {len(data)}\n".encode(), _sum_path(target))
+    write_summed(data, target)
     return len(data)
 
 # %% ../../nbs/survey/cache.ipynb #4c2d4664
@@ -110,10 +105,10 @@ def is_intact(
     target: str,  # A file of the copy
 ) -> bool:
     "Whether a file of the copy is there and is what was fetched"
-    if not (exists(target) and exists(_sum_path(target))):
+    if not (exists(target) and exists(sum_path(target))):
         return False
     data = read_bytes(target)
-    return read_bytes(_sum_path(target)).decode().split() == [hashlib.sha256(data).hexdigest(), str(len(data))]
+    return read_bytes(sum_path(target)).decode().split()[:2] == [hashlib.sha256(data).hexdigest(), str(len(data))]
 
 # %% ../../nbs/survey/cache.ipynb #880788a9
 @dataclass(frozen=True)
@@ -165,10 +160,10 @@ def copy_bricks(
     result = fetch(plan_fetch(source, copy, names, bands), client, progress)
     if result.set_aside and not allow_missing:
         raise BadInput(f"{len(result.set_aside)} files set aside (the rest is kept), the first: {next(iter(result.set_aside.values()))}")
-    targets = [target for brick in names for target in brick_files(copy, brick, bands) if exists(_sum_path(target))]
+    targets = [target for brick in names for target in brick_files(copy, brick, bands) if exists(sum_path(target))]
     content = hashlib.sha256()
     for target in targets:
-        content.update(f"{target.rsplit('/', 1)[-1]} {read_bytes(_sum_path(target)).decode()}".encode())
+        content.update(f"{target.rsplit('/', 1)[-1]} {read_bytes(sum_path(target)).decode()}".encode())
     facts: dict[str, Any] = {"bricks": len(names), "files": len(targets), "bands": ",".join(bands), "content": content.hexdigest()}
     aside = sorted(name.rsplit("/", 1)[-1] for name in result.set_aside)
     run = run_facts(started, result.files, fetched=result.files, megabytes=round(result.size / 1e6, 3), set_aside=result.set_aside)

@@ -15,19 +15,21 @@ import numpy as np
 import pyarrow as pa
 
 from ..base.errors import BadInput
-from ..base.storage import filesystem, read_bytes
+from ..base.storage import filesystem, read_bytes, scheme_of
+from ..base.sums import checked
 from ..base.tables import gunzip
 
 # %% ../../nbs/survey/fitsfile.ipynb #88eea81c
 def open_random(
     uri: str,  # Local path or address; a name that ends in .gz is unpacked
 ) -> pa.NativeFile:
-    "A file for reading at any offset; raises BadInput when it is missing or its gzip stream is broken"
+    "A file for reading at any offset, compared with its checksums where they stand beside it; raises BadInput when it is missing or its gzip stream is broken"
     if str(uri).endswith(".gz"):
         return pa.BufferReader(gunzip(read_bytes(uri), str(uri)))
     system, path = filesystem(uri)
     try:
-        return system.open_input_file(path)
+        file = system.open_input_file(path)
+        return file if scheme_of(uri) == "https" else checked(file, str(uri))
     except OSError as error:
         raise BadInput(f"{uri}: cannot be opened ({error.strerror or 'no such file'})") from error
 

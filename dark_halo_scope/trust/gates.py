@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy import stats
 
 from ..base.config import check_ranges
@@ -27,9 +26,10 @@ from ..base.errors import BadInput
 from ..base.galaxy import galaxy_key
 from ..base.jsonable import plain
 from ..base.magnitudes import ab_magnitude, flux_of
+from ..base.receipts import open_table, read_table
 from ..base.schema import metadata_columns
 from ..base.sphere import pairs_within
-from ..base.storage import filesystem, is_folder, list_files
+from ..base.storage import is_folder, list_files
 from ..injection.paint import PaintRecipe, source_flux
 from ..lensing.sources import SourceBank
 from ..stamps.codec import decode
@@ -167,9 +167,9 @@ def read_product(
     files = product_files(product)
     plain, pixels = [], []
     for f in files:
-        system, path = filesystem(f)
-        names = pq.read_schema(path, filesystem=system).names
-        plain.append(pq.read_table(path, filesystem=system, columns=[c for c in names if c not in PIXEL_COLUMNS], partitioning=None))
+        with open_table(f) as file:
+            names = file.schema_arrow.names
+        plain.append(read_table(f, [c for c in names if c not in PIXEL_COLUMNS]))
     rows = pa.concat_tables(plain, promote_options="default")
     draw = uniforms_table("gate sample", [rows["task_id"].to_pylist()])[:, 0]
     limit = np.sort(draw)[max_stamps - 1] if len(draw) > max_stamps else 1.0
@@ -178,8 +178,7 @@ def read_product(
         keep = np.flatnonzero(draw[start : start + len(part)] <= limit)
         start += len(part)
         if len(keep):
-            system, path = filesystem(f)
-            pixels.append(pq.read_table(path, filesystem=system, partitioning=None).take(pa.array(keep)))
+            pixels.append(read_table(f).take(pa.array(keep)))
     return from_table(rows), from_table(pa.concat_tables(pixels, promote_options="default"))
 
 # %% ../../nbs/trust/gates.ipynb #811bbb4c
