@@ -622,14 +622,14 @@ def hats(
 
     from dark_halo_scope.base.hats import write_hats
     from dark_halo_scope.base.receipts import read_table
-    from dark_halo_scope.base.storage import exists, list_files
+    from dark_halo_scope.base.storage import exists, filesystem, list_files
 
     if not exists(table):
         raise BadInput(f"{table}: not there; expected a Parquet file, or a product's folder")
-    files = (
+    files = (  # what lies in a folder beside the rows, such as a parent's known hosts, has a name with an underscore
         [table]
         if table.endswith(".parquet")
-        else sorted(f for f in list_files(table) if f.endswith(".parquet") and not f.rsplit("/", 1)[-1].startswith("_"))
+        else sorted(f for f in list_files(table) if f.endswith(".parquet") and "/_" not in f.split(filesystem(table)[1], 1)[1])
     )
     if not files:
         raise BadInput(f"{table}: no Parquet file in it; expected a product's folder")
