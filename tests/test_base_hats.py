@@ -16,7 +16,7 @@ from dark_halo_scope.base.schema import product_columns
 from dark_halo_scope.mock.release import make_mock
 from dark_halo_scope.mock.sky import MockRecipe
 from dark_halo_scope.run.phases import open_run
-from dark_halo_scope.run.products import ensure
+from dark_halo_scope.run.products import Run, ensure, opened
 
 from .conftest import dhs
 from .tap_service import tractor_rows
@@ -35,7 +35,12 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def opened(folder: str) -> lsdb.Catalog:
+def sample(run: Run) -> pa.Table:
+    "The parent sample of all its files, in one order"
+    return opened(run, "parent").read().sort_by([("brickid", "ascending"), ("objid", "ascending")])
+
+
+def catalogue(folder: str) -> lsdb.Catalog:
     "A catalogue as LSDB opens it; a warning is an error"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -48,17 +53,19 @@ def test_parents_from_hats_are_those_from_sweeps(sky: str, tmp_path: Path) -> No
     for name, source in (("sweeps", []), ("hats", [f"catalogue.hats={sky}/tractor"])):
         run = open_run("toy", str(tmp_path / name), ["rooms=[]", f"release={sky}/release", "lists.known=[]", *source], workers=1)
         ensure(run, "parent")
-        found.append([pq.read_table(run.path(f"{t}.parquet")) for t in ("parent", "attrition", "density")])
+        found.append([sample(run), *(pq.read_table(run.path(f"{t}.parquet")) for t in ("attrition", "density"))])
     assert all(ours.equals(theirs) and len(ours) for ours, theirs in zip(*found, strict=True))
 
 
 def test_lsdb_opens_what_was_written(sky: str, tmp_path: Path) -> None:
-    run = open_run("toy", str(tmp_path / "run"), ["rooms=[]", f"release={sky}/release", "lists.known=[]"], workers=1)
+    known = f"lists.known=[{sky}/release/truth/known_lenses.csv]"
+    run = open_run("toy", str(tmp_path / "run"), ["rooms=[]", f"release={sky}/release", known], workers=1)
     ensure(run, "parent")
-    done = dhs("hats", run.path("parent.parquet"), str(tmp_path / "parent"), "--max-rows", "20", cwd=tmp_path)
+    assert list(Path(run.path("parent")).glob("_known_hosts/*.parquet")), "known hosts lie beside the sample, and are no part of it"
+    done = dhs("hats", run.path("parent"), str(tmp_path / "parent"), "--max-rows", "20", cwd=tmp_path)
     assert done.returncode == 0 and " rows in " in done.stdout, done.stderr
     assert is_valid_catalog(str(tmp_path / "parent"), strict=True, verbose=False)
-    ours, theirs = pq.read_table(run.path("parent.parquet")), opened(str(tmp_path / "parent"))
+    ours, theirs = sample(run), catalogue(str(tmp_path / "parent"))
     frame = theirs.compute()
     assert len(frame) == len(ours) and set(theirs.columns) == {c.name for c in product_columns("parent")}
     assert np.array_equal(np.sort(frame.index.to_numpy()), np.sort(cells_of(ours["ra"].to_numpy(), ours["dec"].to_numpy())))
@@ -83,7 +90,7 @@ def test_nulls_and_text_survive(tmp_path: Path) -> None:
     back = read_hats(str(tmp_path / "c"))
     assert back.schema == table.schema and back.sort_by("n_merged").equals(table)
     assert is_valid_catalog(str(tmp_path / "c"), strict=True, verbose=False)
-    assert opened(str(tmp_path / "c")).compute()["grade"].isna().sum() == 25
+    assert catalogue(str(tmp_path / "c")).compute()["grade"].isna().sum() == 25
     write_hats(table.slice(0, 3), str(tmp_path / "c"), "fewer")  # a catalogue is replaced whole
     assert len(read_hats(str(tmp_path / "c"))) == 3 and is_valid_catalog(str(tmp_path / "c"), strict=True, verbose=False)
 

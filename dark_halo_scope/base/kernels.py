@@ -19,13 +19,7 @@ from .resources import code_hash
 # %% ../../nbs/base/kernels.ipynb #01442cea
 @lru_cache(1)
 def cache_folder() -> str:  # "" where no folder can be written
-    """The folder of this user's compiled kernels, made if need be; `NUMBA_CACHE_DIR` names another
-
-    Returns
-    -------
-    str
-        "" where no folder can be written
-    """
+    "The folder of this user's compiled kernels, made if need be; `NUMBA_CACHE_DIR` names another"
     if os.environ.get("NUMBA_CACHE_DIR"):
         return os.environ["NUMBA_CACHE_DIR"]
     user = os.getuid() if hasattr(os, "getuid") else "user"
@@ -49,20 +43,7 @@ def compiled(
     function: Callable[..., Any],  # A plain function of arrays and numbers
     fast: bool = True,  # All its numbers are finite
 ) -> Any:  # The same, compiled when first called
-    """The function in machine code for this processor, kept on disk where a folder can be written
-
-    Parameters
-    ----------
-    function : Callable[..., Any]
-        A plain function of arrays and numbers
-    fast : bool, default True
-        All its numbers are finite
-
-    Returns
-    -------
-    Any
-        The same, compiled when first called
-    """
+    "The function in machine code for this processor, kept on disk where a folder can be written"
     maths = MATHS if fast else {}
     try:
         config.CACHE_DIR = config.CACHE_DIR or cache_folder()  # type: ignore[attr-defined]

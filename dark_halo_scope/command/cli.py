@@ -47,12 +47,7 @@ Service = Annotated[str, typer.Option("--service", envvar="DHS_CUTOUT_SERVICE", 
 
 
 def said_version(asked: bool) -> None:
-    """Prints the version and ends, where it is asked for
-
-    Raises
-    ------
-    typer.Exit
-    """
+    "Prints the version and ends, where it is asked for"
     if asked:
         print(__version__)
         raise typer.Exit()
@@ -98,22 +93,7 @@ def main() -> None:
 def parse_parameters(
     given: list[str] | None,  # "key=value" each, the value read as YAML
 ) -> dict[str, Any]:
-    """Parameters from the command line; raises BadInput for one without '='
-
-    Parameters
-    ----------
-    given : list[str] | None
-        "key=value" each, the value read as YAML
-
-    Returns
-    -------
-    dict[str, Any]
-
-    Raises
-    ------
-    BadInput
-        -p {text}: expected key=value
-    """
+    "Parameters from the command line; raises BadInput for one without '='"
     parameters = {}
     for text in given or []:
         key, equals, value = text.partition("=")
@@ -189,13 +169,7 @@ Device = Annotated[str, typer.Option("--device", help="cpu or cuda, where a netw
 
 
 def asked(engine: str, workers: int, limit: int, allow_missing: bool, device: str) -> dict[str, Any]:  # What differs from the defaults
-    """What was asked for on the command line
-
-    Returns
-    -------
-    dict[str, Any]
-        What differs from the defaults
-    """
+    "What was asked for on the command line"
     given = {"engine": engine, "workers": workers, "limit": limit, "allow_missing": allow_missing, "device": device}
     plain = {"engine": "local", "workers": 0, "limit": 0, "allow_missing": False, "device": "cpu"}
     return {k: v for k, v in given.items() if v != plain[k]}
@@ -648,14 +622,14 @@ def hats(
 
     from dark_halo_scope.base.hats import write_hats
     from dark_halo_scope.base.receipts import read_table
-    from dark_halo_scope.base.storage import exists, list_files
+    from dark_halo_scope.base.storage import exists, filesystem, list_files
 
     if not exists(table):
         raise BadInput(f"{table}: not there; expected a Parquet file, or a product's folder")
-    files = (
+    files = (  # what lies in a folder beside the rows, such as a parent's known hosts, has a name with an underscore
         [table]
         if table.endswith(".parquet")
-        else sorted(f for f in list_files(table) if f.endswith(".parquet") and not f.rsplit("/", 1)[-1].startswith("_"))
+        else sorted(f for f in list_files(table) if f.endswith(".parquet") and "/_" not in f.split(filesystem(table)[1], 1)[1])
     )
     if not files:
         raise BadInput(f"{table}: no Parquet file in it; expected a product's folder")

@@ -34,19 +34,7 @@ def data_identity(
     index: StampIndex,
     made_of: str = "",  # Name of the stamps product
 ) -> str:  # 16 hexadecimal digits
-    """Hash of the rows of a training set, and of the name of what they are made of
-
-    Parameters
-    ----------
-    index : StampIndex
-    made_of : str, default ''
-        Name of the stamps product
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits
-    """
+    "Hash of the rows of a training set, and of the name of what they are made of"
     digest = hashlib.blake2b(made_of.encode(), digest_size=8)
     for name in ("label", "weight", "copies", "meta", "row", "unit"):
         digest.update(np.ascontiguousarray(getattr(index, name)).tobytes())
@@ -58,18 +46,7 @@ def data_identity(
 def content_digest(
     content: Any,  # Tensors, plain values, and maps and lists of them
 ) -> str:  # 32 hexadecimal digits
-    """Digest of names, types, shapes and bytes; the order of a map's keys and a tensor's layout in memory do not matter
-
-    Parameters
-    ----------
-    content : Any
-        Tensors, plain values, and maps and lists of them
-
-    Returns
-    -------
-    str
-        32 hexadecimal digits
-    """
+    "Digest of names, types, shapes and bytes; the order of a map's keys and a tensor's layout in memory do not matter"
     digest = hashlib.blake2b(digest_size=16)
 
     def add(value: Any) -> None:
@@ -99,15 +76,7 @@ def save_checkpoint(
     state: Mapping[str, Any],  # Tensors and plain values; "recipe" a TrainRecipe
     uri: str,  # File to write
 ) -> None:
-    """Writes a checkpoint whole or not at all, with a digest of its content
-
-    Parameters
-    ----------
-    state : Mapping[str, Any]
-        Tensors and plain values; "recipe" a TrainRecipe
-    uri : str
-        File to write
-    """
+    "Writes a checkpoint whole or not at all, with a digest of its content"
     kept = {name: value for name, value in state.items() if name not in ("written", "digest")}
     kept |= {"format": FORMAT, "recipe": recipe_text(state)}
     buffer = io.BytesIO()
@@ -118,18 +87,7 @@ def save_checkpoint(
 def recipe_text(
     state: Mapping[str, Any],  # A checkpoint; "recipe" a TrainRecipe, "written" its text where it was read from a file
 ) -> str:  # JSON, keys sorted
-    """The recipe as it was written, unless it was replaced since
-
-    Parameters
-    ----------
-    state : Mapping[str, Any]
-        A checkpoint; "recipe" a TrainRecipe, "written" its text where it was read from a file
-
-    Returns
-    -------
-    str
-        JSON, keys sorted
-    """
+    "The recipe as it was written, unless it was replaced since"
     text = state.get("written", "")
     if text and recipe_from(TrainRecipe, json.loads(text)) == state["recipe"]:
         return text
@@ -139,27 +97,7 @@ def recipe_text(
 def load_checkpoint(
     uri: str,  # File, a checkpoint or a released network
 ) -> dict[str, Any]:  # As it was saved, "recipe" a TrainRecipe again, and "written" its text
-    """Reads a checkpoint without running anything in it; raises BadInput when it is not one, differs from what was written, or is not finite
-
-    Parameters
-    ----------
-    uri : str
-        File, a checkpoint or a released network
-
-    Returns
-    -------
-    dict[str, Any]
-        As it was saved, "recipe" a TrainRecipe again, and "written" its text
-
-    Raises
-    ------
-    BadInput
-        {uri}: not a released network of this project ({type(error).__name__})
-        {uri}: refused, a checkpoint may hold tensors and plain values only ({reason.strip()[:160]})
-        {uri}: not readable as a checkpoint ({type(error).__name__})
-        {uri}: not a checkpoint of this project (expected format {FORMAT})
-        {uri}: damaged, its content differs from the digest that was written with it; copy or train it again
-    """
+    "Reads a checkpoint without running anything in it; raises BadInput when it is not one, differs from what was written, or is not finite"
     data = storage.read_bytes(uri)
     state = _read_released(data, uri) if uri.endswith(".safetensors") else _read_torch(data, uri)
     if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("recipe"), str):
@@ -181,19 +119,7 @@ def refuse_not_finite(
     tensors: Mapping[str, torch.Tensor],
     uri: str,  # The checkpoint, for the message
 ) -> None:
-    """Raises BadInput naming the first tensor with a number that is not finite
-
-    Parameters
-    ----------
-    tensors : Mapping[str, torch.Tensor]
-    uri : str
-        The checkpoint, for the message
-
-    Raises
-    ------
-    BadInput
-        {uri}: tensor '{name}' has {bad} of {tensor.numel()} numbers that are not finite
-    """
+    "Raises BadInput naming the first tensor with a number that is not finite"
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
@@ -214,17 +140,7 @@ def _read_torch(data: bytes, uri: str) -> Any:
 def released_bytes(
     state: Mapping[str, Any],  # A checkpoint
 ) -> bytes:
-    """A network as others get it: weights, recipe, calibrator, and how far it was trained
-
-    Parameters
-    ----------
-    state : Mapping[str, Any]
-        A checkpoint
-
-    Returns
-    -------
-    bytes
-    """
+    "A network as others get it: weights, recipe, calibrator, and how far it was trained"
     weights = {name: tensor.contiguous() for name, tensor in state["model"].items()}
     header = {name: state[name] for name in ("data", "epoch", "step")} | {"calibration": state.get("calibration")}
     header |= {"shown": state["shown"]} if state.get("shown") else {}
@@ -246,18 +162,7 @@ def _read_released(data: bytes, uri: str) -> dict[str, Any]:
 def load_model(
     uri: str,  # Checkpoint
 ) -> tuple[LensNet, TrainRecipe, str]:  # The network ready to score, its recipe, its name
-    """The network of a checkpoint; raises BadInput when the weights are not those of the recipe's network
-
-    Parameters
-    ----------
-    uri : str
-        Checkpoint
-
-    Returns
-    -------
-    tuple[LensNet, TrainRecipe, str]
-        The network ready to score, its recipe, its name
-    """
+    "The network of a checkpoint; raises BadInput when the weights are not those of the recipe's network"
     return network_of(load_checkpoint(uri), uri)
 
 
@@ -265,25 +170,7 @@ def network_of(
     state: Mapping[str, Any],  # A checkpoint
     uri: str,  # Where it was read, for the message
 ) -> tuple[LensNet, TrainRecipe, str]:  # The network ready to score, its recipe, its name
-    """The network of a checkpoint that was read; raises BadInput when the weights are not those of the recipe's network
-
-    Parameters
-    ----------
-    state : Mapping[str, Any]
-        A checkpoint
-    uri : str
-        Where it was read, for the message
-
-    Returns
-    -------
-    tuple[LensNet, TrainRecipe, str]
-        The network ready to score, its recipe, its name
-
-    Raises
-    ------
-    BadInput
-        {uri}: the weights are not those of '{recipe.model.name}' (...)
-    """
+    "The network of a checkpoint that was read; raises BadInput when the weights are not those of the recipe's network"
     recipe: TrainRecipe = state["recipe"]
     model = build_model(without_weights(recipe).model, recipe.channels, len(recipe.read.meta_columns), recipe.n_pix)
     try:
@@ -303,18 +190,7 @@ def without_weights(recipe: TrainRecipe) -> TrainRecipe:
 def model_name(
     state: Mapping[str, Any],  # A checkpoint
 ) -> str:  # 16 hexadecimal digits
-    """Identity of a network: its weights, and its recipe as it was written
-
-    Parameters
-    ----------
-    state : Mapping[str, Any]
-        A checkpoint
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits
-    """
+    "Identity of a network: its weights, and its recipe as it was written"
     recipe = json.dumps(json.loads(recipe_text(state)), sort_keys=True)
     return content_digest({"recipe": recipe, "weights": state["model"]})[:16]
 
@@ -322,17 +198,7 @@ def model_name(
 def shown_in_words(
     state: Mapping[str, Any],  # A checkpoint
 ) -> str:
-    """What a network was shown: bands, releases and cameras
-
-    Parameters
-    ----------
-    state : Mapping[str, Any]
-        A checkpoint
-
-    Returns
-    -------
-    str
-    """
+    "What a network was shown: bands, releases and cameras"
     bands, seen = ", ".join(state["recipe"].read.bands), state.get("shown") or {}
     if not seen:
         return f"bands {bands}; it does not say from which release"
@@ -344,15 +210,7 @@ def with_calibrator(
     uri: str,  # A checkpoint
     calibrator: Calibrator | None,  # None takes it out
 ) -> None:
-    """Writes the checkpoint anew, whole or not at all, with its calibrator
-
-    Parameters
-    ----------
-    uri : str
-        A checkpoint
-    calibrator : Calibrator | None
-        None takes it out
-    """
+    "Writes the checkpoint anew, whole or not at all, with its calibrator"
     state = {**load_checkpoint(uri), "calibration": asdict(calibrator) if calibrator else None}
     if uri.endswith(".safetensors"):
         storage.write_bytes(released_bytes(state), uri)
@@ -363,17 +221,7 @@ def with_calibrator(
 def calibrator_of(
     state: Mapping[str, Any],  # A checkpoint; "calibration" the calibrator's plain values, or None
 ) -> Calibrator | None:
-    """The calibrator of a checkpoint, None where it has none
-
-    Parameters
-    ----------
-    state : Mapping[str, Any]
-        A checkpoint; "calibration" the calibrator's plain values, or None
-
-    Returns
-    -------
-    Calibrator | None
-    """
+    "The calibrator of a checkpoint, None where it has none"
     values = state.get("calibration")
     return recipe_from(Calibrator, values, "calibration") if values else None
 
@@ -383,22 +231,7 @@ def check_fit(
     uri: str,  # The checkpoint, for the message
     **seen: Any,  # bands, n_pix, normalise: what the data has, or what another recipe asks for
 ) -> None:
-    """Raises BadInput naming the first of bands, size or normalisation that differs from what the network was trained with
-
-    Parameters
-    ----------
-    recipe : TrainRecipe
-        The checkpoint's
-    uri : str
-        The checkpoint, for the message
-    **seen : Any
-        bands, n_pix, normalise: what the data has, or what another recipe asks for
-
-    Raises
-    ------
-    BadInput
-        {uri}: trained with {name} = {trained[name]}, but the data has {name} = {value}
-    """
+    "Raises BadInput naming the first of bands, size or normalisation that differs from what the network was trained with"
     trained = {"bands": recipe.read.bands, "n_pix": recipe.n_pix, "normalise": recipe.normalise}
     for name, value in seen.items():
         if trained[name] != value:
@@ -409,13 +242,7 @@ def recipe_difference(
     one: TrainRecipe,
     other: TrainRecipe,
 ) -> list[str]:  # "optim.lr: 0.001 and 0.0003", sorted by name
-    """Names and values of the fields in which two recipes differ
-
-    Returns
-    -------
-    list[str]
-        "optim.lr: 0.001 and 0.0003", sorted by name
-    """
+    "Names and values of the fields in which two recipes differ"
 
     def flat(values: Mapping[str, Any], head: str = "") -> dict[str, Any]:
         out: dict[str, Any] = {}

@@ -27,22 +27,7 @@ PACKAGED = "finder"  # The network that answers where none is named
 def network_file(
     source: str = PACKAGED,  # Name of a network of the package, or where a checkpoint lies
 ) -> str:
-    """Where a network lies; raises BadInput for a name that is neither a file nor a network of the package
-
-    Parameters
-    ----------
-    source : str, default PACKAGED
-        Name of a network of the package, or where a checkpoint lies
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    BadInput
-        unknown network
-    """
+    "Where a network lies; raises BadInput for a name that is neither a file nor a network of the package"
     if source.endswith((".pt", ".safetensors")) or exists(source):
         return source
     known = [p.stem for p in manifest("models").glob("*.safetensors")]
@@ -53,17 +38,7 @@ def network_file(
 # %% ../../nbs/learning/network.ipynb #627fc5b8
 @dataclass(frozen=True)
 class LensNetwork:
-    """A trained network and how to ask it
-
-    Attributes
-    ----------
-    model : LensNet
-    recipe : TrainRecipe
-    name : str
-        Hash of its weights and its recipe
-    calibrator : Calibrator | None, default None
-        From its logit to a probability
-    """
+    "A trained network and how to ask it"
 
     model: LensNet
     recipe: TrainRecipe
@@ -75,17 +50,7 @@ class LensNetwork:
         cls,
         source: str = PACKAGED,  # Name of a network of the package, or where a checkpoint lies
     ) -> Self:
-        """A network by name or file; raises BadInput for what is no network
-
-        Parameters
-        ----------
-        source : str, default PACKAGED
-            Name of a network of the package, or where a checkpoint lies
-
-        Returns
-        -------
-        Self
-        """
+        "A network by name or file; raises BadInput for what is no network"
         file = network_file(source)
         state = load_checkpoint(file)
         return cls(*network_of(state, file), calibrator_of(state))
@@ -96,40 +61,14 @@ class LensNetwork:
         meta: np.ndarray | None = None,  # (n, k) metadata columns, where the network takes them
         turns: bool = False,  # Mean over the eight turns and mirrors
     ) -> np.ndarray:  # (n,) float32
-        """What the network says: the number to rank on
-
-        Parameters
-        ----------
-        images : np.ndarray
-            (n, band, y, x) [nmgy/pix]
-        meta : np.ndarray | None, default None
-            (n, k) metadata columns, where the network takes them
-        turns : bool, default False
-            Mean over the eight turns and mirrors
-
-        Returns
-        -------
-        np.ndarray
-            (n,) float32
-        """
+        "What the network says: the number to rank on"
         return score_images(self.model, self.recipe, images, meta, turns)
 
     def probabilities(
         self,
         logit: np.ndarray,  # (n,) of `logits`
     ) -> np.ndarray:  # (n,) NaN for a network without calibration
-        """Calibrated probability of a lens on the sky that the network was calibrated on
-
-        Parameters
-        ----------
-        logit : np.ndarray
-            (n,) of `logits`
-
-        Returns
-        -------
-        np.ndarray
-            (n,) NaN for a network without calibration
-        """
+        "Calibrated probability of a lens on the sky that the network was calibrated on"
         return np.full(len(logit), np.nan) if self.calibrator is None else self.calibrator(logit)
 
     def features(
@@ -137,19 +76,6 @@ class LensNetwork:
         images: np.ndarray,  # (n, band, y, x) [nmgy/pix]
         meta: np.ndarray | None = None,  # (n, k) metadata columns, where the network takes them
     ) -> np.ndarray:  # (n, f) float32, of length 1
-        """What stamps look like to the network, as directions: the cosine between two of them is their likeness
-
-        Parameters
-        ----------
-        images : np.ndarray
-            (n, band, y, x) [nmgy/pix]
-        meta : np.ndarray | None, default None
-            (n, k) metadata columns, where the network takes them
-
-        Returns
-        -------
-        np.ndarray
-            (n, f) float32, of length 1
-        """
+        "What stamps look like to the network, as directions: the cosine between two of them is their likeness"
         vectors = image_features(self.model, self.recipe, images, meta)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

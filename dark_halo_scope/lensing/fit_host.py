@@ -24,19 +24,7 @@ def significance(
     stamp: FitStamp,
     residual: np.ndarray,  # (band, pixels) in units of the noise
 ) -> np.ndarray:  # (y, x)
-    """Smoothed residual in units of its own noise, all bands together
-
-    Parameters
-    ----------
-    stamp : FitStamp
-    residual : np.ndarray
-        (band, pixels) in units of the noise
-
-    Returns
-    -------
-    np.ndarray
-        (y, x)
-    """
+    "Smoothed residual in units of its own noise, all bands together"
     n_pix = stamp.image.shape[-1]
     counted = (stamp.weight > 0).sum(0)
     plane = residual.sum(0).reshape(n_pix, n_pix)
@@ -48,18 +36,7 @@ def masked(
     stamp: FitStamp,
     spoilt: np.ndarray,  # (y, x) bool
 ) -> FitStamp:
-    """The stamp without some pixels
-
-    Parameters
-    ----------
-    stamp : FitStamp
-    spoilt : np.ndarray
-        (y, x) bool
-
-    Returns
-    -------
-    FitStamp
-    """
+    "The stamp without some pixels"
     return replace(stamp, image=np.where(spoilt, 0, stamp.image), weight=np.where(spoilt, 0, stamp.weight))
 
 # %% ../../nbs/lensing/fit_host.ipynb #7696a375
@@ -70,25 +47,7 @@ def far_objects(
     farthest: float,  # The same for a peak with a partner [arcsec]
     threshold: float = 4.0,  # Significance
 ) -> np.ndarray:  # (y, x) bool
-    """Pixels of objects that are too far away to be images of a source behind the host, and have no partner on its other side
-
-    Parameters
-    ----------
-    stamp : FitStamp
-    residual : np.ndarray
-        (band, pixels), of the host alone
-    far : float
-        Distance from the centre beyond which a peak is too far away [arcsec]
-    farthest : float
-        The same for a peak with a partner [arcsec]
-    threshold : float, default 4.0
-        Significance
-
-    Returns
-    -------
-    np.ndarray
-        (y, x) bool
-    """
+    "Pixels of objects that are too far away to be images of a source behind the host, and have no partner on its other side"
     shown = significance(stamp, residual)
     labels, n = ndimage.label(shown > threshold)
     out = np.zeros(shown.shape, bool)
@@ -108,19 +67,7 @@ def _paired(x: np.ndarray, y: np.ndarray, far: float) -> np.ndarray:
 # %% ../../nbs/lensing/fit_host.ipynb #aadfc93e
 @dataclass(frozen=True, eq=False)
 class Host:
-    """The host's light, and the stamp as every model of the candidate uses it
-
-    Attributes
-    ----------
-    stamp : FitStamp
-        Far objects masked, model error in the weights
-    model : Solved
-        One or two Sersic profiles
-    is_star : bool
-        The light in the middle is a point
-    reach : float
-        Light within this distance may belong to a lens [arcsec]
-    """
+    "The host's light, and the stamp as every model of the candidate uses it"
 
     stamp: FitStamp  # Far objects masked, model error in the weights
     model: Solved  # One or two Sersic profiles
@@ -145,22 +92,7 @@ def robust_fit(
     steps: int = 8,
     least: float = 0.7,  # Radius within which nothing is masked [arcsec]
 ) -> tuple[Solved, np.ndarray]:  # On the masked stamp; (y, x) bool, what was masked
-    """Fit, mask what stands out, and fit again
-
-    Parameters
-    ----------
-    stamp : FitStamp
-    parts : list[Part]
-    rounds : int, default 3
-    steps : int, default 8
-    least : float, default 0.7
-        Radius within which nothing is masked [arcsec]
-
-    Returns
-    -------
-    tuple[Solved, np.ndarray]
-        On the masked stamp; (y, x) bool, what was masked
-    """
+    "Fit, mask what stands out, and fit again"
     r = radius_from(stamp.image.shape[-1], stamp.pixscale, parts[0].values[:1], parts[0].values[1:2])[0]
     spoilt = np.zeros(r.shape, bool)
     for i in range(rounds):
@@ -186,18 +118,7 @@ def middle_of(
     stamp: FitStamp,
     reach: float,  # Half side of the square to keep [arcsec]
 ) -> FitStamp:
-    """The middle of a stamp, its centre where it was: what lies beyond would only cost time
-
-    Parameters
-    ----------
-    stamp : FitStamp
-    reach : float
-        Half side of the square to keep [arcsec]
-
-    Returns
-    -------
-    FitStamp
-    """
+    "The middle of a stamp, its centre where it was: what lies beyond would only cost time"
     side = stamp.image.shape[-1]
     cut = max((side - 2 * round(reach / stamp.pixscale)) // 2, 0)
     inner = slice(cut, side - cut)
@@ -208,18 +129,7 @@ def within(
     stamp: FitStamp,
     reach: float,  # [arcsec]
 ) -> FitStamp:
-    """The pixels within a distance of the centre
-
-    Parameters
-    ----------
-    stamp : FitStamp
-    reach : float
-        [arcsec]
-
-    Returns
-    -------
-    FitStamp
-    """
+    "The pixels within a distance of the centre"
     middle = middle_of(stamp, reach)
     return masked(middle, radius_from(middle.image.shape[-1], stamp.pixscale, np.zeros(1), np.zeros(1))[0] > reach)
 
@@ -229,20 +139,7 @@ def seen_pixels(
     model: Solved,  # A first model of the host
     recipe: FitRecipe,
 ) -> tuple[FitStamp, float]:  # The pixels that every model is held against, and how far light may belong to a lens [arcsec]
-    """The stamp without what lies too far off; wider where an object far off has a partner on the other side of the host
-
-    Parameters
-    ----------
-    stamp : FitStamp
-    model : Solved
-        A first model of the host
-    recipe : FitRecipe
-
-    Returns
-    -------
-    tuple[FitStamp, float]
-        The pixels that every model is held against, and how far light may belong to a lens [arcsec]
-    """
+    "The stamp without what lies too far off; wider where an object far off has a partner on the other side of the host"
     wide = within(stamp, recipe.farthest + 0.8)
     residual, r = _residual(wide, model, wide), radius_from(wide.image.shape[-1], stamp.pixscale, np.zeros(1), np.zeros(1))[0]
     alien = far_objects(wide, residual, recipe.far - 0.5, recipe.farthest)
@@ -292,19 +189,6 @@ def with_model_error(
     light: np.ndarray,  # (band, pixels) of the host, in units of the noise
     share: float,  # Of that light
 ) -> FitStamp:
-    """The stamp with a share of the host's light in its noise
-
-    Parameters
-    ----------
-    stamp : FitStamp
-    light : np.ndarray
-        (band, pixels) of the host, in units of the noise
-    share : float
-        Of that light
-
-    Returns
-    -------
-    FitStamp
-    """
+    "The stamp with a share of the host's light in its noise"
     extra = 1 + (share * light.reshape(stamp.image.shape)) ** 2
     return replace(stamp, weight=(stamp.weight / extra).astype(np.float32))

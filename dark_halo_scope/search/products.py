@@ -57,19 +57,7 @@ from ..trust.products import PACKAGED, columns_of, list_file
 # %% ../../nbs/search/products.ipynb #78f8b4fc
 @dataclass(frozen=True)
 class Labelled:
-    """Scored stamps whose label is known, with lenses as the candidates' recipe defines them
-
-    Attributes
-    ----------
-    logit : np.ndarray
-        (n,) float32
-    label : np.ndarray
-        (n,) 1 lens, 0 not
-    host : np.ndarray
-        (n,) int64
-    weight : np.ndarray
-        (n,) of the plan
-    """
+    "Scored stamps whose label is known, with lenses as the candidates' recipe defines them"
 
     logit: np.ndarray  # (n,) float32
     label: np.ndarray  # (n,) 1 lens, 0 not
@@ -83,13 +71,7 @@ def labelled(
     split: str,
     lens: LensDefinition,
 ) -> Labelled:
-    """Scored stamps of a split with their labels; raises BadInput when it has none of one class
-
-    Raises
-    ------
-    BadInput
-        {scores.uri}: split '{split}' has {others} stamps without a lens and {lenses} lenses ({lens}), expected some of either
-    """
+    "Scored stamps of a split with their labels; raises BadInput when it has none of one class"
     mine = (pc.field("split") == split) & (pc.field("label") >= 0)
     table = scores.read(["task_id", *IDENTITY, "split", "label", "logit"]).filter(mine)
     about = read_tables(stamps.files(), ["task_id", "theta_E", "arc_mag_r", "weight"], pc.field("split") == split, ["split"])
@@ -111,19 +93,7 @@ def threshold_of(
     stamps: Input,
     recipe: Any,  # A `CandidateRecipe`
 ) -> Threshold:
-    """The candidates' threshold, as the recipe asks for it
-
-    Parameters
-    ----------
-    scores : Input
-    stamps : Input
-    recipe : Any
-        A `CandidateRecipe`
-
-    Returns
-    -------
-    Threshold
-    """
+    "The candidates' threshold, as the recipe asks for it"
     known = labelled(scores, stamps, recipe.threshold_split, recipe.lens)
     return choose_threshold(known.logit, known.label, known.host, recipe, known.weight)
 
@@ -135,21 +105,7 @@ def yield_of(
     threshold: Threshold,
     recipe: Any,  # A `CandidateRecipe`
 ) -> Yield:
-    """Expected purity, and candidates per square degree of the parent sample
-
-    Parameters
-    ----------
-    scores : Input
-    stamps : Input
-    parent : Input
-    threshold : Threshold
-    recipe : Any
-        A `CandidateRecipe`
-
-    Returns
-    -------
-    Yield
-    """
+    "Expected purity, and candidates per square degree of the parent sample"
     known = labelled(scores, stamps, recipe.rates_split, recipe.lens)
     brickid = parent.read(["brickid"])["brickid"].to_numpy()
     density = len(brickid) / float(brick_areas(np.unique(brickid)).sum())
@@ -159,17 +115,7 @@ def yield_of(
 # %% ../../nbs/search/products.ipynb #9550de9a
 @dataclass(frozen=True)
 class Searched:
-    """Galaxies of a search with their scores
-
-    Attributes
-    ----------
-    galaxies : dict[str, np.ndarray]
-        Columns of `parent` that a list needs, with `logit`, of those that have a score
-    network : str
-        Name of the network that scored them
-    without : dict[str, int]
-        Galaxies without a score, by reason
-    """
+    "Galaxies of a search with their scores"
 
     galaxies: dict[str, np.ndarray]  # Columns of `parent` that a list needs, with `logit`, of those that have a score
     network: str  # Name of the network that scored them
@@ -182,20 +128,7 @@ def searched(
     recipe: Any,  # A `CandidateRecipe`
     bands: tuple[str, ...],
 ) -> Searched:
-    """The searched galaxies with their scores; a brick that was not searched is counted apart from a cutout that could not be made
-
-    Parameters
-    ----------
-    sky : Input
-    parent : Input
-    recipe : Any
-        A `CandidateRecipe`
-    bands : tuple[str, ...]
-
-    Returns
-    -------
-    Searched
-    """
+    "The searched galaxies with their scores; a brick that was not searched is counted apart from a cutout that could not be made"
     names = ["release", "brickid", "objid", "brickname", "ra", "dec", "maskbits", "split", "psfdepth_r"]
     names += [f"{c}_{b}" for c in ("mag", "psfsize") for b in bands]
     galaxies = columns_of(searched_galaxies(parent, recipe.splits, names))
@@ -222,25 +155,7 @@ def injections_of(
     split: str,
     threshold: float,  # A logit
 ) -> Injections:
-    """Injections of a split before any visibility cut, found or not; raises BadInput when there is none
-
-    Parameters
-    ----------
-    stamps : Input
-    scores : Input
-    split : str
-    threshold : float
-        A logit
-
-    Returns
-    -------
-    Injections
-
-    Raises
-    ------
-    BadInput
-        {stamps.uri}: no injection in split '{split}'
-    """
+    "Injections of a split before any visibility cut, found or not; raises BadInput when there is none"
     files = stamps.files()
     names = [c for c in PLANNED if c in read_schema(files[0]).names]
     rows = read_tables(files, names, (pc.field("split") == split) & ~pc.field("is_control"), ["split", "is_control"])
@@ -260,22 +175,7 @@ def looked_up(
     names: pa.ChunkedArray,  # (m,) names, each once
     values: np.ndarray,  # (m,)
 ) -> tuple[np.ndarray, np.ndarray]:  # (n,) values, and whether there is one
-    """Values by name
-
-    Parameters
-    ----------
-    wanted : pa.ChunkedArray
-        (n,) names
-    names : pa.ChunkedArray
-        (m,) names, each once
-    values : np.ndarray
-        (m,)
-
-    Returns
-    -------
-    tuple[np.ndarray, np.ndarray]
-        (n,) values, and whether there is one
-    """
+    "Values by name"
     row = pc.fill_null(pc.index_in(wanted, value_set=names.combine_chunks()), -1).to_numpy()
     return (values[row] if len(values) else np.zeros(len(row), values.dtype)), row >= 0
 
@@ -285,21 +185,7 @@ def listed_lenses(
     found: Searched,
     threshold: float,  # A logit
 ) -> Injections | None:  # None where no list says enough, or no such galaxy was searched
-    """Known lenses whose galaxy was searched, in the columns of injections
-
-    Parameters
-    ----------
-    anchors : pa.Table
-        name, ra, dec, and where known theta_E, arc_mag_r, z_lens
-    found : Searched
-    threshold : float
-        A logit
-
-    Returns
-    -------
-    Injections | None
-        None where no list says enough, or no such galaxy was searched
-    """
+    "Known lenses whose galaxy was searched, in the columns of injections"
     columns = columns_of(anchors)
     if not {"theta_E", "arc_mag_r"} <= columns.keys() or not len(anchors):
         return None
@@ -337,18 +223,7 @@ def with_checks(
     found: Completeness,
     lenses: Injections,  # Listed lenses
 ) -> tuple[Completeness, list[ForecastBin]]:
-    """The maps with disputed cells marked, and the bins of listed lenses that decided it
-
-    Parameters
-    ----------
-    found : Completeness
-    lenses : Injections
-        Listed lenses
-
-    Returns
-    -------
-    tuple[Completeness, list[ForecastBin]]
-    """
+    "The maps with disputed cells marked, and the bins of listed lenses that decided it"
     if CHECKED not in found.maps:
         return found, []
     bins: list[ForecastBin] = []
@@ -400,13 +275,7 @@ def compared_given(
     recipe: Chosen,
     place: Place,
 ) -> tuple[str, dict[str, Any]]:  # A hash of the content; `lists` of KnownList, and the `census` or None
-    """Lists to compare candidates with: those kept out of training, the recipe's own, and a census where there is one
-
-    Returns
-    -------
-    tuple[str, dict[str, Any]]
-        A hash of the content; `lists` of KnownList, and the `census` or None
-    """
+    "Lists to compare candidates with: those kept out of training, the recipe's own, and a census where there is one"
     names = dict.fromkeys((*recipe.lists.known, *recipe.lists.compare, *PACKAGED))
     lists = [known_list(list_file(name), recipe.candidates.known_leave_out) for name in names]
     census = read_positions(list_file(recipe.lists.census)).columns if recipe.lists.census else None
@@ -417,13 +286,7 @@ def compared_given(
 
 # %% ../../nbs/search/products.ipynb #04724ef8
 def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
-    """Phase 7: the list of candidates; raises BadInput when threshold and scores are of different networks
-
-    Raises
-    ------
-    BadInput
-        the sky was scored by network {found.network}, the threshold's stamps by {named}; run phase5_score again
-    """
+    "Phase 7: the list of candidates; raises BadInput when threshold and scores are of different networks"
     own, scores, release = recipe.candidates, inputs["scores"], Release(inputs["release"].uri)
     found = searched(inputs["sky"], inputs["parent"], own, recipe.sky.bands)
     if (named := scores.read(["model_id"])["model_id"][0].as_py()) != found.network:
@@ -479,20 +342,7 @@ def candidate_stamps(
     release: Release,
     sky: Any,  # A `SkyRecipe`
 ) -> pa.Table:  # Product `stamps`; task_id is the candidate's name
-    """The candidates' cutouts
-
-    Parameters
-    ----------
-    listed : CandidateList
-    release : Release
-    sky : Any
-        A `SkyRecipe`
-
-    Returns
-    -------
-    pa.Table
-        Product `stamps`; task_id is the candidate's name
-    """
+    "The candidates' cutouts"
     columns = columns_of(listed.table)
     stamps = place_stamps(columns, cutouts_at(columns, release, tuple(sky.bands), sky.n_pix))
     for name in ("release", "brickid", "objid", "brickname", "split"):
@@ -502,18 +352,7 @@ def candidate_stamps(
 # %% ../../nbs/search/products.ipynb #96f6ba75
 @dataclass(frozen=True)
 class Census:
-    """What candidates are, where that is known
-
-    Attributes
-    ----------
-    kinds : np.ndarray
-        (n,) of each candidate: lens, lrg, spiral, ring ...
-    purity : Share
-    lenses : list[dict[str, Any]]
-        What became of the lenses: step, lenses
-    prevalence : float
-        Share of lenses among the galaxies searched
-    """
+    "What candidates are, where that is known"
 
     kinds: np.ndarray  # (n,) of each candidate: lens, lrg, spiral, ring ...
     purity: Share
@@ -528,23 +367,7 @@ def beside_census(
     lenses: Mapping[str, np.ndarray],  # ra, dec of the lenses
     radius: float,  # A companion this near to a lens is listed for the lens's sake [arcsec]
 ) -> Census:
-    """Candidates beside all that is known of the sky
-
-    Parameters
-    ----------
-    listed : CandidateList
-    found : Searched
-    census : Mapping[str, np.ndarray]
-        kind, ra, dec of everything there is
-    lenses : Mapping[str, np.ndarray]
-        ra, dec of the lenses
-    radius : float
-        A companion this near to a lens is listed for the lens's sake [arcsec]
-
-    Returns
-    -------
-    Census
-    """
+    "Candidates beside all that is known of the sky"
     rows, galaxies = columns_of(listed.table), found.galaxies
     kinds = census["kind"][nearest(rows["ra"], rows["dec"], census["ra"], census["dec"])[0]].astype(str)
     row, apart = nearest(lenses["ra"], lenses["dec"], galaxies["ra"], galaxies["dec"])
