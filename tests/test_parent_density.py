@@ -47,8 +47,8 @@ def test_pieces_and_their_order_do_not_matter(tmp_path, monkeypatch):
     (tmp_path / "b").mkdir()
     two = some_sweep(tmp_path / "b" / "sweep-150p000-155p005.fits", seed=9)
     whole = density.count_bricks([one, two], SelectionRecipe())
-    small = density.table_chunks
-    monkeypatch.setattr(density, "table_chunks", lambda uri, columns: small(uri, columns, chunk_bytes=20_000))
+    small = selection.table_chunks
+    monkeypatch.setattr(selection, "table_chunks", lambda uri, columns: small(uri, columns, chunk_bytes=20_000))
     assert density.count_bricks([two, one], SelectionRecipe()).equals(whole)
 
 

@@ -41,8 +41,12 @@ def follow(page: str, folder: Path, service: str = "") -> str:
 
 
 def missing(page: str, folder: Path) -> list[str]:
-    "Promised files that are not there, or empty"
-    return [name for name in promised(page) if not (folder / name).is_file() or not (folder / name).stat().st_size]
+    "Promised files and folders that are not there, or empty"
+
+    def empty(path: Path) -> bool:
+        return not any(path.iterdir()) if path.is_dir() else not path.stat().st_size
+
+    return [name for name in promised(page) if not (folder / name).exists() or empty(folder / name)]
 
 
 @pytest.fixture

@@ -62,7 +62,33 @@ def recipe_from(
     mapping: Mapping[str, Any] | None,  # Keys and values, as YAML gives them; None means all defaults
     where: str = "recipe",  # File and section, for messages
 ) -> Recipe:
-    "A recipe from plain values; raises BadInput for an unknown key, a wrong type, a missing value or a failed check"
+    """A recipe from plain values; raises BadInput for an unknown key, a wrong type, a missing value or a failed check
+
+    Parameters
+    ----------
+    mapping : Mapping[str, Any] | None
+        Keys and values, as YAML gives them; None means all defaults
+    where : str, default 'recipe'
+        File and section, for messages
+
+    Returns
+    -------
+    Recipe
+
+    Raises
+    ------
+    BadInput
+        {where}: expected keys and values, got {mapping}
+        unknown key
+        unknown choice
+        {where}: expected a list, got {value}
+        {where}: expected {len(inner)} values, got {len(value)}
+        {where}: expected a map, got {value}
+        {where}: expected a finite number, got {value}
+        {where}: expected {kind.__name__}, got {value}
+        {where}: missing key(s) {', '.join(missing)}
+        {where}: {error}
+    """
     if not isinstance(mapping, Mapping | None):
         raise BadInput(f"{where}: expected keys and values, got {mapping!r}")
     hints = typing.get_type_hints(cls)
@@ -89,7 +115,22 @@ def check_ranges(
     where: str,  # Its name, for the message
     **ranges: str,  # Field -> interval such as "(0, 1]" or "[1, inf)"
 ) -> None:
-    "Raises BadInput naming the first field with a value outside its interval"
+    """Raises BadInput naming the first field with a value outside its interval
+
+    Parameters
+    ----------
+    recipe : Any
+        A dataclass
+    where : str
+        Its name, for the message
+    **ranges : str
+        Field -> interval such as "(0, 1]" or "[1, inf)"
+
+    Raises
+    ------
+    BadInput
+        {where}: {name}={value}; expected {_in_words(interval, low, high)}
+    """
     for name, interval in ranges.items():
         low, high = (float(end) for end in interval[1:-1].split(","))
         value = getattr(recipe, name)
@@ -117,14 +158,27 @@ class StrictLoader(yaml.SafeLoader):
     }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        "Refuses anchors and aliases"
+        """Refuses anchors and aliases
+
+        Raises
+        ------
+        yaml.YAMLError
+            line {event.start_mark.line + 1}: anchors and aliases are not read
+        """
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "anchor", None):
             raise yaml.YAMLError(f"line {event.start_mark.line + 1}: anchors and aliases are not read")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        "Refuses a key that is given twice"
+        """Refuses a key that is given twice
+
+        Raises
+        ------
+        yaml.YAMLError
+            line {key.start_mark.line + 1}: a key that is a list or a map; expected a name
+            line {key.start_mark.line + 1}: key '{key.value}' is given twice
+        """
         keys: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key.value, str):
@@ -135,7 +189,13 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: Any) -> int:
-        "Refuses whole numbers beyond 64 bits"
+        """Refuses whole numbers beyond 64 bits
+
+        Raises
+        ------
+        yaml.YAMLError
+            line {node.start_mark.line + 1}: a whole number of {len(node.value)} digits; expected at most 64 bits
+        """
         if len(node.value) > 40 or abs(value := super().construct_yaml_int(node)) >= 2**63:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a whole number of {len(node.value)} digits; expected at most 64 bits")
         return value
@@ -149,7 +209,24 @@ def parse_yaml(
     text: str | bytes,
     where: str,  # File or option, for the message
 ) -> Any:
-    "The value of a YAML text; raises BadInput in one line"
+    """The value of a YAML text; raises BadInput in one line
+
+    Parameters
+    ----------
+    text : str | bytes
+    where : str
+        File or option, for the message
+
+    Returns
+    -------
+    Any
+
+    Raises
+    ------
+    BadInput
+        {where}: not readable as YAML (nested too deeply); expected sections of keys and values
+        {where}: not readable as YAML ({' '.join(str(error).split())[:300]})
+    """
     try:
         return yaml.load(text, StrictLoader)
     except RecursionError:
@@ -161,7 +238,22 @@ def parse_yaml(
 def read_yaml(
     uri: str,  # A YAML file
 ) -> dict[str, Any]:
-    "The map in a YAML file; raises BadInput when it is not there or not a map"
+    """The map in a YAML file; raises BadInput when it is not there or not a map
+
+    Parameters
+    ----------
+    uri : str
+        A YAML file
+
+    Returns
+    -------
+    dict[str, Any]
+
+    Raises
+    ------
+    BadInput
+        {uri}: expected keys and values, got {type(data).__name__}
+    """
     data = parse_yaml(read_bytes(uri), uri)
     if not isinstance(data, dict):
         raise BadInput(f"{uri}: expected keys and values, got {type(data).__name__}")
@@ -172,7 +264,26 @@ def with_overrides(
     mapping: Mapping[str, Any],  # Keys and values, nested
     overrides: Sequence[str],  # "dotted.key=value" each, the value read as YAML
 ) -> dict[str, Any]:  # A new map
-    "The map with single values replaced; raises BadInput for an override without '='"
+    """The map with single values replaced; raises BadInput for an override without '='
+
+    Parameters
+    ----------
+    mapping : Mapping[str, Any]
+        Keys and values, nested
+    overrides : Sequence[str]
+        "dotted.key=value" each, the value read as YAML
+
+    Returns
+    -------
+    dict[str, Any]
+        A new map
+
+    Raises
+    ------
+    BadInput
+        override '{text}': expected key=value
+        override '{text}': '{section}' is a value, not a section
+    """
     merged: dict[str, Any] = json.loads(json.dumps(mapping))
     for text in overrides:
         path, equals, value = text.partition("=")
@@ -191,7 +302,17 @@ def with_overrides(
 def recipe_to_dict(
     recipe: Any,  # A dataclass
 ) -> dict[str, Any]:
-    "Plain values, ready for YAML or JSON"
+    """Plain values, ready for YAML or JSON
+
+    Parameters
+    ----------
+    recipe : Any
+        A dataclass
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
     return values
 
@@ -199,7 +320,17 @@ def recipe_to_dict(
 def recipe_choices(
     recipe: Any,  # A dataclass
 ) -> dict[str, Any]:
-    "The fields that differ from their defaults, as plain values: what was chosen, whether or not a default was written out"
+    """The fields that differ from their defaults, as plain values: what was chosen, whether or not a default was written out
+
+    Parameters
+    ----------
+    recipe : Any
+        A dataclass
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     chosen = {}
     for one in dataclasses.fields(recipe):
         value = getattr(recipe, one.name)
@@ -213,6 +344,17 @@ def recipe_choices(
 def recipe_identity(
     recipe: Any,  # A dataclass, or plain values
 ) -> str:  # 16 hexadecimal digits
-    "Hash of the choices alone; a new field with a default renames nothing"
+    """Hash of the choices alone; a new field with a default renames nothing
+
+    Parameters
+    ----------
+    recipe : Any
+        A dataclass, or plain values
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits
+    """
     values = recipe_choices(recipe) if dataclasses.is_dataclass(recipe) else recipe
     return hashlib.blake2b(json.dumps(values, sort_keys=True, separators=(",", ":")).encode(), digest_size=8).hexdigest()

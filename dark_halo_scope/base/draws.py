@@ -19,7 +19,25 @@ def draw_key(
     purpose: str,  # What the draw is for, such as "split" or "source position"
     *identity: Part,  # Who it is for: strings and whole numbers
 ) -> bytes:  # 64 bytes
-    "The hash that a draw is made from; raises TypeError for a part that is neither string nor whole number"
+    """The hash that a draw is made from; raises TypeError for a part that is neither string nor whole number
+
+    Parameters
+    ----------
+    purpose : str
+        What the draw is for, such as "split" or "source position"
+    *identity : Part
+        Who it is for: strings and whole numbers
+
+    Returns
+    -------
+    bytes
+        64 bytes
+
+    Raises
+    ------
+    TypeError
+        draw '{purpose}': identity part {part} is a {type(part).__name__}; expected a string or a whole number
+    """
     for part in identity:
         if not isinstance(part, str | int | np.integer):
             raise TypeError(f"draw '{purpose}': identity part {part!r} is a {type(part).__name__}; expected a string or a whole number")
@@ -32,7 +50,22 @@ def uniforms(
     *identity: Part,  # Who it is for
     n: int = 1,  # How many numbers
 ) -> np.ndarray:  # (n,) float64 in [0, 1)
-    "Uniform numbers that depend on purpose and identity alone"
+    """Uniform numbers that depend on purpose and identity alone
+
+    Parameters
+    ----------
+    purpose : str
+        What the draw is for
+    *identity : Part
+        Who it is for
+    n : int, default 1
+        How many numbers
+
+    Returns
+    -------
+    np.ndarray
+        (n,) float64 in [0, 1)
+    """
     blocks = [draw_key(purpose, *identity, *([block] if block else [])) for block in range((n + 7) // 8)]
     words = np.frombuffer(b"".join(blocks), "<u8")[:n]
     return (words >> np.uint64(11)) * 2.0**-53
@@ -43,7 +76,27 @@ def uniforms_table(
     columns: Sequence[np.ndarray | Sequence[Part]],  # Identity columns, all of one length
     n: int = 1,  # Numbers per row, at most 8
 ) -> np.ndarray:  # (rows, n) float64 in [0, 1)
-    "`uniforms` for every row of a table; raises ValueError when columns differ in length or n is above 8"
+    """`uniforms` for every row of a table; raises ValueError when columns differ in length or n is above 8
+
+    Parameters
+    ----------
+    purpose : str
+        What the draws are for
+    columns : Sequence[np.ndarray | Sequence[Part]]
+        Identity columns, all of one length
+    n : int, default 1
+        Numbers per row, at most 8
+
+    Returns
+    -------
+    np.ndarray
+        (rows, n) float64 in [0, 1)
+
+    Raises
+    ------
+    ValueError
+        draws '{purpose}': n={n} must be at most 8 and columns of one length, got {[len(c) for c in lists]}
+    """
     lists = [column.tolist() if isinstance(column, np.ndarray) else list(column) for column in columns]
     if n > 8 or len({len(column) for column in lists}) != 1:
         raise ValueError(f"draws '{purpose}': n={n} must be at most 8 and columns of one length, got {[len(c) for c in lists]}")
@@ -58,5 +111,17 @@ def rng(
     purpose: str,  # What the draw is for
     *identity: Part,  # Who it is for
 ) -> np.random.Generator:
-    "A NumPy generator (PCG64) seeded by purpose and identity alone"
+    """A NumPy generator (PCG64) seeded by purpose and identity alone
+
+    Parameters
+    ----------
+    purpose : str
+        What the draw is for
+    *identity : Part
+        Who it is for
+
+    Returns
+    -------
+    np.random.Generator
+    """
     return np.random.Generator(np.random.PCG64(int.from_bytes(draw_key(purpose, *identity)[:16], "little")))

@@ -21,7 +21,24 @@ def unknown_name(
     known: Iterable[str],  # The names that exist
     where: str = "",  # File or section in which it was found
 ) -> BadInput:  # To be raised by the caller
-    "An error for a name that does not exist, with the nearest one that does"
+    """An error for a name that does not exist, with the nearest one that does
+
+    Parameters
+    ----------
+    kind : str
+        What the name is, such as "key" or "band"
+    name : str
+        The name that was given
+    known : Iterable[str]
+        The names that exist
+    where : str, default ''
+        File or section in which it was found
+
+    Returns
+    -------
+    BadInput
+        To be raised by the caller
+    """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
@@ -34,7 +51,13 @@ FILE_NAMES = ("uri", "path", "where", "file", "source", "sweep", "checkpoint", "
 def one_line(
     error: BaseException,
 ) -> str:  # "FILE: Kind: what (module, function, line)"
-    "An exception in one line: the file that was read, what went wrong, where in this package"
+    """An exception in one line: the file that was read, what went wrong, where in this package
+
+    Returns
+    -------
+    str
+        "FILE: Kind: what (module, function, line)"
+    """
     text = " ".join(str(error).split())[:400]
     if isinstance(error, BadInput):
         return text

@@ -21,7 +21,23 @@ IDENTITY = tuple(BITS)
 def galaxy_key(
     table: Mapping[str, Any],  # Columns release, brickid, objid of whole numbers, (n,) each; a pyarrow.Table serves as well
 ) -> np.ndarray:  # (n,) int64, in the order of (release, brickid, objid)
-    "One integer per row, equal where the galaxy is the same; raises BadInput for a number that does not fit"
+    """One integer per row, equal where the galaxy is the same; raises BadInput for a number that does not fit
+
+    Parameters
+    ----------
+    table : Mapping[str, Any]
+        Columns release, brickid, objid of whole numbers, (n,) each; a pyarrow.Table serves as well
+
+    Returns
+    -------
+    np.ndarray
+        (n,) int64, in the order of (release, brickid, objid)
+
+    Raises
+    ------
+    BadInput
+        {name} from {numbers.min()} to {numbers.max()}: expected whole numbers from 0 to {(1 << bits) - 1}
+    """
     key: np.ndarray | None = None
     for name, bits in BITS.items():
         numbers = np.asarray(table[name]).astype(np.int64)

@@ -31,7 +31,25 @@ def cells_of(
     ra: np.ndarray,  # (n,) [deg]
     dec: np.ndarray,  # (n,) [deg]
 ) -> np.ndarray:  # (n,) int64
-    "The cell of each position; raises BadInput where one is not on the sky"
+    """The cell of each position; raises BadInput where one is not on the sky
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) int64
+
+    Raises
+    ------
+    BadInput
+        positions: expected finite right ascensions and declinations between -90 and 90 degrees
+    """
     ra, dec = np.asarray(ra, float), np.asarray(dec, float)
     if not (np.isfinite(ra).all() and (np.abs(dec) <= 90).all()):
         raise BadInput("positions: expected finite right ascensions and declinations between -90 and 90 degrees")
@@ -43,7 +61,22 @@ def tiles_of(
     max_rows: int,  # In one file
     finest: int = 12,  # Order beyond which no tile is split
 ) -> list[tuple[int, int, int, int]]:  # (order, pixel, first row, row after the last), in the order of the sky
-    "The largest cells that hold no more than so many rows"
+    """The largest cells that hold no more than so many rows
+
+    Parameters
+    ----------
+    cells : np.ndarray
+        (n,) int64, sorted
+    max_rows : int
+        In one file
+    finest : int, default 12
+        Order beyond which no tile is split
+
+    Returns
+    -------
+    list[tuple[int, int, int, int]]
+        (order, pixel, first row, row after the last), in the order of the sky
+    """
     found: list[tuple[int, int, int, int]] = []
 
     def split(order: int, pixel: int, first: int, last: int) -> None:
@@ -76,7 +109,30 @@ def write_hats(
     name: str,  # Of the catalogue
     max_rows: int = 500_000,  # In one file
 ) -> int:  # Files
-    "A table in the HATS layout; raises BadInput when it has no positions, no rows, or a column of that layout's name"
+    """A table in the HATS layout; raises BadInput when it has no positions, no rows, or a column of that layout's name
+
+    Parameters
+    ----------
+    table : pa.Table
+        With ra and dec [deg]
+    folder : str
+        Of the catalogue; what lies there is replaced
+    name : str
+        Of the catalogue
+    max_rows : int, default 500000
+        In one file
+
+    Returns
+    -------
+    int
+        Files
+
+    Raises
+    ------
+    BadInput
+        {folder}: table with columns {', '.join(table.column_names[:8])} and {len(table)} rows; expected ra, dec, rows, and no {CELL}
+        {folder}: holds other files; expected an empty place, or a HATS catalogue to replace
+    """
     lacking = [c for c in ("ra", "dec") if c not in table.column_names]
     if lacking or not len(table) or CELL in table.column_names:
         raise BadInput(
@@ -123,7 +179,24 @@ def _write_about(table: pa.Table, tiles: list[Any], footers: list[Any], folder: 
 def hats_files(
     folder: str,  # Of a catalogue
 ) -> list[str]:  # One per cell, in the order of partition_info.csv
-    "The files of a catalogue; raises BadInput when it is none"
+    """The files of a catalogue; raises BadInput when it is none
+
+    Parameters
+    ----------
+    folder : str
+        Of a catalogue
+
+    Returns
+    -------
+    list[str]
+        One per cell, in the order of partition_info.csv
+
+    Raises
+    ------
+    BadInput
+        {folder}: no partition_info.csv; expected a catalogue in the HATS layout
+        {folder}: partition_info.csv with {lines[0]}, files ending in {ending}; expected Norder and Npix, and one file per cell
+    """
     if not exists(join(folder, "partition_info.csv")):
         raise BadInput(f"{folder}: no partition_info.csv; expected a catalogue in the HATS layout")
     suffix = (
@@ -145,7 +218,25 @@ def read_hats_file(
     uri: str,  # One of `hats_files`
     columns: Sequence[str] | None = None,  # Only these
 ) -> pa.Table:  # In plain types, without the layout's own column
-    "The rows of one cell; raises BadInput when the file is broken or lacks a column"
+    """The rows of one cell; raises BadInput when the file is broken or lacks a column
+
+    Parameters
+    ----------
+    uri : str
+        One of `hats_files`
+    columns : Sequence[str] | None, default None
+        Only these
+
+    Returns
+    -------
+    pa.Table
+        In plain types, without the layout's own column
+
+    Raises
+    ------
+    BadInput
+        {uri}: lacks column(s) {', '.join(lacking)}
+    """
     with open_table(uri, written=()) as file, readable(uri):
         if lacking := [c for c in columns or [] if c not in file.schema_arrow.names]:
             raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
@@ -157,5 +248,18 @@ def read_hats(
     folder: str,  # Of a catalogue
     columns: Sequence[str] | None = None,  # Only these
 ) -> pa.Table:  # In the order of the cells
-    "A whole catalogue; raises BadInput as `read_hats_file` does"
+    """A whole catalogue; raises BadInput as `read_hats_file` does
+
+    Parameters
+    ----------
+    folder : str
+        Of a catalogue
+    columns : Sequence[str] | None, default None
+        Only these
+
+    Returns
+    -------
+    pa.Table
+        In the order of the cells
+    """
     return pa.concat_tables([read_hats_file(uri, columns) for uri in hats_files(folder)]).combine_chunks()

@@ -20,7 +20,17 @@ from .storage import exists, read_bytes, write_bytes
 def plain(
     value: Any,  # Numbers, text, lists, maps, arrays
 ) -> Any:
-    "Values as JSON takes them: arrays as lists, numbers that are not finite as null"
+    """Values as JSON takes them: arrays as lists, numbers that are not finite as null
+
+    Parameters
+    ----------
+    value : Any
+        Numbers, text, lists, maps, arrays
+
+    Returns
+    -------
+    Any
+    """
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -33,7 +43,19 @@ def as_json(
     values: Any,  # See `plain`
     sort_keys: bool = True,  # False keeps the order of the maps
 ) -> bytes:
-    "Values as the content of a JSON file"
+    """Values as the content of a JSON file
+
+    Parameters
+    ----------
+    values : Any
+        See `plain`
+    sort_keys : bool, default True
+        False keeps the order of the maps
+
+    Returns
+    -------
+    bytes
+    """
     return (json.dumps(plain(values), indent=1, sort_keys=sort_keys, allow_nan=False) + "\n").encode()
 
 
@@ -42,14 +64,34 @@ def write_json(
     uri: str,
     sort_keys: bool = True,  # False keeps the order of the maps
 ) -> str:
-    "A small JSON file, written whole"
+    """A small JSON file, written whole
+
+    Parameters
+    ----------
+    values : Any
+        See `plain`
+    uri : str
+    sort_keys : bool, default True
+        False keeps the order of the maps
+
+    Returns
+    -------
+    str
+    """
     return write_bytes(as_json(values, sort_keys), uri)
 
 
 def read_json(
     uri: str,
 ) -> Any:
-    "The values of a JSON file; raises BadInput when it is missing or cannot be read"
+    """The values of a JSON file; raises BadInput when it is missing or cannot be read
+
+    Raises
+    ------
+    BadInput
+        {uri}: no such file, expected JSON
+        {uri}: not readable as JSON ({error})
+    """
     if not exists(uri):
         raise BadInput(f"{uri}: no such file, expected JSON")
     try:
@@ -68,7 +110,22 @@ def array_bytes(array: np.ndarray) -> bytes:
 def read_array(
     uri: str,  # A .npy file
 ) -> np.ndarray:
-    "An array; raises BadInput when the file is not one"
+    """An array; raises BadInput when the file is not one
+
+    Parameters
+    ----------
+    uri : str
+        A .npy file
+
+    Returns
+    -------
+    np.ndarray
+
+    Raises
+    ------
+    BadInput
+        {uri}: not readable as an array ({error})
+    """
     try:
         return np.asarray(np.load(io.BytesIO(read_bytes(uri)), allow_pickle=False))
     except (ValueError, EOFError) as error:

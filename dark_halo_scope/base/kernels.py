@@ -19,7 +19,13 @@ from .resources import code_hash
 # %% ../../nbs/base/kernels.ipynb #01442cea
 @lru_cache(1)
 def cache_folder() -> str:  # "" where no folder can be written
-    "The folder of this user's compiled kernels, made if need be; `NUMBA_CACHE_DIR` names another"
+    """The folder of this user's compiled kernels, made if need be; `NUMBA_CACHE_DIR` names another
+
+    Returns
+    -------
+    str
+        "" where no folder can be written
+    """
     if os.environ.get("NUMBA_CACHE_DIR"):
         return os.environ["NUMBA_CACHE_DIR"]
     user = os.getuid() if hasattr(os, "getuid") else "user"
@@ -43,7 +49,20 @@ def compiled(
     function: Callable[..., Any],  # A plain function of arrays and numbers
     fast: bool = True,  # All its numbers are finite
 ) -> Any:  # The same, compiled when first called
-    "The function in machine code for this processor, kept on disk where a folder can be written"
+    """The function in machine code for this processor, kept on disk where a folder can be written
+
+    Parameters
+    ----------
+    function : Callable[..., Any]
+        A plain function of arrays and numbers
+    fast : bool, default True
+        All its numbers are finite
+
+    Returns
+    -------
+    Any
+        The same, compiled when first called
+    """
     maths = MATHS if fast else {}
     try:
         config.CACHE_DIR = config.CACHE_DIR or cache_folder()  # type: ignore[attr-defined]

@@ -15,7 +15,18 @@ ZERO_POINT = 22.5  # AB magnitude of one nanomaggy
 def ab_magnitude(
     flux: np.ndarray | float,  # [nanomaggies]
 ) -> np.ndarray:  # [AB mag], float64; NaN where the flux is not positive and finite
-    "AB magnitude of a flux"
+    """AB magnitude of a flux
+
+    Parameters
+    ----------
+    flux : np.ndarray | float
+        [nanomaggies]
+
+    Returns
+    -------
+    np.ndarray
+        [AB mag], float64; NaN where the flux is not positive and finite
+    """
     flux = np.asarray(flux, np.float64)
     out = np.full(flux.shape, np.nan)
     np.log10(flux, out=out, where=(flux > 0) & (flux < np.inf))
@@ -25,5 +36,16 @@ def ab_magnitude(
 def flux_of(
     magnitude: np.ndarray | float,  # [AB mag]
 ) -> np.ndarray:  # [nanomaggies], in the precision of the magnitude; 0 for magnitude infinity
-    "Flux of an AB magnitude"
+    """Flux of an AB magnitude
+
+    Parameters
+    ----------
+    magnitude : np.ndarray | float
+        [AB mag]
+
+    Returns
+    -------
+    np.ndarray
+        [nanomaggies], in the precision of the magnitude; 0 for magnitude infinity
+    """
     return 10.0 ** (0.4 * (ZERO_POINT - np.asarray(magnitude)))

@@ -25,7 +25,39 @@ from .storage import join, read_bytes
 # %% ../../nbs/base/products.ipynb #ff5fb214
 @dataclass(frozen=True)
 class Product:
-    "What a product is, and how it is made; functions are named as `room.module:function`, so that declaring one imports nothing"
+    """What a product is, and how it is made; functions are named as `room.module:function`, so that declaring one imports nothing
+
+    Attributes
+    ----------
+    name : str
+    meaning : str
+        One line for a person
+    phase : str, default ''
+        The notebook that makes it; empty for what is given
+    address : str, default ''
+        Its place below the run's folder; a folder where it has no ending
+    inputs : tuple[str, ...], default ()
+        Products it is made of
+    chosen_by : tuple[str, ...], default ()
+        Sections of the recipe that decide it, or single values such as `plan.src_dmag_of`
+    per : Literal['given', 'run', 'sweep', 'brick', 'part'], default 'run'
+    make : str, default ''
+        (inputs, recipe, place) -> Made; in pieces (pieces, inputs, recipe, place) -> Made, which joins them to the address's one file, or goes beside the folder; for what is given: (recipe, place) -> its name and its value
+    tasks : str, default ''
+        In pieces: (inputs, recipe, place) -> the tasks
+    load : str, default ''
+        In pieces: (**values) -> values with the task's own table read; that table's content is part of its identity
+    one : str, default ''
+        In pieces: (**values) -> Made
+    schema : str, default ''
+        Of its table, where that has another name than the product
+    each : tuple[str, ...], default ()
+        Inputs whose name decides every single sweep's or brick's part; other inputs count by what a task takes of them
+    guards : tuple[str, ...], default ()
+        Inputs that must have passed, or be overridden by name
+    wanted : str, default ''
+        (recipe) -> whether a run makes it; empty: always
+    """
 
     name: str
     meaning: str  # One line for a person
@@ -55,7 +87,22 @@ class Product:
 def function_named(
     name: str,  # "room.module:function"
 ) -> Callable[..., Any]:
-    "The function that a declaration names; raises BadInput when there is none"
+    """The function that a declaration names; raises BadInput when there is none
+
+    Parameters
+    ----------
+    name : str
+        "room.module:function"
+
+    Returns
+    -------
+    Callable[..., Any]
+
+    Raises
+    ------
+    BadInput
+        {name}: no such function ({error})
+    """
     module, _, attribute = name.partition(":")
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(f"dark_halo_scope.{module}"), attribute)
@@ -65,7 +112,14 @@ def function_named(
 
 # %% ../../nbs/base/products.ipynb #82f0caf5
 class Chosen:
-    "The sections of a recipe that a product declares; raises BadInput for any other"
+    """The sections of a recipe that a product declares; raises BadInput for any other
+
+    Parameters
+    ----------
+    recipe : Any
+        The run's recipe
+    product : Product
+    """
 
     def __init__(
         self,
@@ -98,7 +152,19 @@ def choices_of(
     recipe: Any,  # The run's recipe
     product: Product,
 ) -> dict[str, str]:  # Entry of `chosen_by` -> hash of what was chosen
-    "What of the recipe decides a product"
+    """What of the recipe decides a product
+
+    Parameters
+    ----------
+    recipe : Any
+        The run's recipe
+    product : Product
+
+    Returns
+    -------
+    dict[str, str]
+        Entry of `chosen_by` -> hash of what was chosen
+    """
     values = {}
     for entry in product.chosen_by:
         section, _, value = entry.partition(".")
@@ -109,7 +175,20 @@ def choices_of(
 # %% ../../nbs/base/products.ipynb #61588504
 @dataclass(frozen=True)
 class Input:
-    "A product that is there"
+    """A product that is there
+
+    Attributes
+    ----------
+    name : str
+    uri : str
+        File or folder
+    receipt : Receipt | None, default None
+        None for what is given
+    label : str, default ''
+        Name that receipts below it carry
+    value : Any, default None
+        What is given: a table, an address
+    """
 
     name: str
     uri: str  # File or folder
@@ -143,7 +222,17 @@ class Input:
 def brick_address(
     name: str,  # Of a brick, a sweep, or a part such as train/0000
 ) -> str:
-    "Where a piece's file lies below its product: bricks by their first three letters, since there are hundreds of thousands"
+    """Where a piece's file lies below its product: bricks by their first three letters, since there are hundreds of thousands
+
+    Parameters
+    ----------
+    name : str
+        Of a brick, a sweep, or a part such as train/0000
+
+    Returns
+    -------
+    str
+    """
     return f"{name}.parquet" if set(name) & {"/", "-"} else f"{name[:3]}/{name}.parquet"
 
 # %% ../../nbs/base/products.ipynb #ad0c4dc9
@@ -169,7 +258,17 @@ class Inputs(Mapping[str, Input]):
 # %% ../../nbs/base/products.ipynb #3aabfd8f
 @dataclass(frozen=True)
 class Task:
-    "One sweep or brick to be made"
+    """One sweep or brick to be made
+
+    Attributes
+    ----------
+    name : str
+        Of the sweep or brick
+    values : Mapping[str, Any]
+        Keyword arguments of the function `one`, picklable
+    identity : Mapping[str, Any], optional
+        What decides its content, beside the product's own choices
+    """
 
     name: str  # Of the sweep or brick
     values: Mapping[str, Any]  # Keyword arguments of the function `one`, picklable
@@ -178,7 +277,31 @@ class Task:
 
 @dataclass(frozen=True)
 class Made:
-    "What came out of a maker"
+    """What came out of a maker
+
+    Attributes
+    ----------
+    table : pa.Table | None, default None
+        The product itself, where it is a table
+    tables : Mapping[str, pa.Table], optional
+        Further tables, by address below the run's folder; of a piece, below its own file's
+    files : Mapping[str, bytes], optional
+        Further files, by address below the run's folder
+    written : tuple[str, ...], default ()
+        Files that the maker wrote itself, below the product's folder
+    identity : Mapping[str, Any], optional
+        What else the receipt says of the content
+    facts : Mapping[str, Any], optional
+        What else it says of the work
+    rows : int, default 0
+        What the rate counts; 0: the table's rows
+    passed : bool | None, default None
+        A guard's verdict; None for what is no guard, or could not be judged
+    why : str, default ''
+        The verdict in a line
+    options : Mapping[str, Any], optional
+        Of the Parquet file
+    """
 
     table: pa.Table | None = None  # The product itself, where it is a table
     tables: Mapping[str, pa.Table] = field(
@@ -199,13 +322,42 @@ def uncounted(
     label: str,  # What would be counted
     total: int,
 ) -> Iterator[Callable[[int], None]]:
-    "Shows nothing of how far work has come"
+    """Shows nothing of how far work has come
+
+    Parameters
+    ----------
+    label : str
+        What would be counted
+    total : int
+
+    Returns
+    -------
+    Iterator[Callable[[int], None]]
+    """
     yield lambda n: None
 
 
 @dataclass(frozen=True)
 class Place:
-    "Where a product is made"
+    """Where a product is made
+
+    Attributes
+    ----------
+    uri : str
+        Its own address
+    out : str
+        The run's folder
+    limit : int, default 0
+        Work on this many tasks only; 0 is all
+    workers : int, default 0
+        Processes or threads; 0: as the machine has cores
+    device : str, default 'cpu'
+        cpu or cuda, where a network scores; decides the last digits at most
+    resume : bool, default False
+        The place holds the beginnings of the very same product
+    counting : Callable[[str, int], Any], optional
+        (label, total) -> a context that gives a function of the number just done
+    """
 
     uri: str  # Its own address
     out: str  # The run's folder

@@ -38,7 +38,13 @@ from .sums import CHANGED, footer_sum
 def content_hash(
     table: pa.Table,
 ) -> str:  # 32 hexadecimal digits
-    "Hash of a table's names, types and values, in row order"
+    """Hash of a table's names, types and values, in row order
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name in table.column_names:
         column = table.column(name).combine_chunks()
@@ -52,7 +58,18 @@ def content_hash(
 def count_hosts(
     table: pa.Table,  # With release, brickid, objid; split and is_control where it has them
 ) -> dict[str, dict[str, int]]:  # "train, control" -> {"rows": ..., "hosts": ...}
-    "Rows and unique galaxies, per split and class"
+    """Rows and unique galaxies, per split and class
+
+    Parameters
+    ----------
+    table : pa.Table
+        With release, brickid, objid; split and is_control where it has them
+
+    Returns
+    -------
+    dict[str, dict[str, int]]
+        "train, control" -> {"rows": ..., "hosts": ...}
+    """
     by = [c for c in ("split", "is_control", "label") if c in table.column_names]
     grouped = table.select(by).append_column("host", pa.array(galaxy_key(table))).group_by(by)
     counted = grouped.aggregate([("host", "count"), ("host", "count_distinct")]).to_pylist()
@@ -63,7 +80,17 @@ def count_hosts(
 # %% ../../nbs/base/receipts.ipynb #2ad58f83
 @dataclass(frozen=True)
 class Receipt:
-    "What was made from what (identity), and how the run went (run)"
+    """What was made from what (identity), and how the run went (run)
+
+    Attributes
+    ----------
+    product : str
+        Name of the product
+    identity : dict[str, Any]
+        Hashed and chained
+    run : dict[str, Any], optional
+        Never hashed
+    """
 
     product: str  # Name of the product
     identity: dict[str, Any]  # Hashed and chained
@@ -81,7 +108,23 @@ def identity_of(
     code: Sequence[str] = (),  # Modules whose code decides the content, such as "injection.paint"; none: the package's version
     **more: Any,  # Anything else that decides the content
 ) -> dict[str, Any]:
-    "The identity part as far as it is known before the work: recipe, inputs, code"
+    """The identity part as far as it is known before the work: recipe, inputs, code
+
+    Parameters
+    ----------
+    recipe : Any, default None
+        The recipe that chose, a dataclass or plain values
+    inputs : Mapping[str, str] | None, default None
+        Name of each input -> its receipt's name or content hash
+    code : Sequence[str], default ()
+        Modules whose code decides the content, such as "injection.paint"; none: the package's version
+    **more : Any
+        Anything else that decides the content
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     made_by = code_of(*code) if code else __version__
     return {"code": made_by, "recipe": recipe_identity(recipe) if recipe is not None else None, "inputs": dict(inputs or {}), **more}
 
@@ -91,7 +134,20 @@ def run_facts(
     rows: int = 0,  # What the rate counts
     **more: Any,
 ) -> dict[str, Any]:
-    "The run part: wall time, rate, machine, date"
+    """The run part: wall time, rate, machine, date
+
+    Parameters
+    ----------
+    started : float
+        time.perf_counter() at the start
+    rows : int, default 0
+        What the rate counts
+    **more : Any
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     seconds = time.perf_counter() - started
     return {
         "seconds": round(seconds, 3),
@@ -110,7 +166,17 @@ ENDING = ".receipt.json"
 def receipt_path(
     uri: str | Path,  # The product
 ) -> str:
-    "Where the receipt of a product lies: beside it, its name with an underscore before and `.receipt.json` behind"
+    """Where the receipt of a product lies: beside it, its name with an underscore before and `.receipt.json` behind
+
+    Parameters
+    ----------
+    uri : str | Path
+        The product
+
+    Returns
+    -------
+    str
+    """
     folder, slash, name = str(uri).rstrip("/").rpartition("/")
     return f"{folder}{slash}_{name}{ENDING}"
 
@@ -123,7 +189,17 @@ def _seal(values: Mapping[str, Any]) -> str:
 def product_of(
     path: str,  # A receipt
 ) -> str:
-    "The product whose receipt this is"
+    """The product whose receipt this is
+
+    Parameters
+    ----------
+    path : str
+        A receipt
+
+    Returns
+    -------
+    str
+    """
     folder, slash, name = path.rpartition("/")
     return f"{folder}{slash}{name.removeprefix('_').removesuffix(ENDING)}"
 
@@ -132,7 +208,18 @@ def write_receipt(
     receipt: Receipt,
     uri: str | Path,  # The product
 ) -> Receipt:
-    "Writes the receipt beside its product, atomically, with a digest of itself"
+    """Writes the receipt beside its product, atomically, with a digest of itself
+
+    Parameters
+    ----------
+    receipt : Receipt
+    uri : str | Path
+        The product
+
+    Returns
+    -------
+    Receipt
+    """
     values = plain(asdict(receipt) | {"name": receipt.name})
     write_json(values | {"seal": _seal(values)}, receipt_path(uri))
     return receipt
@@ -141,7 +228,24 @@ def write_receipt(
 def read_receipt(
     uri: str | Path,  # The product
 ) -> Receipt:
-    "The receipt of a product; raises BadInput when there is none, it cannot be read, or it was changed after it was written"
+    """The receipt of a product; raises BadInput when there is none, it cannot be read, or it was changed after it was written
+
+    Parameters
+    ----------
+    uri : str | Path
+        The product
+
+    Returns
+    -------
+    Receipt
+
+    Raises
+    ------
+    BadInput
+        {uri}: has no receipt ({path}); it is not a finished product
+        {path}: not readable as a receipt ({type(error).__name__}: {error})
+        {path}: changed after it was written (its digest says {seal}, its content {_seal(values)}); make the product again
+    """
     path = receipt_path(uri)
     if not exists(path):
         raise BadInput(f"{uri}: has no receipt ({path}); it is not a finished product")
@@ -164,7 +268,13 @@ CHEAP = 4 << 20  # Files up to this size are read again when a product is taken 
 def file_digest(
     data: bytes,
 ) -> list[Any]:  # Size [bytes] and 16 hexadecimal digits
-    "What a receipt notes of a file"
+    """What a receipt notes of a file
+
+    Returns
+    -------
+    list[Any]
+        Size [bytes] and 16 hexadecimal digits
+    """
     return [len(data), hashlib.blake2b(data, digest_size=8).hexdigest()]
 
 
@@ -173,7 +283,21 @@ def file_faults(
     receipt: Receipt,
     thorough: bool = False,  # Read files of any size
 ) -> list[str]:  # One line per file that is not as it was written
-    "Which files of a product are missing or changed"
+    """Which files of a product are missing or changed
+
+    Parameters
+    ----------
+    uri : str | Path
+        The product
+    receipt : Receipt
+    thorough : bool, default False
+        Read files of any size
+
+    Returns
+    -------
+    list[str]
+        One line per file that is not as it was written
+    """
     faults, folder = [], str(uri).rstrip("/").rsplit("/", 1)[0]
     for name, (size, digest, *_) in receipt.run.get("files", {}).items():
         file = join(folder, name)
@@ -193,7 +317,19 @@ def is_done(
     uri: str | Path,  # The product
     identity: Mapping[str, Any],  # What it would be made from, see `identity_of`
 ) -> bool:
-    "True when the product is there as it was written, with a receipt whose identity holds every one of these values"
+    """True when the product is there as it was written, with a receipt whose identity holds every one of these values
+
+    Parameters
+    ----------
+    uri : str | Path
+        The product
+    identity : Mapping[str, Any]
+        What it would be made from, see `identity_of`
+
+    Returns
+    -------
+    bool
+    """
     if not exists(receipt_path(uri)):
         return False
     try:
@@ -209,7 +345,20 @@ def write_table(
     uri: str | Path,
     **options: Any,  # Of pyarrow.parquet.write_table; zstd, level 1, unless said otherwise
 ) -> list[Any]:  # Size and digest of the file, and the checksum of its footer
-    "Writes a Parquet file with a checksum on every page, whole or not at all"
+    """Writes a Parquet file with a checksum on every page, whole or not at all
+
+    Parameters
+    ----------
+    table : pa.Table
+    uri : str | Path
+    **options : Any
+        Of pyarrow.parquet.write_table; zstd, level 1, unless said otherwise
+
+    Returns
+    -------
+    list[Any]
+        Size and digest of the file, and the checksum of its footer
+    """
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, write_page_checksum=True, **({"compression": "zstd", "compression_level": 1} | options))
     data = sink.getvalue().to_pybytes()
@@ -220,7 +369,18 @@ def write_table(
 def written_file(
     uri: str | Path,  # A file
 ) -> list[Any]:  # Size, digest and, of a table, the footer's checksum; empty where no receipt beside it speaks for it
-    "What the receipt of a file says of it; raises BadInput when the receipt cannot be read"
+    """What the receipt of a file says of it; raises BadInput when the receipt cannot be read
+
+    Parameters
+    ----------
+    uri : str | Path
+        A file
+
+    Returns
+    -------
+    list[Any]
+        Size, digest and, of a table, the footer's checksum; empty where no receipt beside it speaks for it
+    """
     known = read_receipt(uri).run.get("files", {}) if exists(receipt_path(uri)) else {}
     return list(known.get(str(uri).rsplit("/", 1)[-1], []))
 
@@ -229,7 +389,23 @@ def written_file(
 def readable(
     uri: str | Path,  # A Parquet file
 ) -> Iterator[None]:
-    "Turns what goes wrong while a Parquet file is read into one line that names it"
+    """Turns what goes wrong while a Parquet file is read into one line that names it
+
+    Parameters
+    ----------
+    uri : str | Path
+        A Parquet file
+
+    Returns
+    -------
+    Iterator[None]
+
+    Raises
+    ------
+    BadInput
+        {uri}: no such file
+        {uri}: not readable as Parquet ({' '.join(str(error).split())[:300]})
+    """
     try:
         yield
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -246,7 +422,30 @@ def open_table(
     written: Sequence[Any] | None = None,  # See `written_file`, where that is known already
     **options: Any,  # Of pyarrow.parquet.ParquetFile
 ) -> pq.ParquetFile:  # Every page is compared with its checksum when it is read
-    "Opens a Parquet file; raises BadInput when it is missing or damaged, or it is not what its receipt tells of"
+    """Opens a Parquet file; raises BadInput when it is missing or damaged, or it is not what its receipt tells of
+
+    Parameters
+    ----------
+    uri : str | Path
+        A Parquet file
+    source : pa.NativeFile | None, default None
+        The file, where it is open already
+    written : Sequence[Any] | None, default None
+        See `written_file`, where that is known already
+    **options : Any
+        Of pyarrow.parquet.ParquetFile
+
+    Returns
+    -------
+    pq.ParquetFile
+        Every page is compared with its checksum when it is read
+
+    Raises
+    ------
+    BadInput
+        {uri}: {CHANGED}; make it again
+        {uri}: {CHANGED}, in its footer; make it again
+    """
     system, path = filesystem(uri)
     with readable(uri):
         size, digest, footer = (*(written_file(uri) if written is None else written), None, None, None)[:3]
@@ -264,7 +463,26 @@ def read_table(
     uri: str | Path,  # A Parquet file, or a folder of them
     columns: Sequence[str] | None = None,  # Only these
 ) -> pa.Table:
-    "A Parquet file, or a folder's files one after the other, as a table; raises BadInput when it is missing, damaged or lacks a column"
+    """A Parquet file, or a folder's files one after the other, as a table; raises BadInput when it is missing, damaged or lacks a column
+
+    Parameters
+    ----------
+    uri : str | Path
+        A Parquet file, or a folder of them
+    columns : Sequence[str] | None, default None
+        Only these
+
+    Returns
+    -------
+    pa.Table
+
+    Raises
+    ------
+    BadInput
+        {uri}: no such file
+        {uri}: a folder without Parquet files
+        {uri}: lacks column(s) {', '.join(lacking)}
+    """
     if not exists(uri):
         raise BadInput(f"{uri}: no such file")
     if is_folder(uri):
@@ -285,7 +503,17 @@ def read_table(
 def read_schema(
     uri: str | Path,  # A Parquet file
 ) -> pa.Schema:
-    "What columns a Parquet file has; raises BadInput when it is missing or damaged"
+    """What columns a Parquet file has; raises BadInput when it is missing or damaged
+
+    Parameters
+    ----------
+    uri : str | Path
+        A Parquet file
+
+    Returns
+    -------
+    pa.Schema
+    """
     with open_table(uri) as file:
         return file.schema_arrow
 
@@ -299,7 +527,22 @@ def read_tables(
     keep: pc.Expression | None = None,  # Only rows for which this holds
     needs: Sequence[str] = (),  # Columns that `keep` names
 ) -> pa.Table:
-    "Several files as one table in their order, many opened at a time, holding only the rows that are kept; raises BadInput as `read_table` does"
+    """Several files as one table in their order, many opened at a time, holding only the rows that are kept; raises BadInput as `read_table` does
+
+    Parameters
+    ----------
+    uris : Sequence[str]
+        Parquet files of one product
+    columns : Sequence[str]
+    keep : pc.Expression | None, default None
+        Only rows for which this holds
+    needs : Sequence[str], default ()
+        Columns that `keep` names
+
+    Returns
+    -------
+    pa.Table
+    """
     more = [c for c in needs if c not in columns]
 
     def one(uri: str) -> pa.Table:
@@ -318,7 +561,26 @@ def write_product(
     run: Mapping[str, Any] | None = None,  # See `run_facts`
     **options: Any,  # See `write_table`
 ) -> Receipt:
-    "Writes table, then receipt (with rows, unique hosts and content hash added to the identity)"
+    """Writes table, then receipt (with rows, unique hosts and content hash added to the identity)
+
+    Parameters
+    ----------
+    table : pa.Table
+    uri : str | Path
+        Parquet file to write
+    product : str
+        Name of the product
+    identity : Mapping[str, Any]
+        See `identity_of`
+    run : Mapping[str, Any] | None, default None
+        See `run_facts`
+    **options : Any
+        See `write_table`
+
+    Returns
+    -------
+    Receipt
+    """
     name = str(uri).rsplit("/", 1)[-1]
     files = {name: write_table(table, uri, **options)} | dict((run or {}).get("files", {}))
     counted = {"rows": table.num_rows, "content": content_hash(table)}

@@ -20,7 +20,22 @@ from .errors import BadInput, unknown_name
 def resource_root(
     name: str,  # "phases" or "data_manifests"
 ) -> Path:
-    "The folder of phase notebooks or of manifests; raises BadInput when neither checkout nor wheel holds it"
+    """The folder of phase notebooks or of manifests; raises BadInput when neither checkout nor wheel holds it
+
+    Parameters
+    ----------
+    name : str
+        "phases" or "data_manifests"
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    BadInput
+        {name}: neither {checkout} nor the installed package holds it; reinstall the package
+    """
     package = Path(dark_halo_scope.__file__).parent
     checkout = package.parent / ("nbs/phases" if name == "phases" else name)
     for folder in (checkout, package / "_resources" / name):
@@ -32,7 +47,22 @@ def resource_root(
 def phase_notebook(
     phase: str,  # Such as "phase3_parent"
 ) -> Path:
-    "The notebook of a phase; raises BadInput naming the phases that exist"
+    """The notebook of a phase; raises BadInput naming the phases that exist
+
+    Parameters
+    ----------
+    phase : str
+        Such as "phase3_parent"
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    BadInput
+        unknown phase
+    """
     folder = resource_root("phases")
     known = sorted(p.stem for p in folder.glob("*.ipynb"))
     if phase not in known:
@@ -43,7 +73,22 @@ def phase_notebook(
 def manifest(
     *parts: str,  # Path below data_manifests, such as "recipes", "demo.yaml"
 ) -> Path:
-    "A file of data_manifests; raises BadInput naming those beside it"
+    """A file of data_manifests; raises BadInput naming those beside it
+
+    Parameters
+    ----------
+    *parts : str
+        Path below data_manifests, such as "recipes", "demo.yaml"
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    BadInput
+        unknown manifest
+    """
     path = resource_root("data_manifests").joinpath(*parts)
     if not path.exists():
         known = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
@@ -53,7 +98,13 @@ def manifest(
 # %% ../../nbs/base/resources.ipynb #1756dd83
 @lru_cache(1)
 def code_hash() -> str:  # 12 hexadecimal digits
-    "Hash of the package's source files as they are when first asked for"
+    """Hash of the package's source files as they are when first asked for
+
+    Returns
+    -------
+    str
+        12 hexadecimal digits
+    """
     digest = hashlib.blake2b(digest_size=6)
     for file in sorted(Path(dark_halo_scope.__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
@@ -104,7 +155,22 @@ def _module(name: str) -> tuple[bytes, frozenset[str]] | None:
 def reached_modules(
     *modules: str,  # Such as "injection.paint"
 ) -> list[str]:
-    "The modules and what they import inside the package, sorted; raises BadInput for one that does not exist"
+    """The modules and what they import inside the package, sorted; raises BadInput for one that does not exist
+
+    Parameters
+    ----------
+    *modules : str
+        Such as "injection.paint"
+
+    Returns
+    -------
+    list[str]
+
+    Raises
+    ------
+    BadInput
+        {name}: no such module in the package
+    """
     seen, waiting = set(), list(modules)
     for name in modules:
         if _module(name) is None:
@@ -121,7 +187,18 @@ def reached_modules(
 def code_of(
     *modules: str,  # Such as "injection.paint"
 ) -> str:  # 12 hexadecimal digits
-    "Hash of the modules and of what they import inside the package; raises BadInput for one that does not exist"
+    """Hash of the modules and of what they import inside the package; raises BadInput for one that does not exist
+
+    Parameters
+    ----------
+    *modules : str
+        Such as "injection.paint"
+
+    Returns
+    -------
+    str
+        12 hexadecimal digits
+    """
     digest = hashlib.blake2b(digest_size=6)
     for name in reached_modules(*modules):
         facts = _module(name)

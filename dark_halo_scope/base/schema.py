@@ -25,7 +25,24 @@ BANDS = ("g", "r", "i", "z")
 def parse_bands(
     text: str | Sequence[str],  # "grz", "g,r,z", "g r z" or a sequence of names
 ) -> tuple[str, ...]:  # One name each, in the order given
-    "The bands named; raises BadInput for an unknown or repeated band, naming those that exist"
+    """The bands named; raises BadInput for an unknown or repeated band, naming those that exist
+
+    Parameters
+    ----------
+    text : str | Sequence[str]
+        "grz", "g,r,z", "g r z" or a sequence of names
+
+    Returns
+    -------
+    tuple[str, ...]
+        One name each, in the order given
+
+    Raises
+    ------
+    BadInput
+        unknown band
+        bands '{text}': expected one or more different bands out of {', '.join(BANDS)}
+    """
     names = tuple(text.replace(",", " ").replace(" ", "")) if isinstance(text, str) else tuple(text)
     for name in names:
         if name not in BANDS:
@@ -51,7 +68,24 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Column:
-    "One column of a product; a name with `{band}` in it stands for one column a band"
+    """One column of a product; a name with `{band}` in it stands for one column a band
+
+    Attributes
+    ----------
+    name : str
+    dtype : str
+        A key of TYPES, or "stamp": fixed-size binary, its width set by the codec
+    unit : str
+        As astropy spells it; "" where there is none
+    meaning : str
+        One line
+    role : str
+        One of ROLES
+    optional : bool, default False
+        May be absent
+    ucd : str, default ''
+        Of the IVOA's list (UCD1+); `{ucd}` in it stands for the band's wavelength range
+    """
 
     name: str
     dtype: str  # A key of TYPES, or "stamp": fixed-size binary, its width set by the codec
@@ -69,7 +103,19 @@ def columns_of(
     columns: Sequence[Column],  # Possibly with {band} in their names
     bands: Sequence[str],  # Such as ("g", "r", "z")
 ) -> list[Column]:
-    "The columns with every `{band}` written out"
+    """The columns with every `{band}` written out
+
+    Parameters
+    ----------
+    columns : Sequence[Column]
+        Possibly with {band} in their names
+    bands : Sequence[str]
+        Such as ("g", "r", "z")
+
+    Returns
+    -------
+    list[Column]
+    """
     per_column = [
         [c] if "{band}" not in c.name else [replace(c, name=c.name.format(band=b), ucd=c.ucd.format(ucd=UCD_BANDS[b])) for b in bands]
         for c in columns
@@ -323,7 +369,24 @@ def product_columns(
     product: str,  # A key of PRODUCTS
     bands: Sequence[str] = ("g", "r", "z"),  # Bands to write out
 ) -> list[Column]:
-    "The columns of a product, every `{band}` written out; raises BadInput for an unknown product"
+    """The columns of a product, every `{band}` written out; raises BadInput for an unknown product
+
+    Parameters
+    ----------
+    product : str
+        A key of PRODUCTS
+    bands : Sequence[str], default ('g', 'r', 'z')
+        Bands to write out
+
+    Returns
+    -------
+    list[Column]
+
+    Raises
+    ------
+    BadInput
+        unknown product
+    """
     if product not in PRODUCTS:
         raise unknown_name("product", product, PRODUCTS)
     return columns_of(PRODUCTS[product], bands)
@@ -335,7 +398,31 @@ def check_table(
     bands: Sequence[str] = ("g", "r", "z"),  # Bands it was made with
     where: str = "",  # File, for the message
 ) -> pa.Table:  # The same table, its columns in the schema's order
-    "Refuses a table whose columns are missing, unknown or of another type; raises BadInput naming them"
+    """Refuses a table whose columns are missing, unknown or of another type; raises BadInput naming them
+
+    Parameters
+    ----------
+    table : pa.Table
+        The product
+    product : str
+        A key of PRODUCTS
+    bands : Sequence[str], default ('g', 'r', 'z')
+        Bands it was made with
+    where : str, default ''
+        File, for the message
+
+    Returns
+    -------
+    pa.Table
+        The same table, its columns in the schema's order
+
+    Raises
+    ------
+    BadInput
+        {head} lacks column(s) {', '.join(missing)}
+        unknown column
+        {head}: column '{field.name}' has type {field.type}, expected {wanted}
+    """
     columns = {c.name: c for c in product_columns(product, bands)}
     head = f"{where + ': ' if where else ''}product '{product}'"
     missing = [n for n, c in columns.items() if n not in table.column_names and not c.optional]
@@ -355,7 +442,24 @@ def fixed_width(
     column: pa.ChunkedArray,  # Stamps as bytes of any length
     where: str,  # File and column, for the message
 ) -> pa.ChunkedArray:
-    "Stamps as fixed-size binary values; raises BadInput where their lengths differ or a row has none"
+    """Stamps as fixed-size binary values; raises BadInput where their lengths differ or a row has none
+
+    Parameters
+    ----------
+    column : pa.ChunkedArray
+        Stamps as bytes of any length
+    where : str
+        File and column, for the message
+
+    Returns
+    -------
+    pa.ChunkedArray
+
+    Raises
+    ------
+    BadInput
+        {where}: stamps of {len(lengths)} different lengths; expected one length in every row
+    """
     lengths = pc.unique(pc.binary_length(column)).to_pylist()
     if len(lengths) > 1 or lengths == [None]:
         raise BadInput(f"{where}: stamps of {len(lengths)} different lengths; expected one length in every row")
@@ -366,7 +470,19 @@ def plain_types(
     table: pa.Table,  # As read from a file that somebody may have saved again
     where: str = "",  # File, for the message
 ) -> pa.Table:
-    "The table in the types that products use: dictionaries written out, long strings, views and pandas' row index gone; raises BadInput naming the column"
+    """The table in the types that products use: dictionaries written out, long strings, views and pandas' row index gone; raises BadInput naming the column
+
+    Parameters
+    ----------
+    table : pa.Table
+        As read from a file that somebody may have saved again
+    where : str, default ''
+        File, for the message
+
+    Returns
+    -------
+    pa.Table
+    """
     test = pa.types
     for i, field in reversed(list(enumerate(table.schema))):
         kind = field.type.value_type if test.is_dictionary(field.type) else field.type
@@ -394,7 +510,29 @@ def conform(
     bands: Sequence[str] = ("g", "r", "z"),  # Bands it was made with
     where: str = "",  # File, for the message
 ) -> pa.Table:  # As `check_table` gives it
-    "The product with every column in the schema's type; raises BadInput naming a column whose values do not fit it"
+    """The product with every column in the schema's type; raises BadInput naming a column whose values do not fit it
+
+    Parameters
+    ----------
+    table : pa.Table
+        The product, its types perhaps widened by another program
+    product : str
+        A key of PRODUCTS
+    bands : Sequence[str], default ('g', 'r', 'z')
+        Bands it was made with
+    where : str, default ''
+        File, for the message
+
+    Returns
+    -------
+    pa.Table
+        As `check_table` gives it
+
+    Raises
+    ------
+    BadInput
+        {head}: column '{field.name}' has type {field.type}, expected {wanted} ({' '.join(str(error).split())[:80]})
+    """
     table = plain_types(table, where)
     columns = {c.name: c for c in product_columns(product, bands)}
     for i, field in enumerate(table.schema):
@@ -415,7 +553,27 @@ def table_from(
     product: str,  # A key of PRODUCTS
     bands: Sequence[str] = ("g", "r", "z"),  # Bands to write out
 ) -> pa.Table:  # Checked, in the schema's order
-    "A table of the product's types from columns of anything array-like; raises BadInput as `check_table` does"
+    """A table of the product's types from columns of anything array-like; raises BadInput as `check_table` does
+
+    Parameters
+    ----------
+    columns : dict[str, Any]
+        Column name -> array, list or scalar list; order does not matter
+    product : str
+        A key of PRODUCTS
+    bands : Sequence[str], default ('g', 'r', 'z')
+        Bands to write out
+
+    Returns
+    -------
+    pa.Table
+        Checked, in the schema's order
+
+    Raises
+    ------
+    BadInput
+        unknown column
+    """
     known = {c.name: c for c in product_columns(product, bands)}
     arrays = {}
     for name, values in columns.items():
@@ -435,7 +593,26 @@ def metadata_columns(
     product: str = "stamps",
     bands: Sequence[str] = ("g", "r", "z"),
 ) -> tuple[str, ...]:  # The same names
-    "Passes observing conditions only; raises BadInput for a column whose role would leak the label or the selection"
+    """Passes observing conditions only; raises BadInput for a column whose role would leak the label or the selection
+
+    Parameters
+    ----------
+    names : Sequence[str]
+        Columns a recipe wants to feed to a network beside the image
+    product : str, default 'stamps'
+    bands : Sequence[str], default ('g', 'r', 'z')
+
+    Returns
+    -------
+    tuple[str, ...]
+        The same names
+
+    Raises
+    ------
+    BadInput
+        unknown column
+        metadata column '{name}' has role '{known[name].role}': only observing conditions may be seen ({allowed})
+    """
     known = {c.name: c for c in product_columns(product, bands)}
     for name in names:
         if name not in known:

@@ -14,7 +14,17 @@ from .schema import parse_bands
 # %% ../../nbs/base/sky.ipynb #9941473c
 @dataclass(frozen=True)
 class SkyRecipe:
-    "What a stamp is"
+    """What a stamp is
+
+    Attributes
+    ----------
+    bands : tuple[str, ...], default ('g', 'r', 'z')
+        In the order of the stamp's planes
+    pixscale : float, default 0.262
+        [arcsec / pix]
+    n_pix : int, default 64
+        Side of a stamp [pix]
+    """
 
     bands: tuple[str, ...] = ("g", "r", "z")  # In the order of the stamp's planes
     pixscale: float = 0.262  # [arcsec / pix]

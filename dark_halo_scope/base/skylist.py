@@ -46,7 +46,18 @@ def column_key(header: str) -> str:
 def lacks_position(
     headers: Sequence[str],  # Column names
 ) -> list[str]:  # Of "ra" and "dec"
-    "What a list of positions lacks among its columns"
+    """What a list of positions lacks among its columns
+
+    Parameters
+    ----------
+    headers : Sequence[str]
+        Column names
+
+    Returns
+    -------
+    list[str]
+        Of "ra" and "dec"
+    """
     keys = {column_key(h) for h in headers}
     if set(MRT) <= set(headers):
         return []
@@ -63,7 +74,26 @@ def degrees_of(
     hours: bool,  # Sexagesimal counts hours
     factor: float = 1.0,  # Degrees in the column's unit
 ) -> float:
-    "One cell in degrees, NaN where blank; raises ValueError saying why it is no angle"
+    """One cell in degrees, NaN where blank; raises ValueError saying why it is no angle
+
+    Parameters
+    ----------
+    cell : str
+    hours : bool
+        Sexagesimal counts hours
+    factor : float, default 1.0
+        Degrees in the column's unit
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        {cell} is no angle in degrees
+        {cell} is no angle
+    """
     from astropy.coordinates import Angle
 
     text = cell.translate(_SIGNS).strip().strip("\"'")
@@ -86,7 +116,13 @@ def degrees_of(
 
 # %% ../../nbs/base/skylist.ipynb #0e1dc9aa
 def factor_of(column: AnyColumn) -> float | None:  # None where the unit is no angle
-    "Degrees in the unit of a column, by what its file or its name says of it; degrees where neither says anything"
+    """Degrees in the unit of a column, by what its file or its name says of it; degrees where neither says anything
+
+    Returns
+    -------
+    float | None
+        None where the unit is no angle
+    """
     from astropy import units
 
     bracket = re.search(r"[\[(](.*?)[\])]", column.header)
@@ -110,7 +146,26 @@ def angles(
     hours: bool,  # Sexagesimal counts hours
     where: str,  # File, for the message
 ) -> tuple[np.ndarray, dict[int, str]]:  # (n,) [deg], NaN where there is none; row -> why
-    "A column in degrees; raises BadInput for a unit that is no angle"
+    """A column in degrees; raises BadInput for a unit that is no angle
+
+    Parameters
+    ----------
+    column : AnyColumn
+    hours : bool
+        Sexagesimal counts hours
+    where : str
+        File, for the message
+
+    Returns
+    -------
+    tuple[np.ndarray, dict[int, str]]
+        (n,) [deg], NaN where there is none; row -> why
+
+    Raises
+    ------
+    BadInput
+        {where}: column '{column.header}' is in '{column.unit or column.header}'; expected degrees, hours or sexagesimal
+    """
     factor = factor_of(column)
     if factor is None:
         raise BadInput(f"{where}: column '{column.header}' is in '{column.unit or column.header}'; expected degrees, hours or sexagesimal")
@@ -134,7 +189,28 @@ def the_angle(
     what: str,  # "right ascension" or "declination"
     where: str,  # File, for the message
 ) -> tuple[AnyColumn, np.ndarray, dict[int, str]]:  # The column, its angles [deg], row -> why there is none
-    "The column of one meaning; raises BadInput where two say different things"
+    """The column of one meaning; raises BadInput where two say different things
+
+    Parameters
+    ----------
+    table : AnyTable
+    keys : Sequence[str]
+        Of `column_key`
+    what : str
+        "right ascension" or "declination"
+    where : str
+        File, for the message
+
+    Returns
+    -------
+    tuple[AnyColumn, np.ndarray, dict[int, str]]
+        The column, its angles [deg], row -> why there is none
+
+    Raises
+    ------
+    BadInput
+        {where}: columns '{best[0].header}' and '{column.header}' could both be the {what} and differ ({best[0].values[i]} and {column.values[i]} in {table.unit_of_rows} {table.rows[i]}); expected one
+    """
     hours, ucd = what.startswith("right"), "pos.eq.ra" if what.startswith("right") else "pos.eq.dec"
     named = [c for c in table.columns if column_key(c.header) in keys]
     main = [c for c in named if c.ucd.lower() == f"{ucd};meta.main"]
@@ -158,7 +234,19 @@ def position_name(
     ra: float,  # [deg], 0 to 360
     dec: float,  # [deg]
 ) -> str:
-    "JHHMMSS.ss+DDMMSS.s, cut off and not rounded"
+    """JHHMMSS.ss+DDMMSS.s, cut off and not rounded
+
+    Parameters
+    ----------
+    ra : float
+        [deg], 0 to 360
+    dec : float
+        [deg]
+
+    Returns
+    -------
+    str
+    """
     seconds = (Decimal(repr(float(ra))) * 240).quantize(Decimal("0.01"), ROUND_DOWN)
     arcsec = (abs(Decimal(repr(float(dec)))) * 3600).quantize(Decimal("0.1"), ROUND_DOWN)
     (h, s), (d, a) = divmod(seconds, 3600), divmod(arcsec, 3600)
@@ -187,7 +275,18 @@ BLANKS = frozenset(("", "nan", "null", "none", "--", "n/a"))
 def typed(
     values: np.ndarray,  # (n,) text
 ) -> np.ndarray:  # int64 or float64 where every cell is a number, else the same text
-    "Text as numbers where it is numbers"
+    """Text as numbers where it is numbers
+
+    Parameters
+    ----------
+    values : np.ndarray
+        (n,) text
+
+    Returns
+    -------
+    np.ndarray
+        int64 or float64 where every cell is a number, else the same text
+    """
     cells = [str(v).strip() for v in values.tolist()]
     filled = [c for c in cells if c.lower() not in BLANKS]
     if not filled or not all(re.fullmatch(r"[+-]?(0|[1-9]\d*|(\d*\.\d+|\d+\.))([eE][+-]?\d+)?", c) for c in filled):
@@ -210,7 +309,16 @@ class SetAsideWarning(UserWarning):
 
 @dataclass(frozen=True)
 class SetAside:
-    "A row that is no position"
+    """A row that is no position
+
+    Attributes
+    ----------
+    row : int
+        Line of a text file, otherwise number of the row, from 1
+    name : str
+        As far as it has one
+    reason : str
+    """
 
     row: int  # Line of a text file, otherwise number of the row, from 1
     name: str  # As far as it has one
@@ -219,7 +327,20 @@ class SetAside:
 
 @dataclass(frozen=True)
 class SkyList:
-    "Positions with their names, and all else that the list says"
+    """Positions with their names, and all else that the list says
+
+    Attributes
+    ----------
+    columns : Table
+        name, ra in 0 to 360, dec [deg], then the list's other columns
+    rows : np.ndarray
+        (n,) line or row of the file that each comes from
+    set_aside : tuple[SetAside, ...], default ()
+    uri : str, default ''
+        Its file
+    left_out : tuple[str, ...], default ()
+        Columns of arrays
+    """
 
     columns: Table  # name, ra in 0 to 360, dec [deg], then the list's other columns
     rows: np.ndarray  # (n,) line or row of the file that each comes from
@@ -235,7 +356,24 @@ def names_of(
     table: AnyTable,
     where: str,  # File, for the message
 ) -> tuple[AnyColumn | None, list[str]]:  # The column, and the names, "" where there is none
-    "The names of a table's rows; raises BadInput where two columns of one name differ"
+    """The names of a table's rows; raises BadInput where two columns of one name differ
+
+    Parameters
+    ----------
+    table : AnyTable
+    where : str
+        File, for the message
+
+    Returns
+    -------
+    tuple[AnyColumn | None, list[str]]
+        The column, and the names, "" where there is none
+
+    Raises
+    ------
+    BadInput
+        {where}: columns ... could both be the name and differ; expected one
+    """
     ranked = sorted((c for c in table.columns if column_key(c.header) in NAME_KEYS), key=lambda c: NAME_KEYS.index(column_key(c.header)))
     if not ranked:
         return None, [""] * len(table.rows)
@@ -261,7 +399,21 @@ def bad_rows(
     dec: np.ndarray,  # (n,) [deg]
     why: dict[int, str],  # Row -> why its cells are no angles
 ) -> dict[int, str]:
-    "Every row that is no place on the sky, with the reason"
+    """Every row that is no place on the sky, with the reason
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    why : dict[int, str]
+        Row -> why its cells are no angles
+
+    Returns
+    -------
+    dict[int, str]
+    """
     for i in np.flatnonzero(~(np.isfinite(ra) & np.isfinite(dec)) | (np.abs(dec) > 90) | (np.abs(ra) > 360)).tolist():
         if not np.isfinite(ra[i]) or not np.isfinite(dec[i]):
             why.setdefault(i, f"no {'right ascension' if not np.isfinite(ra[i]) else 'declination'}")
@@ -278,7 +430,21 @@ def other_columns(
     numbers: Sequence[str],  # Columns that are numbers
     why: dict[int, str],  # Row -> why it is set aside; grows
 ) -> Table:
-    "What else a list says, by its own column names"
+    """What else a list says, by its own column names
+
+    Parameters
+    ----------
+    table : AnyTable
+    used : Sequence[AnyColumn]
+    numbers : Sequence[str]
+        Columns that are numbers
+    why : dict[int, str]
+        Row -> why it is set aside; grows
+
+    Returns
+    -------
+    Table
+    """
     out: Table = {}
     for c in table.columns:
         if any(c is u for u in used):
@@ -302,7 +468,24 @@ def read_positions(
     uri: str,  # A table of any kind with right ascension and declination
     numbers: Sequence[str] = NUMBERS,  # Further columns that are numbers
 ) -> SkyList:
-    "A list of positions, its bad rows set aside and warned of in one line; raises BadInput where it is no list, can be read in two ways, or has no good row"
+    """A list of positions, its bad rows set aside and warned of in one line; raises BadInput where it is no list, can be read in two ways, or has no good row
+
+    Parameters
+    ----------
+    uri : str
+        A table of any kind with right ascension and declination
+    numbers : Sequence[str], default NUMBERS
+        Further columns that are numbers
+
+    Returns
+    -------
+    SkyList
+
+    Raises
+    ------
+    BadInput
+        {uri}: {what}{first}; expected at least one position
+    """
     table = machine_columns(read_any_table(uri, lacks_position))
     (ra_column, ra, why), (dec_column, dec, no_dec) = (
         the_angle(table, keys, meaning, uri) for keys, meaning in ((RA_KEYS, "right ascension"), (DEC_KEYS, "declination"))
@@ -332,7 +515,22 @@ def read_positions(
 def read_names(
     uri: str,  # A table of any kind with a column of names
 ) -> list[str]:
-    "The names in a list; raises BadInput where a row has none"
+    """The names in a list; raises BadInput where a row has none
+
+    Parameters
+    ----------
+    uri : str
+        A table of any kind with a column of names
+
+    Returns
+    -------
+    list[str]
+
+    Raises
+    ------
+    BadInput
+        {uri}: expected a column 'name' and a name in every row
+    """
     names = names_of(read_any_table(uri, lambda headers: [] if {column_key(h) for h in headers} & set(NAME_KEYS) else ["name"]), uri)[1]
     if not names or not all(names):
         raise BadInput(f"{uri}: expected a column 'name' and a name in every row")

@@ -18,7 +18,25 @@ def on_sky(
     ra: Any,  # [deg]
     dec: Any,  # [deg]
 ) -> tuple[np.ndarray, np.ndarray]:  # The same, float64
-    "Positions as numbers; raises BadInput where one is not on the sky"
+    """Positions as numbers; raises BadInput where one is not on the sky
+
+    Parameters
+    ----------
+    ra : Any
+        [deg]
+    dec : Any
+        [deg]
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        The same, float64
+
+    Raises
+    ------
+    BadInput
+        positions: expected finite right ascensions and declinations between -90 and 90 degrees
+    """
     ra, dec = np.asarray(ra, np.float64), np.asarray(dec, np.float64)
     if not (np.isfinite(ra).all() and (np.abs(dec) <= 90).all()):
         raise BadInput("positions: expected finite right ascensions and declinations between -90 and 90 degrees")
@@ -29,7 +47,20 @@ def unit_vectors(
     ra: np.ndarray,  # [deg]
     dec: np.ndarray,  # [deg]
 ) -> np.ndarray:  # (n, 3)
-    "Directions on the unit sphere; raises BadInput where a position is not on the sky"
+    """Directions on the unit sphere; raises BadInput where a position is not on the sky
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        [deg]
+    dec : np.ndarray
+        [deg]
+
+    Returns
+    -------
+    np.ndarray
+        (n, 3)
+    """
     ra, dec = on_sky(ra, dec)
     lon, lat = np.deg2rad(ra), np.deg2rad(dec)
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
@@ -38,14 +69,36 @@ def unit_vectors(
 def chord_of(
     radius: float,  # [arcsec]
 ) -> float:  # Length on the unit sphere
-    "The chord that subtends an angle, longer by a hair so that rounding leaves the angle itself inside"
+    """The chord that subtends an angle, longer by a hair so that rounding leaves the angle itself inside
+
+    Parameters
+    ----------
+    radius : float
+        [arcsec]
+
+    Returns
+    -------
+    float
+        Length on the unit sphere
+    """
     return float(2 * np.sin(np.deg2rad(radius / 3600) / 2)) * (1 + 1e-9) + 1e-15
 
 
 def angle_of(
     chord: np.ndarray | float,  # Length on the unit sphere
 ) -> np.ndarray:  # [arcsec]
-    "The angle that a chord subtends"
+    """The angle that a chord subtends
+
+    Parameters
+    ----------
+    chord : np.ndarray | float
+        Length on the unit sphere
+
+    Returns
+    -------
+    np.ndarray
+        [arcsec]
+    """
     angle: np.ndarray = np.degrees(2 * np.arcsin(np.clip(np.asarray(chord) / 2, 0, 1))) * 3600
     return angle
 
@@ -56,7 +109,24 @@ def separation(
     other_ra: Any,  # (n,) or one [deg]
     other_dec: Any,  # (n,) or one [deg]
 ) -> np.ndarray:  # (n,) [arcsec]
-    "Angle between positions, row by row"
+    """Angle between positions, row by row
+
+    Parameters
+    ----------
+    ra : Any
+        (n,) [deg]
+    dec : Any
+        (n,) [deg]
+    other_ra : Any
+        (n,) or one [deg]
+    other_dec : Any
+        (n,) or one [deg]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) [arcsec]
+    """
     here, other = (unit_vectors(np.atleast_1d(a), np.atleast_1d(d)) for a, d in ((ra, dec), (other_ra, other_dec)))
     return angle_of(np.linalg.norm(here - other, axis=-1))
 
@@ -69,7 +139,24 @@ def nearest(
 ) -> tuple[
     np.ndarray, np.ndarray
 ]:  # Row of the nearest other position and its distance [arcsec], (n,) each; -1 and infinity for an empty list
-    "The nearest position of a list to each of these; raises BadInput where a position is not on the sky"
+    """The nearest position of a list to each of these; raises BadInput where a position is not on the sky
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    other_ra : np.ndarray
+        (m,) [deg]
+    other_dec : np.ndarray
+        (m,) [deg]
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Row of the nearest other position and its distance [arcsec], (n,) each; -1 and infinity for an empty list
+    """
     if not len(other_ra):
         return np.full(len(ra), -1), np.full(len(ra), np.inf)
     chord, row = cKDTree(unit_vectors(other_ra, other_dec)).query(unit_vectors(ra, dec))
@@ -83,7 +170,26 @@ def near_any(
     other_dec: np.ndarray,  # (m,) [deg]
     radius: float,  # [arcsec]
 ) -> np.ndarray:  # (n,) bool
-    "Which positions lie within a radius of any of the others; raises BadInput where a position is not on the sky"
+    """Which positions lie within a radius of any of the others; raises BadInput where a position is not on the sky
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    other_ra : np.ndarray
+        (m,) [deg]
+    other_dec : np.ndarray
+        (m,) [deg]
+    radius : float
+        [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) bool
+    """
     near = np.zeros(len(ra), bool)
     if len(other_ra) and len(ra):
         distance, _ = cKDTree(unit_vectors(other_ra, other_dec)).query(unit_vectors(ra, dec), distance_upper_bound=chord_of(radius))
@@ -96,7 +202,22 @@ def pairs_within(
     dec: np.ndarray,  # (n,) [deg]
     radius: float,  # [arcsec]
 ) -> np.ndarray:  # (k, 2) rows of each pair, the lower first; sorted
-    "Every pair of positions of one list that lie within a radius of each other"
+    """Every pair of positions of one list that lie within a radius of each other
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    radius : float
+        [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        (k, 2) rows of each pair, the lower first; sorted
+    """
     if not len(ra):
         return np.zeros((0, 2), np.int64)
     pairs = cKDTree(unit_vectors(ra, dec)).query_pairs(chord_of(radius), output_type="ndarray").astype(np.int64)

@@ -31,7 +31,23 @@ STALE_S = 3600.0  # A temporary file that has not changed for so long was left b
 def scheme_of(
     uri: str | Path,  # Local path or address
 ) -> str:  # "file", "s3" or "https"
-    "The scheme of an address, with s3a folded into s3; raises BadInput for one that is not known"
+    """The scheme of an address, with s3a folded into s3; raises BadInput for one that is not known
+
+    Parameters
+    ----------
+    uri : str | Path
+        Local path or address
+
+    Returns
+    -------
+    str
+        "file", "s3" or "https"
+
+    Raises
+    ------
+    BadInput
+        address '{uri}': scheme '{scheme}' is not known (known: local paths, {', '.join(SCHEMES)})
+    """
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", str(uri))
     scheme = found.group(1).lower() if found else "file"
     if scheme not in SCHEMES:
@@ -43,12 +59,30 @@ def join(
     root: str | Path,  # Local folder or address
     *parts: str,  # Names below it
 ) -> str:
-    "Parts joined to an address with single slashes"
+    """Parts joined to an address with single slashes
+
+    Parameters
+    ----------
+    root : str | Path
+        Local folder or address
+    *parts : str
+        Names below it
+
+    Returns
+    -------
+    str
+    """
     return "/".join([str(root).rstrip("/"), *(p.strip("/") for p in parts)])
 
 # %% ../../nbs/base/storage.ipynb #e4823f3b
 def s3_filesystem() -> fs.S3FileSystem:
-    "S3 as the environment configures it: standard credential chain, AWS_ENDPOINT_URL and AWS_REGION honoured, standard retries"
+    """S3 as the environment configures it: standard credential chain, AWS_ENDPOINT_URL and AWS_REGION honoured, standard retries
+
+    Raises
+    ------
+    BadInput
+        AWS_ENDPOINT_URL={endpoint}: not the address of a server; expected http://HOST:PORT or https://HOST
+    """
     return _s3_filesystem(*_s3_place())
 
 
@@ -71,7 +105,23 @@ def _s3_filesystem(endpoint: str, region: str) -> fs.S3FileSystem:
 def filesystem(
     uri: str | Path,  # Local path or address
 ) -> tuple[fs.FileSystem, str]:  # A pyarrow filesystem, and the path in it
-    "Resolves an address; raises BadInput for an unknown scheme"
+    """Resolves an address; raises BadInput for an unknown scheme
+
+    Parameters
+    ----------
+    uri : str | Path
+        Local path or address
+
+    Returns
+    -------
+    tuple[fs.FileSystem, str]
+        A pyarrow filesystem, and the path in it
+
+    Raises
+    ------
+    BadInput
+        address '{text}': a name is empty; expected s3://bucket/key with single slashes
+    """
     text, scheme = str(uri), scheme_of(uri)
     if scheme == "s3":
         place = text.split("://", 1)[1].rstrip("/")
@@ -88,7 +138,24 @@ def filesystem(
 def size_of(
     uri: str | Path,  # A file
 ) -> int | None:  # [bytes]; None where there is no such file
-    "Size of a file"
+    """Size of a file
+
+    Parameters
+    ----------
+    uri : str | Path
+        A file
+
+    Returns
+    -------
+    int | None
+        [bytes]; None where there is no such file
+
+    Raises
+    ------
+    BadInput
+        {uri}: no such file
+        {uri}: cannot be {what} (...)
+    """
     system, path = filesystem(uri)
     with _told(uri, "looked up"):
         info = system.get_file_info(path)
@@ -111,7 +178,23 @@ def _told(uri: str | Path, what: str) -> Iterator[None]:
 def exists(
     uri: str | Path,  # File or folder
 ) -> bool:
-    "True when something is there; raises BadInput when the place cannot be asked"
+    """True when something is there; raises BadInput when the place cannot be asked
+
+    Parameters
+    ----------
+    uri : str | Path
+        File or folder
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    BadInput
+        {uri}: no such file
+        {uri}: cannot be {what} (...)
+    """
     system, path = filesystem(uri)
     with _told(uri, "looked up"):
         return bool(system.get_file_info(path).type != fs.FileType.NotFound)
@@ -120,7 +203,23 @@ def exists(
 def read_bytes(
     uri: str | Path,  # File
 ) -> bytes:
-    "The whole file; raises BadInput when it is not there or cannot be read"
+    """The whole file; raises BadInput when it is not there or cannot be read
+
+    Parameters
+    ----------
+    uri : str | Path
+        File
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    BadInput
+        {uri}: no such file
+        {uri}: cannot be {what} (...)
+    """
     system, path = filesystem(uri)
     with _told(uri, "read"), system.open_input_stream(path, compression=None) as stream:
         return bytes(stream.read())
@@ -130,7 +229,26 @@ def list_files(
     uri: str | Path,  # Folder
     suffix: str = "",  # Keep only names that end in this
 ) -> list[str]:  # Addresses, sorted; empty when the folder is not there
-    "Every file at any depth below a folder; raises BadInput when the place cannot be asked"
+    """Every file at any depth below a folder; raises BadInput when the place cannot be asked
+
+    Parameters
+    ----------
+    uri : str | Path
+        Folder
+    suffix : str, default ''
+        Keep only names that end in this
+
+    Returns
+    -------
+    list[str]
+        Addresses, sorted; empty when the folder is not there
+
+    Raises
+    ------
+    BadInput
+        {uri}: no such file
+        {uri}: cannot be {what} (...)
+    """
     system, path = filesystem(uri)
     with _told(uri, "listed"):
         found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
@@ -142,7 +260,24 @@ def list_files(
 def sizes_below(
     uri: str | Path,  # Folder
 ) -> dict[str, int]:  # Address of every file -> its size [bytes]
-    "Sizes of all files at any depth below a folder, in one listing; raises BadInput when the place cannot be asked"
+    """Sizes of all files at any depth below a folder, in one listing; raises BadInput when the place cannot be asked
+
+    Parameters
+    ----------
+    uri : str | Path
+        Folder
+
+    Returns
+    -------
+    dict[str, int]
+        Address of every file -> its size [bytes]
+
+    Raises
+    ------
+    BadInput
+        {uri}: no such file
+        {uri}: cannot be {what} (...)
+    """
     system, path = filesystem(uri)
     with _told(uri, "listed"):
         found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
@@ -152,7 +287,17 @@ def sizes_below(
 def is_folder(
     uri: str | Path,  # File or folder
 ) -> bool:
-    "True when the address is a folder"
+    """True when the address is a folder
+
+    Parameters
+    ----------
+    uri : str | Path
+        File or folder
+
+    Returns
+    -------
+    bool
+    """
     system, path = filesystem(uri)
     return bool(system.get_file_info(path).type == fs.FileType.Directory)
 
@@ -161,7 +306,30 @@ def write_bytes(
     data: bytes,
     uri: str | Path,  # File to write
 ) -> str:  # The address
-    "Writes a whole file or nothing; raises BadInput when the place cannot be written, or when another run writes something else there"
+    """Writes a whole file or nothing; raises BadInput when the place cannot be written, or when another run writes something else there
+
+    Parameters
+    ----------
+    data : bytes
+    uri : str | Path
+        File to write
+
+    Returns
+    -------
+    str
+        The address
+
+    Raises
+    ------
+    BadInput
+        {uri}: cannot be written (expected a local path or s3://bucket/key)
+        {uri}: no such file
+        {uri}: cannot be {what} (...)
+        AWS_ENDPOINT_URL={endpoint}: not the address of a server; expected http://HOST:PORT or https://HOST
+    OSError
+        another run has just written something else there
+        {type(error).__name__}: {error}
+    """
     scheme = scheme_of(uri)
     if scheme == "https":
         raise BadInput(f"{uri}: cannot be written (expected a local path or s3://bucket/key)")
@@ -225,7 +393,19 @@ def _put(data: bytes, uri: str) -> None:
 def remove_file(
     uri: str | Path,  # A file; nothing happens where there is none
 ) -> None:
-    "Removes one file"
+    """Removes one file
+
+    Parameters
+    ----------
+    uri : str | Path
+        A file; nothing happens where there is none
+
+    Raises
+    ------
+    BadInput
+        {uri}: no such file
+        {uri}: cannot be {what} (...)
+    """
     system, path = filesystem(uri)
     with _told(uri, "removed"):
         if system.get_file_info(path).type == fs.FileType.File:
@@ -235,7 +415,19 @@ def remove_file(
 def clear_folder(
     uri: str | Path,  # A folder, or what stands before the last / of keys in a bucket
 ) -> None:
-    "Removes every file of a folder; nothing where there is none"
+    """Removes every file of a folder; nothing where there is none
+
+    Parameters
+    ----------
+    uri : str | Path
+        A folder, or what stands before the last / of keys in a bucket
+
+    Raises
+    ------
+    BadInput
+        {uri}: no such file
+        {uri}: cannot be {what} (...)
+    """
     system, path = filesystem(uri)
     with _told(uri, "cleared"):
         if system.get_file_info(path).type == fs.FileType.Directory:

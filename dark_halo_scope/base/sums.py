@@ -23,14 +23,35 @@ CHANGED = "changed after it was written"
 def crc(
     data: Any,  # Bytes, or a view of some
 ) -> str:  # 8 hexadecimal digits
-    "Checksum of a part"
+    """Checksum of a part
+
+    Parameters
+    ----------
+    data : Any
+        Bytes, or a view of some
+
+    Returns
+    -------
+    str
+        8 hexadecimal digits
+    """
     return f"{zlib.crc32(data):08x}"
 
 
 def sum_path(
     uri: str,  # A file
 ) -> str:
-    "Where the checksums of a plain file stand"
+    """Where the checksums of a plain file stand
+
+    Parameters
+    ----------
+    uri : str
+        A file
+
+    Returns
+    -------
+    str
+    """
     return f"{uri}.sha256"
 
 
@@ -38,7 +59,19 @@ def write_summed(
     data: bytes,
     uri: str,  # File to write
 ) -> str:  # The address
-    "Writes a file, its checksums last"
+    """Writes a file, its checksums last
+
+    Parameters
+    ----------
+    data : bytes
+    uri : str
+        File to write
+
+    Returns
+    -------
+    str
+        The address
+    """
     write_bytes(data, uri)
     parts = "".join(crc(data[start : start + PART]) for start in range(0, len(data), PART))
     write_bytes(f"{hashlib.sha256(data).hexdigest()}  {len(data)}\n{parts}\n".encode(), sum_path(uri))
@@ -46,7 +79,19 @@ def write_summed(
 
 # %% ../../nbs/base/sums.ipynb #152f1ca8
 class Checked:
-    "An open file, each part compared with its checksum when it is read"
+    """An open file, each part compared with its checksum when it is read
+
+    Parameters
+    ----------
+    file : pa.NativeFile
+    uri : str
+        Its address, with its checksums beside it
+
+    Raises
+    ------
+    BadInput
+        {uri}: {file.size()} bytes; expected those that {sum_path(uri)} tells of
+    """
 
     def __init__(
         self,
@@ -64,7 +109,13 @@ class Checked:
         return int(self._file.size())
 
     def read_at(self, size: int, start: int) -> memoryview:
-        "Bytes as they were written, fewer where the file ends; raises BadInput when a part of them was changed"
+        """Bytes as they were written, fewer where the file ends; raises BadInput when a part of them was changed
+
+        Raises
+        ------
+        BadInput
+            {self._uri}: {CHANGED}, in the {PART} bytes from {(first + k) * PART} on; fetch or make it again
+        """
         first = start // PART
         data = memoryview(self._file.read_at(-(-(start + size) // PART) * PART - first * PART, first * PART))
         for k in range(-(-len(data) // PART)):
@@ -87,14 +138,37 @@ def checked(
     file: pa.NativeFile,
     uri: str,  # Its address
 ) -> Any:  # The same, or a `Checked` where checksums stand beside it
-    "A file that is compared with its checksums as it is read, where there are some"
+    """A file that is compared with its checksums as it is read, where there are some
+
+    Parameters
+    ----------
+    file : pa.NativeFile
+    uri : str
+        Its address
+
+    Returns
+    -------
+    Any
+        The same, or a `Checked` where checksums stand beside it
+    """
     return Checked(file, uri) if exists(sum_path(uri)) else file
 
 # %% ../../nbs/base/sums.ipynb #e6baf5a9
 def footer_sum(
     source: pa.NativeFile,  # An open file
 ) -> str:  # 8 hexadecimal digits
-    "Checksum of a Parquet file's footer, the length behind it included"
+    """Checksum of a Parquet file's footer, the length behind it included
+
+    Parameters
+    ----------
+    source : pa.NativeFile
+        An open file
+
+    Returns
+    -------
+    str
+        8 hexadecimal digits
+    """
     end, size = source.read_at(8, max(0, source.size() - 8)), source.size()
     footer = min(int.from_bytes(end[:4], "little") + 8, size)
     return crc(source.read_at(footer, size - footer))

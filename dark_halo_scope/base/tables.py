@@ -28,7 +28,19 @@ MAX_BYTES = 2**30  # A table that is longer when unpacked is refused [bytes]
 
 @dataclass(frozen=True)
 class AnyColumn:
-    "One column as its file has it"
+    """One column as its file has it
+
+    Attributes
+    ----------
+    header : str
+        Name in the file
+    values : np.ndarray
+        (n,) numbers or bool with NaN where blank; or text, "" where blank
+    unit : str, default ''
+        As the file spells it
+    ucd : str, default ''
+        Meaning in the IVOA's words, where the file says it
+    """
 
     header: str  # Name in the file
     values: np.ndarray  # (n,) numbers or bool with NaN where blank; or text, "" where blank
@@ -38,7 +50,20 @@ class AnyColumn:
 
 @dataclass(frozen=True)
 class AnyTable:
-    "A table as its file has it"
+    """A table as its file has it
+
+    Attributes
+    ----------
+    columns : tuple[AnyColumn, ...]
+    rows : np.ndarray
+        (n,) where each row stands: line of a text file, otherwise number of the row, from 1
+    unit_of_rows : str, default 'row'
+        "line" or "row"
+    set_aside : tuple[tuple[int, str], ...], default ()
+        Lines that could not be split, with the reason
+    left_out : tuple[str, ...], default ()
+        Columns of arrays, which no list can hold
+    """
 
     columns: tuple[AnyColumn, ...]
     rows: np.ndarray  # (n,) where each row stands: line of a text file, otherwise number of the row, from 1
@@ -52,7 +77,29 @@ def gunzip(
     where: str,  # File or address, for the message
     limit: int = MAX_BYTES,  # [bytes]
 ) -> bytes:  # Unpacked where it was packed
-    "The bytes inside a gzip file, other bytes as they are; raises BadInput where they are damaged or longer than the limit"
+    """The bytes inside a gzip file, other bytes as they are; raises BadInput where they are damaged or longer than the limit
+
+    Parameters
+    ----------
+    data : bytes
+        Possibly gzipped
+    where : str
+        File or address, for the message
+    limit : int, default MAX_BYTES
+        [bytes]
+
+    Returns
+    -------
+    bytes
+        Unpacked where it was packed
+
+    Raises
+    ------
+    BadInput
+        {where}: damaged gzip ({error}); expected a whole file
+        {where}: gzip that ends early; expected a whole file
+        {where}: more than {limit} bytes when unpacked; expected fewer
+    """
     out = bytearray()
     while data[:2] == b"\x1f\x8b":
         unpacker = zlib.decompressobj(31)
@@ -77,7 +124,24 @@ def decoded(
     data: bytes,
     where: str,  # File, for the message
 ) -> str:
-    "Text in UTF-8 or UTF-16, with or without a byte-order mark, or Windows' Latin-1; raises BadInput for bytes that are not text"
+    """Text in UTF-8 or UTF-16, with or without a byte-order mark, or Windows' Latin-1; raises BadInput for bytes that are not text
+
+    Parameters
+    ----------
+    data : bytes
+    where : str
+        File, for the message
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    BadInput
+        {where}: broken UTF-16 at byte {error.start}; expected a text file
+        {where}: line {line} holds the control character {strange[0]}; expected a text file
+    """
     even, odd = data[:2000:2].count(0), data[1:2000:2].count(0)
     try:
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -115,7 +179,28 @@ def kind_of(
     data: bytes,  # Unpacked
     where: str,  # File, for the message
 ) -> str:  # "fits", "parquet", "votable", "ecsv", "mrt", "ipac" or "text"
-    "The kind of table, by its content; raises BadInput for a file that is no table this package reads"
+    """The kind of table, by its content; raises BadInput for a file that is no table this package reads
+
+    Parameters
+    ----------
+    data : bytes
+        Unpacked
+    where : str
+        File, for the message
+
+    Returns
+    -------
+    str
+        "fits", "parquet", "votable", "ecsv", "mrt", "ipac" or "text"
+
+    Raises
+    ------
+    BadInput
+        {where}: {what}; expected {KINDS} (save it as CSV)
+        {where}: is empty; expected {KINDS}
+        {where}: a web page or other XML; expected {KINDS}
+        {where}: JSON; expected {KINDS}
+    """
     for magic, what in _REFUSED.items():
         if data.startswith(magic):
             raise BadInput(f"{where}: {what}; expected {KINDS} (save it as CSV)")
@@ -161,7 +246,26 @@ def find_header(
     lacks: Lacks,
     where: str,  # File, for the message
 ) -> tuple[int, int, str, list[str]]:  # Line of the header and of the first row (from 0), delimiter, names
-    "The line of column names; raises BadInput with what is missing, or where there is no such line"
+    """The line of column names; raises BadInput with what is missing, or where there is no such line
+
+    Parameters
+    ----------
+    lines : Sequence[str]
+    lacks : Lacks
+    where : str
+        File, for the message
+
+    Returns
+    -------
+    tuple[int, int, str, list[str]]
+        Line of the header and of the first row (from 0), delimiter, names
+
+    Raises
+    ------
+    BadInput
+        {where}: line {tries[0] + 1} is no line of column names ({', '.join(names)[:80]}); expected name, ra, dec above the rows
+        {where}: no column {', '.join(lacks(names))} among {names}; expected columns such as name, ra, dec
+    """
     marked = [bool(line.strip()) and line.strip()[0] == "#" for line in lines]
     first = next((i for i, line in enumerate(lines) if line.strip() and not marked[i]), len(lines))
     tries = [i for i in (first, *reversed([i for i in range(first) if marked[i]])) if i < len(lines)]
@@ -186,7 +290,28 @@ def text_rows(
     first: int,  # Line number of the first of them
     where: str,  # File, for the message
 ) -> list[tuple[int, list[str]]]:  # Line number and cells; blank lines left out
-    "The rows of a text table; raises BadInput for quotes that are not closed and cells of more than 131 kB"
+    """The rows of a text table; raises BadInput for quotes that are not closed and cells of more than 131 kB
+
+    Parameters
+    ----------
+    lines : Sequence[str]
+        Below the header
+    delimiter : str
+    first : int
+        Line number of the first of them
+    where : str
+        File, for the message
+
+    Returns
+    -------
+    list[tuple[int, list[str]]]
+        Line number and cells; blank lines left out
+
+    Raises
+    ------
+    BadInput
+        {where}: line {first + max(reader.line_num, 1) - 1}: {error}; expected one row of cells per line
+    """
     if delimiter in " |":
         lines = [re.sub(r"\s+", " ", line).strip() if delimiter == " " else line.strip(" ").strip("|") for line in lines]
     reader, out = csv.reader(iter([f"{line}\n" for line in lines]), delimiter=delimiter, skipinitialspace=True, strict=True), []
@@ -204,7 +329,25 @@ def fitted(
     names: Sequence[str],
     where: str,  # File, for the message
 ) -> tuple[list[tuple[int, list[str]]], list[tuple[int, str]]]:  # Rows of the header's length; lines set aside, with the reason
-    "Rows as long as the header; raises BadInput for a row that is longer"
+    """Rows as long as the header; raises BadInput for a row that is longer
+
+    Parameters
+    ----------
+    rows : Sequence[tuple[int, list[str]]]
+    names : Sequence[str]
+    where : str
+        File, for the message
+
+    Returns
+    -------
+    tuple[list[tuple[int, list[str]]], list[tuple[int, str]]]
+        Rows of the header's length; lines set aside, with the reason
+
+    Raises
+    ------
+    BadInput
+        {where}: line {line} has {len(cells)} cells under {len(names)} column names; expected as many (decimal commas, or a delimiter inside a name, need quotes or another delimiter)
+    """
     kept, aside = [], []
     for line, cells in rows:
         if cells[0].startswith("#"):
@@ -227,7 +370,20 @@ def text_table(
     lacks: Lacks,  # What is missing among column names
     where: str,  # File, for the message
 ) -> AnyTable:
-    "A table in text; raises BadInput where it has no header that will do, or could be read in two ways"
+    """A table in text; raises BadInput where it has no header that will do, or could be read in two ways
+
+    Parameters
+    ----------
+    text : str
+    lacks : Lacks
+        What is missing among column names
+    where : str
+        File, for the message
+
+    Returns
+    -------
+    AnyTable
+    """
     lines = re.split(r"\r\n|\r|\n", text)
     _, start, delimiter, names = find_header(lines, lacks, where)
     rows, units = text_rows(lines[start:], delimiter, start + 1, where), [""] * len(names)
@@ -250,7 +406,19 @@ def plain_column(
     header: str,
     column: Any,  # Of an astropy table
 ) -> list[AnyColumn]:  # One; two of a column of coordinates; none of a column of arrays
-    "A column of an astropy table as numbers or text"
+    """A column of an astropy table as numbers or text
+
+    Parameters
+    ----------
+    header : str
+    column : Any
+        Of an astropy table
+
+    Returns
+    -------
+    list[AnyColumn]
+        One; two of a column of coordinates; none of a column of arrays
+    """
     from astropy.coordinates import SkyCoord
     from astropy.time import Time
 
@@ -280,7 +448,26 @@ def fits_table(
     lacks: Lacks,
     where: str,  # File, for the message
 ) -> AnyTable:
-    "The one table of a FITS file that has the columns asked for; raises BadInput where none or several have them"
+    """The one table of a FITS file that has the columns asked for; raises BadInput where none or several have them
+
+    Parameters
+    ----------
+    data : bytes
+    lacks : Lacks
+    where : str
+        File, for the message
+
+    Returns
+    -------
+    AnyTable
+
+    Raises
+    ------
+    BadInput
+        {where}: FITS with {what}; expected one table
+        {where}: FITS with a compressed table; expected it unpacked (funpack)
+        {where}: its header announces ... bytes; expected at most {len(data)}
+    """
     from astropy.io import fits
     from astropy.table import Table as AstropyTable
 
@@ -308,7 +495,23 @@ def votable_table(
     data: bytes,
     where: str,  # File, for the message
 ) -> AnyTable:
-    "The first table of a VOTable; raises BadInput for one whose rows lie elsewhere"
+    """The first table of a VOTable; raises BadInput for one whose rows lie elsewhere
+
+    Parameters
+    ----------
+    data : bytes
+    where : str
+        File, for the message
+
+    Returns
+    -------
+    AnyTable
+
+    Raises
+    ------
+    BadInput
+        {where}: a VOTable whose rows lie in another place; expected them in the file
+    """
     from astropy.io.votable import parse
 
     if re.search(rb"<!ENTITY|<(\w+:)?STREAM[^>]*\shref", data):
@@ -320,7 +523,23 @@ def parquet_table(
     data: bytes,
     where: str,  # File, for the message
 ) -> AnyTable:
-    "The columns of a Parquet file, whatever types their writer chose; columns of arrays and bytes are left out"
+    """The columns of a Parquet file, whatever types their writer chose; columns of arrays and bytes are left out
+
+    Parameters
+    ----------
+    data : bytes
+    where : str
+        File, for the message
+
+    Returns
+    -------
+    AnyTable
+
+    Raises
+    ------
+    BadInput
+        {where}: more than {MAX_BYTES} bytes when unpacked; expected fewer
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -350,7 +569,25 @@ def read_any_table(
     uri: str,  # Local path or address of a table
     lacks: Lacks,  # What is missing among column names: empty where they will do
 ) -> AnyTable:
-    "A table of any kind; raises BadInput in one line that names the file, and the line or row where there is one"
+    """A table of any kind; raises BadInput in one line that names the file, and the line or row where there is one
+
+    Parameters
+    ----------
+    uri : str
+        Local path or address of a table
+    lacks : Lacks
+        What is missing among column names: empty where they will do
+
+    Returns
+    -------
+    AnyTable
+
+    Raises
+    ------
+    BadInput
+        {uri}: not readable as {kind.upper()} ({' '.join(str(error).split())[:200]}); expected a whole {KINDS}
+        {uri}: no column {', '.join(missing)} among {names}; expected columns such as name, ra, dec
+    """
     data = gunzip(read_bytes(uri), uri)
     kind = kind_of(data, uri)
     try:

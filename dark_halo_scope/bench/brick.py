@@ -34,7 +34,18 @@ def bench_release(
     seed: int = 1,
     n_pix: int = 3600,  # Side of the brick; DR10's is 3600 [pix]
 ) -> tuple[Release, MockBrick]:
-    "A mock release of one brick, made once and kept in the folder for temporary files"
+    """A mock release of one brick, made once and kept in the folder for temporary files
+
+    Parameters
+    ----------
+    seed : int, default 1
+    n_pix : int, default 3600
+        Side of the brick; DR10's is 3600 [pix]
+
+    Returns
+    -------
+    tuple[Release, MockBrick]
+    """
     recipe = MockRecipe(seed=seed, rows=1, columns=1, n_pix=n_pix, lrgs=139 * (n_pix / 3600) ** 2, n_lenses=0)
     root = f"{tempfile.gettempdir()}/dhs-bench-{os.getuid()}/brick-{n_pix}-{seed}"
     make_mock(root, recipe)
@@ -47,7 +58,22 @@ def bench_tasks(
     seed: int = 1,
     side: float = 1.0,  # Share of the brick's side within which they lie
 ) -> pa.Table:  # injection_plan
-    "A plan for galaxies scattered over a brick"
+    """A plan for galaxies scattered over a brick
+
+    Parameters
+    ----------
+    brick : MockBrick
+    n : int
+        Galaxies, each with one injection
+    seed : int, default 1
+    side : float, default 1.0
+        Share of the brick's side within which they lie
+
+    Returns
+    -------
+    pa.Table
+        injection_plan
+    """
     draw = np.random.default_rng(seed)
     ra1, ra2, dec1, dec2 = (float(edge[0]) for edge in brick_edges(np.array([brick.brickid])))
     mag = draw.normal(19.5, 0.7, n)
@@ -68,7 +94,26 @@ def whole_brick(
     times: int = 1,  # Each step's time is the shortest of so many
     clock: Literal["wall_s", "cpu_s"] = "wall_s",  # Of `bench.timing.Timing`
 ) -> dict[str, float]:  # read_s, paint_s, encode_s, write_s
-    "Times of reading, painting and writing one brick's stamps"
+    """Times of reading, painting and writing one brick's stamps
+
+    Parameters
+    ----------
+    release : Release
+    tasks : pa.Table
+        One brick's
+    uri : str
+        Where the stamps go
+    recipe : PaintRecipe, default PaintRecipe()
+    times : int, default 1
+        Each step's time is the shortest of so many
+    clock : Literal['wall_s', 'cpu_s'], default 'wall_s'
+        Of `bench.timing.Timing`
+
+    Returns
+    -------
+    dict[str, float]
+        read_s, paint_s, encode_s, write_s
+    """
     order = np.argsort(tasks["objid"].to_numpy())
     ra, dec = (tasks[c].to_numpy()[order] for c in ("ra", "dec"))
     read = best_of(lambda: read_cutouts(release, tasks["brickname"][0].as_py(), ra, dec, BANDS), times)
@@ -87,7 +132,20 @@ def section_cutouts(
     tasks: pa.Table,  # One brick's
     n_pix: int = 64,
 ) -> np.ndarray:  # (n, 7, y, x) float32: image and inverse variance of each band, mask
-    "Stamps by astropy, opening each file once"
+    """Stamps by astropy, opening each file once
+
+    Parameters
+    ----------
+    release : Release
+    tasks : pa.Table
+        One brick's
+    n_pix : int, default 64
+
+    Returns
+    -------
+    np.ndarray
+        (n, 7, y, x) float32: image and inverse variance of each band, mask
+    """
     name = tasks["brickname"][0].as_py()
     x, y = sky_to_pixels(open_brick(release, name, BANDS).plane, tasks["ra"].to_numpy(), tasks["dec"].to_numpy())
     x0, y0 = (np.floor(p - (n_pix - 1) / 2 + 0.5).astype(int) for p in (x, y))
@@ -106,7 +164,22 @@ def measure_brick(
     n_pix: int = 3600,  # Side of the brick [pix]
     times: int = 3,  # Each step's time is the shortest of so many
 ) -> dict[str, float]:
-    "Rates of this process; compiled code and the disk's cache are warm"
+    """Rates of this process; compiled code and the disk's cache are warm
+
+    Parameters
+    ----------
+    seed : int
+    n : int
+        Tasks
+    n_pix : int, default 3600
+        Side of the brick [pix]
+    times : int, default 3
+        Each step's time is the shortest of so many
+
+    Returns
+    -------
+    dict[str, float]
+    """
     side = min(1.0, (n_pix - 80) * 0.262 / 900)
     release, brick = bench_release(seed, n_pix)
     with tempfile.TemporaryDirectory() as folder:
@@ -135,6 +208,20 @@ def bench_brick(
     n: int = 1000,  # Tasks
     n_pix: int = 3600,  # Side of the brick [pix]
 ) -> dict[str, float]:  # Rates [1/s], times of n tasks [s], memory [MB]; cpu_share says how much of the core this process had
-    "Rates of phase 4c on one brick, one core"
+    """Rates of phase 4c on one brick, one core
+
+    Parameters
+    ----------
+    seed : int, default 1
+    n : int, default 1000
+        Tasks
+    n_pix : int, default 3600
+        Side of the brick [pix]
+
+    Returns
+    -------
+    dict[str, float]
+        Rates [1/s], times of n tasks [s], memory [MB]; cpu_share says how much of the core this process had
+    """
     bench_release(seed, n_pix)
     return alone("dark_halo_scope.bench.brick", "measure_brick", seed, n, n_pix, environment=worker_environment())

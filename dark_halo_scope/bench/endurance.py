@@ -35,7 +35,24 @@ def scale_run(
     columns: int = 10,
     seed: int = 1,  # Of the mock sky
 ) -> Run:
-    "A mock sky and a plan of so many injections on it, the stamps not yet painted"
+    """A mock sky and a plan of so many injections on it, the stamps not yet painted
+
+    Parameters
+    ----------
+    folder : str
+        Where the release and the products go
+    n : int
+        Stamps
+    rows : int, default 5
+        Of bricks
+    columns : int, default 10
+    seed : int, default 1
+        Of the mock sky
+
+    Returns
+    -------
+    Run
+    """
     sky = [f"mock.rows={rows}", f"mock.columns={columns}", f"mock.seed={seed}", f"plan.n_total_per_split={{train: {n}}}"]
     run = open_run("toy", folder, [*SMALL_SKY, *sky], workers=1)
     ensure(run, "plan")
@@ -45,7 +62,18 @@ def scale_run(
 def watched(
     job: Job,  # Of `jobs_of`
 ) -> dict[str, float]:  # stamps, wall_s, cpu_s, held_mb, read_s
-    "Paints a brick and notes what it took"
+    """Paints a brick and notes what it took
+
+    Parameters
+    ----------
+    job : Job
+        Of `jobs_of`
+
+    Returns
+    -------
+    dict[str, float]
+        stamps, wall_s, cpu_s, held_mb, read_s
+    """
     taken = best_of(lambda: do_job(job))
     run, clocks = taken.value, {"wall_s": taken.wall_s, "cpu_s": taken.cpu_s}
     return {"stamps": float(run["identity"]["rows"]), **clocks, "held_mb": held_mb(), "read_s": run["run"].get("read_s", 0.0)}
@@ -55,7 +83,18 @@ def endurance(
     run: Run,
     share: float = 0.2,  # Part of the bricks at the start that is compared with as many at the end
 ) -> dict[str, float]:
-    "Paints all of a run's bricks with one worker; rates [1/s] and memory [MB] at the start and at the end"
+    """Paints all of a run's bricks with one worker; rates [1/s] and memory [MB] at the start and at the end
+
+    Parameters
+    ----------
+    run : Run
+    share : float, default 0.2
+        Part of the bricks at the start that is compared with as many at the end
+
+    Returns
+    -------
+    dict[str, float]
+    """
     tasks = jobs_of(run, "stamps")
     watched(replace(tasks[0][1], uri=run.path("warm", "first.parquet")))
     before, outcomes = os.getloadavg()[0], run_tasks(Engine(workers=1), watched, tasks, "bricks")
@@ -78,7 +117,22 @@ def spark_seconds(
     bricks: int,  # How many are painted
     out: str,  # Folder for the stamps
 ) -> tuple[float, int]:  # [s], stamps
-    "How long Spark takes to paint some bricks"
+    """How long Spark takes to paint some bricks
+
+    Parameters
+    ----------
+    run : Run
+    cores : int
+    bricks : int
+        How many are painted
+    out : str
+        Folder for the stamps
+
+    Returns
+    -------
+    tuple[float, int]
+        [s], stamps
+    """
     from pyspark.sql import SparkSession
 
     if session := SparkSession.getActiveSession():
@@ -97,7 +151,24 @@ def speedup(
     two: Sequence[float],  # With two [s]
     load: Sequence[float],  # Of the machine before each turn
 ) -> dict[str, Any]:  # Seconds of each round, and the ratio of the shortest ones
-    "The row of a comparison"
+    """The row of a comparison
+
+    Parameters
+    ----------
+    stamps : int
+        Painted in each turn
+    one : Sequence[float]
+        Seconds of each round with one core [s]
+    two : Sequence[float]
+        With two [s]
+    load : Sequence[float]
+        Of the machine before each turn
+
+    Returns
+    -------
+    dict[str, Any]
+        Seconds of each round, and the ratio of the shortest ones
+    """
     pairs = [a / b for a, b in zip(one, two)]
     ratio = min(one) / min(two)
     return {"stamps": stamps, "one_core_s": one, "two_cores_s": two, "load": load, "ratio": ratio, "ratio_of_rounds": pairs}
@@ -108,7 +179,21 @@ def spark_speedup(
     bricks: int = 16,  # Painted each time
     rounds: int = 3,  # Of one core, then two
 ) -> dict[str, Any]:  # Seconds of each round, and the ratio of the shortest ones
-    "What a second core brings"
+    """What a second core brings
+
+    Parameters
+    ----------
+    run : Run
+    bricks : int, default 16
+        Painted each time
+    rounds : int, default 3
+        Of one core, then two
+
+    Returns
+    -------
+    dict[str, Any]
+        Seconds of each round, and the ratio of the shortest ones
+    """
     seconds: dict[int, list[float]] = {1: [], 2: []}
     load, stamps = [], 0
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +210,20 @@ def bench_endurance(
     n: int = 100_000,  # Stamps of the long run
     bricks: int = 50,
 ) -> dict[str, Any]:  # When and where, `endurance`, `spark_speedup`
-    "The long run and Spark's speed-up on a mock sky of its own"
+    """The long run and Spark's speed-up on a mock sky of its own
+
+    Parameters
+    ----------
+    seed : int, default 1
+    n : int, default 100000
+        Stamps of the long run
+    bricks : int, default 50
+
+    Returns
+    -------
+    dict[str, Any]
+        When and where, `endurance`, `spark_speedup`
+    """
     os.environ.update(worker_environment())
     with tempfile.TemporaryDirectory() as folder:
         run = scale_run(folder, n, 5, max(1, bricks // 5), seed)

@@ -55,7 +55,19 @@ ELECTRONS = np.array([GAIN[b] for b in BANDS])[:, None, None]  # [electrons / nm
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    "A stamp and its truth"
+    """A stamp and its truth
+
+    Attributes
+    ----------
+    image : np.ndarray
+        (band, y, x) [nmgy / pix]
+    invvar : np.ndarray
+        (band, y, x) of the sky alone [nmgy^-2]
+    psfsize : np.ndarray
+        (band,) [arcsec]
+    truth : dict[str, float]
+        theta_E [arcsec], 0 without a lens; arc_snr, arc_mag, host_mag, magnification
+    """
 
     image: np.ndarray  # (band, y, x) [nmgy / pix]
     invvar: np.ndarray  # (band, y, x) of the sky alone [nmgy^-2]
@@ -67,7 +79,18 @@ def psf_of(
     psfsize: np.ndarray,  # (band,) [arcsec]
     beta: float = 3.5,
 ) -> MoffatPSF:
-    "The PSF that the fit assumes"
+    """The PSF that the fit assumes
+
+    Parameters
+    ----------
+    psfsize : np.ndarray
+        (band,) [arcsec]
+    beta : float, default 3.5
+
+    Returns
+    -------
+    MoffatPSF
+    """
     return MoffatPSF(np.asarray(psfsize)[None] * fwhm_per_psfsize(beta), np.array(beta), includes_pixel=True)
 
 # %% ../../nbs/bench/lens_trials.ipynb #b4e320e4
@@ -77,7 +100,20 @@ def exposed(
     truth: dict[str, float],
     generator: np.random.Generator,
 ) -> Trial:
-    "Sky and photon noise added"
+    """Sky and photon noise added
+
+    Parameters
+    ----------
+    light : np.ndarray
+        (band, y, x) without noise [nmgy / pix]
+    psfsize : np.ndarray
+    truth : dict[str, float]
+    generator : np.random.Generator
+
+    Returns
+    -------
+    Trial
+    """
     noise = np.sqrt(SKY**2 + np.maximum(light, 0) / ELECTRONS) * generator.normal(size=light.shape)
     return Trial((light + noise).astype(np.float32), np.broadcast_to(SKY**-2.0, light.shape).astype(np.float32), psfsize, truth)
 
@@ -85,7 +121,13 @@ def exposed(
 def drawn_seeing(
     generator: np.random.Generator,
 ) -> np.ndarray:  # (band,) PSFSIZE [arcsec]
-    "Seeing of the survey's range"
+    """Seeing of the survey's range
+
+    Returns
+    -------
+    np.ndarray
+        (band,) PSFSIZE [arcsec]
+    """
     return generator.uniform(1.0, 1.7) * np.array([1.11, 1.0, 0.93]) * generator.normal(1, 0.03, 3)
 
 # %% ../../nbs/bench/lens_trials.ipynb #bea36f6b
@@ -95,7 +137,21 @@ def painted_lens(
     recipe: FitRecipe = FitRecipe(),
     crowded: float = 0.3,  # Share of stamps with an unlensed neighbour
 ) -> Trial:
-    "A lens over the priors of the fit, with two images or more and a magnification of 3 or more"
+    """A lens over the priors of the fit, with two images or more and a magnification of 3 or more
+
+    Parameters
+    ----------
+    seed : int
+    i : int
+        Which system
+    recipe : FitRecipe, default FitRecipe()
+    crowded : float, default 0.3
+        Share of stamps with an unlensed neighbour
+
+    Returns
+    -------
+    Trial
+    """
     generator = rng("painted trial", seed, i)
     psfsize = drawn_seeing(generator)
     empty = fit_stamp(np.zeros((3, 64, 64)), np.ones((3, 64, 64)), psf_of(psfsize))
@@ -131,7 +187,25 @@ def neighbours(
     near: tuple[float, float] = (2.5, 7.5),  # Distance from the centre [arcsec]
     mag: tuple[float, float] = (20.5, 23.0),  # r
 ) -> np.ndarray:  # (band, y, x) [nmgy / pix]
-    "Light of an unlensed galaxy, or none"
+    """Light of an unlensed galaxy, or none
+
+    Parameters
+    ----------
+    generator : np.random.Generator
+    empty : Any
+        A stamp to paint on
+    share : float
+        Of stamps that have one
+    near : tuple[float, float], default (2.5, 7.5)
+        Distance from the centre [arcsec]
+    mag : tuple[float, float], default (20.5, 23.0)
+        r
+
+    Returns
+    -------
+    np.ndarray
+        (band, y, x) [nmgy / pix]
+    """
     if generator.random() > share:
         return np.zeros(empty.image.shape, np.float32)
     r, a = generator.uniform(*near), generator.uniform(0, 2 * np.pi)
@@ -201,7 +275,18 @@ def fitted(
 def run_trial(
     task: tuple[str, int, int, bool, FitRecipe],  # kind, seed, which, posterior, recipe
 ) -> dict[str, Any]:  # Truth and fit
-    "One trial, drawn and fitted"
+    """One trial, drawn and fitted
+
+    Parameters
+    ----------
+    task : tuple[str, int, int, bool, FitRecipe]
+        kind, seed, which, posterior, recipe
+
+    Returns
+    -------
+    dict[str, Any]
+        Truth and fit
+    """
     kind, seed, i, posterior, recipe = task
     trial, started = TRIALS[kind](seed, i), time.process_time()
     model = fitted(trial, i, posterior, recipe)
@@ -224,7 +309,32 @@ def run_trials(
     recipe: FitRecipe = FitRecipe(),
     at_once: int = 20,  # Trials between two writings
 ) -> list[dict[str, Any]]:
-    "Trials 0 to n; raises BadInput for an unknown kind"
+    """Trials 0 to n; raises BadInput for an unknown kind
+
+    Parameters
+    ----------
+    kind : str
+        A key of `TRIALS`
+    n : int
+    seed : int
+    out : str | Path
+        File of one JSON object per line; trials in it are not repeated
+    posterior : bool, default True
+    workers : int, default 1
+    recipe : FitRecipe, default FitRecipe()
+    at_once : int, default 20
+        Trials between two writings
+
+    Returns
+    -------
+    list[dict[str, Any]]
+
+    Raises
+    ------
+    BadInput
+        unknown kind of trial
+        trials: {len(failed)} failed, the first: {failed[0]}
+    """
     if kind not in TRIALS:
         raise unknown_name("kind of trial", kind, TRIALS)
     path = Path(out)
@@ -249,7 +359,19 @@ def mock_stamps(
     root: str,  # Of a mock release
     brickname: str,
 ) -> list[dict[str, Any]]:  # kind, image, invvar, good, psfsize, theta_E, name
-    "Stamps of one brick: lenses, look-alikes, luminous red galaxies, and every second of those with a pasted galaxy"
+    """Stamps of one brick: lenses, look-alikes, luminous red galaxies, and every second of those with a pasted galaxy
+
+    Parameters
+    ----------
+    root : str
+        Of a mock release
+    brickname : str
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        kind, image, invvar, good, psfsize, theta_E, name
+    """
     truth = read_table(join(root, "truth", "objects.parquet")).to_pandas()
     planted = read_table(join(root, "truth", "planted_lenses.parquet")).to_pandas()
     mine = truth[(truth.brickname == brickname) & truth.kind.isin(KINDS_OF_MOCK)]
@@ -279,7 +401,17 @@ def mock_stamps(
 def judge_brick(
     task: tuple[str, str, FitRecipe],  # Root of the release, brick, recipe
 ) -> list[dict[str, Any]]:
-    "Network and lens model on every stamp of a brick"
+    """Network and lens model on every stamp of a brick
+
+    Parameters
+    ----------
+    task : tuple[str, str, FitRecipe]
+        Root of the release, brick, recipe
+
+    Returns
+    -------
+    list[dict[str, Any]]
+    """
     from dark_halo_scope.learning.checkpoints import load_model
     from dark_halo_scope.learning.scoring import score_images
 
@@ -307,7 +439,21 @@ def judge_mock(
     mock: MockRecipe = LOOK_ALIKES,
     bricks: int = 0,  # Only so many; 0: all
 ) -> list[dict[str, Any]]:
-    "Every stamp of a mock release, one file per brick; bricks that are done are not repeated"
+    """Every stamp of a mock release, one file per brick; bricks that are done are not repeated
+
+    Parameters
+    ----------
+    folder : str | Path
+        The release and its results are written here
+    recipe : FitRecipe, default FitRecipe()
+    mock : MockRecipe, default LOOK_ALIKES
+    bricks : int, default 0
+        Only so many; 0: all
+
+    Returns
+    -------
+    list[dict[str, Any]]
+    """
     root = join(str(folder), "release")
     make_mock(root, mock)
     rows = []
@@ -322,7 +468,17 @@ def judge_mock(
 def bias_and_coverage(
     rows: Sequence[dict[str, Any]],  # From `run_trials`, with posteriors
 ) -> dict[str, float]:
-    "Median and scatter of fitted over true theta_E, and the shares of truths in the intervals"
+    """Median and scatter of fitted over true theta_E, and the shares of truths in the intervals
+
+    Parameters
+    ----------
+    rows : Sequence[dict[str, Any]]
+        From `run_trials`, with posteriors
+
+    Returns
+    -------
+    dict[str, float]
+    """
     true, best = (np.array([r[k] for r in rows], float) for k in ("true_theta_E", "theta_E"))
     ratio = best / true
     within = {
@@ -349,7 +505,21 @@ def share_by(
     edges: Sequence[float],
     verdict: str = "lens preferred",
 ) -> list[dict[str, Any]]:  # Per bin: from, to, n, k; of five lenses with intervals or more also median_ratio and in_68
-    "Share of a verdict in bins, with the bias and coverage of theta_E"
+    """Share of a verdict in bins, with the bias and coverage of theta_E
+
+    Parameters
+    ----------
+    rows : Sequence[dict[str, Any]]
+    name : str
+        A column of truth
+    edges : Sequence[float]
+    verdict : str, default 'lens preferred'
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        Per bin: from, to, n, k; of five lenses with intervals or more also median_ratio and in_68
+    """
     out = []
     for low, high in zip(edges[:-1], edges[1:]):
         inside = [r for r in rows if low <= r[name] < high]
@@ -371,7 +541,18 @@ LOOKS = ("ring", "spiral", "merger", "pasted")  # Kinds that look like lenses
 def features_of(
     rows: Sequence[dict[str, Any]],  # From `judge_mock`
 ) -> np.ndarray:  # (n, 2) the network's logit and the log odds, cut off; 0 where no model could be fitted
-    "What the combined score is fitted to"
+    """What the combined score is fitted to
+
+    Parameters
+    ----------
+    rows : Sequence[dict[str, Any]]
+        From `judge_mock`
+
+    Returns
+    -------
+    np.ndarray
+        (n, 2) the network's logit and the log odds, cut off; 0 where no model could be fitted
+    """
     odds = [r["delta_log_evidence"] for r in rows]
     return np.column_stack([[r["logit"] for r in rows], np.nan_to_num(np.clip(np.array(odds, float), -LIMIT, LIMIT))])
 
@@ -379,7 +560,23 @@ def features_of(
 def combined_scores(
     rows: Sequence[dict[str, Any]],  # From `judge_mock`
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:  # Rows of the bricks reported on; per score (n,)
-    "Log odds, logit, and both, the last from a fit to the other half of the bricks"
+    """Log odds, logit, and both, the last from a fit to the other half of the bricks
+
+    Parameters
+    ----------
+    rows : Sequence[dict[str, Any]]
+        From `judge_mock`
+
+    Returns
+    -------
+    tuple[list[dict[str, Any]], dict[str, np.ndarray]]
+        Rows of the bricks reported on; per score (n,)
+
+    Raises
+    ------
+    BadInput
+        look-alikes: {len(bricks)} brick(s); expected two or more, to fit on one half and report on the other
+    """
     from sklearn.linear_model import LogisticRegression
 
     bricks = sorted({r["name"].split()[0] for r in rows})
@@ -396,7 +593,18 @@ def look_alike_facts(
     rows: Sequence[dict[str, Any]],
     allowed: float = 0.1,  # Share of look-alikes that the network lets pass at its threshold
 ) -> dict[str, Any]:
-    "ROC of lens model, network and both, by kind of look-alike, and what the verdict removes at the network's threshold"
+    """ROC of lens model, network and both, by kind of look-alike, and what the verdict removes at the network's threshold
+
+    Parameters
+    ----------
+    rows : Sequence[dict[str, Any]]
+    allowed : float, default 0.1
+        Share of look-alikes that the network lets pass at its threshold
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     report, scores = combined_scores(rows)
     whole = {name: s for name, s in zip(("network", "lens model"), features_of(rows).T)}
     out: dict[str, Any] = {"n": {k: sum(r["kind"] == k for r in rows) for k in dict.fromkeys(r["kind"] for r in rows)}, "auc": {}}
@@ -430,7 +638,23 @@ def purity_facts(
     non_lenses: float = 1000.0,  # Galaxies searched per lens
     lenses_per_deg2: float = 0.5,
 ) -> dict[str, Any]:  # Per score: fpr, purity, candidates per square degree, all other galaxies being look-alikes
-    "Purity and candidates per square degree at one completeness: FP / TP = (FPR / TPR) (N_non / N_lens)"
+    """Purity and candidates per square degree at one completeness: FP / TP = (FPR / TPR) (N_non / N_lens)
+
+    Parameters
+    ----------
+    report : Sequence[dict[str, Any]]
+    scores : Mapping[str, np.ndarray]
+    completeness : float, default 0.7
+        Of the lenses
+    non_lenses : float, default 1000.0
+        Galaxies searched per lens
+    lenses_per_deg2 : float, default 0.5
+
+    Returns
+    -------
+    dict[str, Any]
+        Per score: fpr, purity, candidates per square degree, all other galaxies being look-alikes
+    """
     kind = np.array([r["kind"] for r in report])
     out = {}
     for name, s in scores.items():
@@ -478,7 +702,25 @@ def lens_models_receipt(
     out: str | Path,  # Receipt to write
     command: str = "run_trials, judge_mock, real_models and dhs bench model, then lens_models_receipt",
 ) -> dict[str, Any]:
-    "All that was measured of the lens model, in one dated receipt; raises BadInput for a folder that holds nothing"
+    """All that was measured of the lens model, in one dated receipt; raises BadInput for a folder that holds nothing
+
+    Parameters
+    ----------
+    folder : str | Path
+        With painted.jsonl, lenstronomy.jsonl, unlensed.jsonl, mock/*.json, real.jsonl, bench_model.json, each where it was made
+    out : str | Path
+        Receipt to write
+    command : str, optional
+
+    Returns
+    -------
+    dict[str, Any]
+
+    Raises
+    ------
+    BadInput
+        {folder}: no trials; expected *.jsonl or mock/*.json
+    """
     place = Path(folder)
     lines = {p.stem: [json.loads(line) for line in p.read_text().splitlines()] for p in sorted(place.glob("*.jsonl"))}
     mock = [r for p in sorted((place / "mock").glob("*.json")) for r in json.loads(p.read_text())]
@@ -527,7 +769,13 @@ def lens_models_receipt(
 def read_lens_models(
     path: str | Path,
 ) -> dict[str, Any]:
-    "The receipt of the trials; raises BadInput where there is none"
+    """The receipt of the trials; raises BadInput where there is none
+
+    Raises
+    ------
+    BadInput
+        {path}: not found; expected the receipt that lens_models_receipt writes
+    """
     if not Path(path).exists():
         raise BadInput(f"{path}: not found; expected the receipt that lens_models_receipt writes")
     return json.loads(Path(path).read_text())

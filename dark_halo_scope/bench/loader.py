@@ -28,7 +28,19 @@ def bench_stamps(
     n: int,  # Stamps
     seed: int = 0,
 ) -> np.ndarray:  # (n, 3, 64, 64) float32 [nmgy/pix]
-    "Noise per pixel of .0031, .0044, .0117 nmgy in g, r, z, and a de Vaucouleurs galaxy"
+    """Noise per pixel of .0031, .0044, .0117 nmgy in g, r, z, and a de Vaucouleurs galaxy
+
+    Parameters
+    ----------
+    n : int
+        Stamps
+    seed : int, default 0
+
+    Returns
+    -------
+    np.ndarray
+        (n, 3, 64, 64) float32 [nmgy/pix]
+    """
     draw = np.random.default_rng(seed)
     r = np.hypot(*(np.mgrid[:64, :64] - 31.5)) * 0.262
     galaxy = np.array([0.1, 0.3, 0.5])[:, None, None] * np.exp(-7.67 * (np.maximum(r, 0.1) / 1.5) ** 0.25) * 100
@@ -41,7 +53,20 @@ def write_layouts(
     n: int,  # Stamps in the fast layouts; a quarter of them as npz
     seed: int,
 ) -> dict[str, str]:  # Layout -> file
-    "The same stamps in every layout"
+    """The same stamps in every layout
+
+    Parameters
+    ----------
+    folder : str
+    n : int
+        Stamps in the fast layouts; a quarter of them as npz
+    seed : int
+
+    Returns
+    -------
+    dict[str, str]
+        Layout -> file
+    """
     images, paths = bench_stamps(n, seed), {}
     for layout in (*CODECS, "npz"):
         few = images[: n // 4] if layout == "npz" else images
@@ -58,7 +83,20 @@ def read_epoch(
     threads: int,  # Decoding threads
     epoch: int,
 ) -> int:  # Stamps
-    "An epoch through the reader"
+    """An epoch through the reader
+
+    Parameters
+    ----------
+    path : str
+    threads : int
+        Decoding threads
+    epoch : int
+
+    Returns
+    -------
+    int
+        Stamps
+    """
     recipe = Reading(batch_size=256, window=1024, workers=threads)
     index = build_index([StampSet((path,))], Selection(splits=()), recipe)
     return sum(len(batch.image) for batch in Reader(index, recipe).batches(epoch))
@@ -69,7 +107,20 @@ def numpy_epoch(
     threads: int,  # Not used: one thread
     epoch: int,
 ) -> int:  # Stamps
-    "An epoch of the npz column through numpy.load"
+    """An epoch of the npz column through numpy.load
+
+    Parameters
+    ----------
+    path : str
+    threads : int
+        Not used: one thread
+    epoch : int
+
+    Returns
+    -------
+    int
+        Stamps
+    """
     file, seen = pq.ParquetFile(path, memory_map=True), 0
     draw = np.random.default_rng(epoch)
     for group in draw.permutation(file.num_row_groups):
@@ -86,7 +137,17 @@ def numpy_epoch(
 def on_cores(
     n: int,  # Cores this process may use
 ) -> Iterator[None]:
-    "The same number of cores for every way of reading, where the system can promise that"
+    """The same number of cores for every way of reading, where the system can promise that
+
+    Parameters
+    ----------
+    n : int
+        Cores this process may use
+
+    Returns
+    -------
+    Iterator[None]
+    """
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     threads = torch.get_num_threads()
     if before is not None:
@@ -106,7 +167,22 @@ def bench_loader(
     cores: int = 1,  # For every way of reading
     times: int = 5,  # Rounds; each way once a round, the median counts
 ) -> dict[str, float]:
-    "Stamps a second of each layout, by the clock and by processor time, and their ratios to npz"
+    """Stamps a second of each layout, by the clock and by processor time, and their ratios to npz
+
+    Parameters
+    ----------
+    seed : int, default 0
+    n : int, default 4096
+        Stamps
+    cores : int, default 1
+        For every way of reading
+    times : int, default 5
+        Rounds; each way once a round, the median counts
+
+    Returns
+    -------
+    dict[str, float]
+    """
     ways: dict[str, tuple[str, Callable[[str, int, int], int]]] = {k: (k, read_epoch) for k in ("npz", *CODECS)}
     ways["npz_numpy"] = ("npz", numpy_epoch)
     wall: dict[str, list[float]] = {way: [] for way in ways}

@@ -42,7 +42,13 @@ PIXSCALE = 0.262
 def fitting_sequence(
     trial: Trial,
 ) -> Any:  # lenstronomy's `FittingSequence`
-    "Data, model and bounds of a trial; its pixel average comes on top of a PSF made narrower by it"
+    """Data, model and bounds of a trial; its pixel average comes on top of a PSF made narrower by it
+
+    Returns
+    -------
+    Any
+        lenstronomy's `FittingSequence`
+    """
     edge = -(trial.image.shape[-1] - 1) / 2 * PIXSCALE
     psf = psf_of(trial.psfsize)
     narrower = MoffatPSF(np.sqrt(psf.fwhm**2 - (PIXSCALE**2 * 8 * np.log(2) / 12)), psf.beta)
@@ -65,7 +71,13 @@ def fitting_sequence(
 
 # %% ../../nbs/bench/model.ipynb #4882ab2b
 def bounds() -> dict[str, Any]:  # kwargs_params
-    "Start, spread and limits of lenstronomy's search"
+    """Start, spread and limits of lenstronomy's search
+
+    Returns
+    -------
+    dict[str, Any]
+        kwargs_params
+    """
 
     def group(rows: list[dict[str, Any]], fixed: list[dict[str, float]]) -> list[list[dict[str, float]]]:
         return [[{k: v[0] for k, v in r.items()} | f for r, f in zip(rows, fixed)], [{k: v[1] for k, v in r.items()} for r in rows], fixed,
@@ -100,7 +112,13 @@ def swarm(
     iterations: int,
     seed: int,
 ) -> dict[str, Any]:  # theta_E [arcsec], log_likelihood, seconds, sequence
-    "lenstronomy's particle swarm on a trial"
+    """lenstronomy's particle swarm on a trial
+
+    Returns
+    -------
+    dict[str, Any]
+        theta_E [arcsec], log_likelihood, seconds, sequence
+    """
     np.random.seed(seed)  # noqa: NPY002 (lenstronomy draws from the global generator)
     sequence, started = fitting_sequence(trial), time.process_time()
     sequence.fit_sequence([["PSO", {"sigma_scale": 1.0, "n_particles": particles, "n_iterations": iterations}]])
@@ -118,7 +136,18 @@ def their_likelihood(
     sequence: Any,  # From `swarm`
     model: LensModel,
 ) -> float:
-    "Our optimum by lenstronomy's likelihood; only hosts of one profile can be compared, others give NaN"
+    """Our optimum by lenstronomy's likelihood; only hosts of one profile can be compared, others give NaN
+
+    Parameters
+    ----------
+    sequence : Any
+        From `swarm`
+    model : LensModel
+
+    Returns
+    -------
+    float
+    """
     words = lenstronomy_kwargs(model)
     light = words["kwargs_lens_light"]["r"]
     if len(light) != 1:
@@ -134,7 +163,20 @@ def bench_row(
     particles: int,
     iterations: int,
 ) -> dict[str, Any]:
-    "One system by both codes"
+    """One system by both codes
+
+    Parameters
+    ----------
+    trial : Trial
+    i : int
+        Seed of this system's draws
+    particles : int
+    iterations : int
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     at = time.process_time()
     fitted(trial, i, False)
     verdict = time.process_time() - at
@@ -150,7 +192,18 @@ def bench_row(
 def bench_facts(
     rows: Sequence[dict[str, Any]],  # From `bench_row`
 ) -> dict[str, Any]:  # s_per_verdict, s_per_posterior, ratio_vs_lenstronomy ...
-    "Means over the systems"
+    """Means over the systems
+
+    Parameters
+    ----------
+    rows : Sequence[dict[str, Any]]
+        From `bench_row`
+
+    Returns
+    -------
+    dict[str, Any]
+        s_per_verdict, s_per_posterior, ratio_vs_lenstronomy ...
+    """
     mean = {k: float(np.mean([r[k] for r in rows])) for k in ("s_verdict", "s_posterior", "s_lenstronomy")}
     apart = [abs(r["ours"] - r["lenstronomy"]) / max(r["half_68"], 1e-9) for r in rows]
     return {"s_per_verdict": mean["s_verdict"], "s_per_posterior": mean["s_posterior"], "s_per_lenstronomy": mean["s_lenstronomy"],
@@ -164,7 +217,21 @@ def bench_model(
     particles: int = 100,  # Of lenstronomy's swarm; half as many, for a quarter of the steps, do not reach the optimum
     iterations: int = 200,
 ) -> dict[str, Any]:
-    "s_per_verdict, s_per_posterior, ratio_vs_lenstronomy, and per system what both found"
+    """s_per_verdict, s_per_posterior, ratio_vs_lenstronomy, and per system what both found
+
+    Parameters
+    ----------
+    seed : int, default 1
+    n : int, default 10
+        Systems
+    particles : int, default 100
+        Of lenstronomy's swarm; half as many, for a quarter of the steps, do not reach the optimum
+    iterations : int, default 200
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     started, trials = time.perf_counter(), bright_lenses(n, seed)
     fitted(trials[0], 0)  # compiles
     rows = [bench_row(trial, seed + i, particles, iterations) for i, trial in enumerate(trials)]

@@ -46,7 +46,21 @@ def short_recipe(
     epochs: int,
     max_steps: int,  # Steps an epoch
 ) -> TrainRecipe:
-    "A run's training with another network, few steps and one learning rate for all"
+    """A run's training with another network, few steps and one learning rate for all
+
+    Parameters
+    ----------
+    recipe : TrainRecipe
+        Of a run: what is read and how
+    model : ModelRecipe
+    epochs : int
+    max_steps : int
+        Steps an epoch
+
+    Returns
+    -------
+    TrainRecipe
+    """
     read = replace(recipe.read, hard_negatives="")
     return replace(
         recipe,
@@ -65,7 +79,17 @@ def short_recipe(
 def model_of(
     name: str,  # A network
 ) -> ModelRecipe:
-    "The network as it is compared"
+    """The network as it is compared
+
+    Parameters
+    ----------
+    name : str
+        A network
+
+    Returns
+    -------
+    ModelRecipe
+    """
     return ModelRecipe(name=name, stride=8 if name.startswith("vit") else 0)
 
 # %% ../../nbs/bench/networks.ipynb #9da453d7
@@ -77,7 +101,27 @@ def bench_networks(
     max_steps: int = 40,  # Steps an epoch
     threads: int = 1,  # On a CPU
 ) -> dict[str, Any]:  # device, one row per network, and where and when
-    "Resolution, cost and the accuracy of a short training of each network, on stamps of a small mock sky"
+    """Resolution, cost and the accuracy of a short training of each network, on stamps of a small mock sky
+
+    Parameters
+    ----------
+    seed : int, default 0
+        Of weights and order
+    n : int, default 3
+        Epochs
+    run : Run | None, default None
+        Whose stamps are read; None: those of `bench.online.online_run`
+    names : Sequence[str], default COMPARED
+    max_steps : int, default 40
+        Steps an epoch
+    threads : int, default 1
+        On a CPU
+
+    Returns
+    -------
+    dict[str, Any]
+        device, one row per network, and where and when
+    """
     torch.set_num_threads(threads)
     started, place, rows = time.perf_counter(), Place(), []
     with tempfile.TemporaryDirectory() as folder:

@@ -38,7 +38,19 @@ def online_run(
     out: str,  # Folder
     overrides: Sequence[str] = (),  # "section.key=value" each
 ) -> Run:
-    "The run whose stamps both ways of training read"
+    """The run whose stamps both ways of training read
+
+    Parameters
+    ----------
+    out : str
+        Folder
+    overrides : Sequence[str], default ()
+        "section.key=value" each
+
+    Returns
+    -------
+    Run
+    """
     plain = ["train.augment.neighbours=0", "train.augment.max_shift=0"]
     return open_run("gen6", out, [*demo_values("gen6"), *plain, *overrides], workers=1)
 
@@ -49,7 +61,21 @@ def two_ways(
     seed: int = 0,
     epochs: int = EPOCHS,
 ) -> dict[str, TrainRecipe]:
-    "The recipe with stored arcs, and with arcs painted anew"
+    """The recipe with stored arcs, and with arcs painted anew
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Of the run
+    max_steps : int, default 0
+        Steps an epoch; 0: all
+    seed : int, default 0
+    epochs : int, default EPOCHS
+
+    Returns
+    -------
+    dict[str, TrainRecipe]
+    """
     read = replace(recipe.train.read, hard_negatives="")
     base = replace(recipe.train, read=read, epochs=epochs, max_steps=max_steps, seed=seed)
     online = replace(base.online, enabled=True, plan=recipe.plan, paint=recipe.paint)
@@ -61,7 +87,13 @@ def epoch_cost(
     recipe: TrainRecipe,
     epoch: int,
 ) -> tuple[float, float, int]:  # Wall [s], processor time of all threads [s], steps
-    "One epoch of training, reading and painting included, evaluation not"
+    """One epoch of training, reading and painting included, evaluation not
+
+    Returns
+    -------
+    tuple[float, float, int]
+        Wall [s], processor time of all threads [s], steps
+    """
     place, state = Place(), State(epoch=epoch)
     learner = build_learner(recipe, data.train, place)
     start_epoch(state, len(data.train))
@@ -76,7 +108,21 @@ def cost_of_painting(
     ways: dict[str, TrainRecipe],
     rounds: int = 5,  # After one that is not counted
 ) -> dict[str, float]:  # Median ratios online / stored of processor and wall time of epochs that took turns
-    "How much slower an epoch is when arcs are painted"
+    """How much slower an epoch is when arcs are painted
+
+    Parameters
+    ----------
+    files : Sequence[str]
+        Stamps
+    ways : dict[str, TrainRecipe]
+    rounds : int, default 5
+        After one that is not counted
+
+    Returns
+    -------
+    dict[str, float]
+        Median ratios online / stored of processor and wall time of epochs that took turns
+    """
     data = {way: run_data(files, recipe) for way, recipe in ways.items()}
     taken: dict[str, list[tuple[float, float, int]]] = {way: [] for way in ways}
     for round_ in range(rounds + 1):
@@ -103,7 +149,20 @@ def paired_difference(
     one: Sequence[float],  # A figure under one treatment, seed by seed
     other: Sequence[float],  # Under the other
 ) -> dict[str, float]:  # Mean of other - one, and its 95 % limits
-    "Mean difference over seeds with its interval"
+    """Mean difference over seeds with its interval
+
+    Parameters
+    ----------
+    one : Sequence[float]
+        A figure under one treatment, seed by seed
+    other : Sequence[float]
+        Under the other
+
+    Returns
+    -------
+    dict[str, float]
+        Mean of other - one, and its 95 % limits
+    """
     difference = np.asarray(other, float) - np.asarray(one, float)
     half = stats.t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / np.sqrt(len(difference))
     return {"mean": float(difference.mean()), "lo": float(difference.mean() - half), "hi": float(difference.mean() + half)}
@@ -116,7 +175,24 @@ def bench_online(
     epochs: int = EPOCHS,
     rounds: int = 5,  # Of `cost_of_painting`
 ) -> dict[str, Any]:  # cost, one row a training, differences, and where and when
-    "Cost and gain of painting online, on stamps of a small mock sky"
+    """Cost and gain of painting online, on stamps of a small mock sky
+
+    Parameters
+    ----------
+    seed : int, default 0
+    n : int, default 3
+        Seeds
+    run : Run | None, default None
+        Whose stamps are read; None: those of `online_run`
+    epochs : int, default EPOCHS
+    rounds : int, default 5
+        Of `cost_of_painting`
+
+    Returns
+    -------
+    dict[str, Any]
+        cost, one row a training, differences, and where and when
+    """
     torch.set_num_threads(THREADS)
     started, before = time.perf_counter(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,29 @@ from ..lensing.sources import ClumpyParams, ImageParams, SersicParams, SourceBan
 # %% ../../nbs/bench/render.ipynb #3b364a5a
 @dataclass(frozen=True)
 class Ranges:
-    "Where systems are drawn from, uniformly unless said"
+    """Where systems are drawn from, uniformly unless said
+
+    Attributes
+    ----------
+    theta_E : tuple[float, float], default (0.2, 6.0)
+        [arcsec]
+    q : tuple[float, float], default (0.4, 1.0)
+        Axis ratio of the mass
+    gamma : tuple[float, float], default (0.0, 0.1)
+        External shear
+    center : tuple[float, float], default (-0.3, 0.3)
+        Lens from the stamp's centre, x and y [arcsec]
+    R_sersic : tuple[float, float], default (0.03, 1.5)
+        Half-light radius, uniform in the logarithm [arcsec]
+    n_sersic : tuple[float, float], default (0.5, 4.0)
+    q_source : tuple[float, float], default (0.3, 1.0)
+    fwhm : tuple[float, float], default (0.65, 1.8)
+        Of the first band; the others 0.9 and 0.84 of it [arcsec]
+    beta : tuple[float, float], default (2.5, 4.0)
+        Wing exponent of the Moffats
+    scale : tuple[float, float], default (0.7, 1.5)
+        Size of a stamp source relative to the bank
+    """
 
     theta_E: tuple[float, float] = (0.2, 6.0)  # [arcsec]
     q: tuple[float, float] = (0.4, 1.0)  # Axis ratio of the mass
@@ -57,7 +79,31 @@ def random_systems(
     ranges: Ranges = Ranges(),
     bank: SourceBank | None = None,  # For images; a bank of drawn galaxies if absent
 ) -> list[tuple[LensParams, SersicParams | ClumpyParams | ImageParams, PSF]]:  # Two groups
-    "Lenses and sources, the sources uniform over the circle that the lens images more than once"
+    """Lenses and sources, the sources uniform over the circle that the lens images more than once
+
+    Parameters
+    ----------
+    n : int
+        Systems, at least 2; the first half has Moffat PSFs, the rest Gaussian ones
+    seed : int
+        Of all draws
+    kind : str, default 'sersic'
+        "sersic", "clumpy" or "image"
+    ranges : Ranges, default Ranges()
+    bank : SourceBank | None, default None
+        For images; a bank of drawn galaxies if absent
+
+    Returns
+    -------
+    list[tuple[LensParams, SersicParams | ClumpyParams | ImageParams, PSF]]
+        Two groups
+
+    Raises
+    ------
+    BadInput
+        n is {n}; expected at least 2 systems
+        kind is '{kind}'; expected sersic, clumpy or image
+    """
     if n < 2:
         raise BadInput(f"n is {n}; expected at least 2 systems")
     rng = np.random.default_rng(seed)
@@ -92,7 +138,21 @@ def drawn_bank(
     n: int = 6,  # Galaxies
     side: int = 101,  # Pixels along one side
 ) -> SourceBank:  # At 0.03 arcsec per pixel
-    "Clumpy galaxies drawn at the resolution of the Hubble Space Telescope, where no real ones are at hand"
+    """Clumpy galaxies drawn at the resolution of the Hubble Space Telescope, where no real ones are at hand
+
+    Parameters
+    ----------
+    seed : int
+    n : int, default 6
+        Galaxies
+    side : int, default 101
+        Pixels along one side
+
+    Returns
+    -------
+    SourceBank
+        At 0.03 arcsec per pixel
+    """
     rng, axis = np.random.default_rng(seed), (np.arange(side) - side // 2) * 0.03
     disc = SersicParams(
         np.zeros(n),
@@ -120,7 +180,16 @@ def _lenstronomy(name: str) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    "One system in lenstronomy's words, all that need not be timed"
+    """One system in lenstronomy's words, all that need not be timed
+
+    Attributes
+    ----------
+    lens : tuple[list[str], list[dict]]
+    groups : list
+        As `lenstronomy_source` gives them
+    kernels : list[np.ndarray]
+        One per band, at the supersampled scale
+    """
 
     lens: tuple[list[str], list[dict]]
     groups: list  # As `lenstronomy_source` gives them
@@ -184,7 +253,25 @@ def lenstronomy_draw(
     n_pix: int,
     pixscale: float,  # [arcsec]
 ) -> Draw:  # Prepared and warm
-    "lenstronomy, one system after another"
+    """lenstronomy, one system after another
+
+    Parameters
+    ----------
+    draw : Callable[..., np.ndarray]
+        `draw_per_band` or `draw_shared`
+    supersampling : int
+    kernel_size : int | None
+        Pixels of the kernel applied on the fine grid; None for all
+    systems : Systems
+    n_pix : int
+    pixscale : float
+        [arcsec]
+
+    Returns
+    -------
+    Draw
+        Prepared and warm
+    """
     how = supersampling, kernel_size, n_pix, pixscale
     ready = [prepare(*group, i, supersampling, pixscale) for group in systems for i in range(len(group[0]))]
     draw(ready[0], *how)
@@ -195,7 +282,13 @@ CAUSTICS_AT_ONCE = 4  # Systems drawn together; more are slower, as their rays l
 
 
 def caustics_version() -> str | None:  # None where it is not installed
-    "Which caustics there is to compare with"
+    """Which caustics there is to compare with
+
+    Returns
+    -------
+    str | None
+        None where it is not installed
+    """
     return importlib.metadata.version("caustics") if importlib.util.find_spec("caustics") else None
 
 
@@ -204,7 +297,21 @@ def caustics_row(
     source: SersicParams,
     i: int,  # Which one
 ) -> list[float]:  # In the order in which `caustics_light` takes them
-    "A system in caustics' words"
+    """A system in caustics' words
+
+    Parameters
+    ----------
+    lens : LensParams
+        n systems
+    source : SersicParams
+    i : int
+        Which one
+
+    Returns
+    -------
+    list[float]
+        In the order in which `caustics_light` takes them
+    """
     (((_, (sersic,)), _, _),) = lenstronomy_source(source, i)
     shape = lens.q[i], lens.phi[i], lens.theta_E[i], lens.gamma1[i], lens.gamma2[i]
     place, profile = (
@@ -218,7 +325,20 @@ def caustics_light(
     n_pix: int,  # Pixels along one side
     pixscale: float,  # [arcsec]
 ) -> Callable:  # Of (m, 14) rows: surface brightness of unit flux (m, n_pix, n_pix) [arcsec^-2]
-    "caustics' simulator of an SIE with shear and a Sersic, without a PSF"
+    """caustics' simulator of an SIE with shear and a Sersic, without a PSF
+
+    Parameters
+    ----------
+    n_pix : int
+        Pixels along one side
+    pixscale : float
+        [arcsec]
+
+    Returns
+    -------
+    Callable
+        Of (m, 14) rows: surface brightness of unit flux (m, n_pix, n_pix) [arcsec^-2]
+    """
     torch, caustics = importlib.import_module("torch"), importlib.import_module("caustics")
     cosmology = caustics.FlatLambdaCDM()
     cosmology.to_static()
@@ -233,7 +353,22 @@ def caustics_draw(
     n_pix: int,
     pixscale: float,  # [arcsec]
 ) -> Draw:  # Prepared and warm
-    "caustics, a few systems at once"
+    """caustics, a few systems at once
+
+    Parameters
+    ----------
+    supersampling : int
+    systems : Systems
+        With Sersic sources
+    n_pix : int
+    pixscale : float
+        [arcsec]
+
+    Returns
+    -------
+    Draw
+        Prepared and warm
+    """
     torch = importlib.import_module("torch")
     side, reach = n_pix * supersampling, KERNEL_REACH * supersampling + supersampling // 2
     size, see = 2 * [next_fast_len(side + 2 * reach, real=True)], caustics_light(side, pixscale / supersampling)
@@ -263,7 +398,20 @@ def compare(
     stamps: np.ndarray,  # (n, n_band, y, x)
     truth: np.ndarray,  # The same of the reference
 ) -> dict[str, Any]:  # Worst pixel as a fraction of the arc's peak: median, p95, max over stamps and bands; largest flux error
-    "How far stamps are from the truth"
+    """How far stamps are from the truth
+
+    Parameters
+    ----------
+    stamps : np.ndarray
+        (n, n_band, y, x)
+    truth : np.ndarray
+        The same of the reference
+
+    Returns
+    -------
+    dict[str, Any]
+        Worst pixel as a fraction of the arc's peak: median, p95, max over stamps and bands; largest flux error
+    """
     worst = np.abs(stamps - truth).max((2, 3)) / truth.max((2, 3))
     flux = np.abs(stamps.sum((2, 3), dtype=np.float64) / truth.sum((2, 3), dtype=np.float64) - 1)
     quantiles = {"median": float(np.median(worst)), "p95": float(np.quantile(worst, 0.95)), "max": float(worst.max())}
@@ -290,7 +438,24 @@ def measure_painter(
     rounds: int = 5,  # Of the painter; each method is timed once over all systems between two of them
     backends: tuple[str, ...] = ("numba",),
 ) -> tuple[dict[str, float], dict[str, dict]]:  # ms per stamp, and accuracy, by method
-    "Draw the systems by every method"
+    """Draw the systems by every method
+
+    Parameters
+    ----------
+    systems : Systems
+    methods : list[str]
+        Of `METHODS`
+    n_pix : int, default 64
+    pixscale : float, default 0.262
+    rounds : int, default 5
+        Of the painter; each method is timed once over all systems between two of them
+    backends : tuple[str, ...], default ('numba',)
+
+    Returns
+    -------
+    tuple[dict[str, float], dict[str, dict]]
+        ms per stamp, and accuracy, by method
+    """
     n = sum(len(lens) for lens, _, _ in systems)
     truth = np.concatenate([reference_stamps(*group, n_pix, pixscale) for group in systems])
     cost, error = {}, {}
@@ -316,7 +481,13 @@ def convergence(
     n_pix: int,
     pixscale: float,
 ) -> dict[str, float]:  # Largest change of a pixel as a fraction of the peak: reference made finer; `ImageModel` at 3, 5, 9 and 15
-    "How far the reference itself can be trusted: its own change, and what lenstronomy's `ImageModel` tends to"
+    """How far the reference itself can be trusted: its own change, and what lenstronomy's `ImageModel` tends to
+
+    Returns
+    -------
+    dict[str, float]
+        Largest change of a pixel as a fraction of the peak: reference made finer; `ImageModel` at 3, 5, 9 and 15
+    """
     lens, source, psf = systems[0]
     lens, source, psf = (picked(p, np.arange(min(4, len(lens)))) for p in (lens, source, psf))
     truth = reference_stamps(lens, source, psf, n_pix, pixscale)
@@ -345,7 +516,32 @@ def bench_render(
     rounds: int = 5,
     backends: tuple[str, ...] = ("numba",),  # Painter's backends to measure; the first one's figures are the headline
 ) -> dict[str, Any]:  # Figures by name
-    "Cost and accuracy of the painter beside lenstronomy's and caustics', on random systems"
+    """Cost and accuracy of the painter beside lenstronomy's and caustics', on random systems
+
+    Parameters
+    ----------
+    n : int, default 96
+        Random Sersic systems, at least 2
+    seed : int, default 0
+        Of all draws
+    n_image : int | None, default None
+        Random systems with stamp sources; a third of n if not given, 0 for none
+    bank : SourceBank | str | None, default None
+        Of real galaxies, or the file of one that `dhs bank` wrote; drawn ones otherwise
+    n_clumpy : int | None, default None
+        Random systems with clumpy sources, for accuracy alone; a twelfth of n if not given, 0 for none
+    ranges : Ranges, default Ranges()
+    n_pix : int, default 64
+    pixscale : float, default 0.262
+    rounds : int, default 5
+    backends : tuple[str, ...], default ('numba',)
+        Painter's backends to measure; the first one's figures are the headline
+
+    Returns
+    -------
+    dict[str, Any]
+        Figures by name
+    """
     bank = load_bank(bank) if isinstance(bank, str) else bank
     with importlib.import_module("threadpoolctl").threadpool_limits(1):
         systems = random_systems(n, seed, "sersic", ranges)

@@ -43,6 +43,7 @@ from ..stamps.codec import CODECS
 from ..stamps.reader import Reading, Selection, StampSet, build_index
 from ..stats.metrics import operating_points
 from ..survey.bricks import brick_centres, brick_ids, brick_names
+from ..survey.maskbits import MASKBITS
 from ..trust.gates import read_product
 
 # %% ../../nbs/bench/scale.ipynb #e0d39360
@@ -51,7 +52,13 @@ WORKERS = 2  # Processes of the steps that have tasks
 
 
 def cpu_s() -> float:  # [s]
-    "Processor time of this process and of the workers that have ended"
+    """Processor time of this process and of the workers that have ended
+
+    Returns
+    -------
+    float
+        [s]
+    """
     each = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(use.ru_utime + use.ru_stime for use in each)
 
@@ -59,7 +66,18 @@ def cpu_s() -> float:  # [s]
 def taken(
     work: Callable[[], int],  # Gives back the rows it worked on
 ) -> dict[str, float]:  # rows, seconds, cpu_s [s], peak_mb [MB]
-    "What a step took in a process that did nothing else"
+    """What a step took in a process that did nothing else
+
+    Parameters
+    ----------
+    work : Callable[[], int]
+        Gives back the rows it worked on
+
+    Returns
+    -------
+    dict[str, float]
+        rows, seconds, cpu_s [s], peak_mb [MB]
+    """
     before, busy = time.perf_counter(), cpu_s()
     rows = work()
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
@@ -71,7 +89,19 @@ def exponent(
     large: Mapping[str, float],
     cost: str,  # Such as cpu_s
 ) -> float:
-    "The power of the number of rows with which a cost grows"
+    """The power of the number of rows with which a cost grows
+
+    Parameters
+    ----------
+    small : Mapping[str, float]
+    large : Mapping[str, float]
+    cost : str
+        Such as cpu_s
+
+    Returns
+    -------
+    float
+    """
     return math.log(large[cost] / small[cost]) / math.log(large["rows"] / small["rows"])
 
 # %% ../../nbs/bench/scale.ipynb #dfb49572
@@ -83,7 +113,20 @@ def random_columns(
     n: int,  # Rows
     seed: int,
 ) -> dict[str, Any]:
-    "Columns of a product's types with numbers in them"
+    """Columns of a product's types with numbers in them
+
+    Parameters
+    ----------
+    product : str
+        Whose columns
+    n : int
+        Rows
+    seed : int
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     draw = np.random.default_rng(seed)
     made: dict[str, Any] = {}
     for column in product_columns(product, BANDS):
@@ -104,7 +147,21 @@ def galaxies(
     first: int,  # Brick
     seed: int,
 ) -> pa.Table:  # Product `parent`
-    "A piece of a sample"
+    """A piece of a sample
+
+    Parameters
+    ----------
+    n : int
+        Rows
+    first : int
+        Brick
+    seed : int
+
+    Returns
+    -------
+    pa.Table
+        Product `parent`
+    """
     brickid = first + np.arange(n) // PER_BRICK
     ra, dec = brick_centres(brickid)
     mag = np.random.default_rng(seed).normal(19.5, 0.7, n)
@@ -125,7 +182,19 @@ def sample_of(
     folder: str,
     n: int,  # Galaxies
 ) -> Input:  # Product `parent`
-    "A sample of whole files, as phase 3 leaves it"
+    """A sample of whole files, as phase 3 leaves it
+
+    Parameters
+    ----------
+    folder : str
+    n : int
+        Galaxies
+
+    Returns
+    -------
+    Input
+        Product `parent`
+    """
     per_file = PER_FILE // PER_BRICK * PER_BRICK
     names = [f"sweep-{k:05d}" for k in range(math.ceil(n / per_file))]
     for k, name in enumerate(names):
@@ -142,7 +211,24 @@ def pieces_made(
     product: str,
     one: str,  # Function that makes a piece
 ) -> list[Input]:
-    "The pieces of a product, made by the workers"
+    """The pieces of a product, made by the workers
+
+    Parameters
+    ----------
+    folder : str
+    tasks : Sequence[Task]
+    product : str
+    one : str
+        Function that makes a piece
+
+    Returns
+    -------
+    list[Input]
+
+    Raises
+    ------
+    RuntimeError
+    """
     jobs = [(t.name, Job(t, product, "", one, f"{folder}/{product}/{brick_address(t.name)}", {})) for t in tasks]
     done = run_tasks(Engine(workers=WORKERS), do_job, jobs, product)
     if why := [o.why for o in done if o.why]:
@@ -174,7 +260,19 @@ def sweeps_of(
     rows: int,
     each: int = 500_000,  # Rows of a sweep
 ) -> list[str]:
-    "Generated sweeps, side by side on the equator"
+    """Generated sweeps, side by side on the equator
+
+    Parameters
+    ----------
+    folder : str
+    rows : int
+    each : int, default 500000
+        Rows of a sweep
+
+    Returns
+    -------
+    list[str]
+    """
     found = []
     for k in range(max(1, rows // each)):
         columns = bench_catalogue(min(each, rows), k)
@@ -189,10 +287,21 @@ def measure_sweeps(
     rows: int,
     phase: str,  # density or parent
 ) -> dict[str, float]:
-    "Phase 2 or 3: generated sweeps, read by workers, and what the driver joins"
+    """Phase 2 or 3: generated sweeps, read by workers, and what the driver joins
+
+    Parameters
+    ----------
+    rows : int
+    phase : str
+        density or parent
+
+    Returns
+    -------
+    dict[str, float]
+    """
     with tempfile.TemporaryDirectory() as folder:
         uris, selection = sweeps_of(folder, rows), SelectionRecipe()
-        more: dict[str, Any] = {"selection": selection}
+        more: dict[str, Any] = {"selection": selection, "bits": dict(MASKBITS)}
         if phase == "parent":
             bricks = pa.table({"brickid": pa.array([1], pa.int32()), "region_id": pa.array([-1], pa.int32()), "wanted": [True]})
             draw = np.random.default_rng(0)
@@ -217,7 +326,21 @@ def stamp_shards(
     each: int = 100_000,  # Rows of a shard
     width: int = 2,  # Bytes of a stamp: the word that names the codec, and its pixels
 ) -> list[str]:
-    "Shards with all a stamp's columns and hardly any pixels: one is made and copied, since an index reads each anew"
+    """Shards with all a stamp's columns and hardly any pixels: one is made and copied, since an index reads each anew
+
+    Parameters
+    ----------
+    folder : str
+    rows : int
+    each : int, default 100000
+        Rows of a shard
+    width : int, default 2
+        Bytes of a stamp: the word that names the codec, and its pixels
+
+    Returns
+    -------
+    list[str]
+    """
     n = min(each, rows)
     columns = random_columns("stamps", n, 0) | {
         name: galaxies(n, 100_000, 0)[name] for name in ("release", "brickid", "objid", "brickname", "ra", "dec")
@@ -310,7 +433,21 @@ def bench_scale(
     n: int = 1,  # Divides every size
     steps: Sequence[str] = tuple(SIZES),
 ) -> dict[str, Any]:  # When and where; per step its rows, and the exponents from the second largest to the largest size
-    "Time and memory of every step at every size"
+    """Time and memory of every step at every size
+
+    Parameters
+    ----------
+    seed : int, default 1
+        All tables are generated from their own seeds
+    n : int, default 1
+        Divides every size
+    steps : Sequence[str], default tuple(SIZES)
+
+    Returns
+    -------
+    dict[str, Any]
+        When and where; per step its rows, and the exponents from the second largest to the largest size
+    """
     found: dict[str, Any] = {
         "made": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": platform.machine(),
@@ -331,7 +468,18 @@ def bench_scale(
 def growth_rows(
     figures: Mapping[str, Any],  # Of `bench_scale`
 ) -> list[dict[str, Any]]:  # One per step and size; the exponents stand with the largest
-    "The figures as rows of a table"
+    """The figures as rows of a table
+
+    Parameters
+    ----------
+    figures : Mapping[str, Any]
+        Of `bench_scale`
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        One per step and size; the exponents stand with the largest
+    """
     rows = []
     for name, step in figures["steps"].items():
         for k, one in enumerate(step["runs"]):

@@ -27,7 +27,19 @@ def bench_catalogue(
     n: int,  # Rows
     seed: int = 0,
 ) -> dict[str, np.ndarray]:  # The columns of `sweep_columns`, inside sweep-150p000-155p005
-    "Columns of a sweep's types"
+    """Columns of a sweep's types
+
+    Parameters
+    ----------
+    n : int
+        Rows
+    seed : int, default 0
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        The columns of `sweep_columns`, inside sweep-150p000-155p005
+    """
     draw = np.random.default_rng(seed)
     z = draw.uniform(17, 23, n)
     magnitudes = {"z": z, "r": z + draw.uniform(-0.2, 1.9, n), "w1": z - draw.uniform(-0.8, 2.2, n)}
@@ -59,7 +71,18 @@ def stream_memory(
     uri: str,  # A sweep
     recipe: SelectionRecipe = SelectionRecipe(),
 ) -> dict[str, float]:
-    "Selects a sweep piece by piece and notes how much memory that takes at most, beyond what the process held before"
+    """Selects a sweep piece by piece and notes how much memory that takes at most, beyond what the process held before
+
+    Parameters
+    ----------
+    uri : str
+        A sweep
+    recipe : SelectionRecipe, default SelectionRecipe()
+
+    Returns
+    -------
+    dict[str, float]
+    """
     before, counts, start = peak_mb(), [], time.perf_counter()
     for chunk in table_chunks(uri, sweep_columns(recipe.bands)):
         check_sky(chunk, uri)
@@ -69,7 +92,7 @@ def stream_memory(
     rows = total["before"][0].as_py()
     return {
         "file_mb": Path(uri).stat().st_size / 1e6, "stream_rows_per_s": rows / seconds,
-        "stream_peak_mb": peak_mb() - before, "pieces": len(counts), "stream_kept": total["kept"][-1].as_py(),
+        "stream_peak_mb": max(0.0, peak_mb() - before), "pieces": len(counts), "stream_kept": total["kept"][-1].as_py(),
     }  # fmt: skip
 
 # %% ../../nbs/bench/select.ipynb #84e01593
@@ -77,7 +100,19 @@ def bench_select(
     seed: int = 0,
     n: int = 2_000_000,  # Rows in memory and in the streamed sweep
 ) -> dict[str, float]:  # Rows a second of each step, memory of the stream [MB]
-    "Rates of selection from columns in memory, and the memory of a sweep of as many rows, streamed in a process of its own"
+    """Rates of selection from columns in memory, and the memory of a sweep of as many rows, streamed in a process of its own
+
+    Parameters
+    ----------
+    seed : int, default 0
+    n : int, default 2000000
+        Rows in memory and in the streamed sweep
+
+    Returns
+    -------
+    dict[str, float]
+        Rows a second of each step, memory of the stream [MB]
+    """
     columns, recipe = bench_catalogue(n, seed), SelectionRecipe()
     table = pa.table({name: pa.array(values, pa.string() if values.dtype.kind == "S" else None) for name, values in columns.items()})
     steps: dict[str, Callable[[], object]] = {

@@ -31,7 +31,19 @@ def untrained(
     name: str,  # small_cnn, or a name that timm knows
     folder: str,
 ) -> str:  # A checkpoint
-    "A network of a name with random weights"
+    """A network of a name with random weights
+
+    Parameters
+    ----------
+    name : str
+        small_cnn, or a name that timm knows
+    folder : str
+
+    Returns
+    -------
+    str
+        A checkpoint
+    """
     from dark_halo_scope.learning.checkpoints import save_checkpoint
     from dark_halo_scope.learning.models import ModelRecipe, build_model
     from dark_halo_scope.learning.recipes import TrainRecipe
@@ -53,7 +65,21 @@ def measure_sky(
     n_pix: int = 3600,  # Side of the brick [pix]
     names: Sequence[str] = NETWORKS,
 ) -> dict[str, float]:
-    "Times of one brick in this process; the disk's cache and the network are warm"
+    """Times of one brick in this process; the disk's cache and the network are warm
+
+    Parameters
+    ----------
+    seed : int
+    n : int
+        Galaxies of the brick
+    n_pix : int, default 3600
+        Side of the brick [pix]
+    names : Sequence[str], default NETWORKS
+
+    Returns
+    -------
+    dict[str, float]
+    """
     release, brick = bench_release(seed, n_pix)
     plan = bench_tasks(brick, n, seed, min(1.0, (n_pix - 80) * 0.262 / 900))
     ra, dec = plan["ra"].to_numpy(), plan["dec"].to_numpy()
@@ -78,7 +104,22 @@ def bench_sky(
     n_pix: int = 3600,  # Side of the brick [pix]
     names: Sequence[str] = NETWORKS,
 ) -> dict[str, float]:  # Times [s] and rates [1/s] of one core, and the machine's load before
-    "What the search of one brick costs on one core"
+    """What the search of one brick costs on one core
+
+    Parameters
+    ----------
+    seed : int, default 1
+    n : int, default 139
+        Galaxies of the brick
+    n_pix : int, default 3600
+        Side of the brick [pix]
+    names : Sequence[str], default NETWORKS
+
+    Returns
+    -------
+    dict[str, float]
+        Times [s] and rates [1/s] of one core, and the machine's load before
+    """
     load = os.getloadavg()[0]
     bench_release(seed, n_pix)
     return alone("dark_halo_scope.bench.sky", "measure_sky", seed, n, n_pix, list(names), environment=worker_environment()) | {

@@ -20,7 +20,17 @@ from typing import Any
 # %% ../../nbs/bench/timing.ipynb #f89d959d
 @dataclass(frozen=True)
 class Timing:
-    "What a call took, and what it returned"
+    """What a call took, and what it returned
+
+    Attributes
+    ----------
+    wall_s : float
+        Shortest wall time [s]
+    cpu_s : float
+        Shortest processor time of all threads [s]
+    value : Any
+        Of the last call
+    """
 
     wall_s: float  # Shortest wall time [s]
     cpu_s: float  # Shortest processor time of all threads [s]
@@ -33,7 +43,22 @@ def best_of(
     warm: int = 0,  # Calls before them that do not
     finish: Callable[[], object] = lambda: None,  # Waits for work that goes on elsewhere, such as a GPU's
 ) -> Timing:
-    "The shortest times of a few calls"
+    """The shortest times of a few calls
+
+    Parameters
+    ----------
+    work : Callable[[], Any]
+    times : int, default 1
+        Calls that count
+    warm : int, default 0
+        Calls before them that do not
+    finish : Callable[[], object], default lambda: None
+        Waits for work that goes on elsewhere, such as a GPU's
+
+    Returns
+    -------
+    Timing
+    """
     wall, cpu, value = [], [], None
     for _ in range(warm + times):
         begin, busy = time.perf_counter(), time.process_time()
@@ -45,14 +70,26 @@ def best_of(
 
 # %% ../../nbs/bench/timing.ipynb #46bbbd25
 def peak_mb() -> float:  # [MB]
-    "The most memory that this process ever held; 0 where the system does not say"
+    """The most memory that this process ever held; 0 where the system does not say
+
+    Returns
+    -------
+    float
+        [MB]
+    """
     status = Path("/proc/self/status")
     found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
     return int(found.group(1)) / 1e3 if found else 0.0
 
 
 def held_mb() -> float:  # [MB]
-    "Memory that this process holds now; 0 where the system does not say"
+    """Memory that this process holds now; 0 where the system does not say
+
+    Returns
+    -------
+    float
+        [MB]
+    """
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -69,7 +106,23 @@ def alone(
     *arguments: Any,  # That fit into JSON
     environment: Mapping[str, str] | None = None,  # Variables beside this process's own
 ) -> Any:
-    "What a function returns in a fresh Python process"
+    """What a function returns in a fresh Python process
+
+    Parameters
+    ----------
+    module : str
+        Such as "dark_halo_scope.bench.select"
+    function : str
+        Of that module; what it returns fits into JSON
+    *arguments : Any
+        That fit into JSON
+    environment : Mapping[str, str] | None, default None
+        Variables beside this process's own
+
+    Returns
+    -------
+    Any
+    """
     command = [sys.executable, "-c", ALONE, module, function, json.dumps(arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | dict(environment or {}))
     return json.loads(done.stdout.splitlines()[-1])

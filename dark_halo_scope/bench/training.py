@@ -49,7 +49,19 @@ def on_device(
     place: Place,
     times: int,  # After one that is not counted
 ) -> Timing:
-    "Shortest times of one call, the device's work included"
+    """Shortest times of one call, the device's work included
+
+    Parameters
+    ----------
+    work : Callable[[], Any]
+    place : Place
+    times : int
+        After one that is not counted
+
+    Returns
+    -------
+    Timing
+    """
     return best_of(work, times, 1, partial(torch.cuda.synchronize, place.device) if place.device.type == "cuda" else lambda: None)
 
 # %% ../../nbs/bench/training.ipynb #9da511bc
@@ -59,7 +71,20 @@ def speed_recipe(
     compile: bool = False,
     batch_size: int = 64,
 ) -> TrainRecipe:
-    "A recipe that trains a network on stamps as they come"
+    """A recipe that trains a network on stamps as they come
+
+    Parameters
+    ----------
+    name : str
+        A network
+    precision : str, default 'fp32'
+    compile : bool, default False
+    batch_size : int, default 64
+
+    Returns
+    -------
+    TrainRecipe
+    """
     return TrainRecipe(ModelRecipe(name), read=ReadRecipe(batch_size=batch_size, window=1024), precision=precision, compile=compile)
 
 
@@ -74,7 +99,20 @@ def network_speed(
     place: Place,
     times: int = 3,  # Batches timed, one more is not
 ) -> dict[str, Any]:  # network, precision, device, parameters (millions), images a second in training and in scoring
-    "Speed of a network on batches that lie in the device's memory"
+    """Speed of a network on batches that lie in the device's memory
+
+    Parameters
+    ----------
+    recipe : TrainRecipe
+    place : Place
+    times : int, default 3
+        Batches timed, one more is not
+
+    Returns
+    -------
+    dict[str, Any]
+        network, precision, device, parameters (millions), images a second in training and in scoring
+    """
     learner = build_learner(recipe, no_rows(), place)
     n = recipe.read.batch_size
     generator = torch.Generator().manual_seed(0)
@@ -109,7 +147,21 @@ def busy_share(
     place: Place,
     max_steps: int = 40,
 ) -> dict[str, float]:  # images a second end to end, and the share of the time in which the device worked
-    "Training fed from files: how much of the time the device is busy"
+    """Training fed from files: how much of the time the device is busy
+
+    Parameters
+    ----------
+    files : Sequence[str]
+        Stamps
+    recipe : TrainRecipe
+    place : Place
+    max_steps : int, default 40
+
+    Returns
+    -------
+    dict[str, float]
+        images a second end to end, and the share of the time in which the device worked
+    """
     index = build_index([StampSet(tuple(files))], Selection(splits=()), reading(recipe))
     learner = build_learner(recipe, index, place)
     on_gpu = place.device.type == "cuda"
@@ -149,7 +201,29 @@ def bench_training(
     stamps: int = 0,  # Written for the reader; 0: 16384 for a GPU, 2048 for a CPU
     fed_steps: int = 30,  # Steps fed by the reader
 ) -> dict[str, Any]:  # device, one row a network and precision, the share in which the device is busy
-    "Images a second of each network on this machine, training and scoring"
+    """Images a second of each network on this machine, training and scoring
+
+    Parameters
+    ----------
+    seed : int, default 0
+        Of the stamps
+    n : int, default 3
+        Timed batches
+    networks : Sequence[str], default NETWORKS
+    threads : int, default 1
+        On a CPU
+    device : str, default ''
+        Empty: a GPU where there is one
+    stamps : int, default 0
+        Written for the reader; 0: 16384 for a GPU, 2048 for a CPU
+    fed_steps : int, default 30
+        Steps fed by the reader
+
+    Returns
+    -------
+    dict[str, Any]
+        device, one row a network and precision, the share in which the device is busy
+    """
     torch.set_num_threads(threads)
     started = time.perf_counter()
     place = Place(device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))

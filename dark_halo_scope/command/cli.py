@@ -47,7 +47,12 @@ Service = Annotated[str, typer.Option("--service", envvar="DHS_CUTOUT_SERVICE", 
 
 
 def said_version(asked: bool) -> None:
-    "Prints the version and ends, where it is asked for"
+    """Prints the version and ends, where it is asked for
+
+    Raises
+    ------
+    typer.Exit
+    """
     if asked:
         print(__version__)
         raise typer.Exit()
@@ -93,7 +98,22 @@ def main() -> None:
 def parse_parameters(
     given: list[str] | None,  # "key=value" each, the value read as YAML
 ) -> dict[str, Any]:
-    "Parameters from the command line; raises BadInput for one without '='"
+    """Parameters from the command line; raises BadInput for one without '='
+
+    Parameters
+    ----------
+    given : list[str] | None
+        "key=value" each, the value read as YAML
+
+    Returns
+    -------
+    dict[str, Any]
+
+    Raises
+    ------
+    BadInput
+        -p {text}: expected key=value
+    """
     parameters = {}
     for text in given or []:
         key, equals, value = text.partition("=")
@@ -169,7 +189,13 @@ Device = Annotated[str, typer.Option("--device", help="cpu or cuda, where a netw
 
 
 def asked(engine: str, workers: int, limit: int, allow_missing: bool, device: str) -> dict[str, Any]:  # What differs from the defaults
-    "What was asked for on the command line"
+    """What was asked for on the command line
+
+    Returns
+    -------
+    dict[str, Any]
+        What differs from the defaults
+    """
     given = {"engine": engine, "workers": workers, "limit": limit, "allow_missing": allow_missing, "device": device}
     plain = {"engine": "local", "workers": 0, "limit": 0, "allow_missing": False, "device": "cpu"}
     return {k: v for k, v in given.items() if v != plain[k]}

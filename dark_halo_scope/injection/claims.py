@@ -20,7 +20,13 @@ from .plan import PlanRecipe, total_magnitude
 
 # %% ../../nbs/injection/claims.ipynb #613d0096
 class Sample:
-    "At most so many galaxies of those it was given, the same whatever the order"
+    """At most so many galaxies of those it was given, the same whatever the order
+
+    Parameters
+    ----------
+    most : int
+        Galaxies kept
+    """
 
     def __init__(
         self,
@@ -34,7 +40,15 @@ class Sample:
         host: np.ndarray,  # (n,) identity, int64
         values: np.ndarray,  # (n, k)
     ) -> None:
-        "Takes in further galaxies"
+        """Takes in further galaxies
+
+        Parameters
+        ----------
+        host : np.ndarray
+            (n,) identity, int64
+        values : np.ndarray
+            (n, k)
+        """
         mixed = host.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         near = mixed <= self.limit
         self._hash = np.concatenate([self._hash, mixed[near]])
@@ -46,7 +60,13 @@ class Sample:
 
     @property
     def values(self) -> np.ndarray:  # (m, k)
-        "What was kept"
+        """What was kept
+
+        Returns
+        -------
+        np.ndarray
+            (m, k)
+        """
         return self._values
 
 # %% ../../nbs/injection/claims.ipynb #bf5e8a94
@@ -65,7 +85,31 @@ def claimed_columns(
 
 @dataclass
 class Tally:
-    "What a plan holds, counted file by file; every brick's rows lie in one file"
+    """What a plan holds, counted file by file; every brick's rows lie in one file
+
+    Attributes
+    ----------
+    recipe : PlanRecipe
+        What the plan was made from
+    shared : int, default 0
+        Galaxies that are host and control
+    two_splits : int, default 0
+        Galaxies in more than one split
+    repeated : int, default 0
+        Rows of controls beyond the first of a galaxy
+    cells : Counter, optional
+        Configuration -> injections
+    worst : dict[str, int], optional
+        Configuration -> most injections into one galaxy
+    bank : set[tuple[int, str]], optional
+        Sources of the bank with their splits
+    names : tuple[str, ...], default ()
+        Of the matched quantities
+    kinds : tuple[Sample, Sample], optional
+        Hosts, controls
+    light : tuple[Counter, Counter], optional
+        Bin of total light -> weight
+    """
 
     recipe: PlanRecipe  # What the plan was made from
     shared: int = 0  # Galaxies that are host and control
@@ -82,7 +126,17 @@ class Tally:
         self,
         plan: pa.Table,  # Whole bricks of product `injection_plan`
     ) -> "Tally":
-        "Counts further rows"
+        """Counts further rows
+
+        Parameters
+        ----------
+        plan : pa.Table
+            Whole bricks of product `injection_plan`
+
+        Returns
+        -------
+        'Tally'
+        """
         p = {c: plan[c].to_numpy(zero_copy_only=False) for c in plan.column_names}
         host, control = galaxy_key(p), p["is_control"].astype(bool)
         self.shared += len(np.intersect1d(host[control], host[~control]))
@@ -112,7 +166,13 @@ class Tally:
             self.worst[name] = max(n, self.worst.get(name, 0))
 
     def claims(self) -> list[dict[str, Any]]:  # One row a claim: claim, value, limit, passed
-        "What the plan promises, measured"
+        """What the plan promises, measured
+
+        Returns
+        -------
+        list[dict[str, Any]]
+            One row a claim: claim, value, limit, passed
+        """
         rows = [
             _none("galaxies shared by controls and injections", self.shared),
             _none("galaxies in two splits", self.two_splits),
@@ -178,6 +238,19 @@ def validate(
     plan: pa.Table,  # The injection_plan product
     recipe: PlanRecipe = PlanRecipe(),  # What it was made from
 ) -> list[dict[str, Any]]:  # One row a claim: claim, value, limit, passed
-    "Measures what a plan promises"
+    """Measures what a plan promises
+
+    Parameters
+    ----------
+    plan : pa.Table
+        The injection_plan product
+    recipe : PlanRecipe, default PlanRecipe()
+        What it was made from
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        One row a claim: claim, value, limit, passed
+    """
     bands = [name.removeprefix("mag_") for name in plan.column_names if name.startswith("mag_")]
     return Tally(recipe).add(plan.select(claimed_columns(bands))).claims()

@@ -18,7 +18,25 @@ def deal_bricks(
     rows: Mapping[str, int],  # Brick -> its stamps, all of one split
     per_shard: int,  # Stamps wanted in a shard
 ) -> list[list[str]]:  # Bricks of each shard, by name
-    "Deals whole bricks to shards of nearly equal size; raises BadInput for a shard size below 1"
+    """Deals whole bricks to shards of nearly equal size; raises BadInput for a shard size below 1
+
+    Parameters
+    ----------
+    rows : Mapping[str, int]
+        Brick -> its stamps, all of one split
+    per_shard : int
+        Stamps wanted in a shard
+
+    Returns
+    -------
+    list[list[str]]
+        Bricks of each shard, by name
+
+    Raises
+    ------
+    BadInput
+        per_shard={per_shard}: expected at least 1 stamp in a shard
+    """
     if per_shard < 1:
         raise BadInput(f"per_shard={per_shard}: expected at least 1 stamp in a shard")
     shards: list[list[str]] = [[] for _ in range(max(1, min(len(rows), round(sum(rows.values()) / per_shard))))]
@@ -35,7 +53,28 @@ def joined_shard(
     wanted: int,  # Rows that their receipts promise
     where: str,  # The files, for messages
 ) -> pa.Table:  # In the order of task_id
-    "Joins stamps; raises BadInput for two splits in a shard, a stamp that is there twice, or rows that do not add up"
+    """Joins stamps; raises BadInput for two splits in a shard, a stamp that is there twice, or rows that do not add up
+
+    Parameters
+    ----------
+    tables : Sequence[pa.Table]
+        Stamps of whole bricks
+    wanted : int
+        Rows that their receipts promise
+    where : str
+        The files, for messages
+
+    Returns
+    -------
+    pa.Table
+        In the order of task_id
+
+    Raises
+    ------
+    BadInput
+        {where}: stamps of splits {', '.join(map(str, splits))}; expected one
+        {where}: {table.num_rows} stamps, {twice} of them twice, where the receipts say {wanted}; expected each once
+    """
     table = pa.concat_tables(tables).combine_chunks()
     splits = pc.unique(table["split"]).to_pylist()
     if len(splits) != 1:

@@ -21,7 +21,21 @@ from .physical import Physical, draw_physical
 # %% ../../nbs/injection/grid.ipynb #af3c22e1
 @dataclass(frozen=True)
 class Grid:
-    "Values of each parameter; every combination is one configuration"
+    """Values of each parameter; every combination is one configuration
+
+    Attributes
+    ----------
+    theta_E : tuple[float, ...]
+        Einstein radius [arcsec]
+    src_dmag : tuple[float, ...]
+        Source r minus host r magnitude
+    src_reff : tuple[float, ...]
+        Half-light radius of the source [arcsec]
+    src_e : tuple[float, ...]
+        Ellipticity of the source, 1 - q
+    shear : tuple[float, ...]
+        Strength of the external shear
+    """
 
     theta_E: tuple[float, ...]  # Einstein radius [arcsec]
     src_dmag: tuple[float, ...]  # Source r minus host r magnitude
@@ -44,7 +58,21 @@ GRIDS = {
 # %% ../../nbs/injection/grid.ipynb #2c2ee1a5
 @dataclass(frozen=True)
 class Group:
-    "The part of a prior that is on the scale of a group of galaxies"
+    """The part of a prior that is on the scale of a group of galaxies
+
+    Attributes
+    ----------
+    frac : float
+        Share of the draws
+    theta_E : tuple[float, float]
+        Limits [arcsec], log-uniform
+    off : tuple[float, float]
+        Source's distance from the axis, in Einstein radii, uniform in area
+    shear : tuple[float, float]
+        Strength of the external shear
+    lognormal : tuple[float, float] | None, default None
+        Median [arcsec] and scatter of ln theta_E between the limits; None: log-uniform
+    """
 
     frac: float  # Share of the draws
     theta_E: tuple[float, float]  # Limits [arcsec], log-uniform
@@ -55,7 +83,27 @@ class Group:
 
 @dataclass(frozen=True)
 class Prior:
-    "A law for each parameter, drawn uniformly between limits unless said otherwise"
+    """A law for each parameter, drawn uniformly between limits unless said otherwise
+
+    Attributes
+    ----------
+    theta_E : tuple[float, float]
+        Limits [arcsec], log-uniform times theta_E^theta_E_slope
+    theta_E_slope : float
+        0 is log-uniform, 1 is uniform
+    src_mag_r : tuple[float, float]
+        Source r magnitude [mag], number rising as 10^(0.3 m)
+    src_reff : tuple[float, float]
+        Half-light radius [arcsec], log-uniform
+    src_e : tuple[float, float]
+        Ellipticity, 1 - q
+    shear : tuple[float, float]
+        Strength of the external shear
+    group : Group | None, default None
+        A part with laws of its own
+    lognormal : tuple[float, float] | None, default None
+        Median [arcsec] and scatter of ln theta_E between the limits; None: the power law
+    """
 
     theta_E: tuple[float, float]  # Limits [arcsec], log-uniform times theta_E^theta_E_slope
     theta_E_slope: float  # 0 is log-uniform, 1 is uniform
@@ -106,7 +154,34 @@ def draw_configurations(
 ) -> dict[
     str, np.ndarray
 ]:  # config (names), theta_E, src_dmag, src_reff, src_e, shear; where the law has them off_low, off_high, z_l, z_s, src_g_r, src_r_z
-    "One configuration a row, each column (n,); raises BadInput for an unknown name, or a physical prior without colours"
+    """One configuration a row, each column (n,); raises BadInput for an unknown name, or a physical prior without colours
+
+    Parameters
+    ----------
+    name : str
+        A grid or a prior, see `prior_names`
+    identity : Sequence[np.ndarray]
+        Columns that name the galaxy: release, brickid, objid
+    replicate : np.ndarray
+        (n,) 0, 1, 2 ...
+    host_mag_r : np.ndarray
+        (n,) AB magnitude of the host, dereddened
+    salt : str, default ''
+        Usually the experiment's name
+    host_r_z : np.ndarray | None, default None
+        (n,) r - z of the host; wanted by the physical prior
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        config (names), theta_E, src_dmag, src_reff, src_e, shear; where the law has them off_low, off_high, z_l, z_s, src_g_r, src_r_z
+
+    Raises
+    ------
+    BadInput
+        unknown grid or prior
+        prior '{name}' needs the hosts' r - z: plan with the bands r and z
+    """
     if name in GRIDS:
         return _from_grid(name, identity, replicate, salt)
     if name in PRIORS:
@@ -172,7 +247,25 @@ def mixture_shares(
     edges: Sequence[float],  # Rising edges of theta_E [arcsec]
     group_share: float = PUBLISHED_GROUP_SHARE,  # Share of group-scale lenses
 ) -> np.ndarray:  # One per bin; what lies outside the edges is missing from 1
-    "Share of the published lenses in each bin of theta_E; raises BadInput for a share that is none"
+    """Share of the published lenses in each bin of theta_E; raises BadInput for a share that is none
+
+    Parameters
+    ----------
+    edges : Sequence[float]
+        Rising edges of theta_E [arcsec]
+    group_share : float, default PUBLISHED_GROUP_SHARE
+        Share of group-scale lenses
+
+    Returns
+    -------
+    np.ndarray
+        One per bin; what lies outside the edges is missing from 1
+
+    Raises
+    ------
+    BadInput
+        group_share={group_share}: expected a share between 0 and 1
+    """
     if not 0 <= group_share <= 1:
         raise BadInput(f"group_share={group_share}: expected a share between 0 and 1")
     below = [ndtr(np.log(np.asarray(edges, float) / median) / scatter) for median, scatter in (PUBLISHED_GALAXY, PUBLISHED_GROUP)]

@@ -31,7 +31,33 @@ from ..survey.coadds import Cutouts
 # %% ../../nbs/injection/paint.ipynb #c829ee44
 @dataclass(frozen=True)
 class PaintRecipe:
-    "How arcs are painted and stored"
+    """How arcs are painted and stored
+
+    Attributes
+    ----------
+    n_pix : int, default 64
+        Side of a stamp [pix]
+    pixscale : float, default 0.262
+        [arcsec / pix]
+    psf : Literal['moffat', 'gaussian'], default 'moffat'
+        Shape of the PSF
+    beta : float, default 3.5
+        Wing exponent of the Moffat
+    psfsize_means : Literal['nea', 'fwhm'], default 'nea'
+        PSFSIZE is a noise-equivalent width; "fwhm" repeats an old mistake
+    gain : dict[str, float], optional
+        Electrons per nanomaggy
+    shot_noise : bool, default True
+        Add the arc's own photon noise
+    backend : Literal['numba', 'torch', 'lenstronomy'], default 'numba'
+        Who paints
+    codec : Literal['float16', 'int16'], default 'float16'
+        How pixels are stored
+    keep_control : bool, default False
+        Store the unpainted cutout beside each stamp
+    margin : int, default 16
+        Pixels around a stamp whose light the PSF brings in, where an arc can cross the edge; 0 draws none [pix]
+    """
 
     n_pix: int = 64  # Side of a stamp [pix]
     pixscale: float = 0.262  # [arcsec / pix]
@@ -62,7 +88,20 @@ def lens_params(
     dx: np.ndarray,  # (n,) galaxy's offset from the stamp's centre [arcsec]
     dy: np.ndarray,
 ) -> LensParams:
-    "The tasks' lenses, centred on their galaxies"
+    """The tasks' lenses, centred on their galaxies
+
+    Parameters
+    ----------
+    t : dict[str, np.ndarray]
+        Columns of the tasks
+    dx : np.ndarray
+        (n,) galaxy's offset from the stamp's centre [arcsec]
+    dy : np.ndarray
+
+    Returns
+    -------
+    LensParams
+    """
     return LensParams(t["theta_E"], t["q"], t["phi"], t["gamma1"], t["gamma2"], center_x=dx, center_y=dy)
 
 
@@ -70,7 +109,19 @@ def source_flux(
     t: dict[str, np.ndarray],  # Columns of the tasks
     bands: Sequence[str],
 ) -> np.ndarray:  # (n, band) [nmgy], as it reaches the telescope
-    "Flux of the planned magnitudes, dimmed by the Galactic transmission of the host's line of sight"
+    """Flux of the planned magnitudes, dimmed by the Galactic transmission of the host's line of sight
+
+    Parameters
+    ----------
+    t : dict[str, np.ndarray]
+        Columns of the tasks
+    bands : Sequence[str]
+
+    Returns
+    -------
+    np.ndarray
+        (n, band) [nmgy], as it reaches the telescope
+    """
     return np.stack([flux_of(t[f"src_mag_{b}"]) * t[f"mw_transmission_{b}"] for b in bands], axis=1)
 
 
@@ -82,7 +133,31 @@ def source_params(
     dy: np.ndarray,
     bank: SourceBank | None,  # Wanted by hst
 ) -> SersicParams | ClumpyParams | ImageParams:
-    "The tasks' sources; raises BadInput when hst sources are planned without a bank"
+    """The tasks' sources; raises BadInput when hst sources are planned without a bank
+
+    Parameters
+    ----------
+    kind : str
+        sersic, clumpy or hst
+    t : dict[str, np.ndarray]
+        Columns of tasks of that kind
+    flux : np.ndarray
+        (n, band) [nmgy]
+    dx : np.ndarray
+        (n,) [arcsec]
+    dy : np.ndarray
+    bank : SourceBank | None
+        Wanted by hst
+
+    Returns
+    -------
+    SersicParams | ClumpyParams | ImageParams
+
+    Raises
+    ------
+    BadInput
+        the plan paints HST sources: give the run a source bank (dhs bank)
+    """
     x, y = t["src_x"] + dx, t["src_y"] + dy
     if kind == "hst":
         if bank is None:
@@ -97,7 +172,18 @@ def psf_params(
     psfsize: np.ndarray,  # (n, band) the survey's PSFSIZE [arcsec]
     recipe: PaintRecipe,
 ) -> PSF:
-    "The PSF of each stamp and band; the pixel is already in PSFSIZE"
+    """The PSF of each stamp and band; the pixel is already in PSFSIZE
+
+    Parameters
+    ----------
+    psfsize : np.ndarray
+        (n, band) the survey's PSFSIZE [arcsec]
+    recipe : PaintRecipe
+
+    Returns
+    -------
+    PSF
+    """
     if recipe.psf == "gaussian":
         return psf_from_psfsize(psfsize, None)
     if recipe.psfsize_means == "fwhm":
@@ -111,7 +197,23 @@ def arcs_of(
     psf: PSF,  # n by n_band widths
     recipe: PaintRecipe,
 ) -> tuple[np.ndarray, np.ndarray]:  # (n, n_band, y, x) float32 [nmgy / pix], share of each arc's light in its stamp (n,)
-    "Arcs, with a margin where light can cross the edge"
+    """Arcs, with a margin where light can cross the edge
+
+    Parameters
+    ----------
+    lens : LensParams
+        n deflectors
+    source : SersicParams | ClumpyParams | ImageParams
+        n sources
+    psf : PSF
+        n by n_band widths
+    recipe : PaintRecipe
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        (n, n_band, y, x) float32 [nmgy / pix], share of each arc's light in its stamp (n,)
+    """
     crossing = crosses_edge(lens, source, recipe.n_pix, recipe.pixscale)
     how: dict[str, Any] = {"n_pix": recipe.n_pix, "pixscale": recipe.pixscale, "backend": recipe.backend}
     arcs, inside = np.zeros((*psf.fwhm.shape, recipe.n_pix, recipe.n_pix), np.float32), np.ones(len(crossing))
@@ -132,7 +234,21 @@ def whole_light(
     source: SersicParams | ClumpyParams | ImageParams,  # n sources
     recipe: PaintRecipe,
 ) -> np.ndarray:  # (n,) of all bands [nmgy]
-    "Light of the whole arc, drawn in pixels four times as wide"
+    """Light of the whole arc, drawn in pixels four times as wide
+
+    Parameters
+    ----------
+    lens : LensParams
+        n deflectors
+    source : SersicParams | ClumpyParams | ImageParams
+        n sources
+    recipe : PaintRecipe
+
+    Returns
+    -------
+    np.ndarray
+        (n,) of all bands [nmgy]
+    """
     blur = GaussianPSF(np.full(source.flux.shape, 2 * FIELD * recipe.pixscale), includes_pixel=True)
     drawn = render_arcs(lens, source, blur, n_pix=recipe.n_pix, pixscale=FIELD * recipe.pixscale)
     return drawn.sum(axis=(1, 2, 3), dtype=np.float64)
@@ -148,7 +264,25 @@ def paint_arcs(
 ) -> tuple[
     np.ndarray, np.ndarray, np.ndarray
 ]:  # Arcs (n, band, y, x) float32 [nmgy / pix], unlensed flux (n, band) [nmgy], share of the arc in the stamp (n,)
-    "The light each injection adds, without noise"
+    """The light each injection adds, without noise
+
+    Parameters
+    ----------
+    t : dict[str, np.ndarray]
+        Columns of the injection tasks, all of them
+    sky : Cutouts
+        One row a task
+    recipe : PaintRecipe
+    bands : Sequence[str]
+    lensed_mag : bool, default False
+        Magnitudes are of the lensed source
+    bank : SourceBank | None, default None
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray, np.ndarray]
+        Arcs (n, band, y, x) float32 [nmgy / pix], unlensed flux (n, band) [nmgy], share of the arc in the stamp (n,)
+    """
     flux, inside = source_flux(t, bands), np.ones(len(t["q"]))
     arcs = np.zeros((len(flux), len(bands), recipe.n_pix, recipe.n_pix), np.float32)
     for kind in np.unique(t["src_kind"].astype(str)):
@@ -167,7 +301,18 @@ def rows_of(
     sky: Cutouts,
     index: np.ndarray,  # (m,) rows wanted, repeats allowed
 ) -> Cutouts:
-    "Cutouts by row"
+    """Cutouts by row
+
+    Parameters
+    ----------
+    sky : Cutouts
+    index : np.ndarray
+        (m,) rows wanted, repeats allowed
+
+    Returns
+    -------
+    Cutouts
+    """
     names = ("image", "invvar", "maskbits", "psfsize", "dx", "dy", "ok", "why")
     return replace(sky, **{name: getattr(sky, name)[index] for name in names})
 
@@ -180,7 +325,25 @@ def paint_some(
     lensed_mag: bool = False,  # Magnitudes are of the lensed source
     bank: SourceBank | None = None,
 ) -> dict[str, Any]:  # Pixel and quality columns of the stamps product
-    "Paints, measures and encodes a few tasks at once, few enough to stay in the processor's cache"
+    """Paints, measures and encodes a few tasks at once, few enough to stay in the processor's cache
+
+    Parameters
+    ----------
+    t : dict[str, np.ndarray]
+        Columns of the tasks
+    cut : Cutouts
+        One row a task, finite where `ok`; its images are painted over
+    recipe : PaintRecipe
+    bands : Sequence[str]
+    lensed_mag : bool, default False
+        Magnitudes are of the lensed source
+    bank : SourceBank | None, default None
+
+    Returns
+    -------
+    dict[str, Any]
+        Pixel and quality columns of the stamps product
+    """
     cut.image[~cut.ok] = np.nan_to_num(cut.image[~cut.ok])
     paint = np.flatnonzero(~t["is_control"].astype(bool) & cut.ok)
     arcs, flux, inside = np.zeros_like(cut.image), np.zeros((len(cut.ok), len(bands))), np.ones(len(cut.ok))
@@ -207,7 +370,31 @@ def paint_brick(
     lensed_mag: bool = False,  # The plan's src_dmag_of is "lensed"
     bank: SourceBank | None = None,  # Pictures of HST sources
 ) -> pa.Table:  # The stamps product, in the order of tasks
-    "Paints one brick's tasks; raises BadInput when sky and tasks do not belong together"
+    """Paints one brick's tasks; raises BadInput when sky and tasks do not belong together
+
+    Parameters
+    ----------
+    tasks : pa.Table
+        Rows of the injection plan, all of one brick
+    sky : Cutouts
+        One row a unique objid of the tasks, ascending
+    recipe : PaintRecipe
+    bands : Sequence[str], default ('g', 'r', 'z')
+    lensed_mag : bool, default False
+        The plan's src_dmag_of is "lensed"
+    bank : SourceBank | None, default None
+        Pictures of HST sources
+
+    Returns
+    -------
+    pa.Table
+        The stamps product, in the order of tasks
+
+    Raises
+    ------
+    BadInput
+        paint: {len(galaxies)} galaxies in the tasks, {len(sky.image)} cutouts; expected one each, by ascending objid
+    """
     t = {c: tasks[c].to_numpy(zero_copy_only=False) for c in tasks.column_names}
     galaxies, which = np.unique(t["objid"], return_inverse=True)
     if len(sky.image) != len(galaxies):

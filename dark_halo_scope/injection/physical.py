@@ -32,7 +32,29 @@ LN10 = np.log(10)
 
 @dataclass(frozen=True)
 class Physical:
-    "Laws that lens and source follow"
+    """Laws that lens and source follow
+
+    Attributes
+    ----------
+    colour_scatter : float, default 0.07
+        Of r - z about the passive track, measurement included [mag]
+    luminosity : tuple[float, float], default (-21.15, 0.84)
+        Mean and scatter of M_r, faded to today [mag]
+    sigma_scatter : float, default 0.07
+        Of log10 sigma_v at given luminosity [dex]
+    by_area : bool, default True
+        Weight dispersion and source by the area that is lensed
+    src_mag_i : tuple[float, float], default (21.5, 26.5)
+        Limits of the source before lensing [mag]
+    src_r_i : float, default 0.2
+        r - i of a faint field galaxy [mag]
+    size_scatter : float, default 0.45
+        Of ln R_e at given luminosity and redshift
+    src_e : tuple[float, float], default (0.0, 0.6)
+        Limits of the source's ellipticity, 1 - q
+    shear : float, default 0.05
+        Scatter of each shear component
+    """
 
     colour_scatter: float = 0.07  # Of r - z about the passive track, measurement included [mag]
     luminosity: tuple[float, float] = (-21.15, 0.84)  # Mean and scatter of M_r, faded to today [mag]
@@ -54,7 +76,21 @@ def redshift_density(
     colour: np.ndarray,  # (n,) r - z, dereddened [mag]
     law: Physical = Physical(),
 ) -> np.ndarray:  # (n, len(_Z)), not normalised
-    "Density of a red galaxy's redshift on the grid"
+    """Density of a red galaxy's redshift on the grid
+
+    Parameters
+    ----------
+    mag_r : np.ndarray
+        (n,) AB, dereddened
+    colour : np.ndarray
+        (n,) r - z, dereddened [mag]
+    law : Physical, default Physical()
+
+    Returns
+    -------
+    np.ndarray
+        (n, len(_Z)), not normalised
+    """
     volume = comoving_distance(_Z) ** 2 * np.gradient(comoving_distance(_Z), _Z)
     off = (absolute_magnitude(mag_r[:, None], _Z) - law.luminosity[0]) / law.luminosity[1]
     away = (colour[:, None] - np.interp(_Z, PASSIVE["z"], PASSIVE["r-z"])) / law.colour_scatter
@@ -68,7 +104,28 @@ def host_redshift(
     u: np.ndarray,  # (n,) uniform in [0, 1)
     law: Physical = Physical(),
 ) -> np.ndarray:  # (n,)
-    "One redshift for each host; raises BadInput for a host without magnitude or colour"
+    """One redshift for each host; raises BadInput for a host without magnitude or colour
+
+    Parameters
+    ----------
+    mag_r : np.ndarray
+        (n,) AB, dereddened
+    colour : np.ndarray
+        (n,) r - z, dereddened [mag]
+    u : np.ndarray
+        (n,) uniform in [0, 1)
+    law : Physical, default Physical()
+
+    Returns
+    -------
+    np.ndarray
+        (n,)
+
+    Raises
+    ------
+    BadInput
+        physical prior: a host has no finite r magnitude or r - z; expected both
+    """
     if not (np.isfinite(mag_r).all() and np.isfinite(colour).all()):
         raise BadInput("physical prior: a host has no finite r magnitude or r - z; expected both")
     out = np.empty(len(mag_r))
@@ -96,7 +153,22 @@ def source_density(
     z_l: float,  # Lens; 0 is an empty line of sight
     by_area: bool = True,  # Weight by the lensed area
 ) -> np.ndarray:  # (k, len(_ZS)), relative numbers
-    "Galaxies by magnitude and redshift, behind a lens"
+    """Galaxies by magnitude and redshift, behind a lens
+
+    Parameters
+    ----------
+    mag_i : np.ndarray
+        (k,) apparent magnitudes
+    z_l : float
+        Lens; 0 is an empty line of sight
+    by_area : bool, default True
+        Weight by the lensed area
+
+    Returns
+    -------
+    np.ndarray
+        (k, len(_ZS)), relative numbers
+    """
     z0 = 0.0417 * mag_i[:, None] - 0.744
     cumulative = 10 ** (0.31 * (mag_i[:, None] - 25)) / (2 * z0) * (_ZS / z0) ** 2 * np.exp(-_ZS / z0)
     at = cumulative * np.maximum(0.31 * LN10 + 0.0417 * (_ZS / z0**2 - 3 / z0), 0)
@@ -108,7 +180,21 @@ def draw_sources(
     z_l: np.ndarray,  # (n,) redshifts of the lenses
     law: Physical = Physical(),
 ) -> tuple[np.ndarray, np.ndarray]:  # i magnitude, redshift, each (n,)
-    "Magnitude and redshift of one source behind each lens (its redshift known to 0.01)"
+    """Magnitude and redshift of one source behind each lens (its redshift known to 0.01)
+
+    Parameters
+    ----------
+    u : np.ndarray
+        (n, 2) uniform in [0, 1)
+    z_l : np.ndarray
+        (n,) redshifts of the lenses
+    law : Physical, default Physical()
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        i magnitude, redshift, each (n,)
+    """
     mags = np.linspace(*law.src_mag_i, 101)
     mag, z_s = np.empty(len(u)), np.empty(len(u))
     step = np.round(z_l, 2)
@@ -128,7 +214,22 @@ def source_radius(
     z_s: np.ndarray,  # (n,)
     scatter: np.ndarray | float = 0.0,  # Added to ln R_e
 ) -> np.ndarray:  # R_e (n,) [arcsec]
-    "Half-light radius of a star-forming galaxy"
+    """Half-light radius of a star-forming galaxy
+
+    Parameters
+    ----------
+    mag : np.ndarray
+        (n,) apparent r magnitude
+    z_s : np.ndarray
+        (n,)
+    scatter : np.ndarray | float, default 0.0
+        Added to ln R_e
+
+    Returns
+    -------
+    np.ndarray
+        R_e (n,) [arcsec]
+    """
     distance = comoving_distance(z_s)
     absolute = mag - 5 * np.log10(distance * (1 + z_s)) - 25 + 2.5 * np.log10(1 + z_s)
     kpc = 6.9 * (1 + z_s) ** -1.2 * 10 ** (-0.4 * 0.27 * (absolute + 21)) * np.exp(scatter)
@@ -147,7 +248,20 @@ def colours_at(
     z_s: np.ndarray,  # (n,) redshift of the source
     u: np.ndarray,  # (n, 2) uniform in (0, 1)
 ) -> tuple[np.ndarray, np.ndarray]:  # g - r, r - z (n,) [mag]
-    "Colours of a faint galaxy at its redshift"
+    """Colours of a faint galaxy at its redshift
+
+    Parameters
+    ----------
+    z_s : np.ndarray
+        (n,) redshift of the source
+    u : np.ndarray
+        (n, 2) uniform in (0, 1)
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        g - r, r - z (n,) [mag]
+    """
     rho = CORRELATION
     one, two = (ndtri(np.clip(u[:, i], 1e-12, 1 - 1e-12)) for i in (0, 1))
     drawn = []
@@ -167,7 +281,27 @@ def draw_physical(
 ) -> dict[
     str, np.ndarray
 ]:  # z_l, z_s, sigma_v [km/s], theta_E [arcsec], src_dmag, src_g_r, src_r_z, src_reff [arcsec], src_e, shear, each (n,)
-    "Lens and source of each row; raises BadInput for a host without magnitude or colour"
+    """Lens and source of each row; raises BadInput for a host without magnitude or colour
+
+    Parameters
+    ----------
+    law : Physical
+    identity : Sequence[np.ndarray]
+        Columns that name the galaxy: release, brickid, objid
+    replicate : np.ndarray
+        (n,) 0, 1, 2 ...
+    mag_r : np.ndarray
+        (n,) host, AB, dereddened
+    colour : np.ndarray
+        (n,) host's r - z
+    salt : str, default ''
+        Usually the experiment's name
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        z_l, z_s, sigma_v [km/s], theta_E [arcsec], src_dmag, src_g_r, src_r_z, src_reff [arcsec], src_e, shear, each (n,)
+    """
     n = len(replicate)
     z_l, deviate = _own(law, identity, mag_r, colour, salt)
     u = uniforms_table("physical/source", [*identity, replicate, [salt] * n], 7)
@@ -197,7 +331,25 @@ def lens_weight(
     colour: np.ndarray,  # (n,) host's r - z
     salt: str = "",  # Usually the experiment's name
 ) -> np.ndarray:  # (n,) relative lensed area; ones where the law is not by area
-    "How likely each galaxy is a lens; raises BadInput for a host without magnitude or colour"
+    """How likely each galaxy is a lens; raises BadInput for a host without magnitude or colour
+
+    Parameters
+    ----------
+    law : Physical
+    identity : Sequence[np.ndarray]
+        Columns that name the galaxy: release, brickid, objid
+    mag_r : np.ndarray
+        (n,) host, AB, dereddened
+    colour : np.ndarray
+        (n,) host's r - z
+    salt : str, default ''
+        Usually the experiment's name
+
+    Returns
+    -------
+    np.ndarray
+        (n,) relative lensed area; ones where the law is not by area
+    """
     if not law.by_area:
         return np.ones(len(mag_r))
     z_l = _own(law, identity, mag_r, colour, salt)[0]

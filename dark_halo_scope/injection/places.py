@@ -26,7 +26,20 @@ def place_objids(
     ra: np.ndarray,  # (n,) [deg]
     dec: np.ndarray,  # (n,) [deg]
 ) -> np.ndarray:  # (n,) whole numbers below 2^26
-    "A number within its brick for any place: that of its cell, so that one place has one number in every list, and two places have two"
+    """A number within its brick for any place: that of its cell, so that one place has one number in every list, and two places have two
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) whole numbers below 2^26
+    """
     ra1, ra2, dec1, dec2 = brick_edges(brick_ids(ra, dec))
     x, y = ((np.asarray(ra) % 360 - ra1) / (ra2 - ra1), (np.asarray(dec) - dec1) / (dec2 - dec1))
     column, row = (np.clip((v * CELLS).astype(np.int64), 0, CELLS - 1) for v in (x, y))
@@ -38,7 +51,21 @@ def place_tasks(
     bands: tuple[str, ...] = ("g", "r", "z"),
     observing: Mapping[str, np.ndarray] | None = None,  # psfsize_<band> and psfdepth_<band> where they were measured
 ) -> pa.Table:  # The injection_plan product, one control per place, in the list's order
-    "Plan rows for places on the sky; raises BadInput off the sky"
+    """Plan rows for places on the sky; raises BadInput off the sky
+
+    Parameters
+    ----------
+    table : Mapping[str, np.ndarray]
+        name, ra, dec [deg]
+    bands : tuple[str, ...], default ('g', 'r', 'z')
+    observing : Mapping[str, np.ndarray] | None, default None
+        psfsize_<band> and psfdepth_<band> where they were measured
+
+    Returns
+    -------
+    pa.Table
+        The injection_plan product, one control per place, in the list's order
+    """
     n, unknown = len(table["ra"]), np.full(len(table["ra"]), np.nan)
     brickid = brick_ids(table["ra"], table["dec"])
     columns: dict[str, Any] = {
@@ -79,7 +106,20 @@ def place_stamps(
     table: Mapping[str, np.ndarray],  # name, ra, dec [deg]
     cut: Cutouts,  # One row per place
 ) -> pa.Table:  # The stamps product; a place without a usable cutout keeps its row, with its reason among the warnings
-    "Cutouts of places as stamps; seeing and depth are those measured on the cutouts"
+    """Cutouts of places as stamps; seeing and depth are those measured on the cutouts
+
+    Parameters
+    ----------
+    table : Mapping[str, np.ndarray]
+        name, ra, dec [deg]
+    cut : Cutouts
+        One row per place
+
+    Returns
+    -------
+    pa.Table
+        The stamps product; a place without a usable cutout keeps its row, with its reason among the warnings
+    """
     recipe = PaintRecipe(n_pix=cut.image.shape[-1])
     names = [f"{kind}_{b}" for kind in ("psfsize", "psfdepth") for b in cut.bands]
     observing = dict(zip(names, observing_columns(cut, names, recipe.pixscale).T))

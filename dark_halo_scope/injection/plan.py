@@ -37,7 +37,51 @@ from ..survey.photometry import axis_ratio, stamp_angle
 # %% ../../nbs/injection/plan.ipynb #050b2c97
 @dataclass(frozen=True)
 class PlanRecipe:
-    "Which stamps to make"
+    """Which stamps to make
+
+    Attributes
+    ----------
+    experiment_id : str, default 'demo'
+        Name of the set; part of every draw
+    prior : str, default 'wide'
+        A grid or prior of injection.grid
+    n_total_per_split : dict[str, int], optional
+        Stamps wanted
+    control_frac : float, default 0.5
+        Share of them (by weight) without an injection
+    controls : Literal['unpaired', 'paired'], default 'unpaired'
+        Other galaxies, or the injected ones again
+    selection : str, default 'is_v3'
+        Column of the parent sample that a host must pass
+    src_kind : Literal['sersic', 'clumpy', 'hst'], default 'sersic'
+        What is painted
+    src_n : float, default 1.0
+        Sersic index of the source
+    src_dmag_of : Literal['unlensed', 'lensed'], default 'unlensed'
+        Which magnitude src_dmag is about
+    src_g_r : tuple[float, float], default (0.1, 0.25)
+        Mean and scatter of the source's g - r, where its redshift is not drawn [mag]
+    src_r_z : tuple[float, float], default (0.25, 0.25)
+        Mean and scatter of the source's r - z, where its redshift is not drawn [mag]
+    follow_light : bool, default True
+        The mass has the shape of the host's light, with a scatter; False draws its shape anew
+    light_scatter : float, default 0.05
+        Of each component of the mass's ellipticity about the light's
+    lens_q : tuple[float, float], default (0.55, 1.0)
+        Limits of the lens's axis ratio, where the light has no shape or is not followed
+    src_reach : float, default 1.0
+        Sources lie uniformly where they have several images; above or below 1 the region is scaled
+    min_theta_over_psf : float, default 0.0
+        Smallest theta_E over psfsize_r; smaller ones are drawn and then left out
+    exclude_bricks : tuple[str, ...], default ()
+        Brick names never used
+    match : Literal['host', 'total'], default 'host'
+        Controls agree with the hosts, or with the injected galaxies in total r light
+    host_mag_r : tuple[float, float], default (0.0, 99.0)
+        Limits of hosts and of controls [mag]
+    min_host_radius : float, default 0.0
+        Smallest half-light radius of hosts and of controls [arcsec]
+    """
 
     experiment_id: str = "demo"  # Name of the set; part of every draw
     prior: str = "wide"  # A grid or prior of injection.grid
@@ -90,7 +134,19 @@ def roles(
 ) -> tuple[
     np.ndarray, np.ndarray, np.ndarray
 ]:  # Whether each is injected into, whether it may be a control (n,) bool, and the hash that says whose turn it is (n,)
-    "Deals galaxies to injections and controls"
+    """Deals galaxies to injections and controls
+
+    Parameters
+    ----------
+    galaxies : pa.Table
+        (n,) that passed the selection
+    recipe : PlanRecipe
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray, np.ndarray]
+        Whether each is injected into, whether it may be a control (n,) bool, and the hash that says whose turn it is (n,)
+    """
     u = uniforms_table("role", [*(galaxies[c].to_numpy() for c in IDENTITY), [recipe.experiment_id] * len(galaxies)], 2)
     injected = u[:, 0] >= recipe.control_frac
     if recipe.controls == "paired":
@@ -100,7 +156,25 @@ def roles(
 # %% ../../nbs/injection/plan.ipynb #da8a328e
 @dataclass(frozen=True)
 class Share:
-    "A split's part of the plan, as far as galaxies have it in common"
+    """A split's part of the plan, as far as galaxies have it in common
+
+    Attributes
+    ----------
+    wanted : tuple[int, int]
+        Injections, and controls by weight
+    hosts : int
+        Galaxies that are injected into
+    extra : float
+        Hosts up to this hash have one replicate more than the others
+    area : tuple[float, float], default (1.0, 1.0)
+        Mean lensed area of the injections and of the controls, where the prior weights by it
+    last : tuple[float, ...], default ()
+        Controls up to this hash are taken: one limit, or one per bin of brightness
+    weight : tuple[float, ...], default ()
+        Of a control, bin by bin
+    bins : tuple[float, ...], default ()
+        Bins of brightness, rising, in steps of STEP; empty where all galaxies are alike
+    """
 
     wanted: tuple[int, int]  # Injections, and controls by weight
     hosts: int  # Galaxies that are injected into
@@ -114,7 +188,18 @@ class Share:
         self,
         hosts: np.ndarray,  # (n,) hashes of hosts
     ) -> np.ndarray:  # (n,) int
-        "How often each host is injected into"
+        """How often each host is injected into
+
+        Parameters
+        ----------
+        hosts : np.ndarray
+            (n,) hashes of hosts
+
+        Returns
+        -------
+        np.ndarray
+            (n,) int
+        """
         return self.wanted[0] // max(self.hosts, 1) + (hosts <= self.extra)
 
     def controls(
@@ -122,7 +207,20 @@ class Share:
         candidates: np.ndarray,  # (n,) hashes of galaxies that may be controls
         mag_r: np.ndarray,  # (n,) their magnitudes
     ) -> np.ndarray:  # (n,) weight; 0 where the galaxy is not taken
-        "Which galaxies are controls, and what each counts"
+        """Which galaxies are controls, and what each counts
+
+        Parameters
+        ----------
+        candidates : np.ndarray
+            (n,) hashes of galaxies that may be controls
+        mag_r : np.ndarray
+            (n,) their magnitudes
+
+        Returns
+        -------
+        np.ndarray
+            (n,) weight; 0 where the galaxy is not taken
+        """
         if not self.last:
             return np.zeros(len(candidates))
         if not self.bins:
@@ -140,7 +238,19 @@ def last_of(
     hashes: np.ndarray,  # (n,)
     wanted: int,
 ) -> float:  # -1 where none is wanted
-    "The hash up to which `wanted` galaxies lie, or all where there are fewer"
+    """The hash up to which `wanted` galaxies lie, or all where there are fewer
+
+    Parameters
+    ----------
+    hashes : np.ndarray
+        (n,)
+    wanted : int
+
+    Returns
+    -------
+    float
+        -1 where none is wanted
+    """
     if not wanted or not len(hashes):
         return -1.0
     return float(np.partition(hashes, min(wanted, len(hashes)) - 1)[min(wanted, len(hashes)) - 1])
@@ -154,7 +264,26 @@ def mass_shape(
     u: np.ndarray,  # (n, 2) uniform in (0, 1)
     recipe: PlanRecipe,
 ) -> tuple[np.ndarray, np.ndarray]:  # Axis ratio and position angle (n,) [rad]
-    "Shape of each lens; raises BadInput when the light is to be followed and the parent sample has no shapes"
+    """Shape of each lens; raises BadInput when the light is to be followed and the parent sample has no shapes
+
+    Parameters
+    ----------
+    host : pa.Table
+        (n,) rows of the parent sample
+    u : np.ndarray
+        (n, 2) uniform in (0, 1)
+    recipe : PlanRecipe
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Axis ratio and position angle (n,) [rad]
+
+    Raises
+    ------
+    BadInput
+        plan '{recipe.experiment_id}': follow_light needs the columns shape_e1, shape_e2 of the parent sample
+    """
     q, phi = recipe.lens_q[0] + u[:, 0] * (recipe.lens_q[1] - recipe.lens_q[0]), np.pi * u[:, 1]
     if not recipe.follow_light:
         return q, phi
@@ -177,7 +306,24 @@ def source_place(
     key: list,  # Columns that name the row
     reach: float = 1.0,  # Factor on the region of several images
 ) -> tuple[np.ndarray, np.ndarray]:  # x, y (n,) [arcsec]
-    "Where the source stands: uniform in area where it has several images, between the prior's limits"
+    """Where the source stands: uniform in area where it has several images, between the prior's limits
+
+    Parameters
+    ----------
+    drawn : dict[str, np.ndarray]
+        Configurations, see `draw_configurations`
+    lens : LensParams
+        (n,) at the origin
+    key : list
+        Columns that name the row
+    reach : float, default 1.0
+        Factor on the region of several images
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        x, y (n,) [arcsec]
+    """
     nothing = np.full(len(lens), np.nan)
     low, high = (drawn.get(f"off_{end}", nothing) * drawn["theta_E"] for end in ("low", "high"))
     low, high = np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, caustic_reach(lens, 90) * reach)
@@ -197,7 +343,21 @@ def source_colours(
     recipe: PlanRecipe,
     drawn: Mapping[str, np.ndarray],  # Configurations; src_g_r and src_r_z where the prior draws a redshift
 ) -> dict[str, np.ndarray]:  # Band -> magnitude minus r magnitude, (n,)
-    "Colours of the sources: of their redshift, or blue with scatter; i lies half way from r to z"
+    """Colours of the sources: of their redshift, or blue with scatter; i lies half way from r to z
+
+    Parameters
+    ----------
+    u : np.ndarray
+        (n, 2) uniform in (0, 1)
+    recipe : PlanRecipe
+    drawn : Mapping[str, np.ndarray]
+        Configurations; src_g_r and src_r_z where the prior draws a redshift
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        Band -> magnitude minus r magnitude, (n,)
+    """
     g_r = drawn.get("src_g_r", recipe.src_g_r[0] + recipe.src_g_r[1] * ndtri(u[:, 0]))
     r_z = drawn.get("src_r_z", recipe.src_r_z[0] + recipe.src_r_z[1] * ndtri(u[:, 1]))
     return {"g": g_r, "r": 0 * g_r, "i": -r_z / 2, "z": -r_z}
@@ -209,7 +369,22 @@ def draw_lenses(
     recipe: PlanRecipe,
     bands: tuple[str, ...],
 ) -> dict[str, Any]:  # Plan columns from config_id to src_mag_*, and redshifts where the prior has them
-    "Lens and source of each injection"
+    """Lens and source of each injection
+
+    Parameters
+    ----------
+    host : pa.Table
+        (n,) rows of the parent sample
+    replicate : np.ndarray
+        (n,)
+    recipe : PlanRecipe
+    bands : tuple[str, ...]
+
+    Returns
+    -------
+    dict[str, Any]
+        Plan columns from config_id to src_mag_*, and redshifts where the prior has them
+    """
     identity = [host[c].to_numpy() for c in IDENTITY]
     mag_r = host["mag_r"].to_numpy().astype(np.float64)
     c = draw_configurations(recipe.prior, identity, replicate, mag_r, recipe.experiment_id, host_r_z(host))
@@ -229,7 +404,18 @@ def draw_lenses(
 def host_r_z(
     host: pa.Table,  # (n,) rows of the parent sample
 ) -> np.ndarray | None:  # (n,) r - z, dereddened [mag]; None without the z band
-    "Colour of the hosts, which a physical prior asks for"
+    """Colour of the hosts, which a physical prior asks for
+
+    Parameters
+    ----------
+    host : pa.Table
+        (n,) rows of the parent sample
+
+    Returns
+    -------
+    np.ndarray | None
+        (n,) r - z, dereddened [mag]; None without the z band
+    """
     return host["mag_r"].to_numpy().astype(np.float64) - host["mag_z"].to_numpy() if "mag_z" in host.column_names else None
 
 
@@ -237,7 +423,19 @@ def lensed_area(
     host: pa.Table,  # (n,) rows of the parent sample
     recipe: PlanRecipe,
 ) -> np.ndarray:  # (n,)
-    "Lensed area of each galaxy where the prior claims the population of lenses, else ones"
+    """Lensed area of each galaxy where the prior claims the population of lenses, else ones
+
+    Parameters
+    ----------
+    host : pa.Table
+        (n,) rows of the parent sample
+    recipe : PlanRecipe
+
+    Returns
+    -------
+    np.ndarray
+        (n,)
+    """
     colour = host_r_z(host)
     if recipe.prior not in PHYSICAL or colour is None or not len(host):
         return np.ones(len(host))
@@ -250,7 +448,22 @@ def expected_magnification(
     beta: np.ndarray,  # (n,) source's distance from the axis [arcsec]
     reff: np.ndarray,  # (n,) its half-light radius [arcsec]
 ) -> np.ndarray:  # (n,)
-    "Magnification of a disc by an isothermal sphere, to some tenths"
+    """Magnification of a disc by an isothermal sphere, to some tenths
+
+    Parameters
+    ----------
+    theta_E : np.ndarray
+        (n,) [arcsec]
+    beta : np.ndarray
+        (n,) source's distance from the axis [arcsec]
+    reff : np.ndarray
+        (n,) its half-light radius [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        (n,)
+    """
     b = np.maximum(np.hypot(beta, reff / 1.678) / np.maximum(theta_E, 1e-6), 1e-6)
     return np.where(beta < theta_E, np.maximum(2 / b, 1 + 1 / b), 1 + 1 / b)
 
@@ -259,7 +472,20 @@ def total_magnitude(
     t: dict[str, np.ndarray],  # Plan columns; a control's source has magnitude infinity
     src_dmag_of: str,  # As the recipe says
 ) -> np.ndarray:  # r magnitude (n,) of host and arc together, dereddened
-    "How bright a stamp's galaxy will be"
+    """How bright a stamp's galaxy will be
+
+    Parameters
+    ----------
+    t : dict[str, np.ndarray]
+        Plan columns; a control's source has magnitude infinity
+    src_dmag_of : str
+        As the recipe says
+
+    Returns
+    -------
+    np.ndarray
+        r magnitude (n,) of host and arc together, dereddened
+    """
     grown = expected_magnification(t["theta_E"], np.hypot(t["src_x"], t["src_y"]), t["src_reff"]) if src_dmag_of == "unlensed" else 1.0
     return -2.5 * np.log10(10 ** (-0.4 * t["mag_r"]) + grown * 10 ** (-0.4 * t["src_mag_r"]))
 
@@ -272,7 +498,24 @@ def match_total(
 ) -> tuple[
     tuple[float, ...], tuple[float, ...], tuple[float, ...]
 ]:  # Bins, largest hash and weight of each; the weights add up to `wanted`
-    "Controls with the targets' distribution of brightness; bins without any control are left out"
+    """Controls with the targets' distribution of brightness; bins without any control are left out
+
+    Parameters
+    ----------
+    light : Mapping[float, float]
+        Bin of total r light -> weight of the injected galaxies in it
+    pool : np.ndarray
+        (k,) r magnitudes of the galaxies that may be controls
+    hashes : np.ndarray
+        (k,) in the order of which they are taken
+    wanted : int
+        Controls, by weight
+
+    Returns
+    -------
+    tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+        Bins, largest hash and weight of each; the weights add up to `wanted`
+    """
     there, total = np.floor(pool / STEP), sum(light.values())
     found = []
     for name in sorted(light):
@@ -287,7 +530,18 @@ def match_total(
 def task_ids(
     columns: list,  # Identity columns
 ) -> list[str]:  # 16 hexadecimal digits each
-    "Name of each stamp: the hash of who it is"
+    """Name of each stamp: the hash of who it is
+
+    Parameters
+    ----------
+    columns : list
+        Identity columns
+
+    Returns
+    -------
+    list[str]
+        16 hexadecimal digits each
+    """
     rows = zip(*(c.tolist() if isinstance(c, np.ndarray) else c for c in columns))
     return [hashlib.blake2b("\x1f".join(map(str, row)).encode(), digest_size=8).hexdigest() for row in rows]
 
@@ -351,7 +605,24 @@ def allowed(
     parent: pa.Table,  # The parent product
     recipe: PlanRecipe,
 ) -> np.ndarray:  # (n,) bool
-    "Galaxies that may be hosts or controls; raises BadInput when a limit needs a column that is not there"
+    """Galaxies that may be hosts or controls; raises BadInput when a limit needs a column that is not there
+
+    Parameters
+    ----------
+    parent : pa.Table
+        The parent product
+    recipe : PlanRecipe
+
+    Returns
+    -------
+    np.ndarray
+        (n,) bool
+
+    Raises
+    ------
+    BadInput
+        plan '{recipe.experiment_id}': min_host_radius needs the column shape_r of the parent sample
+    """
     keep = parent[recipe.selection].to_numpy(zero_copy_only=False).astype(bool)
     if recipe.exclude_bricks:
         keep = keep & ~pc.is_in(parent["brickname"], pa.array(recipe.exclude_bricks)).to_numpy(zero_copy_only=False)
@@ -369,7 +640,19 @@ def split_galaxies(
     split: str,
     recipe: PlanRecipe,
 ) -> pa.Table:
-    "The galaxies of a split that may be planned"
+    """The galaxies of a split that may be planned
+
+    Parameters
+    ----------
+    galaxies : pa.Table
+        Rows of the parent product
+    split : str
+    recipe : PlanRecipe
+
+    Returns
+    -------
+    pa.Table
+    """
     return galaxies.filter(pa.array(allowed(galaxies, recipe))).filter(pc.field("split") == split)
 
 # %% ../../nbs/injection/plan.ipynb #c0c6e36b
@@ -381,7 +664,30 @@ def plan_injections(
     bands: tuple[str, ...],
     bank: Mapping[str, np.ndarray],  # Columns of the source bank; empty without one
 ) -> pa.Table:  # Product `injection_plan`
-    "The injections into some galaxies of a split"
+    """The injections into some galaxies of a split
+
+    Parameters
+    ----------
+    there : pa.Table
+        A split's galaxies that are allowed, one at least
+    split : str
+        Its name
+    share : Share
+    recipe : PlanRecipe
+    bands : tuple[str, ...]
+    bank : Mapping[str, np.ndarray]
+        Columns of the source bank; empty without one
+
+    Returns
+    -------
+    pa.Table
+        Product `injection_plan`
+
+    Raises
+    ------
+    BadInput
+        plan '{recipe.experiment_id}': src_kind is hst, but the source bank holds no galaxy for split '{split}'
+    """
     injected, _, turn = roles(there, recipe)
     hosts = np.flatnonzero(injected)
     n = share.replicates(turn[hosts])
@@ -403,7 +709,21 @@ def plan_controls(
     recipe: PlanRecipe,
     bands: tuple[str, ...],
 ) -> pa.Table:  # Product `injection_plan`
-    "The controls among some galaxies of a split"
+    """The controls among some galaxies of a split
+
+    Parameters
+    ----------
+    there : pa.Table
+        A split's galaxies that are allowed, one at least
+    share : Share
+    recipe : PlanRecipe
+    bands : tuple[str, ...]
+
+    Returns
+    -------
+    pa.Table
+        Product `injection_plan`
+    """
     _, candidates, turn = roles(there, recipe)
     weight = np.where(candidates, share.controls(turn, there["mag_r"].to_numpy()), 0.0)
     chosen = np.flatnonzero(weight > 0)
@@ -425,7 +745,24 @@ def plan_galaxies(
     bands: tuple[str, ...],
     bank: Mapping[str, np.ndarray],  # Columns of the source bank; empty without one
 ) -> pa.Table:  # Product `injection_plan`, by brick and task
-    "The plan of some galaxies: the same rows whichever others are planned beside them"
+    """The plan of some galaxies: the same rows whichever others are planned beside them
+
+    Parameters
+    ----------
+    galaxies : pa.Table
+        Some rows of the parent product
+    shares : Mapping[str, Share]
+        Of every split
+    recipe : PlanRecipe
+    bands : tuple[str, ...]
+    bank : Mapping[str, np.ndarray]
+        Columns of the source bank; empty without one
+
+    Returns
+    -------
+    pa.Table
+        Product `injection_plan`, by brick and task
+    """
     rows = []
     for split, share in shares.items():
         there = split_galaxies(galaxies, split, recipe)
@@ -436,7 +773,23 @@ def plan_galaxies(
 # %% ../../nbs/injection/plan.ipynb #1cb72246
 @dataclass(frozen=True)
 class Enrolled:
-    "What is kept of a split's galaxies, (n,) each"
+    """What is kept of a split's galaxies, (n,) each
+
+    Attributes
+    ----------
+    injected : np.ndarray
+        bool
+    candidate : np.ndarray
+        bool
+    turn : np.ndarray
+        Hash
+    mag_r : np.ndarray
+        float32
+    area : np.ndarray
+        Lensed area
+    brick : np.ndarray
+        Name
+    """
 
     injected: np.ndarray  # bool
     candidate: np.ndarray  # bool
@@ -455,7 +808,18 @@ def enrol(
     galaxies: pa.Table,  # A split's galaxies that are allowed, of one file
     recipe: PlanRecipe,
 ) -> Enrolled:
-    "What the shares are counted from"
+    """What the shares are counted from
+
+    Parameters
+    ----------
+    galaxies : pa.Table
+        A split's galaxies that are allowed, of one file
+    recipe : PlanRecipe
+
+    Returns
+    -------
+    Enrolled
+    """
     injected, candidate, turn = roles(galaxies, recipe)
     brick = galaxies["brickname"].to_numpy(zero_copy_only=False).astype("S")
     area = lensed_area(galaxies, recipe) if recipe.prior in PHYSICAL else np.ones(len(galaxies), np.float32)
@@ -468,7 +832,25 @@ def share_of(
     found: Enrolled,
     recipe: PlanRecipe,
 ) -> Share:
-    "What a split's galaxies have in common, but for controls that are matched in total light; raises BadInput when there are no galaxies to plan with"
+    """What a split's galaxies have in common, but for controls that are matched in total light; raises BadInput when there are no galaxies to plan with
+
+    Parameters
+    ----------
+    split : str
+    wanted : int
+        Stamps
+    found : Enrolled
+    recipe : PlanRecipe
+
+    Returns
+    -------
+    Share
+
+    Raises
+    ------
+    BadInput
+        plan '{recipe.experiment_id}': split '{split}' has {hosts} hosts and {candidates} controls that pass {recipe.selection}
+    """
     n_injected, n_controls = round(wanted * (1 - recipe.control_frac)), round(wanted * recipe.control_frac)
     hosts, candidates = int(found.injected.sum()), int(found.candidate.sum())
     if (n_injected and not hosts) or (n_controls and not candidates):
@@ -491,7 +873,19 @@ def light_of(
     rows: pa.Table,  # Injections of a plan
     recipe: PlanRecipe,
 ) -> dict[float, float]:  # Bin of total r light -> weight of the injections in it
-    "The brightness of the finished stamps"
+    """The brightness of the finished stamps
+
+    Parameters
+    ----------
+    rows : pa.Table
+        Injections of a plan
+    recipe : PlanRecipe
+
+    Returns
+    -------
+    dict[float, float]
+        Bin of total r light -> weight of the injections in it
+    """
     t = {c: rows[c].to_numpy() for c in ("mag_r", "theta_E", "src_x", "src_y", "src_reff", "src_mag_r")}
     bins, which = np.unique(np.floor(total_magnitude(t, recipe.src_dmag_of) / STEP), return_inverse=True)
     return dict(zip(bins.tolist(), np.bincount(which.reshape(-1), rows["weight"].to_numpy(), len(bins)).tolist()))
@@ -503,7 +897,22 @@ def shares_of(
     bands: tuple[str, ...] = ("g", "r", "z"),
     bank: Mapping[str, np.ndarray] | None = None,  # Columns of the source bank
 ) -> tuple[dict[str, Share], dict[str, int]]:  # Split -> its share; brick -> about how many rows
-    "What each split's galaxies have in common; raises BadInput when a split has no galaxies to plan with"
+    """What each split's galaxies have in common; raises BadInput when a split has no galaxies to plan with
+
+    Parameters
+    ----------
+    pieces : Callable[[], Iterable[pa.Table]]
+        Gives the parent product file by file, as often as it is asked
+    recipe : PlanRecipe
+    bands : tuple[str, ...], default ('g', 'r', 'z')
+    bank : Mapping[str, np.ndarray] | None, default None
+        Columns of the source bank
+
+    Returns
+    -------
+    tuple[dict[str, Share], dict[str, int]]
+        Split -> its share; brick -> about how many rows
+    """
     lists: dict[str, list[Enrolled]] = {split: [] for split in recipe.n_total_per_split}
     for piece in pieces():
         for split, mine in lists.items():
@@ -532,7 +941,13 @@ def rows_of(
     found: Enrolled,
     share: Share,
 ) -> dict[str, int]:  # Brick -> rows
-    "How many rows some galaxies of a split will have, before any is left out for its size"
+    """How many rows some galaxies of a split will have, before any is left out for its size
+
+    Returns
+    -------
+    dict[str, int]
+        Brick -> rows
+    """
     times = np.where(found.injected, share.replicates(found.turn), 0)
     names, at = np.unique(found.brick, return_inverse=True)
     many = np.bincount(at.reshape(-1), times + (found.candidate & (share.controls(found.turn, found.mag_r) > 0)), len(names))
@@ -546,7 +961,22 @@ def make_plan(
     bank: Mapping[str, np.ndarray]
     | None = None,  # Source bank: split, z, mag_r and the bands' magnitudes (`cosmos.bank_photometry`); wanted when src_kind is hst
 ) -> pa.Table:  # The injection_plan product, sorted by brick and task
-    "Phase 4a in one piece: one row a stamp; raises BadInput when a split has no galaxies to plan with"
+    """Phase 4a in one piece: one row a stamp; raises BadInput when a split has no galaxies to plan with
+
+    Parameters
+    ----------
+    parent : pa.Table
+        The parent product
+    recipe : PlanRecipe
+    bands : tuple[str, ...], default ('g', 'r', 'z')
+    bank : Mapping[str, np.ndarray] | None, default None
+        Source bank: split, z, mag_r and the bands' magnitudes (`cosmos.bank_photometry`); wanted when src_kind is hst
+
+    Returns
+    -------
+    pa.Table
+        The injection_plan product, sorted by brick and task
+    """
     shares, _ = shares_of(lambda: [parent], recipe, bands, bank)
     return plan_galaxies(parent, shares, recipe, bands, bank or {})
 
@@ -554,7 +984,18 @@ def make_plan(
 def control_counts(
     plan: pa.Table,  # Rows of product `injection_plan`
 ) -> pa.Table:  # split, is_control, weight_count, weight_sum
-    "How many stamps each split has of each kind, and how much they weigh; those of several files may be put together"
+    """How many stamps each split has of each kind, and how much they weigh; those of several files may be put together
+
+    Parameters
+    ----------
+    plan : pa.Table
+        Rows of product `injection_plan`
+
+    Returns
+    -------
+    pa.Table
+        split, is_control, weight_count, weight_sum
+    """
     return plan.group_by(["split", "is_control"], use_threads=False).aggregate([("weight", "count"), ("weight", "sum")])
 
 
@@ -562,7 +1003,20 @@ def controls_said(
     counts: pa.Table,  # From `control_counts`
     recipe: PlanRecipe,  # What the plan was made from
 ) -> list[str]:  # A sentence per split
-    "What became of the controls asked for: how many there are, and how much each counts where there are too few"
+    """What became of the controls asked for: how many there are, and how much each counts where there are too few
+
+    Parameters
+    ----------
+    counts : pa.Table
+        From `control_counts`
+    recipe : PlanRecipe
+        What the plan was made from
+
+    Returns
+    -------
+    list[str]
+        A sentence per split
+    """
     of, control = (counts[c].to_numpy(zero_copy_only=False) for c in ("split", "is_control"))
     count, weight, said = counts["weight_count"].to_numpy(), counts["weight_sum"].to_numpy(), []
     for split, stamps in recipe.n_total_per_split.items():

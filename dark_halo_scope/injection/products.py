@@ -39,7 +39,18 @@ def bank_given(
     recipe: Chosen,
     place: Place,
 ) -> tuple[str, str]:  # Its checksum and its address; empty where the plan paints no HST sources
-    "The bank of HST sources; raises BadInput when the plan wants one and the recipe names none"
+    """The bank of HST sources; raises BadInput when the plan wants one and the recipe names none
+
+    Returns
+    -------
+    tuple[str, str]
+        Its checksum and its address; empty where the plan paints no HST sources
+
+    Raises
+    ------
+    BadInput
+        the plan paints HST sources and the recipe names no bank: make one with dhs bank, then --set bank=FILE
+    """
     if recipe.plan.src_kind != "hst":
         return "", ""
     if not recipe.bank:
@@ -53,7 +64,19 @@ def bank_photometry(
     uri: str,  # The bank; empty: none
     bands: Sequence[str],
 ) -> dict[str, np.ndarray] | None:  # split, redshift, magnitudes, (n,) each
-    "What the plan needs to know of the bank's galaxies"
+    """What the plan needs to know of the bank's galaxies
+
+    Parameters
+    ----------
+    uri : str
+        The bank; empty: none
+    bands : Sequence[str]
+
+    Returns
+    -------
+    dict[str, np.ndarray] | None
+        split, redshift, magnitudes, (n,) each
+    """
     if not uri:
         return None
     from dark_halo_scope.lensing import cosmos
@@ -77,7 +100,18 @@ def plan_columns(
     recipe: Any,  # A `PlanRecipe`
     bands: Sequence[str],
 ) -> list[str]:
-    "What a plan asks of the parent sample"
+    """What a plan asks of the parent sample
+
+    Parameters
+    ----------
+    recipe : Any
+        A `PlanRecipe`
+    bands : Sequence[str]
+
+    Returns
+    -------
+    list[str]
+    """
     own = ["release", "brickid", "objid", "brickname", "ra", "dec", "split", "ebv", "shape_r", "shape_e1", "shape_e2", recipe.selection]
     return list(dict.fromkeys([*own, *(f"{c}_{b}" for c in ("mag", "mw_transmission", "psfsize", "psfdepth") for b in bands)]))
 
@@ -86,7 +120,19 @@ def plan_parts(
     rows: Mapping[str, int],  # Brick -> rows of the plan
     most: int = PART_ROWS,
 ) -> list[tuple[str, str]]:  # First and last brick of each
-    "Runs of whole bricks in the order of their names, of about equal size"
+    """Runs of whole bricks in the order of their names, of about equal size
+
+    Parameters
+    ----------
+    rows : Mapping[str, int]
+        Brick -> rows of the plan
+    most : int, default PART_ROWS
+
+    Returns
+    -------
+    list[tuple[str, str]]
+        First and last brick of each
+    """
     parts: list[tuple[str, str]] = []
     first, held = "", 0
     names = sorted(rows)
@@ -128,7 +174,26 @@ def plan_part(
     bands: tuple[str, ...],
     bank: str,  # Address of the source bank; empty: none
 ) -> Made:
-    "The plan of some bricks"
+    """The plan of some bricks
+
+    Parameters
+    ----------
+    files : Sequence[str]
+        Of the parent sample
+    bricks : tuple[str, str]
+        First and last brick
+    columns : Sequence[str]
+    shares : Mapping[str, Share]
+    plan : Any
+        A `PlanRecipe`
+    bands : tuple[str, ...]
+    bank : str
+        Address of the source bank; empty: none
+
+    Returns
+    -------
+    Made
+    """
     mine = (pc.field("brickname") >= bricks[0]) & (pc.field("brickname") <= bricks[1])
     galaxies = pa.concat_tables([read_table(uri, columns).filter(mine) for uri in files]).combine_chunks()
     return Made(plan_galaxies(galaxies, shares, plan, bands, bank_photometry(bank, bands) or {}), options={"row_group_size": PLAN_ROWS})
@@ -140,7 +205,20 @@ def plan(
     recipe: Chosen,
     place: Place,
 ) -> Made:
-    "The claims that the plan makes, measured, stand beside it"
+    """The claims that the plan makes, measured, stand beside it
+
+    Parameters
+    ----------
+    parts : Sequence[Input]
+        The plan's files
+    inputs : Inputs
+    recipe : Chosen
+    place : Place
+
+    Returns
+    -------
+    Made
+    """
     config = {"variant": recipe.selection.variant, "experiment_id": recipe.plan.experiment_id, "grid": recipe.plan.prior}
     config |= {"n_total_per_split": recipe.plan.n_total_per_split, "control_frac": recipe.plan.control_frac}
     tally = Tally(recipe.plan)
@@ -156,7 +234,19 @@ def open_plan(
     uri: str,  # A file of the plan
     name: str,  # The plan's receipt's name: another plan under the same address is another file
 ) -> pq.ParquetFile:
-    "A file of the plan, opened once per process; raises BadInput when it is not readable"
+    """A file of the plan, opened once per process; raises BadInput when it is not readable
+
+    Parameters
+    ----------
+    uri : str
+        A file of the plan
+    name : str
+        The plan's receipt's name: another plan under the same address is another file
+
+    Returns
+    -------
+    pq.ParquetFile
+    """
     return open_table(uri)
 
 
@@ -173,7 +263,23 @@ def plan_rows(
     first: int,  # First row wanted
     n: int,  # Rows
 ) -> pa.Table:
-    "Consecutive rows of a file; reads the groups that hold them and no others"
+    """Consecutive rows of a file; reads the groups that hold them and no others
+
+    Parameters
+    ----------
+    uri : str
+        A file of the plan
+    name : str
+        Of the plan's receipt
+    first : int
+        First row wanted
+    n : int
+        Rows
+
+    Returns
+    -------
+    pa.Table
+    """
     parts, start = [], 0
     meta = open_plan(uri, name).metadata
     for group in range(meta.num_row_groups):
@@ -190,7 +296,26 @@ def plan_bricks(
     name: str,  # Of its receipt
     limit: int = 0,  # Rows of the plan at most; 0 is all
 ) -> list[tuple[str, str, int, int]]:  # (brick, file, first row in it, rows)
-    "Where each brick's rows lie in the plan; with a limit, only as much of the plan as that needs; raises BadInput for a plan out of order"
+    """Where each brick's rows lie in the plan; with a limit, only as much of the plan as that needs; raises BadInput for a plan out of order
+
+    Parameters
+    ----------
+    uri : str
+    name : str
+        Of its receipt
+    limit : int, default 0
+        Rows of the plan at most; 0 is all
+
+    Returns
+    -------
+    list[tuple[str, str, int, int]]
+        (brick, file, first row in it, rows)
+
+    Raises
+    ------
+    BadInput
+        {uri}: rows of one brick are not together; expected a plan sorted by brick
+    """
     runs: list[tuple[str, str, int, int]] = []
     left = limit or sys.maxsize
     for file in Input("plan", uri, read_receipt(uri)).files():
@@ -209,7 +334,22 @@ def file_bricks(
     name: str,  # Of the plan's receipt
     limit: int,  # Rows at most
 ) -> list[tuple[str, int, int]]:  # (brick, first row, rows)
-    "Where each brick's rows lie in a file, read group by group until there are enough"
+    """Where each brick's rows lie in a file, read group by group until there are enough
+
+    Parameters
+    ----------
+    uri : str
+        A file of the plan
+    name : str
+        Of the plan's receipt
+    limit : int
+        Rows at most
+
+    Returns
+    -------
+    list[tuple[str, int, int]]
+        (brick, first row, rows)
+    """
     file, start = open_plan(uri, name), 0
     runs: list[tuple[str, int, int]] = []
     for group in range(file.metadata.num_row_groups):
@@ -253,7 +393,20 @@ def brick_rows(
     rows: tuple[str, str, int, int],  # A file of the plan, the plan's receipt's name, first row and number of rows
     **values: Any,  # The task's other values
 ) -> dict[str, Any]:  # The values with the rows read
-    "Reads a task's rows of the plan: their content is what the brick's receipt names"
+    """Reads a task's rows of the plan: their content is what the brick's receipt names
+
+    Parameters
+    ----------
+    rows : tuple[str, str, int, int]
+        A file of the plan, the plan's receipt's name, first row and number of rows
+    **values : Any
+        The task's other values
+
+    Returns
+    -------
+    dict[str, Any]
+        The values with the rows read
+    """
     return {"tasks": plan_rows(*rows)} | values
 
 # %% ../../nbs/injection/products.ipynb #4c9a83f1
@@ -266,7 +419,27 @@ def brick_stamps(
     lensed: bool,  # Whether src_dmag is of the lensed source
     bank: str,  # Address of the source bank; empty: none
 ) -> Made:
-    "The stamps of one brick"
+    """The stamps of one brick
+
+    Parameters
+    ----------
+    tasks : pa.Table
+        The brick's rows of the plan
+    brick : str
+    release : str
+        Root of the survey's files
+    paint : Any
+        A `PaintRecipe`
+    bands : Sequence[str]
+    lensed : bool
+        Whether src_dmag is of the lensed source
+    bank : str
+        Address of the source bank; empty: none
+
+    Returns
+    -------
+    Made
+    """
     first = np.unique(tasks["objid"].to_numpy(), return_index=True)[1]
     ra, dec = tasks["ra"].to_numpy()[first], tasks["dec"].to_numpy()[first]
     sky = read_cutouts(Release(release), brick, ra, dec, tuple(bands), paint.n_pix)
@@ -276,7 +449,13 @@ def brick_stamps(
 # %% ../../nbs/injection/products.ipynb #9bac9a7d
 @dataclass(frozen=True)
 class ShardRecipe:
-    "Whether stamps are joined to shards, and how large they are"
+    """Whether stamps are joined to shards, and how large they are
+
+    Attributes
+    ----------
+    per_shard : int, default 0
+        Stamps wanted in a shard; 0 makes none
+    """
 
     per_shard: int = 0  # Stamps wanted in a shard; 0 makes none
 
@@ -288,7 +467,17 @@ class ShardRecipe:
 def shards_wanted(
     recipe: Any,  # The run's recipe
 ) -> bool:
-    "Whether a run joins its stamps to shards"
+    """Whether a run joins its stamps to shards
+
+    Parameters
+    ----------
+    recipe : Any
+        The run's recipe
+
+    Returns
+    -------
+    bool
+    """
     return recipe.shards.per_shard > 0
 
 # %% ../../nbs/injection/products.ipynb #6bef9737
@@ -320,7 +509,20 @@ def shard(
     rows: int,  # Stamps that their receipts promise
     codec: str,
 ) -> Made:
-    "One shard of the stamps"
+    """One shard of the stamps
+
+    Parameters
+    ----------
+    uris : Sequence[str]
+        Stamps files of whole bricks
+    rows : int
+        Stamps that their receipts promise
+    codec : str
+
+    Returns
+    -------
+    Made
+    """
     table = joined_shard([read_table(uri) for uri in uris], rows, ", ".join(uris[:2]))
     return Made(table, options=parquet_options(table, codec))
 

@@ -27,7 +27,18 @@ MIN_RING_GOOD = 0.5  # Share of the ring's pixels that must be unmasked for the 
 def warning_names(
     flags: dict[str, np.ndarray],  # Name of a warning -> (n,) bool
 ) -> pa.Array:  # A list of names a row
-    "Flags as lists of names"
+    """Flags as lists of names
+
+    Parameters
+    ----------
+    flags : dict[str, np.ndarray]
+        Name of a warning -> (n,) bool
+
+    Returns
+    -------
+    pa.Array
+        A list of names a row
+    """
     names, table = np.array(list(flags)), np.stack(list(flags.values()), axis=1)
     return pa.array([names[row].tolist() for row in table], pa.list_(pa.string()))
 
@@ -39,7 +50,26 @@ def ring_share(
     good: np.ndarray,  # (n, y, x) bool: unmasked pixels
     pixscale: float,  # [arcsec / pix]
 ) -> np.ndarray:  # (n,) 0 to 1
-    "Share of the ring's pixels that are unmasked"
+    """Share of the ring's pixels that are unmasked
+
+    Parameters
+    ----------
+    theta_E : np.ndarray
+        (n,) Einstein radius [arcsec]
+    seeing : np.ndarray
+        (n,) FWHM; NaN where it is not known [arcsec]
+    cut : Cutouts
+        n cutouts
+    good : np.ndarray
+        (n, y, x) bool: unmasked pixels
+    pixscale : float
+        [arcsec / pix]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) 0 to 1
+    """
     away = np.abs(radius_from(good.shape[-1], pixscale, cut.dx, cut.dy) - theta_E[:, None, None])
     ring = away < np.maximum(np.nan_to_num(seeing), 3 * pixscale)[:, None, None] / 2
     return (ring & good).sum(axis=(1, 2)) / np.maximum(ring.sum(axis=(1, 2)), 1)
@@ -56,7 +86,33 @@ def measure(
     gain: np.ndarray,  # (band,) [electrons / nmgy]
     inside: np.ndarray,  # (n,) share of the arc's light that falls in the stamp
 ) -> dict[str, Any]:  # The quality columns of the stamps product
-    "Quality of each stamp, from the painted light and the cutout's noise and mask"
+    """Quality of each stamp, from the painted light and the cutout's noise and mask
+
+    Parameters
+    ----------
+    t : dict[str, np.ndarray]
+        Columns of the tasks
+    cut : Cutouts
+        One row a task
+    arcs : np.ndarray
+        (n, band, y, x) painted light without noise, 0 for controls [nmgy / pix]
+    stamps : np.ndarray
+        (n, band, y, x) finished stamps [nmgy / pix]
+    flux : np.ndarray
+        (n, band) unlensed flux of the source, 0 for controls [nmgy]
+    bands : Sequence[str]
+    pixscale : float
+        [arcsec / pix]
+    gain : np.ndarray
+        (band,) [electrons / nmgy]
+    inside : np.ndarray
+        (n,) share of the arc's light that falls in the stamp
+
+    Returns
+    -------
+    dict[str, Any]
+        The quality columns of the stamps product
+    """
     r = list(bands).index("r") if "r" in bands else 0
     painted, good = flux.sum(axis=1) > 0, ~cut.bad()
     each, snr = arc_snr(arcs, cut.invvar, good, cut.image, gain)

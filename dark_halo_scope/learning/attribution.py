@@ -26,7 +26,26 @@ def network_inputs(
     images: np.ndarray,  # (n, band, y, x) [nmgy/pix]
     meta: np.ndarray | None = None,  # (n, k) metadata columns, where the network takes them
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # (n, channel, y, x) normalised, and the metadata
-    "Stamps held in memory as a network's input; raises BadInput when it needs what an image cannot give"
+    """Stamps held in memory as a network's input; raises BadInput when it needs what an image cannot give
+
+    Parameters
+    ----------
+    recipe : TrainRecipe
+    images : np.ndarray
+        (n, band, y, x) [nmgy/pix]
+    meta : np.ndarray | None, default None
+        (n, k) metadata columns, where the network takes them
+
+    Returns
+    -------
+    tuple[torch.Tensor, torch.Tensor | None]
+        (n, channel, y, x) normalised, and the metadata
+
+    Raises
+    ------
+    BadInput
+        network with pairs='{recipe.pairs}' needs a control beside each image, and an image has none
+    """
     if recipe.pairs in ("input", "residual"):
         raise BadInput(f"network with pairs='{recipe.pairs}' needs a control beside each image, and an image has none")
     image, one = torch.from_numpy(np.ascontiguousarray(images, np.float32)), torch.ones(len(images))
@@ -42,7 +61,22 @@ def embeddings(
     images: np.ndarray,  # (n, band, y, x) [nmgy/pix]
     meta: np.ndarray | None = None,  # (n, k)
 ) -> np.ndarray:  # (n, features) float32
-    "The features before the last layer"
+    """The features before the last layer
+
+    Parameters
+    ----------
+    model : LensNet
+    recipe : TrainRecipe
+    images : np.ndarray
+        (n, band, y, x) [nmgy/pix]
+    meta : np.ndarray | None, default None
+        (n, k)
+
+    Returns
+    -------
+    np.ndarray
+        (n, features) float32
+    """
     x, columns = network_inputs(recipe, images, meta)
     model.eval()
     parts = [model(x[i : i + SIZE], None if columns is None else columns[i : i + SIZE])[1] for i in range(0, len(x), SIZE)]
@@ -56,7 +90,24 @@ def integrated_gradients(
     meta: np.ndarray | None = None,  # (n, k)
     steps: int = 16,  # Points of the path, midpoints of equal steps
 ) -> tuple[np.ndarray, np.ndarray]:  # (n, y, x) attribution summed over bands; (n,) logit minus that of blank sky
-    "Each pixel's share of the logit"
+    """Each pixel's share of the logit
+
+    Parameters
+    ----------
+    model : LensNet
+    recipe : TrainRecipe
+    images : np.ndarray
+        (n, band, y, x) [nmgy/pix]
+    meta : np.ndarray | None, default None
+        (n, k)
+    steps : int, default 16
+        Points of the path, midpoints of equal steps
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        (n, y, x) attribution summed over bands; (n,) logit minus that of blank sky
+    """
     x, columns = network_inputs(recipe, images, meta)
     model.eval()
     maps, rise = [], []
@@ -78,7 +129,24 @@ def ring_mask(
     pixscale: float = 0.262,  # [arcsec per pixel]
     width: float = 3.0,  # [pix]
 ) -> np.ndarray:  # (n, y, x) bool
-    "Rings at the Einstein radius"
+    """Rings at the Einstein radius
+
+    Parameters
+    ----------
+    theta_E : np.ndarray
+        (n,) [arcsec]
+    n_pix : int
+        Side of a stamp [pix]
+    pixscale : float, default 0.262
+        [arcsec per pixel]
+    width : float, default 3.0
+        [pix]
+
+    Returns
+    -------
+    np.ndarray
+        (n, y, x) bool
+    """
     y, x = np.mgrid[:n_pix, :n_pix] - (n_pix - 1) / 2
     return np.abs(np.hypot(x, y) - np.asarray(theta_E)[:, None, None] / pixscale) <= width / 2
 
@@ -87,7 +155,20 @@ def share_in(
     maps: np.ndarray,  # (n, y, x) attribution
     mask: np.ndarray,  # (n, y, x) or (y, x) bool
 ) -> np.ndarray:  # (n,) 0 to 1
-    "Share of the absolute attribution within a mask"
+    """Share of the absolute attribution within a mask
+
+    Parameters
+    ----------
+    maps : np.ndarray
+        (n, y, x) attribution
+    mask : np.ndarray
+        (n, y, x) or (y, x) bool
+
+    Returns
+    -------
+    np.ndarray
+        (n,) 0 to 1
+    """
     size = np.abs(maps)
     return (size * mask).sum((1, 2)) / np.maximum(size.sum((1, 2)), 1e-30)
 
@@ -97,7 +178,22 @@ def arc_mask(
     before: np.ndarray,  # (n, band, y, x) the same cutouts before painting
     share: float = 0.8,  # Of the added light
 ) -> np.ndarray:  # (n, y, x) bool
-    "The brightest pixels that together hold a share of the painted light"
+    """The brightest pixels that together hold a share of the painted light
+
+    Parameters
+    ----------
+    painted : np.ndarray
+        (n, band, y, x) [nmgy/pix]
+    before : np.ndarray
+        (n, band, y, x) the same cutouts before painting
+    share : float, default 0.8
+        Of the added light
+
+    Returns
+    -------
+    np.ndarray
+        (n, y, x) bool
+    """
     light = np.clip((painted - before).astype(np.float64).sum(1), 0, None)
     flat = light.reshape(len(light), -1)
     order = np.argsort(-flat, axis=1)
@@ -113,7 +209,28 @@ def attention_on(
     draws: int = 200,  # Of maps dealt to other lenses' masks
     seed: int = 0,
 ) -> dict[str, float]:  # share, of a flat map, of other lenses' maps, and the share of draws that do as well
-    "Mean share within the masks beside what it would be without any idea of them"
+    """Mean share within the masks beside what it would be without any idea of them
+
+    Parameters
+    ----------
+    maps : np.ndarray
+        (n, y, x) attribution of lenses
+    masks : np.ndarray
+        (n, y, x) bool: where each one's arc is
+    draws : int, default 200
+        Of maps dealt to other lenses' masks
+    seed : int, default 0
+
+    Returns
+    -------
+    dict[str, float]
+        share, of a flat map, of other lenses' maps, and the share of draws that do as well
+
+    Raises
+    ------
+    BadInput
+        attention: {len(maps)} maps, {len(masks)} masks; expected as many of each and at least two
+    """
     if len(maps) != len(masks) or len(maps) < 2:
         raise BadInput(f"attention: {len(maps)} maps, {len(masks)} masks; expected as many of each and at least two")
     rng, mine = np.random.default_rng(seed), float(share_in(maps, masks).mean())
@@ -132,7 +249,26 @@ def attention_by_epoch(
     meta: np.ndarray | None = None,  # (n, k)
     steps: int = 8,  # Of the integral
 ) -> tuple[list[dict[str, Any]], np.ndarray]:  # One row a checkpoint and mask; maps (checkpoint, n, y, x)
-    "How attention moves as a network is trained"
+    """How attention moves as a network is trained
+
+    Parameters
+    ----------
+    checkpoints : Sequence[str]
+        Checkpoints of one run
+    images : np.ndarray
+        (n, band, y, x) lenses [nmgy/pix]
+    masks : Mapping[str, np.ndarray]
+        Such as ring and arc -> (n, y, x) bool
+    meta : np.ndarray | None, default None
+        (n, k)
+    steps : int, default 8
+        Of the integral
+
+    Returns
+    -------
+    tuple[list[dict[str, Any]], np.ndarray]
+        One row a checkpoint and mask; maps (checkpoint, n, y, x)
+    """
     rows, every = [], []
     for uri in checkpoints:
         model, recipe, _ = load_model(uri)
@@ -148,7 +284,21 @@ def failures(
     label: np.ndarray,  # (n,) 1 lens, 0 not
     count: int = 6,
 ) -> dict[str, np.ndarray]:  # found, missed, false alarms, quiet: indices, the most extreme first
-    "Stamps that say most about a network: the surest of each kind, right and wrong"
+    """Stamps that say most about a network: the surest of each kind, right and wrong
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,)
+    label : np.ndarray
+        (n,) 1 lens, 0 not
+    count : int, default 6
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        found, missed, false alarms, quiet: indices, the most extreme first
+    """
     order, lens = np.argsort(-logit, kind="stable"), np.asarray(label)[np.argsort(-logit, kind="stable")] > 0.5
     up, down = order[lens], order[~lens]
     return {"found": up[:count], "missed": up[::-1][:count], "false alarms": down[:count], "quiet": down[::-1][:count]}

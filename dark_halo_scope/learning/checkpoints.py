@@ -34,7 +34,19 @@ def data_identity(
     index: StampIndex,
     made_of: str = "",  # Name of the stamps product
 ) -> str:  # 16 hexadecimal digits
-    "Hash of the rows of a training set, and of the name of what they are made of"
+    """Hash of the rows of a training set, and of the name of what they are made of
+
+    Parameters
+    ----------
+    index : StampIndex
+    made_of : str, default ''
+        Name of the stamps product
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits
+    """
     digest = hashlib.blake2b(made_of.encode(), digest_size=8)
     for name in ("label", "weight", "copies", "meta", "row", "unit"):
         digest.update(np.ascontiguousarray(getattr(index, name)).tobytes())
@@ -46,7 +58,18 @@ def data_identity(
 def content_digest(
     content: Any,  # Tensors, plain values, and maps and lists of them
 ) -> str:  # 32 hexadecimal digits
-    "Digest of names, types, shapes and bytes; the order of a map's keys and a tensor's layout in memory do not matter"
+    """Digest of names, types, shapes and bytes; the order of a map's keys and a tensor's layout in memory do not matter
+
+    Parameters
+    ----------
+    content : Any
+        Tensors, plain values, and maps and lists of them
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits
+    """
     digest = hashlib.blake2b(digest_size=16)
 
     def add(value: Any) -> None:
@@ -76,7 +99,15 @@ def save_checkpoint(
     state: Mapping[str, Any],  # Tensors and plain values; "recipe" a TrainRecipe
     uri: str,  # File to write
 ) -> None:
-    "Writes a checkpoint whole or not at all, with a digest of its content"
+    """Writes a checkpoint whole or not at all, with a digest of its content
+
+    Parameters
+    ----------
+    state : Mapping[str, Any]
+        Tensors and plain values; "recipe" a TrainRecipe
+    uri : str
+        File to write
+    """
     kept = {name: value for name, value in state.items() if name not in ("written", "digest")}
     kept |= {"format": FORMAT, "recipe": recipe_text(state)}
     buffer = io.BytesIO()
@@ -87,7 +118,18 @@ def save_checkpoint(
 def recipe_text(
     state: Mapping[str, Any],  # A checkpoint; "recipe" a TrainRecipe, "written" its text where it was read from a file
 ) -> str:  # JSON, keys sorted
-    "The recipe as it was written, unless it was replaced since"
+    """The recipe as it was written, unless it was replaced since
+
+    Parameters
+    ----------
+    state : Mapping[str, Any]
+        A checkpoint; "recipe" a TrainRecipe, "written" its text where it was read from a file
+
+    Returns
+    -------
+    str
+        JSON, keys sorted
+    """
     text = state.get("written", "")
     if text and recipe_from(TrainRecipe, json.loads(text)) == state["recipe"]:
         return text
@@ -97,7 +139,27 @@ def recipe_text(
 def load_checkpoint(
     uri: str,  # File, a checkpoint or a released network
 ) -> dict[str, Any]:  # As it was saved, "recipe" a TrainRecipe again, and "written" its text
-    "Reads a checkpoint without running anything in it; raises BadInput when it is not one, differs from what was written, or is not finite"
+    """Reads a checkpoint without running anything in it; raises BadInput when it is not one, differs from what was written, or is not finite
+
+    Parameters
+    ----------
+    uri : str
+        File, a checkpoint or a released network
+
+    Returns
+    -------
+    dict[str, Any]
+        As it was saved, "recipe" a TrainRecipe again, and "written" its text
+
+    Raises
+    ------
+    BadInput
+        {uri}: not a released network of this project ({type(error).__name__})
+        {uri}: refused, a checkpoint may hold tensors and plain values only ({reason.strip()[:160]})
+        {uri}: not readable as a checkpoint ({type(error).__name__})
+        {uri}: not a checkpoint of this project (expected format {FORMAT})
+        {uri}: damaged, its content differs from the digest that was written with it; copy or train it again
+    """
     data = storage.read_bytes(uri)
     state = _read_released(data, uri) if uri.endswith(".safetensors") else _read_torch(data, uri)
     if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("recipe"), str):
@@ -119,7 +181,19 @@ def refuse_not_finite(
     tensors: Mapping[str, torch.Tensor],
     uri: str,  # The checkpoint, for the message
 ) -> None:
-    "Raises BadInput naming the first tensor with a number that is not finite"
+    """Raises BadInput naming the first tensor with a number that is not finite
+
+    Parameters
+    ----------
+    tensors : Mapping[str, torch.Tensor]
+    uri : str
+        The checkpoint, for the message
+
+    Raises
+    ------
+    BadInput
+        {uri}: tensor '{name}' has {bad} of {tensor.numel()} numbers that are not finite
+    """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
@@ -140,7 +214,17 @@ def _read_torch(data: bytes, uri: str) -> Any:
 def released_bytes(
     state: Mapping[str, Any],  # A checkpoint
 ) -> bytes:
-    "A network as others get it: weights, recipe, calibrator, and how far it was trained"
+    """A network as others get it: weights, recipe, calibrator, and how far it was trained
+
+    Parameters
+    ----------
+    state : Mapping[str, Any]
+        A checkpoint
+
+    Returns
+    -------
+    bytes
+    """
     weights = {name: tensor.contiguous() for name, tensor in state["model"].items()}
     header = {name: state[name] for name in ("data", "epoch", "step")} | {"calibration": state.get("calibration")}
     header |= {"shown": state["shown"]} if state.get("shown") else {}
@@ -162,7 +246,18 @@ def _read_released(data: bytes, uri: str) -> dict[str, Any]:
 def load_model(
     uri: str,  # Checkpoint
 ) -> tuple[LensNet, TrainRecipe, str]:  # The network ready to score, its recipe, its name
-    "The network of a checkpoint; raises BadInput when the weights are not those of the recipe's network"
+    """The network of a checkpoint; raises BadInput when the weights are not those of the recipe's network
+
+    Parameters
+    ----------
+    uri : str
+        Checkpoint
+
+    Returns
+    -------
+    tuple[LensNet, TrainRecipe, str]
+        The network ready to score, its recipe, its name
+    """
     return network_of(load_checkpoint(uri), uri)
 
 
@@ -170,7 +265,25 @@ def network_of(
     state: Mapping[str, Any],  # A checkpoint
     uri: str,  # Where it was read, for the message
 ) -> tuple[LensNet, TrainRecipe, str]:  # The network ready to score, its recipe, its name
-    "The network of a checkpoint that was read; raises BadInput when the weights are not those of the recipe's network"
+    """The network of a checkpoint that was read; raises BadInput when the weights are not those of the recipe's network
+
+    Parameters
+    ----------
+    state : Mapping[str, Any]
+        A checkpoint
+    uri : str
+        Where it was read, for the message
+
+    Returns
+    -------
+    tuple[LensNet, TrainRecipe, str]
+        The network ready to score, its recipe, its name
+
+    Raises
+    ------
+    BadInput
+        {uri}: the weights are not those of '{recipe.model.name}' (...)
+    """
     recipe: TrainRecipe = state["recipe"]
     model = build_model(without_weights(recipe).model, recipe.channels, len(recipe.read.meta_columns), recipe.n_pix)
     try:
@@ -190,7 +303,18 @@ def without_weights(recipe: TrainRecipe) -> TrainRecipe:
 def model_name(
     state: Mapping[str, Any],  # A checkpoint
 ) -> str:  # 16 hexadecimal digits
-    "Identity of a network: its weights, and its recipe as it was written"
+    """Identity of a network: its weights, and its recipe as it was written
+
+    Parameters
+    ----------
+    state : Mapping[str, Any]
+        A checkpoint
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits
+    """
     recipe = json.dumps(json.loads(recipe_text(state)), sort_keys=True)
     return content_digest({"recipe": recipe, "weights": state["model"]})[:16]
 
@@ -198,7 +322,17 @@ def model_name(
 def shown_in_words(
     state: Mapping[str, Any],  # A checkpoint
 ) -> str:
-    "What a network was shown: bands, releases and cameras"
+    """What a network was shown: bands, releases and cameras
+
+    Parameters
+    ----------
+    state : Mapping[str, Any]
+        A checkpoint
+
+    Returns
+    -------
+    str
+    """
     bands, seen = ", ".join(state["recipe"].read.bands), state.get("shown") or {}
     if not seen:
         return f"bands {bands}; it does not say from which release"
@@ -210,7 +344,15 @@ def with_calibrator(
     uri: str,  # A checkpoint
     calibrator: Calibrator | None,  # None takes it out
 ) -> None:
-    "Writes the checkpoint anew, whole or not at all, with its calibrator"
+    """Writes the checkpoint anew, whole or not at all, with its calibrator
+
+    Parameters
+    ----------
+    uri : str
+        A checkpoint
+    calibrator : Calibrator | None
+        None takes it out
+    """
     state = {**load_checkpoint(uri), "calibration": asdict(calibrator) if calibrator else None}
     if uri.endswith(".safetensors"):
         storage.write_bytes(released_bytes(state), uri)
@@ -221,7 +363,17 @@ def with_calibrator(
 def calibrator_of(
     state: Mapping[str, Any],  # A checkpoint; "calibration" the calibrator's plain values, or None
 ) -> Calibrator | None:
-    "The calibrator of a checkpoint, None where it has none"
+    """The calibrator of a checkpoint, None where it has none
+
+    Parameters
+    ----------
+    state : Mapping[str, Any]
+        A checkpoint; "calibration" the calibrator's plain values, or None
+
+    Returns
+    -------
+    Calibrator | None
+    """
     values = state.get("calibration")
     return recipe_from(Calibrator, values, "calibration") if values else None
 
@@ -231,7 +383,22 @@ def check_fit(
     uri: str,  # The checkpoint, for the message
     **seen: Any,  # bands, n_pix, normalise: what the data has, or what another recipe asks for
 ) -> None:
-    "Raises BadInput naming the first of bands, size or normalisation that differs from what the network was trained with"
+    """Raises BadInput naming the first of bands, size or normalisation that differs from what the network was trained with
+
+    Parameters
+    ----------
+    recipe : TrainRecipe
+        The checkpoint's
+    uri : str
+        The checkpoint, for the message
+    **seen : Any
+        bands, n_pix, normalise: what the data has, or what another recipe asks for
+
+    Raises
+    ------
+    BadInput
+        {uri}: trained with {name} = {trained[name]}, but the data has {name} = {value}
+    """
     trained = {"bands": recipe.read.bands, "n_pix": recipe.n_pix, "normalise": recipe.normalise}
     for name, value in seen.items():
         if trained[name] != value:
@@ -242,7 +409,13 @@ def recipe_difference(
     one: TrainRecipe,
     other: TrainRecipe,
 ) -> list[str]:  # "optim.lr: 0.001 and 0.0003", sorted by name
-    "Names and values of the fields in which two recipes differ"
+    """Names and values of the fields in which two recipes differ
+
+    Returns
+    -------
+    list[str]
+        "optim.lr: 0.001 and 0.0003", sorted by name
+    """
 
     def flat(values: Mapping[str, Any], head: str = "") -> dict[str, Any]:
         out: dict[str, Any] = {}

@@ -20,7 +20,22 @@ def called_without_signal(
     label: np.ndarray,  # (n,) bool
     arc_snr: np.ndarray,  # (n,) S/N of the painted arc; not a number where it is not known
 ) -> dict[str, Any]:  # stamps, called, share and its interval; None where there is no such stamp
-    "How many painted stamps with arc S/N 0 are called lenses, at logit 0"
+    """How many painted stamps with arc S/N 0 are called lenses, at logit 0
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,) scores
+    label : np.ndarray
+        (n,) bool
+    arc_snr : np.ndarray
+        (n,) S/N of the painted arc; not a number where it is not known
+
+    Returns
+    -------
+    dict[str, Any]
+        stamps, called, share and its interval; None where there is no such stamp
+    """
     hidden = np.asarray(label, bool) & (np.asarray(arc_snr) <= 0)
     n, called = int(hidden.sum()), int((logit[hidden] >= 0).sum())
     lo, hi = (float(x) for x in clopper_pearson(called, n)) if n else (0.0, 1.0)
@@ -34,7 +49,26 @@ def brick_aurocs(
     smallest: int = 20,  # Stamps of each class that a brick needs
     hosts: np.ndarray | None = None,  # (n,) which galaxy; every stamp its own if None
 ) -> tuple[np.ndarray, float]:  # AUROC of each brick (k,), and their spread beyond sampling; not a number below three bricks
-    "How the AUROC differs from brick to brick"
+    """How the AUROC differs from brick to brick
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,) scores
+    label : np.ndarray
+        (n,) bool
+    brick : np.ndarray
+        (n,) brick names
+    smallest : int, default 20
+        Stamps of each class that a brick needs
+    hosts : np.ndarray | None, default None
+        (n,) which galaxy; every stamp its own if None
+
+    Returns
+    -------
+    tuple[np.ndarray, float]
+        AUROC of each brick (k,), and their spread beyond sampling; not a number below three bricks
+    """
     y = np.asarray(label, bool)
     areas: list[float] = []
     noise: list[float] = []
@@ -61,7 +95,30 @@ def theta_aurocs(
     level: float = 0.95,  # Confidence
     hosts: np.ndarray | None = None,  # (n,) which galaxy; every stamp its own if None
 ) -> list[dict[str, Any]]:  # theta_E, lenses, auroc, lo, hi: one row per bin
-    "AUROC of the lenses of each bin of theta_E against all negatives"
+    """AUROC of the lenses of each bin of theta_E against all negatives
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,) scores
+    label : np.ndarray
+        (n,) bool
+    theta_E : np.ndarray
+        (n,) [arcsec]; not a number where it is not known
+    edges : Sequence[float], default THETA_EDGES
+        Of the bins [arcsec]
+    fewest : int, default 20
+        Lenses that a bin needs
+    level : float, default 0.95
+        Confidence
+    hosts : np.ndarray | None, default None
+        (n,) which galaxy; every stamp its own if None
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        theta_E, lenses, auroc, lo, hi: one row per bin
+    """
     y, name = np.asarray(label, bool), binned(theta_E, edges, "arcsec")
     rows: list[dict[str, Any]] = []
     for one in bin_names(edges, "arcsec"):
@@ -77,7 +134,27 @@ def epoch_diagnostics(
     label: np.ndarray,  # (n,) 1 lens, 0 not
     columns: Mapping[str, np.ndarray],  # arc_snr, brickname, theta_E, class of the same rows, as far as known
 ) -> dict[str, Any]:  # Plain values, for the history
-    "What a split says beyond its metrics; raises BadInput when the columns have another length"
+    """What a split says beyond its metrics; raises BadInput when the columns have another length
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,) float32
+    label : np.ndarray
+        (n,) 1 lens, 0 not
+    columns : Mapping[str, np.ndarray]
+        arc_snr, brickname, theta_E, class of the same rows, as far as known
+
+    Returns
+    -------
+    dict[str, Any]
+        Plain values, for the history
+
+    Raises
+    ------
+    BadInput
+        diagnostics: column '{name}' has {len(values)} rows, expected {len(y)}
+    """
     y, called = np.asarray(label) > 0.5, logit >= 0
     for name, values in columns.items():
         if len(values) != len(y):

@@ -21,7 +21,18 @@ from ..base.errors import BadInput, unknown_name
 def plain_numbers(
     row: Mapping[str, Any],  # An epoch's row of the history
 ) -> dict[str, float]:  # "train/loss", "choose/auroc" ...
-    "The numbers of a row under names that TensorBoard and Weights & Biases both take"
+    """The numbers of a row under names that TensorBoard and Weights & Biases both take
+
+    Parameters
+    ----------
+    row : Mapping[str, Any]
+        An epoch's row of the history
+
+    Returns
+    -------
+    dict[str, float]
+        "train/loss", "choose/auroc" ...
+    """
     groups = {"train": row, "choose": row.get("choose", {}), "diagnostics": row.get("diagnostics", {})}
     return {
         f"{group}/{name.replace('@', '_at_')}": float(value)
@@ -72,7 +83,13 @@ class WeightsAndBiases:
     "A run of wandb"
 
     def start(self, out_dir: str, facts: Mapping[str, Any], epoch: int) -> None:
-        "Opens the run; raises BadInput where wandb is not installed"
+        """Opens the run; raises BadInput where wandb is not installed
+
+        Raises
+        ------
+        BadInput
+            logger 'wandb': the package wandb is not installed; pip install wandb, or leave it out of train.loggers
+        """
         try:
             wandb: Any = importlib.import_module("wandb")
         except ImportError:
@@ -100,7 +117,13 @@ LOGGERS: dict[str, Callable[[], Logger]] = {"tensorboard": TensorBoard, "wandb":
 def check_loggers(
     names: Sequence[str],
 ) -> None:
-    "Raises BadInput for a logger that is not known"
+    """Raises BadInput for a logger that is not known
+
+    Raises
+    ------
+    BadInput
+        unknown logger
+    """
     for name in names:
         if name not in LOGGERS:
             raise unknown_name("logger", name, LOGGERS, "train.loggers")
@@ -112,7 +135,23 @@ def start_loggers(
     facts: Mapping[str, Any],  # Its recipe as plain values
     epoch: int = 0,  # The one that comes next
 ) -> list[Logger]:
-    "The loggers of a run, started; raises BadInput for one that is unknown or not installed"
+    """The loggers of a run, started; raises BadInput for one that is unknown or not installed
+
+    Parameters
+    ----------
+    names : Sequence[str]
+        Keys of LOGGERS
+    out_dir : str
+        Folder of the run
+    facts : Mapping[str, Any]
+        Its recipe as plain values
+    epoch : int, default 0
+        The one that comes next
+
+    Returns
+    -------
+    list[Logger]
+    """
     check_loggers(names)
     made = [LOGGERS[name]() for name in names]
     for one in made:

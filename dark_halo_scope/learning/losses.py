@@ -20,7 +20,23 @@ KINDS = ("bce", "focal")
 
 @dataclass(frozen=True)
 class LossRecipe:
-    "What is minimised"
+    """What is minimised
+
+    Attributes
+    ----------
+    kind : str, default 'bce'
+        "bce" or "focal"
+    alpha : float, default 0.25
+        focal: weight of lenses; of the rest 1 - alpha
+    gamma : float, default 2.0
+        focal: how strongly easy stamps are turned down
+    label_smoothing : float, default 0.0
+        Share of certainty taken from each label
+    contrastive : float, default 0.0
+        Weight of the term on pairs; needs control stamps in the batch
+    margin : float, default 1.0
+        Distance beyond which a pair costs nothing
+    """
 
     kind: str = "bce"  # "bce" or "focal"
     alpha: float = 0.25  # focal: weight of lenses; of the rest 1 - alpha
@@ -42,7 +58,21 @@ def per_stamp_loss(
     label: torch.Tensor,  # (n,) 1 lens, 0 not
     recipe: LossRecipe,
 ) -> torch.Tensor:  # (n,)
-    "Loss of each stamp"
+    """Loss of each stamp
+
+    Parameters
+    ----------
+    logit : torch.Tensor
+        (n,) float
+    label : torch.Tensor
+        (n,) 1 lens, 0 not
+    recipe : LossRecipe
+
+    Returns
+    -------
+    torch.Tensor
+        (n,)
+    """
     target = label * (1 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
     entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
     if recipe.kind == "bce":
@@ -58,7 +88,23 @@ def weighted_loss(
     weight: torch.Tensor,  # (n,) weight of each stamp
     recipe: LossRecipe,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # Weighted sum of losses, and sum of weights
-    "What a batch contributes; their ratio is the mean loss"
+    """What a batch contributes; their ratio is the mean loss
+
+    Parameters
+    ----------
+    logit : torch.Tensor
+        (n,) float
+    label : torch.Tensor
+        (n,) 1 lens, 0 not
+    weight : torch.Tensor
+        (n,) weight of each stamp
+    recipe : LossRecipe
+
+    Returns
+    -------
+    tuple[torch.Tensor, torch.Tensor]
+        Weighted sum of losses, and sum of weights
+    """
     return (per_stamp_loss(logit, label, recipe) * weight).sum(), weight.sum()
 
 # %% ../../nbs/learning/losses.ipynb #343e99cb
@@ -67,6 +113,21 @@ def pair_loss(
     control: torch.Tensor,  # (n, f) features of the same cutouts unpainted
     margin: float,  # Distance beyond which a pair costs nothing
 ) -> torch.Tensor:  # (n,)
-    "Cost of pairs whose features lie close together"
+    """Cost of pairs whose features lie close together
+
+    Parameters
+    ----------
+    stamp : torch.Tensor
+        (n, f) features of painted stamps
+    control : torch.Tensor
+        (n, f) features of the same cutouts unpainted
+    margin : float
+        Distance beyond which a pair costs nothing
+
+    Returns
+    -------
+    torch.Tensor
+        (n,)
+    """
     distance = torch.sqrt(((stamp - control) ** 2).mean(dim=1) + 1e-12)
     return F.relu(margin - distance) ** 2

@@ -23,7 +23,25 @@ from ..base.errors import BadInput, unknown_name
 # %% ../../nbs/learning/models.ipynb #4cc112ce
 @dataclass(frozen=True)
 class ModelRecipe:
-    "Which network"
+    """Which network
+
+    Attributes
+    ----------
+    name : str, default 'small_cnn'
+        "small_cnn", or any name that timm knows
+    norm : str, default 'batch'
+        small_cnn: "batch", or "none" (no batch statistics)
+    dropout : float, default 0.0
+        Before the last layer
+    drop_path : float, default 0.0
+        Stochastic depth of timm networks that have it
+    meta_features : int, default 32
+        Width of the metadata branch, where metadata are given
+    weights : str, default ''
+        What the backbone starts from: a safetensors file, or "hub", timm's own weights of that name; empty: from scratch
+    stride : int, default 0
+        timm: pixels that the first layer steps over, a transformer's patch [pix]; 0: as fits a stamp (`timm_backbone`)
+    """
 
     name: str = "small_cnn"  # "small_cnn", or any name that timm knows
     norm: str = "batch"  # small_cnn: "batch", or "none" (no batch statistics)
@@ -49,7 +67,13 @@ def _quiet_import(name: str) -> Any:
 
 # %% ../../nbs/learning/models.ipynb #d04f8488
 def load_timm() -> Any:  # The timm module
-    "timm, also beside a torchvision whose compiled operators are missing"
+    """timm, also beside a torchvision whose compiled operators are missing
+
+    Returns
+    -------
+    Any
+        The timm module
+    """
     try:
         return _quiet_import("timm")
     except RuntimeError as error:
@@ -66,7 +90,20 @@ def small_cnn(
     channels: int,  # Input channels
     norm: str = "batch",  # "batch" or "none"
 ) -> nn.Module:  # (n, channels, y, x) -> (n, 128)
-    "Three stages of two convolutions, then the mean over the image"
+    """Three stages of two convolutions, then the mean over the image
+
+    Parameters
+    ----------
+    channels : int
+        Input channels
+    norm : str, default 'batch'
+        "batch" or "none"
+
+    Returns
+    -------
+    nn.Module
+        (n, channels, y, x) -> (n, 128)
+    """
     layers: list[nn.Module] = []
     widths = [(channels, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)]
     for before, after, stride in widths:
@@ -81,7 +118,26 @@ def patch_of(
     n_pix: int,  # Side of a stamp [pix]
     name: str,  # Of the network, for the message
 ) -> int:
-    "The largest patch up to a transformer's own that divides the stamp; raises BadInput where that is less than half of it"
+    """The largest patch up to a transformer's own that divides the stamp; raises BadInput where that is less than half of it
+
+    Parameters
+    ----------
+    own : int
+        The network's patch [pix]
+    n_pix : int
+        Side of a stamp [pix]
+    name : str
+        Of the network, for the message
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    BadInput
+        model '{name}': patches of {own} pixels do not fill a stamp of {n_pix}; expected a side that 8 to {own} divide, or model.stride
+    """
     fits = next(p for p in range(own, 0, -1) if n_pix % p == 0)
     if 2 * fits < own:
         raise BadInput(
@@ -102,7 +158,26 @@ def timm_backbone(
     channels: int,  # Input channels
     n_pix: int = 64,  # Side of a stamp [pix]
 ) -> nn.Module:  # (n, channels, y, x) -> (n, features)
-    "A timm network without its classifier, fit for stamps; raises BadInput for a name timm does not know or a side it cannot take"
+    """A timm network without its classifier, fit for stamps; raises BadInput for a name timm does not know or a side it cannot take
+
+    Parameters
+    ----------
+    recipe : ModelRecipe
+    channels : int
+        Input channels
+    n_pix : int, default 64
+        Side of a stamp [pix]
+
+    Returns
+    -------
+    nn.Module
+        (n, channels, y, x) -> (n, features)
+
+    Raises
+    ------
+    BadInput
+        unknown network
+    """
     timm = load_timm()
     if recipe.name not in timm.list_models():
         raise unknown_name("network", recipe.name, ["small_cnn", *timm.list_models()])
@@ -136,7 +211,13 @@ def timm_backbone(
 def first_layer(
     backbone: nn.Module,
 ) -> str:  # Its name
-    "The layer that sees the pixels"
+    """The layer that sees the pixels
+
+    Returns
+    -------
+    str
+        Its name
+    """
     named: Any = getattr(backbone, "pretrained_cfg", {"first_conv": "0"})["first_conv"]
     return str(named) if isinstance(named, str) else str(named[0])
 
@@ -147,7 +228,21 @@ def stage_sides(
     channels: int,
     n_pix: int = 64,  # Side of a stamp [pix]
 ) -> list[int]:  # From the first stage to the last [pix]
-    "Side of the image as each stage of a network hands it on"
+    """Side of the image as each stage of a network hands it on
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        From timm
+    channels : int
+    n_pix : int, default 64
+        Side of a stamp [pix]
+
+    Returns
+    -------
+    list[int]
+        From the first stage to the last [pix]
+    """
     looks: Any = backbone.eval()
     return [int(stage.shape[-1]) for stage in looks.forward_intermediates(torch.zeros(1, channels, n_pix, n_pix), intermediates_only=True)]
 
@@ -170,7 +265,13 @@ class LensNet(nn.Module):
         self.head = nn.Linear(n_features + width, 1)
 
     def forward(self, image: torch.Tensor, meta: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        "Logits (n,) and features (n, f) of normalised stamps (n, channel, y, x); both in the head's own precision, float32"
+        """Logits (n,) and features (n, f) of normalised stamps (n, channel, y, x); both in the head's own precision, float32
+
+        Raises
+        ------
+        BadInput
+            this network takes {self.n_meta} metadata columns beside the image, and was given none
+        """
         features = self.backbone(image.contiguous(memory_format=torch.channels_last))
         with torch.autocast(image.device.type, enabled=False):
             features = features.to(self.head.weight.dtype)
@@ -188,7 +289,27 @@ def build_model(
     n_meta: int = 0,  # Metadata columns
     n_pix: int = 64,  # Side of a stamp [pix]
 ) -> LensNet:
-    "The network of a recipe; random weights from torch's generator unless the recipe names others; raises BadInput for stamps it cannot take"
+    """The network of a recipe; random weights from torch's generator unless the recipe names others; raises BadInput for stamps it cannot take
+
+    Parameters
+    ----------
+    recipe : ModelRecipe | None, default None
+    channels : int, default 3
+        Input channels: bands, twice as many with a control beside
+    n_meta : int, default 0
+        Metadata columns
+    n_pix : int, default 64
+        Side of a stamp [pix]
+
+    Returns
+    -------
+    LensNet
+
+    Raises
+    ------
+    BadInput
+        model '{recipe.name}', stride {recipe.stride}: takes no stamps of {n_pix} pixels ({error})
+    """
     recipe = recipe or ModelRecipe()
     backbone = small_cnn(channels, recipe.norm) if recipe.name == "small_cnn" else timm_backbone(recipe, channels, n_pix)
     was_training = backbone.training
@@ -207,7 +328,14 @@ def set_meta_scale(
     model: LensNet,
     meta: torch.Tensor,  # (n, k) metadata of the training set
 ) -> None:
-    "Stores the centre and scale of each metadata column in the network"
+    """Stores the centre and scale of each metadata column in the network
+
+    Parameters
+    ----------
+    model : LensNet
+    meta : torch.Tensor
+        (n, k) metadata of the training set
+    """
     if model.n_meta:
         model.meta_centre.copy_(meta.mean(0))
         model.meta_scale.copy_(meta.std(0).clamp_min(1e-6))
@@ -216,7 +344,24 @@ def set_meta_scale(
 def hub_file(
     name: str,  # A network of timm
 ) -> str:  # Local safetensors file
-    "The weights that timm names for a network, fetched once; raises BadInput when there are none or the hub cannot be reached"
+    """The weights that timm names for a network, fetched once; raises BadInput when there are none or the hub cannot be reached
+
+    Parameters
+    ----------
+    name : str
+        A network of timm
+
+    Returns
+    -------
+    str
+        Local safetensors file
+
+    Raises
+    ------
+    BadInput
+        model '{name}': timm names no weights for it; say weights='' or a safetensors file
+        model '{name}': {known.hf_hub_id} cannot be fetched ({type(error).__name__}); say a safetensors file
+    """
     known = load_timm().get_pretrained_cfg(name)
     if known is None or not known.hf_hub_id:
         raise BadInput(f"model '{name}': timm names no weights for it; say weights='' or a safetensors file")
@@ -243,7 +388,25 @@ def load_backbone(
     backbone: nn.Module,
     uri: str,  # safetensors file
 ) -> list[str]:  # Tensors that kept their own values
-    "Loads what fits by name and shape; raises BadInput when the file is not safetensors or belongs to another network"
+    """Loads what fits by name and shape; raises BadInput when the file is not safetensors or belongs to another network
+
+    Parameters
+    ----------
+    backbone : nn.Module
+    uri : str
+        safetensors file
+
+    Returns
+    -------
+    list[str]
+        Tensors that kept their own values
+
+    Raises
+    ------
+    BadInput
+        {uri}: not readable as safetensors ({error})
+        {uri}: only {len(fits)} of this network's {len(own)} tensors fit; the file belongs to another network
+    """
     load: Any = importlib.import_module("safetensors.torch").load
     try:
         given = _fitted(load(storage.read_bytes(uri)), backbone)
@@ -264,7 +427,21 @@ def freeze_backbone(
     frozen: bool,  # True: only the head and the metadata branch learn
     blocks: tuple[str, ...] = (),  # Modules of the backbone that stay frozen in any case
 ) -> None:
-    "Stops or resumes learning in the backbone, batch statistics included; raises BadInput for a block it does not have"
+    """Stops or resumes learning in the backbone, batch statistics included; raises BadInput for a block it does not have
+
+    Parameters
+    ----------
+    model : LensNet
+    frozen : bool
+        True: only the head and the metadata branch learn
+    blocks : tuple[str, ...], default ()
+        Modules of the backbone that stay frozen in any case
+
+    Raises
+    ------
+    BadInput
+        unknown block of the backbone
+    """
     model.backbone.requires_grad_(not frozen)
     model.backbone.train(not frozen)
     known = dict(model.backbone.named_modules())

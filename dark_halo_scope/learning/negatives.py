@@ -20,7 +20,19 @@ from ..stamps.reader import StampSet
 # %% ../../nbs/learning/negatives.ipynb #32d12d68
 @dataclass(frozen=True)
 class MineRecipe:
-    "How hard negatives are mined"
+    """How hard negatives are mined
+
+    Attributes
+    ----------
+    threshold : float, default 0.9
+        on p_lens
+    match_radius : float, default 1.0
+        rows this close are one galaxy [arcsec]
+    lens_radius : float, default 11.0
+        nothing this close to a known lens is a negative [arcsec]
+    per_model : int, default 0
+        at most so many of each model, highest first; 0 for all
+    """
 
     threshold: float = 0.9  # on p_lens
     match_radius: float = 1.0  # rows this close are one galaxy [arcsec]
@@ -35,7 +47,20 @@ class MineRecipe:
 
 @dataclass(frozen=True)
 class NegativeRecipe:
-    "Which look-alikes a network is shown"
+    """Which look-alikes a network is shown
+
+    Attributes
+    ----------
+    models : tuple[str, ...], default ()
+        Checkpoints whose false positives are mined; empty: a first network's, where the reader asks for hard negatives
+    stamps : tuple[str, ...], default ()
+        Stamps products of real look-alikes, such as `dhs fetch` writes: each its own class
+    split : str, default 'cell'
+        Of those stamps: "cell" deals them by the sky as the galaxies of the run are; or the name of one split
+    weight : float, default 1.0
+        Copies of each such stamp in an epoch, on average
+    mine : MineRecipe, optional
+    """
 
     models: tuple[
         str, ...
@@ -52,7 +77,18 @@ class NegativeRecipe:
 def class_names(
     uris: Sequence[str],  # Stamps products: files, or folders of them
 ) -> list[str]:  # The shortest ends of the addresses that differ
-    "A name for each list of look-alikes: that of its folder or file, longer where two would be called alike"
+    """A name for each list of look-alikes: that of its folder or file, longer where two would be called alike
+
+    Parameters
+    ----------
+    uris : Sequence[str]
+        Stamps products: files, or folders of them
+
+    Returns
+    -------
+    list[str]
+        The shortest ends of the addresses that differ
+    """
     parts = [[p for p in uri.removesuffix("/stamps.parquet").removesuffix(".parquet").split("/") if p] for uri in uris]
     length = next((k for k in range(1, max(map(len, parts), default=1)) if len({tuple(p[-k:]) for p in parts}) == len(parts)), None)
     return ["/".join(p if length is None else p[-length:]) for p in parts]
@@ -63,7 +99,25 @@ def negative_sets(
     lenses: tuple[np.ndarray, np.ndarray],  # Right ascension and declination of known lenses and candidates [deg]
     splits: SplitRecipe | None = None,  # How the run deals the sky
 ) -> list[StampSet]:
-    "Real look-alikes as sets of a training, label 0, each a class of its own, no row near a known lens; raises BadInput where a list is named twice"
+    """Real look-alikes as sets of a training, label 0, each a class of its own, no row near a known lens; raises BadInput where a list is named twice
+
+    Parameters
+    ----------
+    recipe : NegativeRecipe
+    lenses : tuple[np.ndarray, np.ndarray]
+        Right ascension and declination of known lenses and candidates [deg]
+    splits : SplitRecipe | None, default None
+        How the run deals the sky
+
+    Returns
+    -------
+    list[StampSet]
+
+    Raises
+    ------
+    BadInput
+        negatives: stamps {', '.join(recipe.stamps)}; expected each list once
+    """
     if len(set(recipe.stamps)) < len(recipe.stamps):
         raise BadInput(f"negatives: stamps {', '.join(recipe.stamps)}; expected each list once")
     split = (splits or SplitRecipe()) if recipe.split == "cell" else recipe.split

@@ -27,7 +27,22 @@ PACKAGED = "finder"  # The network that answers where none is named
 def network_file(
     source: str = PACKAGED,  # Name of a network of the package, or where a checkpoint lies
 ) -> str:
-    "Where a network lies; raises BadInput for a name that is neither a file nor a network of the package"
+    """Where a network lies; raises BadInput for a name that is neither a file nor a network of the package
+
+    Parameters
+    ----------
+    source : str, default PACKAGED
+        Name of a network of the package, or where a checkpoint lies
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    BadInput
+        unknown network
+    """
     if source.endswith((".pt", ".safetensors")) or exists(source):
         return source
     known = [p.stem for p in manifest("models").glob("*.safetensors")]
@@ -38,7 +53,17 @@ def network_file(
 # %% ../../nbs/learning/network.ipynb #627fc5b8
 @dataclass(frozen=True)
 class LensNetwork:
-    "A trained network and how to ask it"
+    """A trained network and how to ask it
+
+    Attributes
+    ----------
+    model : LensNet
+    recipe : TrainRecipe
+    name : str
+        Hash of its weights and its recipe
+    calibrator : Calibrator | None, default None
+        From its logit to a probability
+    """
 
     model: LensNet
     recipe: TrainRecipe
@@ -50,7 +75,17 @@ class LensNetwork:
         cls,
         source: str = PACKAGED,  # Name of a network of the package, or where a checkpoint lies
     ) -> Self:
-        "A network by name or file; raises BadInput for what is no network"
+        """A network by name or file; raises BadInput for what is no network
+
+        Parameters
+        ----------
+        source : str, default PACKAGED
+            Name of a network of the package, or where a checkpoint lies
+
+        Returns
+        -------
+        Self
+        """
         file = network_file(source)
         state = load_checkpoint(file)
         return cls(*network_of(state, file), calibrator_of(state))
@@ -61,14 +96,40 @@ class LensNetwork:
         meta: np.ndarray | None = None,  # (n, k) metadata columns, where the network takes them
         turns: bool = False,  # Mean over the eight turns and mirrors
     ) -> np.ndarray:  # (n,) float32
-        "What the network says: the number to rank on"
+        """What the network says: the number to rank on
+
+        Parameters
+        ----------
+        images : np.ndarray
+            (n, band, y, x) [nmgy/pix]
+        meta : np.ndarray | None, default None
+            (n, k) metadata columns, where the network takes them
+        turns : bool, default False
+            Mean over the eight turns and mirrors
+
+        Returns
+        -------
+        np.ndarray
+            (n,) float32
+        """
         return score_images(self.model, self.recipe, images, meta, turns)
 
     def probabilities(
         self,
         logit: np.ndarray,  # (n,) of `logits`
     ) -> np.ndarray:  # (n,) NaN for a network without calibration
-        "Calibrated probability of a lens on the sky that the network was calibrated on"
+        """Calibrated probability of a lens on the sky that the network was calibrated on
+
+        Parameters
+        ----------
+        logit : np.ndarray
+            (n,) of `logits`
+
+        Returns
+        -------
+        np.ndarray
+            (n,) NaN for a network without calibration
+        """
         return np.full(len(logit), np.nan) if self.calibrator is None else self.calibrator(logit)
 
     def features(
@@ -76,6 +137,19 @@ class LensNetwork:
         images: np.ndarray,  # (n, band, y, x) [nmgy/pix]
         meta: np.ndarray | None = None,  # (n, k) metadata columns, where the network takes them
     ) -> np.ndarray:  # (n, f) float32, of length 1
-        "What stamps look like to the network, as directions: the cosine between two of them is their likeness"
+        """What stamps look like to the network, as directions: the cosine between two of them is their likeness
+
+        Parameters
+        ----------
+        images : np.ndarray
+            (n, band, y, x) [nmgy/pix]
+        meta : np.ndarray | None, default None
+            (n, k) metadata columns, where the network takes them
+
+        Returns
+        -------
+        np.ndarray
+            (n, f) float32, of length 1
+        """
         vectors = image_features(self.model, self.recipe, images, meta)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -24,7 +24,17 @@ from ..survey.coadds import Cutouts
 # %% ../../nbs/learning/online.ipynb #f0c780ae
 @dataclass(frozen=True)
 class OnlineRecipe:
-    "Whether and what to paint while training"
+    """Whether and what to paint while training
+
+    Attributes
+    ----------
+    enabled : bool, default False
+        Paint anew in every epoch
+    plan : PlanRecipe, optional
+        Prior, source and colours
+    paint : PaintRecipe, optional
+        PSF, noise, backend ("torch" on a GPU)
+    """
 
     enabled: bool = False  # Paint anew in every epoch
     plan: PlanRecipe = field(default_factory=lambda: PlanRecipe(experiment_id="online"))  # Prior, source and colours
@@ -38,7 +48,17 @@ class OnlineRecipe:
 def host_columns(
     bands: tuple[str, ...],  # Such as ("g", "r", "z")
 ) -> tuple[str, ...]:
-    "Columns of the stamps product that painting needs of a host"
+    """Columns of the stamps product that painting needs of a host
+
+    Parameters
+    ----------
+    bands : tuple[str, ...]
+        Such as ("g", "r", "z")
+
+    Returns
+    -------
+    tuple[str, ...]
+    """
     return tuple(
         dict.fromkeys(["mag_r", "shape_e1", "shape_e2", *(f"{name}_{b}" for name in ("mag", "psfsize", "mw_transmission") for b in bands)])
     )
@@ -51,7 +71,28 @@ def new_arcs(
     bands: tuple[str, ...],
     replicate: int,  # Another number, other arcs
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # Light (n, band, y, x) [nmgy/pix]; theta_E over PSF, magnification (n,)
-    "The light of one new lens and source for each host; raises BadInput when a host column is missing"
+    """The light of one new lens and source for each host; raises BadInput when a host column is missing
+
+    Parameters
+    ----------
+    index : StampIndex
+    rows : np.ndarray
+        (n,) rows of the index, all of them hosts
+    recipe : OnlineRecipe
+    bands : tuple[str, ...]
+    replicate : int
+        Another number, other arcs
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray, np.ndarray]
+        Light (n, band, y, x) [nmgy/pix]; theta_E over PSF, magnification (n,)
+
+    Raises
+    ------
+    BadInput
+        online painting needs column(s) {', '.join(lacking)} of the stamps product
+    """
     lacking = [c for c in ("release", "brickid", "objid", *host_columns(bands)) if c not in index.identity]
     if lacking:
         raise BadInput(f"online painting needs column(s) {', '.join(lacking)} of the stamps product")
@@ -80,7 +121,29 @@ def paint_batch(
     epoch: int,
     seed: int = 0,
 ) -> Batch:
-    "The batch with new arcs on its hosts; controls stay as they are; raises BadInput when cutouts are missing"
+    """The batch with new arcs on its hosts; controls stay as they are; raises BadInput when cutouts are missing
+
+    Parameters
+    ----------
+    batch : Batch
+        With the unpainted cutouts as `control`
+    index : StampIndex
+    recipe : OnlineRecipe
+    select : Selection
+        Cuts that act on the new arcs
+    bands : tuple[str, ...]
+    epoch : int
+    seed : int, default 0
+
+    Returns
+    -------
+    Batch
+
+    Raises
+    ------
+    BadInput
+        online painting needs the unpainted cutouts: a stamps product with ctrl_stamp (paint.keep_control)
+    """
     if batch.control is None:
         raise BadInput("online painting needs the unpainted cutouts: a stamps product with ctrl_stamp (paint.keep_control)")
     hosts = np.flatnonzero(batch.label.numpy() > 0.5)

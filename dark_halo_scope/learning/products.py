@@ -31,7 +31,15 @@ from ..survey.release import Release
 # %% ../../nbs/learning/products.ipynb #e2f0f83e
 @dataclass(frozen=True)
 class CalibrationRecipe:
-    "From logit to probability"
+    """From logit to probability
+
+    Attributes
+    ----------
+    split : str, default 'val'
+        Labelled stamps that it is fitted on
+    kind : str, default 'platt'
+        platt, temperature or isotonic
+    """
 
     split: str = "val"  # Labelled stamps that it is fitted on
     kind: str = "platt"  # platt, temperature or isotonic
@@ -39,7 +47,17 @@ class CalibrationRecipe:
 
 @dataclass(frozen=True)
 class ScoreRecipe:
-    "What is scored"
+    """What is scored
+
+    Attributes
+    ----------
+    splits : tuple[str, ...], default ('val', 'test')
+        Splits of the stamps
+    turns : bool, default False
+        Mean over the eight turns and mirrors, for the galaxies searched
+    committee : tuple[str, ...], default ()
+        Checkpoints that score the sky together; empty: the run's own network
+    """
 
     splits: tuple[str, ...] = ("val", "test")  # Splits of the stamps
     turns: bool = False  # Mean over the eight turns and mirrors, for the galaxies searched
@@ -58,7 +76,13 @@ def look_alikes_given(
     recipe: Chosen,
     place: Place,
 ) -> tuple[str, str]:  # A hash of their content, empty where none is named; and nothing
-    "Stamps of look-alikes and networks that a recipe names: another file under the same name is another training"
+    """Stamps of look-alikes and networks that a recipe names: another file under the same name is another training
+
+    Returns
+    -------
+    tuple[str, str]
+        A hash of their content, empty where none is named; and nothing
+    """
     named = [*recipe.negatives.stamps, *recipe.negatives.models]
     files = [[uri] if uri.endswith((".parquet", ".pt", ".safetensors")) else list_files(uri, ".parquet") for uri in named]
     content = [file_digest(read_bytes(file)) for some in files for file in some]
@@ -69,7 +93,19 @@ def with_mined(
     recipe: Any,  # A `TrainRecipe`
     inputs: Inputs,
 ) -> Any:  # The same, its reader naming the table
-    "The training recipe with the run's own table of hard negatives"
+    """The training recipe with the run's own table of hard negatives
+
+    Parameters
+    ----------
+    recipe : Any
+        A `TrainRecipe`
+    inputs : Inputs
+
+    Returns
+    -------
+    Any
+        The same, its reader naming the table
+    """
     mined = inputs.get("hard_negatives")
     return replace(recipe, read=replace(recipe.read, hard_negatives=mined.uri if mined else ""))
 
@@ -82,7 +118,12 @@ def train_model(
     recipe: Chosen,
     place: Place,
 ) -> Made:
-    "Phase 5: trains on the stamps and calibrates; goes on where an interrupted run of the same product stopped"
+    """Phase 5: trains on the stamps and calibrates; goes on where an interrupted run of the same product stopped
+
+    Raises
+    ------
+    KeyboardInterrupt
+    """
     import torch
 
     from dark_halo_scope.learning.checkpoints import with_calibrator
@@ -132,7 +173,20 @@ def networks(
     names: tuple[str, ...] = (),  # Of the receipts: another network under the same address is another network
     device: str = "cpu",
 ) -> Any:  # A learning.scoring.Committee
-    "The committee of this process, loaded when it is first asked for"
+    """The committee of this process, loaded when it is first asked for
+
+    Parameters
+    ----------
+    checkpoints : tuple[str, ...]
+    names : tuple[str, ...], default ()
+        Of the receipts: another network under the same address is another network
+    device : str, default 'cpu'
+
+    Returns
+    -------
+    Any
+        A learning.scoring.Committee
+    """
     import torch
 
     from dark_halo_scope.learning.scoring import load_committee
@@ -145,7 +199,19 @@ def with_noise(
     cut: Cutouts,
     recipe: Any,  # A stamps.normalise.NormaliseRecipe
 ) -> Cutouts:  # Those whose sky has no noise are no longer ok
-    "Cutouts that measure flux: a search sets the others aside with a reason, where a single score would be refused"
+    """Cutouts that measure flux: a search sets the others aside with a reason, where a single score would be refused
+
+    Parameters
+    ----------
+    cut : Cutouts
+    recipe : Any
+        A stamps.normalise.NormaliseRecipe
+
+    Returns
+    -------
+    Cutouts
+        Those whose sky has no noise are no longer ok
+    """
     from dark_halo_scope.stamps.normalise import FEWEST_STEPS, sky_steps
 
     coarse = np.zeros(len(cut.ok), bool)
@@ -161,7 +227,26 @@ def score_cutouts(
     turns: bool = False,  # Mean over the eight turns and mirrors
     pixscale: float = 0.262,  # [arcsec / pix]
 ) -> np.ndarray:  # (n,) float32 logits, NaN without a usable cutout
-    "The committee's logit of every place"
+    """The committee's logit of every place
+
+    Parameters
+    ----------
+    committee : Any
+        A learning.scoring.Committee
+    cut : Cutouts
+        (n,) places
+    observing : Mapping[str, np.ndarray] | None, default None
+        psfsize_<band>, psfdepth_<band> (n,) from a catalogue; None: measured on the cutouts
+    turns : bool, default False
+        Mean over the eight turns and mirrors
+    pixscale : float, default 0.262
+        [arcsec / pix]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) float32 logits, NaN without a usable cutout
+    """
     from dark_halo_scope.learning.scoring import score_images
 
     logit = np.full(len(cut.ok), np.nan, np.float32)
@@ -181,7 +266,20 @@ def lens_probability(
     committee: Any,  # A learning.scoring.Committee
     logit: np.ndarray,  # (n,) its logits
 ) -> np.ndarray:  # (n,) float32
-    "Calibrated probability of a lens; of networks without a calibrator their own, the logistic function of the logit"
+    """Calibrated probability of a lens; of networks without a calibrator their own, the logistic function of the logit
+
+    Parameters
+    ----------
+    committee : Any
+        A learning.scoring.Committee
+    logit : np.ndarray
+        (n,) its logits
+
+    Returns
+    -------
+    np.ndarray
+        (n,) float32
+    """
     return committee.probability(logit) if committee.calibrator else expit(logit.astype(np.float64)).astype(np.float32)
 
 # %% ../../nbs/learning/products.ipynb #cc0f5ded
@@ -211,7 +309,13 @@ def network_files(
     inputs: Inputs,
     recipe: Chosen,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:  # Checkpoints, and names that tell them from others under the same address
-    "Who scores the sky: the committee that the recipe names, or the run's own network"
+    """Who scores the sky: the committee that the recipe names, or the run's own network
+
+    Returns
+    -------
+    tuple[tuple[str, ...], tuple[str, ...]]
+        Checkpoints, and names that tell them from others under the same address
+    """
     if recipe.score.committee:
         return tuple(recipe.score.committee), ()
     return (join(inputs["model"].uri, "best.pt"),), (inputs["model"].label,)
@@ -235,7 +339,26 @@ def brick_scores(
     turns: bool,
     device: str,
 ) -> Made:
-    "Scores of one brick's galaxies; those without a usable cutout are counted by reason"
+    """Scores of one brick's galaxies; those without a usable cutout are counted by reason
+
+    Parameters
+    ----------
+    galaxies : bytes
+        Rows of `parent`, all of one brick
+    brick : str
+    release : str
+        Root of the survey's files
+    sky : Any
+        A `SkyRecipe`
+    checkpoints : tuple[str, ...]
+    names : tuple[str, ...]
+    turns : bool
+    device : str
+
+    Returns
+    -------
+    Made
+    """
     rows = pa.ipc.open_stream(galaxies).read_all()
     cut = read_cutouts(Release(release), brick, rows["ra"].to_numpy(), rows["dec"].to_numpy(), tuple(sky.bands), sky.n_pix)
     committee = networks(checkpoints, names, device)
@@ -253,7 +376,22 @@ def score_rows(
     logit: np.ndarray,  # (n,) float32
     committee: Any,  # A learning.scoring.Committee
 ) -> pa.Table:  # Product `scores`, label -1
-    "Scores of galaxies as a product"
+    """Scores of galaxies as a product
+
+    Parameters
+    ----------
+    galaxies : pa.Table
+        With release, brickid, objid, brickname, ra, dec, split
+    logit : np.ndarray
+        (n,) float32
+    committee : Any
+        A learning.scoring.Committee
+
+    Returns
+    -------
+    pa.Table
+        Product `scores`, label -1
+    """
     columns: dict[str, Any] = {c: galaxies[c] for c in ("release", "brickid", "objid", "brickname", "ra", "dec", "split")}
     columns["task_id"] = ["-".join(map(str, row)) for row in zip(*(galaxies[c].to_pylist() for c in ("release", "brickid", "objid")))]
     columns |= {"label": np.full(len(logit), -1), "logit": logit, "p_lens": committee.probability(logit)}

@@ -31,7 +31,31 @@ SCHEDULES = ("constant", "cosine", "restarts")
 
 @dataclass(frozen=True)
 class OptimRecipe:
-    "How the weights move"
+    """How the weights move
+
+    Attributes
+    ----------
+    lr : float, default 0.0003
+        Peak learning rate of AdamW
+    weight_decay : float, default 0.0001
+        Decoupled weight decay
+    schedule : str, default 'cosine'
+        "constant", "cosine" over all epochs, or cosine with warm "restarts"
+    min_lr : float, default 1e-06
+        Floor of the schedule
+    warmup_steps : int, default 0
+        Steps of linear rise to the peak
+    restart_epochs : int, default 10
+        restarts: epochs to the first restart
+    restart_factor : int, default 2
+        restarts: each period is this many times the last
+    clip_norm : float, default 0.0
+        Largest gradient norm; 0: not clipped
+    ema : float, default 0.0
+        Decay of the running average of the weights that is evaluated; 0: none
+    layer_decay : float, default 1.0
+        Learning rate of a block over that of the block above it, for timm's networks; 1: the same for all
+    """
 
     lr: float = 3e-4  # Peak learning rate of AdamW
     weight_decay: float = 1e-4  # Decoupled weight decay
@@ -56,7 +80,56 @@ class OptimRecipe:
 # %% ../../nbs/learning/recipes.ipynb #147d2e73
 @dataclass(frozen=True)
 class TrainRecipe:
-    "Everything that decides what a network learns"
+    """Everything that decides what a network learns
+
+    Attributes
+    ----------
+    model : ModelRecipe, optional
+    loss : LossRecipe, optional
+    optim : OptimRecipe, optional
+    select : Selection, optional
+    read : ReadRecipe, optional
+    normalise : NormaliseRecipe, optional
+    augment : AugmentRecipe, optional
+    online : OnlineRecipe, optional
+    n_pix : int, default 64
+        Side of a stamp [pix]
+    pairs : str, default 'none'
+        One of PAIRS
+    epochs : int, default 5
+    max_steps : int, default 0
+        Steps an epoch at most; 0: all of it
+    precision : str, default 'fp32'
+        "fp32", "bf16" or "fp16", the head always float32; "fp64" for checks
+    monitor : str, default 'loss'
+        What chooses the best epoch and stops early: a name of the epoch's metrics on `choose_on`
+    patience : int, default 0
+        Epochs without improvement before stopping; 0: never stop early
+    min_delta : float, default 0.0
+        Smallest change that counts as improvement
+    choose_on : str, default 'val'
+        Split that chooses the best epoch
+    report_on : str, default 'test'
+        Split that the best epoch is reported on, never the same
+    freeze_epochs : int, default 0
+        Epochs in which only the head learns (fine-tuning)
+    freeze : tuple[str, ...], default ()
+        Blocks of the backbone that never learn, as timm names them: stem, stages.0, blocks.3
+    checkpoint_steps : int, default 0
+        Steps between checkpoints within an epoch; 0: only at its end
+    keep_every : int, default 0
+        Epochs between checkpoints that are kept; 0: best and last only
+    keep_epochs : tuple[int, ...], default ()
+        Further epochs whose checkpoints are kept, counted from 0 as in the history
+    diagnose_every : int, default 10
+        Epochs between diagnostics on `choose_on`, and at the end; 0: none
+    compile : bool, default False
+        torch.compile
+    loggers : tuple[str, ...], default ('tensorboard',)
+        Where the history is shown as well: tensorboard, wandb
+    seed : int, default 0
+        Of weights, order, augmentation, dropout
+    """
 
     model: ModelRecipe = field(default_factory=ModelRecipe)
     loss: LossRecipe = field(default_factory=LossRecipe)
@@ -126,7 +199,18 @@ def demo_recipe(
     recipe: TrainRecipe,
     epochs: int = 4,  # At most this many
 ) -> TrainRecipe:
-    "The recipe on the small network, in minutes: what is compared between generations at demo scale, and labelled so"
+    """The recipe on the small network, in minutes: what is compared between generations at demo scale, and labelled so
+
+    Parameters
+    ----------
+    recipe : TrainRecipe
+    epochs : int, default 4
+        At most this many
+
+    Returns
+    -------
+    TrainRecipe
+    """
     return replace(
         recipe,
         model=replace(recipe.model, name="small_cnn", weights="", drop_path=0.0),
@@ -145,7 +229,24 @@ def training_sets(
     sets: Sequence[StampSet | str],  # Sets, or paths of one set
     pairs: str = "none",  # One of PAIRS
 ) -> tuple[StampSet, ...]:
-    "The sets a recipe reads, with the unpainted cutouts where it asks for them; raises BadInput for a set that pairs cannot be made of"
+    """The sets a recipe reads, with the unpainted cutouts where it asks for them; raises BadInput for a set that pairs cannot be made of
+
+    Parameters
+    ----------
+    sets : Sequence[StampSet | str]
+        Sets, or paths of one set
+    pairs : str, default 'none'
+        One of PAIRS
+
+    Returns
+    -------
+    tuple[StampSet, ...]
+
+    Raises
+    ------
+    BadInput
+        set '{labelled[0]}' has no cutout before painting, which pairs='{pairs}' shows with each stamp; leave the set out
+    """
     paths = tuple(s for s in sets if isinstance(s, str))
     given = [s for s in sets if isinstance(s, StampSet)]
     given += [StampSet(paths)] if paths else []
@@ -174,7 +275,18 @@ def reading(
     recipe: TrainRecipe,
     shuffle: bool = True,  # False: file order, every row once
 ) -> Reading:
-    "The recipe's reader, with the control stamp where pairs need it"
+    """The recipe's reader, with the control stamp where pairs need it
+
+    Parameters
+    ----------
+    recipe : TrainRecipe
+    shuffle : bool, default True
+        False: file order, every row once
+
+    Returns
+    -------
+    Reading
+    """
     control = recipe.pairs in ("same_batch", "input", "residual")
     read = Reading(**vars(recipe.read), with_control=control, seed=recipe.seed)
     if recipe.online.enabled and shuffle:
@@ -184,7 +296,21 @@ def reading(
 # %% ../../nbs/learning/recipes.ipynb #26112e0e
 @dataclass
 class Inputs:
-    "What a network is given, and told"
+    """What a network is given, and told
+
+    Attributes
+    ----------
+    image : torch.Tensor
+        (m, channel, y, x), no unit
+    label : torch.Tensor
+        (m,) 1 lens, 0 not
+    weight : torch.Tensor
+        (m,)
+    meta : torch.Tensor | None
+        (m, k)
+    pairs : int, default 0
+        The first `pairs` inputs and the next `pairs` are of the same cutouts
+    """
 
     image: torch.Tensor  # (m, channel, y, x), no unit
     label: torch.Tensor  # (m,) 1 lens, 0 not
@@ -198,7 +324,20 @@ def beside_negatives(
     recipe: TrainRecipe,
     epoch: int,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # Stamps and controls
-    "Unlensed galaxies pasted beside the hosts of negatives: of the controls where those are the negatives, else of stamps with label 0"
+    """Unlensed galaxies pasted beside the hosts of negatives: of the controls where those are the negatives, else of stamps with label 0
+
+    Parameters
+    ----------
+    batch : Batch
+        On the device of the network
+    recipe : TrainRecipe
+    epoch : int
+
+    Returns
+    -------
+    tuple[torch.Tensor, torch.Tensor | None]
+        Stamps and controls
+    """
     if recipe.pairs == "same_batch" and batch.control is not None:
         return batch.image, with_neighbours(batch.control, recipe.augment, batch.row, recipe.seed, epoch)
     which = torch.nonzero(batch.label < 0.5).flatten()
@@ -212,7 +351,26 @@ def make_inputs(
     recipe: TrainRecipe,
     epoch: int | None = None,  # None: nothing is turned or dropped (evaluation)
 ) -> Inputs:
-    "Augmented, normalised and paired; raises BadInput when size or bands differ, or pairs are wanted and the batch has no controls"
+    """Augmented, normalised and paired; raises BadInput when size or bands differ, or pairs are wanted and the batch has no controls
+
+    Parameters
+    ----------
+    batch : Batch
+        On the device of the network
+    recipe : TrainRecipe
+    epoch : int | None, default None
+        None: nothing is turned or dropped (evaluation)
+
+    Returns
+    -------
+    Inputs
+
+    Raises
+    ------
+    BadInput
+        stamps are {tuple(image.shape[1:])} (band, y, x); the network was made for n_pix = {recipe.n_pix}: {wanted}
+        pairs='{recipe.pairs}' needs ctrl_stamp beside every stamp, and the batch has none
+    """
     image, control = batch.image, batch.control
     if image.shape[1:] != (len(recipe.read.bands), recipe.n_pix, recipe.n_pix):
         wanted = f"{len(recipe.read.bands)} bands of {recipe.n_pix} x {recipe.n_pix} pixels"

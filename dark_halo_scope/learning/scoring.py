@@ -37,7 +37,19 @@ def brick_batches(
     index: StampIndex,
     size: int = SIZE,  # Stamps in a batch
 ) -> list[np.ndarray]:  # Rows of the index, at most `size` each and of one brick
-    "Consecutive rows of one brick, cut into batches"
+    """Consecutive rows of one brick, cut into batches
+
+    Parameters
+    ----------
+    index : StampIndex
+    size : int, default SIZE
+        Stamps in a batch
+
+    Returns
+    -------
+    list[np.ndarray]
+        Rows of the index, at most `size` each and of one brick
+    """
     brick = index.identity.get("brickname", np.zeros(len(index), "U1"))
     cuts = np.flatnonzero(brick[1:] != brick[:-1]) + 1
     runs = np.split(np.arange(len(index)), cuts)
@@ -49,7 +61,20 @@ def stored_batches(
     recipe: TrainRecipe,  # Bands, metadata and control as trained
     size: int = SIZE,  # Stamps in a batch
 ) -> Iterator[Batch]:
-    "The batches' pixels, read once from front to back"
+    """The batches' pixels, read once from front to back
+
+    Parameters
+    ----------
+    index : StampIndex
+    recipe : TrainRecipe
+        Bands, metadata and control as trained
+    size : int, default SIZE
+        Stamps in a batch
+
+    Returns
+    -------
+    Iterator[Batch]
+    """
     units = np.unique(index.unit)
     stream, held = stream_units(index, units, reading(recipe, shuffle=False)), {}
     for rows in brick_batches(index, size):
@@ -65,7 +90,18 @@ def mixed_precision(
     precision: str,  # "fp64", "fp32", "bf16" or "fp16"
     device: torch.device,
 ) -> AbstractContextManager:
-    "The context in which a backbone runs; fp16 is a GPU's format, and a CPU takes bf16 in its place"
+    """The context in which a backbone runs; fp16 is a GPU's format, and a CPU takes bf16 in its place
+
+    Parameters
+    ----------
+    precision : str
+        "fp64", "fp32", "bf16" or "fp16"
+    device : torch.device
+
+    Returns
+    -------
+    AbstractContextManager
+    """
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16 if device.type == "cuda" else torch.bfloat16}
     return torch.autocast(device.type, dtype=kinds[precision]) if precision in kinds else nullcontext()
 
@@ -84,7 +120,24 @@ def batch_logits(
     size: int = SIZE,  # Filled up to this many
     turns: bool = False,  # Mean over the eight turns and mirrors
 ) -> tuple[torch.Tensor, torch.Tensor]:  # Logits and labels of the inputs made from the batch, (m,) each
-    "What the network says of a batch"
+    """What the network says of a batch
+
+    Parameters
+    ----------
+    model : LensNet
+        In evaluation mode
+    recipe : TrainRecipe
+    batch : Batch
+    size : int, default SIZE
+        Filled up to this many
+    turns : bool, default False
+        Mean over the eight turns and mirrors
+
+    Returns
+    -------
+    tuple[torch.Tensor, torch.Tensor]
+        Logits and labels of the inputs made from the batch, (m,) each
+    """
     weight = model.head.weight
     pixels, control = batch.image.to(weight.device), None if batch.control is None else batch.control.to(weight.device)
     moved = replace(batch, image=pixels, control=control, label=batch.label.to(weight.device), weight=batch.weight.to(weight.device))
@@ -105,7 +158,23 @@ def predict(
     size: int = SIZE,  # Stamps in a batch
     turns: bool = False,  # Mean over the eight turns and mirrors
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # Rows of the index (m,), logits float32 (m,), labels (m,)
-    "Logits of every row of an index, in file order; a residual recipe gives two for each row"
+    """Logits of every row of an index, in file order; a residual recipe gives two for each row
+
+    Parameters
+    ----------
+    model : LensNet
+    index : StampIndex
+    recipe : TrainRecipe
+    size : int, default SIZE
+        Stamps in a batch
+    turns : bool, default False
+        Mean over the eight turns and mirrors
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray, np.ndarray]
+        Rows of the index (m,), logits float32 (m,), labels (m,)
+    """
     was_training = model.training
     model.eval()
     rows, logits, labels = [], [], []
@@ -137,7 +206,29 @@ def score_images(
     meta: np.ndarray | None = None,  # (n, k) metadata columns, where the network takes them
     turns: bool = False,  # Mean over the eight turns and mirrors
 ) -> np.ndarray:  # (n,) float32 logits
-    "Logits of stamps held in memory; raises BadInput when they are of another size, are no fluxes (`stamps.normalise.refuse_coarse`), or the network needs what an image cannot give"
+    """Logits of stamps held in memory; raises BadInput when they are of another size, are no fluxes (`stamps.normalise.refuse_coarse`), or the network needs what an image cannot give
+
+    Parameters
+    ----------
+    model : LensNet
+    recipe : TrainRecipe
+    images : np.ndarray
+        (n, band, y, x) [nmgy/pix]
+    meta : np.ndarray | None, default None
+        (n, k) metadata columns, where the network takes them
+    turns : bool, default False
+        Mean over the eight turns and mirrors
+
+    Returns
+    -------
+    np.ndarray
+        (n,) float32 logits
+
+    Raises
+    ------
+    BadInput
+        network with pairs='{recipe.pairs}' and bands {recipe.read.bands} cannot score images of shape {images.shape}
+    """
     single = alone(recipe)
     batches = _image_batches(recipe, images, meta)
     out = [batch_logits(model.eval(), single, batch, turns=turns)[0].float().cpu().numpy() for batch in batches]
@@ -151,7 +242,27 @@ def image_features(
     images: np.ndarray,  # (n, band, y, x) [nmgy/pix]
     meta: np.ndarray | None = None,  # (n, k) metadata columns, where the network takes them
 ) -> np.ndarray:  # (n, f) float32
-    "What stands before the network's last layer, for stamps held in memory; raises BadInput as `score_images` does"
+    """What stands before the network's last layer, for stamps held in memory; raises BadInput as `score_images` does
+
+    Parameters
+    ----------
+    model : LensNet
+    recipe : TrainRecipe
+    images : np.ndarray
+        (n, band, y, x) [nmgy/pix]
+    meta : np.ndarray | None, default None
+        (n, k) metadata columns, where the network takes them
+
+    Returns
+    -------
+    np.ndarray
+        (n, f) float32
+
+    Raises
+    ------
+    BadInput
+        network with pairs='{recipe.pairs}' and bands {recipe.read.bands} cannot score images of shape {images.shape}
+    """
     out = []
     for batch in _image_batches(recipe, images, meta):
         inputs = make_inputs(batch, alone(recipe))
@@ -162,7 +273,19 @@ def image_features(
 # %% ../../nbs/learning/scoring.ipynb #548a5067
 @dataclass(frozen=True)
 class Committee:
-    "Networks that score together"
+    """Networks that score together
+
+    Attributes
+    ----------
+    members : tuple[tuple[LensNet, TrainRecipe, str], ...]
+        As from `load_model`
+    weights : tuple[float, ...], default ()
+        Of the members' logits; empty: each the same, their mean
+    bias : float, default 0.0
+        Added to the weighted sum
+    calibrator : Calibrator | None, default None
+        From their logit to a probability; None: there are no probabilities
+    """
 
     members: tuple[tuple[LensNet, TrainRecipe, str], ...]  # As from `load_model`
     weights: tuple[float, ...] = ()  # Of the members' logits; empty: each the same, their mean
@@ -180,7 +303,18 @@ class Committee:
         self,
         logits: np.ndarray,  # (members, n)
     ) -> np.ndarray:  # (n,) float32
-        "One logit out of the members'"
+        """One logit out of the members'
+
+        Parameters
+        ----------
+        logits : np.ndarray
+            (members, n)
+
+        Returns
+        -------
+        np.ndarray
+            (n,) float32
+        """
         each = np.asarray(logits, np.float64)
         total = each.sum(axis=0) / len(each) if not self.weights else np.array(self.weights) @ each + self.bias
         return total.astype(np.float32)
@@ -189,7 +323,18 @@ class Committee:
         self,
         logit: np.ndarray,  # (n,) of `combine`
     ) -> np.ndarray:  # (n,) float32
-        "Calibrated probability of a lens; not a number where the networks have no calibrator"
+        """Calibrated probability of a lens; not a number where the networks have no calibrator
+
+        Parameters
+        ----------
+        logit : np.ndarray
+            (n,) of `combine`
+
+        Returns
+        -------
+        np.ndarray
+            (n,) float32
+        """
         if self.calibrator is None:
             return np.full(len(logit), np.nan, np.float32)
         return self.calibrator(logit).astype(np.float32)
@@ -199,7 +344,23 @@ def load_committee(
     checkpoints: Sequence[str] | str,  # One or more checkpoints
     device: str = "cpu",
 ) -> Committee:
-    "Networks from their checkpoints, one alone with its own calibrator; raises BadInput when they were trained on different bands"
+    """Networks from their checkpoints, one alone with its own calibrator; raises BadInput when they were trained on different bands
+
+    Parameters
+    ----------
+    checkpoints : Sequence[str] | str
+        One or more checkpoints
+    device : str, default 'cpu'
+
+    Returns
+    -------
+    Committee
+
+    Raises
+    ------
+    BadInput
+        a committee needs at least one checkpoint
+    """
     paths = [checkpoints] if isinstance(checkpoints, str) else list(checkpoints)
     if not paths:
         raise BadInput("a committee needs at least one checkpoint")
@@ -218,7 +379,25 @@ def member_logits(
     turns: bool = False,  # Mean over the eight turns and mirrors
     size: int = SIZE,  # Stamps in a batch
 ) -> tuple[StampIndex, np.ndarray]:  # The rows, and what each member says of them (members, n) float32
-    "Every member's logits of every stamp"
+    """Every member's logits of every stamp
+
+    Parameters
+    ----------
+    committee : Committee
+    sets : Sequence[StampSet | str]
+        Stamps to score: sets, or paths
+    splits : Sequence[str], default ()
+        Splits scored; empty: all
+    turns : bool, default False
+        Mean over the eight turns and mirrors
+    size : int, default SIZE
+        Stamps in a batch
+
+    Returns
+    -------
+    tuple[StampIndex, np.ndarray]
+        The rows, and what each member says of them (members, n) float32
+    """
     logits = []
     for model, recipe, _ in committee.members:
         single = alone(recipe)
@@ -234,7 +413,29 @@ def fit_committee(
     splits: Sequence[str],  # Splits to fit on
     turns: bool = False,  # Mean over the eight turns and mirrors
 ) -> Committee:  # The same members, weighed
-    "Weights of the members from a split kept for that; raises BadInput for a split that a member learnt from or chose by, or that lacks a class"
+    """Weights of the members from a split kept for that; raises BadInput for a split that a member learnt from or chose by, or that lacks a class
+
+    Parameters
+    ----------
+    committee : Committee
+    sets : Sequence[StampSet | str]
+        Labelled stamps
+    splits : Sequence[str]
+        Splits to fit on
+    turns : bool, default False
+        Mean over the eight turns and mirrors
+
+    Returns
+    -------
+    Committee
+        The same members, weighed
+
+    Raises
+    ------
+    BadInput
+        network {name} learnt from or was chosen on split '{min(used)}'; fit the committee on another
+        {int(label.sum())} lenses among {len(label)} stamps of {', '.join(splits)}; a committee is fitted on both classes
+    """
     for _, recipe, name in committee.members:
         if used := {*recipe.select.splits, recipe.choose_on} & {*splits}:
             raise BadInput(f"network {name} learnt from or was chosen on split '{min(used)}'; fit the committee on another")
@@ -251,7 +452,20 @@ def member_weights(
     logits: np.ndarray,  # (members, n) float32
     label: np.ndarray,  # (n,) bool
 ) -> tuple[tuple[float, ...], float]:  # Weights of the members, and a constant
-    "Logistic regression of the label on the members' logits, each in units of its own spread"
+    """Logistic regression of the label on the members' logits, each in units of its own spread
+
+    Parameters
+    ----------
+    logits : np.ndarray
+        (members, n) float32
+    label : np.ndarray
+        (n,) bool
+
+    Returns
+    -------
+    tuple[tuple[float, ...], float]
+        Weights of the members, and a constant
+    """
     from sklearn.linear_model import LogisticRegression  # here: it brings pandas, and every phase would wait for both
 
     spread = np.maximum(logits.std(axis=1, dtype=np.float64), 1e-6)
@@ -262,7 +476,13 @@ def member_weights(
 def hosts_of(
     index: StampIndex,
 ) -> np.ndarray | None:  # (n,) int64
-    "Which galaxy each row is, None where the stamps do not say"
+    """Which galaxy each row is, None where the stamps do not say
+
+    Returns
+    -------
+    np.ndarray | None
+        (n,) int64
+    """
     return galaxy_key(index.identity) if set(IDENTITY) <= index.identity.keys() else None
 
 # %% ../../nbs/learning/scoring.ipynb #238e08f5
@@ -275,7 +495,23 @@ def fold_calibrator(
     label: np.ndarray,  # (n,) bool
     hosts: np.ndarray | None,  # (n,) Which galaxy; None: each row its own
 ) -> Calibrator | None:  # None where a fold lacks a class, or the scores of the classes do not overlap
-    "Platt's line, fitted on each fold of the galaxies under weights of the others"
+    """Platt's line, fitted on each fold of the galaxies under weights of the others
+
+    Parameters
+    ----------
+    committee : Committee
+    logits : np.ndarray
+        (members, n) float32
+    label : np.ndarray
+        (n,) bool
+    hosts : np.ndarray | None
+        (n,) Which galaxy; None: each row its own
+
+    Returns
+    -------
+    Calibrator | None
+        None where a fold lacks a class, or the scores of the classes do not overlap
+    """
     galaxies, which = np.unique(np.arange(len(label)) if hosts is None else hosts, return_inverse=True)
     fold = (draws.rng("committee folds", len(galaxies)).permutation(len(galaxies)) % FOLDS)[which]
     held = np.zeros(len(label), np.float32)
@@ -297,7 +533,22 @@ def calibrated_on(
     split: str,  # Split to fit on
     kind: str = "platt",  # platt, temperature or isotonic
 ) -> Calibrator:
-    "A calibrator from a labelled split; raises BadInput where it has one class only, or the scores do not overlap"
+    """A calibrator from a labelled split; raises BadInput where it has one class only, or the scores do not overlap
+
+    Parameters
+    ----------
+    committee : Committee
+    sets : Sequence[StampSet | str]
+        Labelled stamps
+    split : str
+        Split to fit on
+    kind : str, default 'platt'
+        platt, temperature or isotonic
+
+    Returns
+    -------
+    Calibrator
+    """
     index, logits = member_logits(committee, sets, (split,))
     return fit_calibrator(committee.combine(logits), index.label, kind, hosts_of(index))
 
@@ -309,7 +560,31 @@ def score_stamps(
     turns: bool = False,  # Mean over the eight turns and mirrors
     size: int = SIZE,  # Stamps in a batch
 ) -> pa.Table:  # Product `scores`
-    "Scores of every stamp; the bands and size of the data must be those the networks were trained with"
+    """Scores of every stamp; the bands and size of the data must be those the networks were trained with
+
+    Parameters
+    ----------
+    sets : Sequence[StampSet | str]
+        Stamps to score: sets, or paths
+    checkpoints : Sequence[str] | str | Committee
+        One network, or several
+    splits : Sequence[str], default ()
+        Splits scored; empty: all
+    turns : bool, default False
+        Mean over the eight turns and mirrors
+    size : int, default SIZE
+        Stamps in a batch
+
+    Returns
+    -------
+    pa.Table
+        Product `scores`
+
+    Raises
+    ------
+    BadInput
+        stamps lack column(s) {', '.join(missing)}, which the scores product names its rows by
+    """
     committee = checkpoints if isinstance(checkpoints, Committee) else load_committee(checkpoints)
     index, logits = member_logits(committee, sets, splits, turns, size)
     mean = committee.combine(logits)

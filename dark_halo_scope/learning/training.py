@@ -52,7 +52,22 @@ def learning_rate(
     epochs: int,  # Epochs of the whole run
     step: int,  # Steps since the start
 ) -> float:
-    "The learning rate of a step"
+    """The learning rate of a step
+
+    Parameters
+    ----------
+    recipe : OptimRecipe
+    time : float
+        Epochs since the start, with their fraction
+    epochs : int
+        Epochs of the whole run
+    step : int
+        Steps since the start
+
+    Returns
+    -------
+    float
+    """
     share = 0.0
     if recipe.schedule == "cosine":
         share = time / epochs
@@ -89,7 +104,17 @@ class Place:
 def processes(
     device: str = "",  # "cpu", "cuda" ...; empty: a GPU where there is one
 ) -> Iterator[Place]:
-    "This process's place among those that torchrun started, gloo on CPUs and nccl on GPUs"
+    """This process's place among those that torchrun started, gloo on CPUs and nccl on GPUs
+
+    Parameters
+    ----------
+    device : str, default ''
+        "cpu", "cuda" ...; empty: a GPU where there is one
+
+    Returns
+    -------
+    Iterator[Place]
+    """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda":
@@ -107,7 +132,18 @@ def processes(
 # %% ../../nbs/learning/training.ipynb #f990ca3d
 @dataclass
 class Learner:
-    "A network being trained"
+    """A network being trained
+
+    Attributes
+    ----------
+    model : LensNet
+    wrapped : nn.Module
+        The same, distributed or compiled
+    optim : torch.optim.Optimizer
+    scaler : torch.amp.GradScaler
+    average : dict[str, torch.Tensor] | None, default None
+        Running average of the weights, where the recipe keeps one
+    """
 
     model: LensNet
     wrapped: nn.Module  # The same, distributed or compiled
@@ -118,7 +154,21 @@ class Learner:
 # %% ../../nbs/learning/training.ipynb #224873bd
 @dataclass
 class StepResult:
-    "What a step measured"
+    """What a step measured
+
+    Attributes
+    ----------
+    loss : float
+        Weighted sum over processes
+    weight : float
+        Sum of weights over processes
+    gradient : float
+        Norm of the gradient
+    early : float
+        Norm of the first layer's gradient over the head's
+    rate : float
+        Learning rate with which the optimiser moved: of its groups, the one farthest from what was asked
+    """
 
     loss: float  # Weighted sum over processes
     weight: float  # Sum of weights over processes
@@ -134,7 +184,21 @@ def train_step(
     place: Place,
     rate: float,  # Learning rate
 ) -> StepResult:
-    "Forward, backward, one move of the weights"
+    """Forward, backward, one move of the weights
+
+    Parameters
+    ----------
+    learner : Learner
+    inputs : Inputs
+    recipe : TrainRecipe
+    place : Place
+    rate : float
+        Learning rate
+
+    Returns
+    -------
+    StepResult
+    """
     model, device = learner.model, place.device
     for group in learner.optim.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
@@ -173,7 +237,27 @@ def epoch_metrics(
     label: np.ndarray,  # (n,) 1 lens, 0 not
     hosts: np.ndarray | None = None,  # (n,) which galaxy
 ) -> dict[str, Any]:  # Plain numbers; "intervals" and "notes" hold what stands behind them
-    "Every figure of an epoch on one split; raises BadInput when the split lacks one of the classes"
+    """Every figure of an epoch on one split; raises BadInput when the split lacks one of the classes
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,) float32
+    label : np.ndarray
+        (n,) 1 lens, 0 not
+    hosts : np.ndarray | None, default None
+        (n,) which galaxy
+
+    Returns
+    -------
+    dict[str, Any]
+        Plain numbers; "intervals" and "notes" hold what stands behind them
+
+    Raises
+    ------
+    BadInput
+        cannot be measured on {len(y)} stamps of which {int(y.sum())} are lenses: expected both classes
+    """
     y = np.asarray(label) > 0.5
     if y.all() or not y.any():
         raise BadInput(f"cannot be measured on {len(y)} stamps of which {int(y.sum())} are lenses: expected both classes")
@@ -204,7 +288,20 @@ def high_points(
     logit: np.ndarray,  # (n,) float32
     y: np.ndarray,  # (n,) bool
 ) -> dict[str, float]:  # precision@recall0.95, recall@precision0.95; ties count against the network
-    "Precision where a recall of .95 is reached, and the largest recall with a precision of .95, at the split's own prevalence"
+    """Precision where a recall of .95 is reached, and the largest recall with a precision of .95, at the split's own prevalence
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,) float32
+    y : np.ndarray
+        (n,) bool
+
+    Returns
+    -------
+    dict[str, float]
+        precision@recall0.95, recall@precision0.95; ties count against the network
+    """
     curve, share = metrics.roc(logit, y), float(y.mean())
     fpr = metrics.fpr_range_at_tpr(curve, HIGH).pessimistic
     tpr = float(curve.tpr[curve.tpr >= HIGH - 1e-12][0])
@@ -222,7 +319,19 @@ def epoch_warnings(
     row: Mapping[str, Any],  # The epoch's row of the history
     expected_rate: float,  # Learning rate the schedule gives for the epoch's last step
 ) -> list[str]:
-    "What looks wrong in an epoch"
+    """What looks wrong in an epoch
+
+    Parameters
+    ----------
+    row : Mapping[str, Any]
+        The epoch's row of the history
+    expected_rate : float
+        Learning rate the schedule gives for the epoch's last step
+
+    Returns
+    -------
+    list[str]
+    """
     chosen, found = row["choose"], []
     if chosen["loss"] - row["loss"] > 0.1:
         found.append(f"train/val gap: loss {row['loss']:.3f} in training, {chosen['loss']:.3f} on {chosen['split']}")
@@ -242,7 +351,17 @@ def epoch_warnings(
 def split_warnings(
     chosen: Mapping[str, Any],  # Metrics of the split that chooses
 ) -> list[str]:
-    "What looks wrong in the scores of a split"
+    """What looks wrong in the scores of a split
+
+    Parameters
+    ----------
+    chosen : Mapping[str, Any]
+        Metrics of the split that chooses
+
+    Returns
+    -------
+    list[str]
+    """
     found = []
     if chosen["top_tied_others"] > 1:
         found.append(f"ties: {chosen['top_tied_others']} negatives share the highest score; no threshold separates them")
@@ -275,7 +394,30 @@ def slow_warning(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]
 # %% ../../nbs/learning/training.ipynb #47f1b17c
 @dataclass
 class State:
-    "Where a run stands"
+    """Where a run stands
+
+    Attributes
+    ----------
+    epoch : int, default 0
+        Epoch that comes next or is under way
+    step : int, default 0
+        Steps done in it
+    steps : int, default 0
+        Steps done in all
+    sums : dict[str, float], optional
+        Of the epoch under way
+    shown : dict[str, Any], optional
+        Releases and cameras of the stamps, where they say so
+    seen : np.ndarray | None, default None
+        (rows,) bool, shown in the epoch under way
+    history : list[dict[str, Any]], optional
+    best : dict[str, Any], optional
+        Epoch, metric, name of the best
+    waited : int, default 0
+        Epochs since the best
+    finished : str, default ''
+        Why the run ended: "epochs", "early stopping"; empty while it goes on
+    """
 
     epoch: int = 0  # Epoch that comes next or is under way
     step: int = 0  # Steps done in it
@@ -304,7 +446,22 @@ def state_dict(
     data: str,  # Identity of the data
     weights: Mapping[str, torch.Tensor] | None = None,  # In place of the weights being trained
 ) -> dict[str, Any]:
-    "The run as tensors and plain values"
+    """The run as tensors and plain values
+
+    Parameters
+    ----------
+    state : State
+    learner : Learner
+    recipe : TrainRecipe
+    data : str
+        Identity of the data
+    weights : Mapping[str, torch.Tensor] | None, default None
+        In place of the weights being trained
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     seen = np.packbits(state.seen) if state.seen is not None else np.zeros(0, np.uint8)
     return ({"shown": state.shown} if state.shown else {}) | {
         "recipe": recipe,
@@ -328,7 +485,31 @@ def restore(
     n_rows: int,  # Rows of the index
     uri: str,  # The checkpoint, for messages
 ) -> State:
-    "Takes a run up where it was left; raises BadInput naming what differs when it was another run"
+    """Takes a run up where it was left; raises BadInput naming what differs when it was another run
+
+    Parameters
+    ----------
+    saved : Mapping[str, Any]
+        A checkpoint
+    learner : Learner
+    recipe : TrainRecipe
+    data : str
+        Identity of the data at hand
+    n_rows : int
+        Rows of the index
+    uri : str
+        The checkpoint, for messages
+
+    Returns
+    -------
+    State
+
+    Raises
+    ------
+    BadInput
+        {uri}: belongs to another recipe ({'; '.join(difference[:4])}); choose another folder or do not resume
+        {uri}: was trained on other data (identity {saved['data']}, at hand {data}); choose another folder
+    """
     if difference := recipe_difference(saved["recipe"], recipe):
         raise BadInput(f"{uri}: belongs to another recipe ({'; '.join(difference[:4])}); choose another folder or do not resume")
     if saved["data"] != data:
@@ -344,7 +525,18 @@ def restore(
 # %% ../../nbs/learning/training.ipynb #708418b6
 @dataclass(frozen=True)
 class RunData:
-    "The rows of a run"
+    """The rows of a run
+
+    Attributes
+    ----------
+    train : StampIndex
+    choose : StampIndex
+        Rows that choose the best epoch
+    report : StampIndex | None
+        Rows that the best epoch is reported on; None where the data have no such split
+    recipe : TrainRecipe
+        How the last two are looked at
+    """
 
     train: StampIndex
     choose: StampIndex  # Rows that choose the best epoch
@@ -356,7 +548,18 @@ def run_data(
     sets: Sequence[StampSet | str],  # Sets, or paths of one set
     recipe: TrainRecipe,
 ) -> RunData:
-    "Indexes of the three splits; raises BadInput naming the split that is empty; online, hosts are not cut by arcs nobody will see"
+    """Indexes of the three splits; raises BadInput naming the split that is empty; online, hosts are not cut by arcs nobody will see
+
+    Parameters
+    ----------
+    sets : Sequence[StampSet | str]
+        Sets, or paths of one set
+    recipe : TrainRecipe
+
+    Returns
+    -------
+    RunData
+    """
     cuts = recipe.select
     if recipe.online.enabled:
         cuts = Selection(splits=cuts.splits, exclude_bricks=cuts.exclude_bricks, metrics_ok=False)
@@ -376,7 +579,18 @@ def layers(
     model: LensNet,
     recipe: OptimRecipe,
 ) -> list[dict[str, Any]]:  # Groups of parameters for an optimiser, "lr_scale" each one's share of the learning rate
-    "All parameters, or blocks whose learning rate falls towards the pixels; raises BadInput for a network whose blocks timm does not know"
+    """All parameters, or blocks whose learning rate falls towards the pixels; raises BadInput for a network whose blocks timm does not know
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        Groups of parameters for an optimiser, "lr_scale" each one's share of the learning rate
+
+    Raises
+    ------
+    BadInput
+        optim.layer_decay={recipe.layer_decay}: needs a network of timm, whose blocks are ordered; expected 1
+    """
     if recipe.layer_decay == 1:
         return [{"params": list(model.parameters())}]
     if not hasattr(model.backbone, "group_matcher"):
@@ -439,7 +653,19 @@ def train_epoch(
     save: Any,  # Called after every step, writes a checkpoint when one is due
     bar: tqdm,
 ) -> None:
-    "Steps from where the state stands to the end of the epoch"
+    """Steps from where the state stands to the end of the epoch
+
+    Parameters
+    ----------
+    state : State
+    learner : Learner
+    reader : Reader
+    recipe : TrainRecipe
+    place : Place
+    save : Any
+        Called after every step, writes a checkpoint when one is due
+    bar : tqdm
+    """
     n_steps = min(reader.steps(state.epoch), recipe.max_steps or sys.maxsize)
     learner.model.train()
     freeze_backbone(learner.model, state.epoch < recipe.freeze_epochs, recipe.freeze)
@@ -485,7 +711,22 @@ def measure(
     split: str,  # Its name, for the row
     diagnose: bool = False,  # Also what `learning.diagnostics` measures
 ) -> dict[str, Any]:
-    "Metrics of a split under the weights that would be kept, and `diagnostics` where asked for"
+    """Metrics of a split under the weights that would be kept, and `diagnostics` where asked for
+
+    Parameters
+    ----------
+    learner : Learner
+    index : StampIndex
+    recipe : TrainRecipe
+    split : str
+        Its name, for the row
+    diagnose : bool, default False
+        Also what `learning.diagnostics` measures
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     own = {name: value.clone() for name, value in learner.model.state_dict().items()}
     if learner.average is not None:
         learner.model.load_state_dict(learner.average)
@@ -509,7 +750,19 @@ def improved(
     best: float | None,  # The best so far
     recipe: TrainRecipe,
 ) -> bool:
-    "Whether a value of the monitored metric beats the best by min_delta"
+    """Whether a value of the monitored metric beats the best by min_delta
+
+    Parameters
+    ----------
+    value : float
+    best : float | None
+        The best so far
+    recipe : TrainRecipe
+
+    Returns
+    -------
+    bool
+    """
     if best is None:
         return True
     gain = best - value if recipe.monitor.startswith(LOWER) else value - best
@@ -520,7 +773,21 @@ def check_monitor(
     recipe: TrainRecipe,
     choose: StampIndex,  # Rows of the split that chooses
 ) -> None:
-    "Raises BadInput for a monitor that is no metric, or that the split has too few galaxies to measure"
+    """Raises BadInput for a monitor that is no metric, or that the split has too few galaxies to measure
+
+    Parameters
+    ----------
+    recipe : TrainRecipe
+    choose : StampIndex
+        Rows of the split that chooses
+
+    Raises
+    ------
+    BadInput
+        {where} holds {int((~other).sum())} lenses among {len(choose)} stamps; expected both classes
+        monitor '{recipe.monitor}' is not measured (known: {', '.join(known)})
+        monitor '{recipe.monitor}' cannot be measured on {where}: {n} negative galaxies, {metrics.negatives_needed(fpr)} needed; so few reach a false-positive rate of {metrics.lowest_fpr(n)} (monitors: {can})
+    """
     where, other = f"split '{recipe.choose_on}'", choose.label < 0.5
     if recipe.pairs == "residual":
         other = np.ones(len(choose), bool)  # each pair of controls is a negative
@@ -579,7 +846,19 @@ def epoch_line(
     row: Mapping[str, Any],  # Of the history
     epochs: int,  # Of the whole run
 ) -> str:
-    "One line about an epoch, for a log"
+    """One line about an epoch, for a log
+
+    Parameters
+    ----------
+    row : Mapping[str, Any]
+        Of the history
+    epochs : int
+        Of the whole run
+
+    Returns
+    -------
+    str
+    """
     c = row["choose"]
     rate = "n/a" if c["tpr@fpr0.01"] is None else f"{c['tpr@fpr0.01']:.3f}"
     body = f"loss {row['loss']:.4f} / {c['loss']:.4f} {c['split']}, auroc {c['auroc']:.4f}, tpr@fpr.01 {rate}"
@@ -590,7 +869,13 @@ def epoch_line(
 def seen_by(
     index: StampIndex,
 ) -> dict[str, Any]:  # Empty where the stamps do not say
-    "Releases and cameras of a training set"
+    """Releases and cameras of a training set
+
+    Returns
+    -------
+    dict[str, Any]
+        Empty where the stamps do not say
+    """
     return numbers_seen(index.identity["release"]) if "release" in index.identity else {}
 
 
@@ -603,7 +888,29 @@ def train(
     device: str = "",  # "cpu", "cuda" ...; empty: a GPU where there is one
     made_of: str = "",  # Name of the stamps product: the same rows with other pixels are other data
 ) -> dict[str, Any]:  # What came out; also in summary.json
-    "Trains a network; raises BadInput, before the first epoch, for data, recipe, monitor or folder that do not fit together"
+    """Trains a network; raises BadInput, before the first epoch, for data, recipe, monitor or folder that do not fit together
+
+    Parameters
+    ----------
+    sets : Sequence[StampSet | str]
+        Sets of stamps, or paths of one set
+    recipe : TrainRecipe
+    out_dir : str
+        Folder for best.pt, last.pt, history.json, summary.json, and the loggers' own
+    progress : bool, default True
+        A bar on a terminal, one line an epoch in a log
+    resume : bool, default True
+        Go on from last.pt where there is one
+    device : str, default ''
+        "cpu", "cuda" ...; empty: a GPU where there is one
+    made_of : str, default ''
+        Name of the stamps product: the same rows with other pixels are other data
+
+    Returns
+    -------
+    dict[str, Any]
+        What came out; also in summary.json
+    """
     with processes(device) as place:
         data = run_data(sets, recipe)
         check_monitor(recipe, data.choose)
@@ -656,7 +963,19 @@ def keep_epoch(
     out_dir: str,
     row: Mapping[str, Any],  # The epoch's row
 ) -> None:
-    "Writes the history, the best network, and the checkpoints that are kept: `epoch_006.pt` is the network after six epochs, the history's epoch 5"
+    """Writes the history, the best network, and the checkpoints that are kept: `epoch_006.pt` is the network after six epochs, the history's epoch 5
+
+    Parameters
+    ----------
+    state : State
+    learner : Learner
+    recipe : TrainRecipe
+    data : str
+        Identity of the data
+    out_dir : str
+    row : Mapping[str, Any]
+        The epoch's row
+    """
     write_json(list(state.history), storage.join(out_dir, "history.json"), sort_keys=False)
     kept = state_dict(state, learner, recipe, data, learner.average)
     if row["best"]:
@@ -711,7 +1030,30 @@ def rehearse(
     steps: int = 2,  # Steps before the checkpoint
     batch_size: int = 8,  # Stamps a step
 ) -> dict[str, Any]:  # Network, parameters, loss of each step, and of the last one again after resuming
-    "A few steps of the recipe's own network, a checkpoint, and the next step both ways; raises RuntimeError for a loss that is not finite"
+    """A few steps of the recipe's own network, a checkpoint, and the next step both ways; raises RuntimeError for a loss that is not finite
+
+    Parameters
+    ----------
+    sets : Sequence[StampSet | str]
+        Sets of stamps, or paths of one set
+    recipe : TrainRecipe
+    out_dir : str
+        Where the checkpoint goes
+    steps : int, default 2
+        Steps before the checkpoint
+    batch_size : int, default 8
+        Stamps a step
+
+    Returns
+    -------
+    dict[str, Any]
+        Network, parameters, loss of each step, and of the last one again after resuming
+
+    Raises
+    ------
+    RuntimeError
+        {few.model.name}: the loss of step {number} is {result.loss}
+    """
     few = replace(recipe, read=replace(recipe.read, batch_size=batch_size, lanes=1, hard_negatives="", window=batch_size))
     train_index = build_index(training_sets(sets, few.pairs), few.select, reading(few))
     place, name, path = Place(), data_identity(train_index), storage.join(out_dir, "rehearsal.pt")

@@ -25,7 +25,21 @@ def trace_batch(
     x: Tensor,  # Image-plane positions [arcsec], (m, ...)
     y: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # Source-plane x and y, and psi
-    "Trace rays back to the source plane"
+    """Trace rays back to the source plane
+
+    Parameters
+    ----------
+    lens : Tensor
+        Rows of `lens_rows`, (m, 11)
+    x : Tensor
+        Image-plane positions [arcsec], (m, ...)
+    y : Tensor
+
+    Returns
+    -------
+    tuple[Tensor, Tensor, Tensor]
+        Source-plane x and y, and psi
+    """
     torch = importlib.import_module("torch")
     strength, q2, f, c, s, cx, cy, g1, g2 = (lens[:, k].reshape(-1, *[1] * (x.ndim - 1)) for k in range(9))
     dx, dy = x - cx, y - cy
@@ -67,7 +81,26 @@ def judge_sersic_batch(
     side: float,  # Of the tiles [arcsec]
     limits: tuple[float, float, float],  # fine, drop, cusp of `Accuracy`
 ) -> tuple[Tensor, Tensor]:  # Tiles that hold light, tiles to split
-    "What `judge_sersic` says, for a tensor of tiles"
+    """What `judge_sersic` says, for a tensor of tiles
+
+    Parameters
+    ----------
+    lens : Tensor
+        (m, 11)
+    part : Tensor
+        (m, 10)
+    at : tuple[Tensor, Tensor, Tensor]
+        Source position of each tile's middle, and psi; (m,)
+    side : float
+        Of the tiles [arcsec]
+    limits : tuple[float, float, float]
+        fine, drop, cusp of `Accuracy`
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        Tiles that hold light, tiles to split
+    """
     torch = importlib.import_module("torch")
     stretch, far = stretch_batch(lens, at[2], side)
     r, root = torch.sqrt(sersic_radius2(part, at[0], at[1])), part[:, 9]
@@ -110,7 +143,30 @@ def judge_image_batch(
     side: float,  # Of the tiles [arcsec]
     limits: tuple[Tensor, Tensor, Tensor],  # What a tile may miss, what counts as empty, and the brightest pixel; (m,)
 ) -> tuple[Tensor, Tensor]:  # Tiles that hold light, tiles to split
-    "What `judge_image` says, for a tensor of tiles"
+    """What `judge_image` says, for a tensor of tiles
+
+    Parameters
+    ----------
+    lens : Tensor
+        (m, 11)
+    part : Tensor
+        (m, 8)
+    maps : Tensor
+        `bank_maps` of the bank, (4, blocks)
+    place : Tensor
+        (offset, height, width) of each tile's maps, (m, 3)
+    at : tuple[Tensor, Tensor, Tensor]
+        Source position of each tile's middle, and psi; (m,)
+    side : float
+        Of the tiles [arcsec]
+    limits : tuple[Tensor, Tensor, Tensor]
+        What a tile may miss, what counts as empty, and the brightest pixel; (m,)
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        Tiles that hold light, tiles to split
+    """
     torch = importlib.import_module("torch")
     stretch, far = stretch_batch(lens, at[2], side)
     u, v = image_at(part, at[0], at[1])
@@ -154,7 +210,24 @@ def quarters_batch(
     iy: Tensor,  # (m,) row
     limit: int,  # Cells of the quarters' level along the window's side
 ) -> tuple[Tensor, Tensor, Tensor]:  # The same of their quarters
-    "The quarters of tiles that begin within the window"
+    """The quarters of tiles that begin within the window
+
+    Parameters
+    ----------
+    owner : Tensor
+        (m,) system of each tile
+    ix : Tensor
+        (m,) column
+    iy : Tensor
+        (m,) row
+    limit : int
+        Cells of the quarters' level along the window's side
+
+    Returns
+    -------
+    tuple[Tensor, Tensor, Tensor]
+        The same of their quarters
+    """
     torch = importlib.import_module("torch")
     child = torch.arange(4 * len(owner), device=owner.device) % 4
     ix, iy = 2 * ix.repeat_interleave(4) + child % 2, 2 * iy.repeat_interleave(4) + child // 2
@@ -173,7 +246,27 @@ def shoot_batch(
     offset: int,  # Grid index of the window's edge
     grids: Tensor,  # (n, s N, s N); added to
 ) -> None:
-    "Trace one component of a batch of systems onto their grids"
+    """Trace one component of a batch of systems onto their grids
+
+    Parameters
+    ----------
+    lens : Tensor
+        Rows of `lens_rows`, (n, 11)
+    part : Tensor
+        Rows of one component, (n, ...)
+    stamps : tuple[Tensor, Tensor, Tensor, Tensor] | None
+        All pixels of a bank, (offset, height, width) of each system's image, and the same two of the maps; None for Sersics
+    limits : Any
+        fine, drop, cusp of `Accuracy`; for stamps what a tile may miss, what is empty and the brightest pixel, a tensor (n,) each
+    size : int
+        Cells of the window along one side, even
+    cell : float
+        [arcsec]
+    offset : int
+        Grid index of the window's edge
+    grids : Tensor
+        (n, s N, s N); added to
+    """
     torch = importlib.import_module("torch")
     device, edge = lens.device, -0.5 * size * cell
     nodes, weights = (torch.tensor(a, dtype=torch.float32, device=device) for a in np.polynomial.legendre.leggauss(4))
@@ -221,7 +314,32 @@ def blur_batch(
     cells: int,  # Cells per pixel
     n_pix: int,  # Pixels along one side of the stamps
 ) -> Tensor:  # (n, n_band, n_pix, n_pix)
-    "Blurred stamps"
+    """Blurred stamps
+
+    Parameters
+    ----------
+    grids : Tensor
+        (n, n_group, s N, s N)
+    flux : Tensor
+        (n, n_group, n_band)
+    per_step : Tensor
+        Table steps per frequency step, (n, n_band)
+    last : Tensor
+        Frequency steps kept, (n, n_band)
+    tables : Tensor
+        (n, n_band, table size)
+    factor : Tensor
+        Along one axis, (s N / 2 + 1,)
+    cells : int
+        Cells per pixel
+    n_pix : int
+        Pixels along one side of the stamps
+
+    Returns
+    -------
+    Tensor
+        (n, n_band, n_pix, n_pix)
+    """
     torch = importlib.import_module("torch")
     size = grids.shape[-1]
     spectra = torch.einsum("ngyx,ngb->nbyx", torch.fft.rfft2(grids), flux.to(torch.complex64))

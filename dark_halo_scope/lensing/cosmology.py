@@ -24,7 +24,15 @@ ARCSEC = 180 / np.pi * 3600  # One radian [arcsec]
 
 @dataclass(frozen=True)
 class Cosmology:
-    "A flat universe of matter and a cosmological constant"
+    """A flat universe of matter and a cosmological constant
+
+    Attributes
+    ----------
+    H0 : float, default 70.0
+        Hubble's constant [km/s/Mpc]
+    omega_m : float, default 0.3
+        Matter density today, in critical densities
+    """
 
     H0: float = 70.0  # Hubble's constant [km/s/Mpc]
     omega_m: float = 0.3  # Matter density today, in critical densities
@@ -44,6 +52,22 @@ def comoving_distance(
     """Line-of-sight comoving distance; raises BadInput for a redshift that is negative or not finite
 
     `D_C = c / H0 int_0^z dz' / sqrt(omega_m (1 + z')^3 + 1 - omega_m)` [Hogg1999, equations 14 and 15], by Gauss-Legendre nodes in `ln(1 + z)`.
+
+    Parameters
+    ----------
+    z : np.ndarray | float
+        Redshift, >= 0
+    cosmology : Cosmology, default Cosmology()
+
+    Returns
+    -------
+    np.ndarray
+        [Mpc], same shape
+
+    Raises
+    ------
+    BadInput
+        redshift: ... is not one; expected finite and >= 0
     """
     z = np.asarray(z, float)
     if not (np.isfinite(z).all() and (z >= 0).all()):
@@ -62,6 +86,19 @@ def lensing_efficiency(
     """How much of the deflection is seen
 
     `D_ls / D_s = 1 - D_C(z_l) / D_C(z_s)` in a flat universe [Hogg1999].
+
+    Parameters
+    ----------
+    z_l : np.ndarray | float
+        Redshift of the lens
+    z_s : np.ndarray | float
+        Redshift of the source
+    cosmology : Cosmology, default Cosmology()
+
+    Returns
+    -------
+    np.ndarray
+        D_ls / D_s, 0 where the source is in front
     """
     ratio = comoving_distance(z_l, cosmology) / np.maximum(comoving_distance(z_s, cosmology), 1e-12)
     return np.clip(1 - ratio, 0.0, None)
@@ -76,6 +113,26 @@ def einstein_radius(
     """Einstein radius of a singular isothermal sphere; raises BadInput for a negative dispersion
 
     `theta_E = 4 pi (sigma_v / c)^2 D_ls / D_s` [Schneider1992].
+
+    Parameters
+    ----------
+    sigma_v : np.ndarray | float
+        Velocity dispersion [km/s]
+    z_l : np.ndarray | float
+        Redshift of the lens
+    z_s : np.ndarray | float
+        Redshift of the source
+    cosmology : Cosmology, default Cosmology()
+
+    Returns
+    -------
+    np.ndarray
+        theta_E [arcsec]
+
+    Raises
+    ------
+    BadInput
+        sigma_v: {sigma_v.min()} km/s; expected >= 0
     """
     sigma_v = np.asarray(sigma_v, float)
     if not (sigma_v >= 0).all():
@@ -89,7 +146,23 @@ def dispersion_for(
     z_s: np.ndarray | float,  # Redshift of the source
     cosmology: Cosmology = Cosmology(),
 ) -> np.ndarray:  # sigma_v [km/s], inf where the source is in front of the lens
-    "Inverse of `einstein_radius`"
+    """Inverse of `einstein_radius`
+
+    Parameters
+    ----------
+    theta_E : np.ndarray | float
+        Einstein radius [arcsec]
+    z_l : np.ndarray | float
+        Redshift of the lens
+    z_s : np.ndarray | float
+        Redshift of the source
+    cosmology : Cosmology, default Cosmology()
+
+    Returns
+    -------
+    np.ndarray
+        sigma_v [km/s], inf where the source is in front of the lens
+    """
     with np.errstate(divide="ignore"):
         return C_KM_S * np.sqrt(np.asarray(theta_E, float) / ARCSEC / (4 * np.pi * lensing_efficiency(z_l, z_s, cosmology)))
 
@@ -102,6 +175,19 @@ def absolute_magnitude(
     """Rest-frame r magnitude of an early-type galaxy, K and evolution corrected
 
     `M_r = m_r - 5 log10(D_L / 10 pc) - K(z) + 0.85 z` with `K = 0.6 z + 1.4 z^2`, `D_L = (1 + z) D_C` [Hogg1999]; the evolution is that of [Bernardi2003].
+
+    Parameters
+    ----------
+    mag_r : np.ndarray | float
+        AB, dereddened
+    z : np.ndarray | float
+        Redshift, > 0
+    cosmology : Cosmology, default Cosmology()
+
+    Returns
+    -------
+    np.ndarray
+        M_r of the passive galaxy that it fades into by today
     """
     z = np.asarray(z, float)
     distance = comoving_distance(z, cosmology) * (1 + z)
@@ -117,6 +203,21 @@ def dispersion_from_light(
     """Faber and Jackson's relation as Bernardi et al. (2003) measured it, scatter 0.07 dex
 
     `log10 sigma_v = 2.203 - 0.102 (M_r + 21.15)` [Faber1976; Bernardi2003].
+
+    Parameters
+    ----------
+    mag_r : np.ndarray | float
+        AB, dereddened
+    z : np.ndarray | float
+        Redshift, > 0
+    scatter : np.ndarray | float, default 0.0
+        A standard normal number for each galaxy; 0 gives the mean relation
+    cosmology : Cosmology, default Cosmology()
+
+    Returns
+    -------
+    np.ndarray
+        sigma_v [km/s]
     """
     return 10 ** (2.203 - 0.102 * (absolute_magnitude(mag_r, z, cosmology) + 21.15) + 0.07 * np.asarray(scatter))
 
@@ -128,7 +229,30 @@ def draw_source_redshift(
     by_area: bool = True,  # Weight by (D_ls / D_s)^2
     cosmology: Cosmology = Cosmology(),
 ) -> np.ndarray:  # (n,) redshift of a source behind each lens
-    "One source redshift for each lens"
+    """One source redshift for each lens
+
+    Parameters
+    ----------
+    u : np.ndarray
+        (n,) uniform in [0, 1)
+    z_l : np.ndarray
+        (n,) redshift of each lens
+    z0 : float, default 0.9
+        Scale of n(z); 0.9 has its median at 1.27, galaxies of r about 25
+    by_area : bool, default True
+        Weight by (D_ls / D_s)^2
+    cosmology : Cosmology, default Cosmology()
+
+    Returns
+    -------
+    np.ndarray
+        (n,) redshift of a source behind each lens
+
+    Raises
+    ------
+    BadInput
+        z_l: {np.max(z_l)} leaves no source behind it; expected below 6
+    """
     edges = np.linspace(0.0, 6.0, 601)
     middle = (edges[1:] + edges[:-1]) / 2
     weight = middle**2 * np.exp(-((middle / z0) ** 1.5)) * (middle > np.asarray(z_l)[:, None])
@@ -151,7 +275,25 @@ def observability(
     theta_E: np.ndarray | float,  # Einstein radius [arcsec]
     fwhm: np.ndarray | float,  # FWHM of the PSF [arcsec]
 ) -> np.ndarray:  # int8 index into OBSERVABILITY
-    "0 blind, 1 low trust, 2 good; raises BadInput unless FWHM > 0 and theta_E >= 0"
+    """0 blind, 1 low trust, 2 good; raises BadInput unless FWHM > 0 and theta_E >= 0
+
+    Parameters
+    ----------
+    theta_E : np.ndarray | float
+        Einstein radius [arcsec]
+    fwhm : np.ndarray | float
+        FWHM of the PSF [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        int8 index into OBSERVABILITY
+
+    Raises
+    ------
+    BadInput
+        observability: smallest fwhm {fwhm.min()}, smallest theta_E {theta_E.min()}; expected fwhm > 0 and theta_E >= 0
+    """
     theta_E, fwhm = np.asarray(theta_E, float), np.asarray(fwhm, float)
     if not ((fwhm > 0).all() and (theta_E >= 0).all()):
         raise BadInput(f"observability: smallest fwhm {fwhm.min()}, smallest theta_E {theta_E.min()}; expected fwhm > 0 and theta_E >= 0")
@@ -160,7 +302,26 @@ def observability(
 # %% ../../nbs/lensing/cosmology.ipynb #3b195326
 @dataclass(frozen=True)
 class PopulationRecipe:
-    "The lenses of phase 1: how many are drawn, and from what"
+    """The lenses of phase 1: how many are drawn, and from what
+
+    Attributes
+    ----------
+    n : int, default 20000
+        Lenses drawn
+    sigma_star : float, default 161.0
+        Of the velocity dispersion function [km/s]
+    alpha : float, default 2.32
+        Its slope
+    beta : float, default 2.67
+        Its cut-off
+    sigma_min : float, default 100.0
+        Smallest dispersion considered [km/s]
+    z_l_max : float, default 1.0
+        Farthest lens
+    z0 : float, default 0.9
+        Scale of the sources' n(z)
+    seed : int, default 1
+    """
 
     n: int = 20000  # Lenses drawn
     sigma_star: float = 161.0  # Of the velocity dispersion function [km/s]
@@ -192,7 +353,13 @@ def draw_lenses(
     recipe: PopulationRecipe = PopulationRecipe(),
     cosmology: Cosmology = Cosmology(),
 ) -> dict[str, np.ndarray]:  # z_l, z_s, sigma_v [km/s], theta_E [arcsec], each (n,)
-    "A sample of lens systems weighted by their cross-section, the same for one recipe always"
+    """A sample of lens systems weighted by their cross-section, the same for one recipe always
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        z_l, z_s, sigma_v [km/s], theta_E [arcsec], each (n,)
+    """
     generator = rng("phase 1 population", recipe.seed)
     sigma_v = _draw_grid(
         generator.random(recipe.n), np.linspace(recipe.sigma_min, 500, 801), lambda s: _dispersion_density(s, recipe) * s**4
@@ -227,7 +394,20 @@ def observability_table(
     lenses: dict[str, np.ndarray],  # From `draw_lenses`
     fwhm: dict[str, float],  # Name of a band or survey -> FWHM of its PSF [arcsec]
 ) -> dict[str, list]:  # Columns seeing, fwhm, blind, low trust, good, median_z_s_good: one row for each name
-    "Shares of the lenses in each observability class, and the median source redshift of the good ones"
+    """Shares of the lenses in each observability class, and the median source redshift of the good ones
+
+    Parameters
+    ----------
+    lenses : dict[str, np.ndarray]
+        From `draw_lenses`
+    fwhm : dict[str, float]
+        Name of a band or survey -> FWHM of its PSF [arcsec]
+
+    Returns
+    -------
+    dict[str, list]
+        Columns seeing, fwhm, blind, low trust, good, median_z_s_good: one row for each name
+    """
     rows = []
     for name, width in fwhm.items():
         classes = observability(lenses["theta_E"], width)

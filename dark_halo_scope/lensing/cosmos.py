@@ -36,7 +36,33 @@ from .sources import SourceBank, light_radius, stamp_fault
 # %% ../../nbs/lensing/cosmos.ipynb #712f63ce
 @dataclass(frozen=True)
 class BankRecipe:
-    "How an HST picture is cleaned, and how the galaxies are shared among the splits"
+    """How an HST picture is cleaned, and how the galaxies are shared among the splits
+
+    Attributes
+    ----------
+    threshold : float, default 2.5
+        Segmentation threshold above the sky, in sigma of the smoothed picture
+    apart : float, default 5.0
+        Two objects that are separate above this many sigma are two, however their outskirts touch
+    smooth : float, default 1.5
+        Width of the smoothing before segmentation [pixel, Gaussian sigma]
+    grow : int, default 4
+        The mask is grown by this before the taper [pixel]
+    taper : float, default 6.0
+        Length over which the light falls to zero at the mask's edge [pixel]
+    noise_length : float, default 0.58
+        Correlation length of drizzled noise [pixel, Gaussian sigma]; .58 gives neighbours the measured .48
+    min_snr : float, default 10.0
+        Galaxies with less total S/N in the mask are set aside
+    max_edge : float, default 0.6
+        Largest light at the mask's edge before the taper, or on the picture's rim [sky sigma]; more means a galaxy cut by its picture, or sky left in
+    max_border : float, default 0.35
+        Largest share of the picture's border inside the grown mask
+    fractions : tuple[float, float, float], default (0.7, 0.15, 0.15)
+        Shares of train, val, test
+    seed : int, default 1
+        Changes who is in which split
+    """
 
     threshold: float = 2.5  # Segmentation threshold above the sky, in sigma of the smoothed picture
     apart: float = 5.0  # Two objects that are separate above this many sigma are two, however their outskirts touch
@@ -75,7 +101,18 @@ class BankRecipe:
 def rim(
     shape: tuple[int, int],  # (y, x)
 ) -> np.ndarray:  # Boolean, True on a frame of one eighth of the picture's smaller side
-    "The frame of a picture"
+    """The frame of a picture
+
+    Parameters
+    ----------
+    shape : tuple[int, int]
+        (y, x)
+
+    Returns
+    -------
+    np.ndarray
+        Boolean, True on a frame of one eighth of the picture's smaller side
+    """
     width = max(2, min(shape) // 8)
     frame = np.ones(shape, bool)
     frame[width:-width, width:-width] = False
@@ -86,7 +123,20 @@ def sky_level(
     image: np.ndarray,  # (y, x)
     where: np.ndarray,  # Boolean: the pixels to use
 ) -> tuple[float, float]:  # Level and spread, in the image's units
-    "Median and 1.4826 x median absolute deviation, clipped once at 3 sigma"
+    """Median and 1.4826 x median absolute deviation, clipped once at 3 sigma
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (y, x)
+    where : np.ndarray
+        Boolean: the pixels to use
+
+    Returns
+    -------
+    tuple[float, float]
+        Level and spread, in the image's units
+    """
     values = image[where]
     level = float(np.median(values))
     spread = 1.4826 * float(np.median(np.abs(values - level)))
@@ -100,7 +150,21 @@ def segment(
     spread: float,  # Sky spread per pixel, in the image's units
     recipe: BankRecipe,
 ) -> tuple[np.ndarray, np.ndarray]:  # Masks (y, x): the galaxy (empty when nothing is above the threshold), its neighbours
-    "The pixels of the galaxy in the middle, and those of everything else"
+    """The pixels of the galaxy in the middle, and those of everything else
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (y, x), sky already subtracted
+    spread : float
+        Sky spread per pixel, in the image's units
+    recipe : BankRecipe
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Masks (y, x): the galaxy (empty when nothing is above the threshold), its neighbours
+    """
     smooth = ndimage.gaussian_filter(image, recipe.smooth)
     noise = spread * smoothed_noise(recipe.smooth, recipe.noise_length)
     markers, _ = ndimage.label(smooth > recipe.apart * noise)
@@ -118,7 +182,20 @@ def smoothed_noise(
     smooth: float,  # Gaussian sigma of a smoothing [pixel]
     noise_length: float,  # Correlation length of the noise [pixel, Gaussian sigma]
 ) -> float:  # Spread after smoothing, over the spread before
-    "What a Gaussian smoothing leaves of noise that is itself white noise smoothed by `noise_length`"
+    """What a Gaussian smoothing leaves of noise that is itself white noise smoothed by `noise_length`
+
+    Parameters
+    ----------
+    smooth : float
+        Gaussian sigma of a smoothing [pixel]
+    noise_length : float
+        Correlation length of the noise [pixel, Gaussian sigma]
+
+    Returns
+    -------
+    float
+        Spread after smoothing, over the spread before
+    """
     k = 2 * np.pi * np.fft.fftfreq(64)
     power = np.exp(-(noise_length**2) * (k[:, None] ** 2 + k**2))
     return float(np.sqrt((power * np.exp(-(smooth**2) * (k[:, None] ** 2 + k**2))).sum() / power.sum()))
@@ -128,7 +205,25 @@ def psf_transform(
     psf: np.ndarray,  # (y, x), any odd or even shape, any normalisation
     shape: tuple[int, int],  # Of the picture it will filter
 ) -> np.ndarray:  # rfft2 of the PSF with unit sum and its centroid at pixel (0, 0)
-    "The PSF's transform, centred so that dividing by it moves nothing"
+    """The PSF's transform, centred so that dividing by it moves nothing
+
+    Parameters
+    ----------
+    psf : np.ndarray
+        (y, x), any odd or even shape, any normalisation
+    shape : tuple[int, int]
+        Of the picture it will filter
+
+    Returns
+    -------
+    np.ndarray
+        rfft2 of the PSF with unit sum and its centroid at pixel (0, 0)
+
+    Raises
+    ------
+    BadInput
+        psf: shape {psf.shape}, sum {total}; expected a picture of positive sum
+    """
     total = float(psf.sum())
     if psf.ndim != 2 or not total > 0:
         raise BadInput(f"psf: shape {psf.shape}, sum {total:.3g}; expected a picture of positive sum")
@@ -148,7 +243,28 @@ def wiener(
     r_half: float,  # Half-light radius of the galaxy [pixel]
     noise_length: float = 0.0,  # Correlation length of the noise [pixel, Gaussian sigma]
 ) -> np.ndarray:  # (y, x), the picture before the PSF, as far as its noise allows
-    "Deconvolve where the galaxy is brighter than the noise and smooth where it is not"
+    """Deconvolve where the galaxy is brighter than the noise and smooth where it is not
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (y, x), sky subtracted, neighbours blanked
+    psf : np.ndarray
+        (y, x), the PSF in the same pixels
+    spread : float
+        Noise per pixel, in the image's units
+    flux : float
+        Total flux of the galaxy, in the image's units
+    r_half : float
+        Half-light radius of the galaxy [pixel]
+    noise_length : float, default 0.0
+        Correlation length of the noise [pixel, Gaussian sigma]
+
+    Returns
+    -------
+    np.ndarray
+        (y, x), the picture before the PSF, as far as its noise allows
+    """
     pad = 16
     wide = np.pad(image, pad)
     transfer = psf_transform(psf, wide.shape)
@@ -164,7 +280,17 @@ def wiener(
 def concentration(
     image: np.ndarray,  # (y, x), zero outside the galaxy
 ) -> float:
-    "C = 5 log10(r80 / r20) (Conselice 2003, ApJS 147, 1): about 2.8 for an exponential disc, 5.2 for a de Vaucouleurs profile"
+    """C = 5 log10(r80 / r20) (Conselice 2003, ApJS 147, 1): about 2.8 for an exponential disc, 5.2 for a de Vaucouleurs profile
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (y, x), zero outside the galaxy
+
+    Returns
+    -------
+    float
+    """
     return float(5 * np.log10(light_radius(image, 0.8) / light_radius(image, 0.2)))
 
 # %% ../../nbs/lensing/cosmos.ipynb #b8ddb06a
@@ -172,7 +298,20 @@ def taper_weights(
     mask: np.ndarray,  # (y, x) boolean
     length: float,  # [pixel]
 ) -> np.ndarray:  # (y, x) in [0, 1]: 0 outside the mask and on the picture's border, 1 deeper than `length`
-    "A raised cosine of the distance to the nearest pixel outside the mask, the picture's border being outside"
+    """A raised cosine of the distance to the nearest pixel outside the mask, the picture's border being outside
+
+    Parameters
+    ----------
+    mask : np.ndarray
+        (y, x) boolean
+    length : float
+        [pixel]
+
+    Returns
+    -------
+    np.ndarray
+        (y, x) in [0, 1]: 0 outside the mask and on the picture's border, 1 deeper than `length`
+    """
     inside = np.pad(mask, 1)[1:-1, 1:-1].copy()
     inside[[0, -1], :] = inside[:, [0, -1]] = False
     depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
@@ -181,7 +320,31 @@ def taper_weights(
 # %% ../../nbs/lensing/cosmos.ipynb #ae9f45b1
 @dataclass(frozen=True)
 class CleanSource:
-    "One galaxy, ready to be lensed; lengths in its own pixels, fluxes in the units of the picture it came from"
+    """One galaxy, ready to be lensed; lengths in its own pixels, fluxes in the units of the picture it came from
+
+    Attributes
+    ----------
+    image : np.ndarray
+        (y, x) float32, unit sum, zero outside `mask`
+    mask : np.ndarray
+        (y, x) boolean: where light may be
+    flux : float
+        Total flux inside the mask, sky subtracted
+    background : float
+        The sky that was subtracted
+    spread : float
+        Noise per pixel
+    snr : float
+        Flux over its noise, in the mask before it is grown, the noise's correlation included
+    edge : float
+        Mean light along the mask's edge before the taper, or median light on the picture's rim if that is more [sky sigma]
+    r_half : float
+        Half-light radius [pixel]
+    concentration : float
+        5 log10(r80/r20)
+    why : str
+        Empty for a usable galaxy, else the reason it is set aside
+    """
 
     image: np.ndarray  # (y, x) float32, unit sum, zero outside `mask`
     mask: np.ndarray  # (y, x) boolean: where light may be
@@ -200,7 +363,25 @@ def clean_source(
     psf: np.ndarray,  # (y, x), in the same pixels
     recipe: BankRecipe = BankRecipe(),
 ) -> CleanSource:
-    "Sky, neighbours, PSF, mask, taper, measures; raises BadInput for a picture that is not finite or smaller than 16 pixels"
+    """Sky, neighbours, PSF, mask, taper, measures; raises BadInput for a picture that is not finite or smaller than 16 pixels
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (y, x) counts per second
+    psf : np.ndarray
+        (y, x), in the same pixels
+    recipe : BankRecipe, default BankRecipe()
+
+    Returns
+    -------
+    CleanSource
+
+    Raises
+    ------
+    BadInput
+        source picture: shape {image.shape}, finite {bool(np.isfinite(image).all())}; expected at least 16 x 16 finite pixels
+    """
     image = np.asarray(image, float)
     if image.ndim != 2 or min(image.shape) < 16 or not np.isfinite(image).all():
         raise BadInput(
@@ -251,7 +432,23 @@ def _noise_power_at_zero(noise_length: float) -> float:
 def find_catalogues(
     sources: str | Path | Sequence[str | Path],  # Catalogue files, or folders to look in (subfolders too)
 ) -> list[Path]:
-    "The RealGalaxyCatalog files among files and folders, in a fixed order"
+    """The RealGalaxyCatalog files among files and folders, in a fixed order
+
+    Parameters
+    ----------
+    sources : str | Path | Sequence[str | Path]
+        Catalogue files, or folders to look in (subfolders too)
+
+    Returns
+    -------
+    list[Path]
+
+    Raises
+    ------
+    BadInput
+        {path}: not found; expected a GalSim RealGalaxyCatalog file or a folder of them
+        {sources}: no real_galaxy_catalog_*.fits in it
+    """
     paths: list[Path] = []
     for source in [sources] if isinstance(sources, str | Path) else sources:
         path = Path(source)
@@ -269,7 +466,13 @@ HST_BANDS = ("f606w", "f814w")  # Filters whose magnitudes can be turned into th
 
 @contextmanager
 def named_file(path: Path) -> Iterator[None]:
-    "Turns what a FITS reader says of a broken file into one line that names it"
+    """Turns what a FITS reader says of a broken file into one line that names it
+
+    Raises
+    ------
+    BadInput
+        {path}: not FITS, or it ends early ({one_line(error)[:120]}); expected a whole FITS file
+    """
     try:
         yield
     except (OSError, TypeError, ValueError, IndexError) as error:
@@ -285,7 +488,25 @@ def fits_table(path: Path) -> Table:
 def read_catalogue(
     path: str | Path,  # A RealGalaxyCatalog file
 ) -> Table:  # sample, ident, ra, dec, band, mag_hst, gal_file, gal_hdu, psf_file, psf_hdu, pixscale, noise_variance, zphot, mag_g, mag_r, mag_i, mag_z, mag_y
-    "One catalogue and its companion, under one set of names; NaN where a number was not measured"
+    """One catalogue and its companion, under one set of names; NaN where a number was not measured
+
+    Parameters
+    ----------
+    path : str | Path
+        A RealGalaxyCatalog file
+
+    Returns
+    -------
+    Table
+        sample, ident, ra, dec, band, mag_hst, gal_file, gal_hdu, psf_file, psf_hdu, pixscale, noise_variance, zphot, mag_g, mag_r, mag_i, mag_z, mag_y
+
+    Raises
+    ------
+    BadInput
+        {path}: no column {', '.join(missing)}; expected a GalSim RealGalaxyCatalog
+        {path}: BAND {', '.join(strange)}; expected one of {', '.join(HST_BANDS)}
+        {companion}: its IDENT column differs from that of {path.name}
+    """
     path = Path(path)
     main = fits_table(path)
     wanted = {"IDENT": "ident", "RA": "ra", "DEC": "dec", "MAG": "mag_hst", "BAND": "band", "GAL_FILENAME": "gal_file", "GAL_HDU": "gal_hdu", "PSF_FILENAME": "psf_file",
@@ -320,7 +541,26 @@ def read_pictures(
 ) -> Iterator[
     tuple[np.ndarray, np.ndarray | None]
 ]:  # (picture, PSF or None when the sample comes without its PSF file), in catalogue order
-    "Every galaxy's picture and PSF, opening each file once"
+    """Every galaxy's picture and PSF, opening each file once
+
+    Parameters
+    ----------
+    catalogue : Table
+        From `read_catalogue`
+    folder : Path
+        Where its picture files lie
+
+    Returns
+    -------
+    Iterator[tuple[np.ndarray, np.ndarray | None]]
+        (picture, PSF or None when the sample comes without its PSF file), in catalogue order
+
+    Raises
+    ------
+    BadInput
+        {folder / row['gal_file']}: not found; the catalogue names it for galaxy {row['ident']}
+        {folder / row['gal_file']}: has {len(pictures)} HDUs; galaxy {row['ident']} should be in HDU {row['gal_hdu']}
+    """
     opened: dict[str, fits.HDUList] = {}
     try:
         for row in catalogue:
@@ -349,7 +589,20 @@ def gaussian_psf(
     fwhm: float = 0.12,  # [arcsec]; ACS/WFC in F814W, drizzled to 0.03" (Koekemoer et al. 2007, ApJS 172, 196, give 0.12")
     pixscale: float = 0.03,  # [arcsec/pixel]
 ) -> np.ndarray:  # (y, x), unit sum
-    "A round Gaussian for samples that come without their PSF file"
+    """A round Gaussian for samples that come without their PSF file
+
+    Parameters
+    ----------
+    fwhm : float, default 0.12
+        [arcsec]; ACS/WFC in F814W, drizzled to 0.03" (Koekemoer et al. 2007, ApJS 172, 196, give 0.12")
+    pixscale : float, default 0.03
+        [arcsec/pixel]
+
+    Returns
+    -------
+    np.ndarray
+        (y, x), unit sum
+    """
     half = int(np.ceil(2 * fwhm / pixscale))
     y, x = np.mgrid[-half : half + 1, -half : half + 1] * pixscale * 2.354820 / fwhm
     psf = np.exp(-(x**2 + y**2) / 2)
@@ -372,7 +625,22 @@ def template_flux(
     z: np.ndarray,  # (n,) redshift
     beta: np.ndarray | float = -1.6,  # UV slope of f_lambda
 ) -> np.ndarray:  # (n,) f_nu relative to 4000 Angstrom rest, just redwards of the step
-    "Spectrum of a star-forming galaxy at one observed wavelength"
+    """Spectrum of a star-forming galaxy at one observed wavelength
+
+    Parameters
+    ----------
+    wavelength : float | np.ndarray
+        Observed [Angstrom], one or (n,)
+    z : np.ndarray
+        (n,) redshift
+    beta : np.ndarray | float, default -1.6
+        UV slope of f_lambda
+
+    Returns
+    -------
+    np.ndarray
+        (n,) f_nu relative to 4000 Angstrom rest, just redwards of the step
+    """
     z = np.asarray(z, float)
     rest = wavelength / (1 + z)
     blue = (rest / 4000.0) ** (np.asarray(beta, float) + 2) / 1.3
@@ -385,7 +653,26 @@ def band_fluxes(
     bands: Sequence[str] = ("g", "r", "z"),
     beta: np.ndarray | float = -1.6,  # UV slope for the galaxies whose colours were not measured
 ) -> tuple[np.ndarray, np.ndarray]:  # (n, band) AB nanomaggies of the unlensed galaxy; (n,) True where every band was measured
-    "The galaxy's flux in each band: measured where all bands are, else the template at its redshift scaled to the HST magnitude in its own band"
+    """The galaxy's flux in each band: measured where all bands are, else the template at its redshift scaled to the HST magnitude in its own band
+
+    Parameters
+    ----------
+    table : dict[str, np.ndarray]
+        Columns band, mag_hst, zphot, mag_g ... mag_y (NaN: not measured)
+    bands : Sequence[str], default ('g', 'r', 'z')
+    beta : np.ndarray | float, default -1.6
+        UV slope for the galaxies whose colours were not measured
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        (n, band) AB nanomaggies of the unlensed galaxy; (n,) True where every band was measured
+
+    Raises
+    ------
+    BadInput
+        source colours: no magnitudes for band {', '.join(unknown)}; expected some of g, r, i, z, y
+    """
     unknown = [b for b in bands if f"mag_{b}" not in table]
     if unknown:
         raise BadInput(f"source colours: no magnitudes for band {', '.join(unknown)}; expected some of g, r, i, z, y")
@@ -406,7 +693,21 @@ def split_of(
     dec: np.ndarray,  # (n,) [deg]
     recipe: BankRecipe = BankRecipe(),
 ) -> np.ndarray:  # (n,) of "train", "val", "test"
-    "A galaxy's split, by keyed hash of its 36-arcsec sky cell: a galaxy and its neighbours, in whatever catalogue, stay together"
+    """A galaxy's split, by keyed hash of its 36-arcsec sky cell: a galaxy and its neighbours, in whatever catalogue, stay together
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    recipe : BankRecipe, default BankRecipe()
+
+    Returns
+    -------
+    np.ndarray
+        (n,) of "train", "val", "test"
+    """
     cells = np.floor(np.asarray(ra) * 100).astype(int), np.floor(np.asarray(dec) * 100).astype(int)
     u = uniforms_table("source split", [np.full(len(cells[0]), recipe.seed), *cells])[:, 0]
     return np.array(SPLITS)[np.searchsorted(np.cumsum(recipe.fractions)[:2], u, side="right")]
@@ -443,7 +744,28 @@ def build_bank(
     recipe: BankRecipe = BankRecipe(),
     progress: Callable[[int, int], None] | None = None,  # Called with (done, total)
 ) -> dict:  # galaxies, kept, per split, set_aside (reason: count), checksum
-    "Read, clean, check and write the bank; whatever is set aside is counted with its reason"
+    """Read, clean, check and write the bank; whatever is set aside is counted with its reason
+
+    Parameters
+    ----------
+    sources : str | Path | Sequence[str | Path]
+        RealGalaxyCatalog files or folders holding them
+    out : str | Path
+        The HDF5 file to write; any place that base.storage knows
+    recipe : BankRecipe, default BankRecipe()
+    progress : Callable[[int, int], None] | None, default None
+        Called with (done, total)
+
+    Returns
+    -------
+    dict
+        galaxies, kept, per split, set_aside (reason: count), checksum
+
+    Raises
+    ------
+    BadInput
+        {sources}: none of {len(rows)} galaxies is usable; reasons: {sorted(set(why))}
+    """
     rows, cleaned = _rows(find_catalogues(sources), recipe, progress)
     why = [source.why.split(": ")[0] for source in cleaned]
     why = [reason if first else "the same galaxy in an earlier catalogue" for reason, first in zip(why, _first_of_each(rows))]
@@ -473,7 +795,28 @@ def bank_bytes(
     columns: dict[str, np.ndarray],  # One value per picture
     recipe: BankRecipe,
 ) -> bytes:  # A complete HDF5 file
-    "The bank as a file; the same content gives the same bytes"
+    """The bank as a file; the same content gives the same bytes
+
+    Parameters
+    ----------
+    images : Sequence[np.ndarray]
+        (y, x) float32 pictures of unit sum
+    masks : Sequence[np.ndarray]
+        (y, x) boolean, of the same shapes
+    columns : dict[str, np.ndarray]
+        One value per picture
+    recipe : BankRecipe
+
+    Returns
+    -------
+    bytes
+        A complete HDF5 file
+
+    Raises
+    ------
+    BadInput
+        bank: pixel scales {sorted(set(columns['pixscale']))}; expected one
+    """
     if len({float(p) for p in columns["pixscale"]}) != 1:
         raise BadInput(f"bank: pixel scales {sorted(set(columns['pixscale']))}; expected one")
     buffer = io.BytesIO()
@@ -511,7 +854,28 @@ def bank_table(
     path: str | Path,  # A bank
     split: str | None = None,  # "train", "val", "test", or None for all
 ) -> tuple[dict[str, np.ndarray], dict]:  # Columns of the split's galaxies; recipe, provenance, checksum
-    "The numbers of a bank, verified"
+    """The numbers of a bank, verified
+
+    Parameters
+    ----------
+    path : str | Path
+        A bank
+    split : str | None, default None
+        "train", "val", "test", or None for all
+
+    Returns
+    -------
+    tuple[dict[str, np.ndarray], dict]
+        Columns of the split's galaxies; recipe, provenance, checksum
+
+    Raises
+    ------
+    BadInput
+        {path}: unknown split '{split}'; expected one of {', '.join(SPLITS)}
+        {path}: not a source bank ({' '.join(str(error).split())[:200]}); expected an HDF5 file written by build_bank
+        {path}: its pictures or columns do not match the checksum {attributes['checksum']}; the file is damaged, build it again
+        {path}: no galaxy in split '{split}'
+    """
     columns, attributes, _ = _read(path, split)
     return columns, attributes
 
@@ -520,7 +884,19 @@ def bank_photometry(
     path: str | Path,  # A bank
     bands: Sequence[str] = ("g", "r", "z"),
 ) -> dict[str, np.ndarray]:  # split, z (1 where none was measured), mag_r and mag_{band}, (n,) each
-    "What a plan needs of the bank's galaxies; raises BadInput as `bank_table` does"
+    """What a plan needs of the bank's galaxies; raises BadInput as `bank_table` does
+
+    Parameters
+    ----------
+    path : str | Path
+        A bank
+    bands : Sequence[str], default ('g', 'r', 'z')
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        split, z (1 where none was measured), mag_r and mag_{band}, (n,) each
+    """
     columns = bank_table(path)[0]
     wanted = list(dict.fromkeys(("r", *bands)))
     magnitude = ab_magnitude(band_fluxes(columns, wanted)[0])
@@ -532,7 +908,27 @@ def load_bank(
     path: str | Path,  # A bank
     split: str | None = None,  # "train", "val", "test", or None for all
 ) -> SourceBank:
-    "The pictures of one split, ready for `render_arcs`; row i is row i of `bank_table` with the same split"
+    """The pictures of one split, ready for `render_arcs`; row i is row i of `bank_table` with the same split
+
+    Parameters
+    ----------
+    path : str | Path
+        A bank
+    split : str | None, default None
+        "train", "val", "test", or None for all
+
+    Returns
+    -------
+    SourceBank
+
+    Raises
+    ------
+    BadInput
+        {path}: unknown split '{split}'; expected one of {', '.join(SPLITS)}
+        {path}: not a source bank ({' '.join(str(error).split())[:200]}); expected an HDF5 file written by build_bank
+        {path}: its pictures or columns do not match the checksum {attributes['checksum']}; the file is damaged, build it again
+        {path}: no galaxy in split '{split}'
+    """
     columns, _, images = _read(path, split)
     return SourceBank(images=images, pixscale=float(columns["pixscale"][0]), r_half=columns["r_half"])
 

@@ -23,7 +23,36 @@ def checked(
     least: float = -np.inf,  # Values must be at least this
     most: float = np.inf,  # Values must be at most this
 ) -> np.ndarray:  # float64 with `ndim` axes
-    "The argument as float64, or `BadInput` that names it and the first bad index"
+    """The argument as float64, or `BadInput` that names it and the first bad index
+
+    Parameters
+    ----------
+    name : str
+        What the caller calls this argument
+    value : ArrayLike
+        Scalar, or array whose first axis is the system
+    ndim : int, default 1
+        Number of axes expected
+    above : float, default -np.inf
+        Values must be strictly greater than this
+    least : float, default -np.inf
+        Values must be at least this
+    most : float, default np.inf
+        Values must be at most this
+
+    Returns
+    -------
+    np.ndarray
+        float64 with `ndim` axes
+
+    Raises
+    ------
+    BadInput
+        {name}: expected numbers, got {type(value).__name__}
+        {name}: expected {ndim} axes, got shape {array.shape}
+        {name}: empty, shape {array.shape}; at least one system is needed
+        {name}[{', '.join(map(str, where))}] is {array[where]}; expected finite{' and ' * bool(limits)}{' and '.join(limits)}
+    """
     try:
         array = np.array(value, np.float64)
     except (TypeError, ValueError):
@@ -46,7 +75,23 @@ def checked(
 def same_length(
     **columns: np.ndarray,  # Arrays whose first axis is the system; length 1 stands for all systems
 ) -> dict[str, np.ndarray]:  # The same arrays, every first axis of the common length
-    "Bring columns to one length, or `BadInput` naming the column that does not fit"
+    """Bring columns to one length, or `BadInput` naming the column that does not fit
+
+    Parameters
+    ----------
+    **columns : np.ndarray
+        Arrays whose first axis is the system; length 1 stands for all systems
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        The same arrays, every first axis of the common length
+
+    Raises
+    ------
+    BadInput
+        {name}: {len(column)} systems, but {first} has {n}; first index without a partner is {min(len(column), n)}
+    """
     n = max(len(c) for c in columns.values())
     first = next(name for name, c in columns.items() if len(c) == n)
     for name, column in columns.items():
@@ -57,7 +102,25 @@ def same_length(
 # %% ../../nbs/lensing/deflection.ipynb #e7ad7a43
 @dataclass(frozen=True, eq=False)
 class LensParams:
-    "Isothermal ellipsoids with external shear, one per system; scalars stand for all systems"
+    """Isothermal ellipsoids with external shear, one per system; scalars stand for all systems
+
+    Attributes
+    ----------
+    theta_E : np.ndarray
+        Einstein radius, lenstronomy's SIE convention, >= 0 [arcsec], (n,)
+    q : np.ndarray
+        Minor-to-major axis ratio of the mass, 0.02 to 1, (n,)
+    phi : np.ndarray
+        Position angle of the major axis [rad], (n,)
+    gamma1 : np.ndarray
+        External shear along x and y, |gamma1| < 1, (n,)
+    gamma2 : np.ndarray
+        External shear along the diagonals, |gamma2| < 1, (n,)
+    center_x : np.ndarray
+        Lens position from the stamp's centre [arcsec], (n,)
+    center_y : np.ndarray
+        Lens position from the stamp's centre [arcsec], (n,)
+    """
 
     theta_E: np.ndarray  # Einstein radius, lenstronomy's SIE convention, >= 0 [arcsec], (n,)
     q: np.ndarray  # Minor-to-major axis ratio of the mass, 0.02 to 1, (n,)
@@ -85,6 +148,18 @@ def ellipticity(
     """Ellipticity components as lenstronomy takes them
 
     `e1 = e cos(2 phi)`, `e2 = e sin(2 phi)` with `e = (1 - q) / (1 + q)` [Birrer2018].
+
+    Parameters
+    ----------
+    q : ArrayLike
+        Minor-to-major axis ratio
+    phi : ArrayLike
+        Position angle of the major axis [rad]
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        (e1, e2)
     """
     size = (1 - np.asarray(q)) / (1 + np.asarray(q))
     return size * np.cos(2 * np.asarray(phi)), size * np.sin(2 * np.asarray(phi))
@@ -102,6 +177,24 @@ def sie_deflection(
     In the frame of the major axis `alpha_x = theta_E sqrt(q) / f arctan(f x / psi)` and `alpha_y = theta_E sqrt(q) / f artanh(f y / psi)`, where
     `f = sqrt(1 - q^2)` and `psi = sqrt(q^2 x^2 + y^2)` [Kormann1994; Keeton2001, section 3.2]. The critical curve encloses `pi theta_E^2` for every q.
     Below f = 0.01 the first terms of the series in f stand for both, so that q = 1 is exact.
+
+    Parameters
+    ----------
+    x : ArrayLike
+        Image-plane x from the lens [arcsec]
+    y : ArrayLike
+        Image-plane y from the lens [arcsec]
+    theta_E : ArrayLike
+        Einstein radius, lenstronomy's SIE convention [arcsec]
+    q : ArrayLike
+        Minor-to-major axis ratio, 0 < q <= 1
+    phi : ArrayLike, default 0.0
+        Position angle of the major axis [rad]
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Deflection (alpha_x, alpha_y) [arcsec], broadcast; zero at the very centre
     """
     x, y, theta_E, q, phi = (np.asarray(a, np.float64) for a in (x, y, theta_E, q, phi))
     c, s = np.cos(phi), np.sin(phi)
@@ -126,6 +219,22 @@ def shear_deflection(
     """Deflection of a constant external shear about the origin
 
     `alpha = (gamma1 x + gamma2 y, gamma2 x - gamma1 y)` [Keeton2001].
+
+    Parameters
+    ----------
+    x : ArrayLike
+        Image-plane x [arcsec]
+    y : ArrayLike
+        Image-plane y [arcsec]
+    gamma1 : ArrayLike
+        Shear along the axes
+    gamma2 : ArrayLike
+        Shear along the diagonals
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Deflection [arcsec], broadcast
     """
     x, y, gamma1, gamma2 = (np.asarray(a, np.float64) for a in (x, y, gamma1, gamma2))
     return gamma1 * x + gamma2 * y, gamma2 * x - gamma1 * y
@@ -139,6 +248,20 @@ def source_position(
     """Trace rays back to the source plane
 
     `beta = theta - alpha_SIE(theta - theta_c) - alpha_shear(theta)`; the shear acts about the stamp's centre [Schneider1992].
+
+    Parameters
+    ----------
+    lens : LensParams
+        n systems
+    x : np.ndarray
+        Image-plane x from the stamp's centre, (n, ...) or (...) for all alike [arcsec]
+    y : np.ndarray
+        Image-plane y from the stamp's centre [arcsec]
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Source-plane (x, y), (n, ...) [arcsec]
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     extra = x.ndim - (x.ndim > 0 and x.shape[0] == len(lens))
@@ -158,6 +281,22 @@ def jacobian(
 
     `A = 1 - Gamma - 2 kappa t t'`, where t is the unit vector across the direction from the lens's centre and
     `2 kappa = theta_E sqrt(q) / psi`: the convergence and the shear of an isothermal lens are equal [Kormann1994].
+
+    Parameters
+    ----------
+    lens : LensParams
+        One system
+    x : ArrayLike
+        Image-plane x from the stamp's centre [arcsec]
+    y : ArrayLike
+        Image-plane y [arcsec]
+    i : int, default 0
+        Which of the systems
+
+    Returns
+    -------
+    np.ndarray
+        (..., 2, 2) matrix of d beta / d theta
     """
     dx, dy = np.asarray(x, np.float64) - lens.center_x[i], np.asarray(y, np.float64) - lens.center_y[i]
     c, s = np.cos(lens.phi[i]), np.sin(lens.phi[i])

@@ -29,7 +29,45 @@ VERDICTS = ("lens preferred", "rival preferred", "cannot tell")
 
 @dataclass(frozen=True, eq=False)
 class LensModel:
-    "The model of one candidate, its rival, and the verdict"
+    """The model of one candidate, its rival, and the verdict
+
+    Attributes
+    ----------
+    verdict : str
+        One of `VERDICTS`
+    why : str
+        The reason, in words
+    delta_log_evidence : float
+        Lens minus rival, tempered; NaN where nothing could be fitted
+    scatter : float
+        Of the lens's log evidence over the starts of the search
+    log_z : tuple[float, float]
+        Of lens and rival
+    bic : tuple[float, float]
+    chi2_per_pixel : tuple[float, float]
+    theta_E : float
+        Best [arcsec]
+    theta_E_68 : tuple[float, float]
+        [arcsec]; NaN without a posterior
+    theta_E_95 : tuple[float, float]
+    effective : float
+        Effective number of draws behind the intervals; 0 without a posterior
+    images : int
+        Of the source's centre
+    magnification : float
+    arc_snr : float
+        Signal-to-noise of the lensed light, all bands
+    source_mag : tuple[float, ...]
+        Unlensed, per band [AB mag]; inf without flux
+    counter : dict[str, Any]
+        `counter_image` of the best model
+    lens : Solved | None
+        The best lens model
+    rival : Solved | None
+    rival_words : str
+    host : Host | None
+    recipe : FitRecipe, optional
+    """
 
     verdict: str  # One of `VERDICTS`
     why: str  # The reason, in words
@@ -55,7 +93,13 @@ class LensModel:
 
     @property
     def lensed(self) -> Part:
-        "The lensed part of the best model; raises BadInput where there is none"
+        """The lensed part of the best model; raises BadInput where there is none
+
+        Raises
+        ------
+        BadInput
+            lens model: none was fitted ({self.why})
+        """
         if self.lens is None:
             raise BadInput(f"lens model: none was fitted ({self.why})")
         return next(p for p in self.lens.parts if p.kind == "lensed")
@@ -75,7 +119,13 @@ def counter_image(
     stamp: FitStamp,
     model: Solved,
 ) -> dict[str, Any]:  # x, y, magnification, predicted_snr, amplitude, error, allowed, detected; empty with one image
-    "Where the faintest image should be, and whether the pixels allow it"
+    """Where the faintest image should be, and whether the pixels allow it
+
+    Returns
+    -------
+    dict[str, Any]
+        x, y, magnification, predicted_snr, amplitude, error, allowed, detected; empty with one image
+    """
     k = next(i for i, p in enumerate(model.parts) if p.kind == "lensed")
     places = image_places(model.parts[k])
     if len(places) < 2:
@@ -101,7 +151,26 @@ def reasons(
     centre: tuple[float, float],  # Of the host [arcsec]
     alone: bool = False,  # The rival is the host and nothing else
 ) -> list[str]:  # Empty where nothing stands in the way
-    "Why the pixels may be unable to decide"
+    """Why the pixels may be unable to decide
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    theta_E : float
+        Best [arcsec]
+    arc_snr : float
+    chi2_per_pixel : float
+        Of the better model
+    centre : tuple[float, float]
+        Of the host [arcsec]
+    alone : bool, default False
+        The rival is the host and nothing else
+
+    Returns
+    -------
+    list[str]
+        Empty where nothing stands in the way
+    """
     out = []
     if arc_snr < 8:
         out.append(f"{'too faint, no arc is seen' if alone else 'too faint'} (arc S/N {arc_snr:.1f})")
@@ -125,7 +194,25 @@ def verdict_of(
     rival_words: str,
     recipe: FitRecipe,
 ) -> tuple[str, str]:  # Verdict and why
-    "The verdict in words"
+    """The verdict in words
+
+    Parameters
+    ----------
+    delta : float
+        Tempered difference of the log evidences
+    images : int
+    doubts : list[str]
+        From `reasons`
+    counter : dict[str, Any]
+        From `counter_image`
+    rival_words : str
+    recipe : FitRecipe
+
+    Returns
+    -------
+    tuple[str, str]
+        Verdict and why
+    """
     if delta >= recipe.lens_above and images >= 2 and not any(d.startswith(("masked", "too faint")) for d in doubts):
         missing = " although the counter-image is not where it should be" if counter.get("allowed") is False else ""
         return VERDICTS[0], f"log odds {delta:+.1f} against {rival_words}{missing}" + (f"; {', '.join(doubts)}" if doubts else "")
@@ -154,7 +241,30 @@ def fit_lens(
     seed: int = 0,  # Of every draw
     posterior: bool = True,  # False: the verdict alone
 ) -> LensModel:
-    "The lens model of a candidate, its rival and the verdict; raises BadInput for a stamp that is not one (see `fit_stamp`)"
+    """The lens model of a candidate, its rival and the verdict; raises BadInput for a stamp that is not one (see `fit_stamp`)
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (band, y, x) [nmgy / pix]
+    invvar : np.ndarray
+        (band, y, x) [nmgy^-2]
+    psf : PSF | None
+        One row, one width per band
+    good : np.ndarray | None, default None
+        (y, x) or (band, y, x) bool, pixels that count
+    pixscale : float, default 0.262
+        [arcsec / pix]
+    recipe : FitRecipe, default FitRecipe()
+    seed : int, default 0
+        Of every draw
+    posterior : bool, default True
+        False: the verdict alone
+
+    Returns
+    -------
+    LensModel
+    """
     good = np.ones(np.shape(image), bool) if good is None else np.broadcast_to(np.asarray(good, bool), np.shape(image))
     stamp = fit_stamp(image, invvar, psf, None, pixscale)
     stamp = replace(stamp, image=np.where(good, stamp.image, 0), weight=np.where(good, stamp.weight, 0))
@@ -173,7 +283,13 @@ def fit_lens(
 def hidden_why(
     stamp: FitStamp,
 ) -> str:  # Empty where enough is seen
-    "Why nothing can be said at all: too few pixels"
+    """Why nothing can be said at all: too few pixels
+
+    Returns
+    -------
+    str
+        Empty where enough is seen
+    """
     r = radius_from(stamp.image.shape[-1], stamp.pixscale, np.zeros(1), np.zeros(1))[0]
     used = stamp.weight > 0
     if not used.any():
@@ -190,7 +306,19 @@ def best_lens(
     searches: Sequence[LensSearch],  # From `search_lens`
     recipe: FitRecipe,
 ) -> tuple[LensSearch, Judged]:
-    "The search and the lens model of highest evidence, with further unlensed neighbours where the evidence wants them"
+    """The search and the lens model of highest evidence, with further unlensed neighbours where the evidence wants them
+
+    Parameters
+    ----------
+    host : Host
+    searches : Sequence[LensSearch]
+        From `search_lens`
+    recipe : FitRecipe
+
+    Returns
+    -------
+    tuple[LensSearch, Judged]
+    """
     tried = [(s, judged(host.stamp, s.model, recipe)) for s in searches]
     search, best = max(tried, key=lambda t: t[1].log_z)
     room = max(recipe.extra - (len(best.model.parts) - len(host.model.parts) - 1), 0)
@@ -206,7 +334,23 @@ def concluded(
     seed: int,
     posterior: bool,  # Sample it
 ) -> LensModel:
-    "Everything that follows from the two models"
+    """Everything that follows from the two models
+
+    Parameters
+    ----------
+    host : Host
+    search : LensSearch
+    lens : Judged
+    rival : Judged
+    recipe : FitRecipe
+    seed : int
+    posterior : bool
+        Sample it
+
+    Returns
+    -------
+    LensModel
+    """
     stamp, model = host.stamp, lens.model
     n_used = int((stamp.weight > 0).sum())
     k = next(i for i, p in enumerate(model.parts) if p.kind == "lensed")
@@ -238,7 +382,13 @@ def intervals(
     drawn: Posterior,
     recipe: FitRecipe,
 ) -> tuple[tuple[float, float], tuple[float, float]]:  # 68 and 95 % [arcsec]
-    "Central intervals of theta_E, widened about the median by the recipe's measured factor"
+    """Central intervals of theta_E, widened about the median by the recipe's measured factor
+
+    Returns
+    -------
+    tuple[tuple[float, float], tuple[float, float]]
+        68 and 95 % [arcsec]
+    """
     q = drawn.interval(drawn.rows[:, 0], (0.025, 0.16, 0.5, 0.84, 0.975))
     q = np.exp(q[2] + recipe.inflate * (q - q[2]))
     return (float(q[1]), float(q[3])), (float(q[0]), float(q[4]))

@@ -21,7 +21,13 @@ from .sources import sersic_b, sersic_central
 def sersic_parts_of(
     model: LensModel,
 ) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:  # lens_light, source: shapes (6,) x, y, R, n, q, phi and fluxes (band,) [nmgy]
-    "The Sersic profiles of the best model; raises BadInput where there is no model"
+    """The Sersic profiles of the best model; raises BadInput where there is no model
+
+    Returns
+    -------
+    dict[str, list[tuple[np.ndarray, np.ndarray]]]
+        lens_light, source: shapes (6,) x, y, R, n, q, phi and fluxes (band,) [nmgy]
+    """
     part = model.lensed
     out: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"lens_light": [], "source": []}
     assert model.lens is not None
@@ -38,7 +44,13 @@ def lenstronomy_kwargs(
     model: LensModel,
     bands: tuple[str, ...] = ("g", "r", "z"),
 ) -> dict[str, Any]:  # kwargs_model, kwargs_lens, and per band kwargs_source and kwargs_lens_light
-    "The best model as lenstronomy takes it; raises BadInput where there is no model"
+    """The best model as lenstronomy takes it; raises BadInput where there is no model
+
+    Returns
+    -------
+    dict[str, Any]
+        kwargs_model, kwargs_lens, and per band kwargs_source and kwargs_lens_light
+    """
     names, kwargs_lens = lenstronomy_lens(lens_of(model.lensed.values[None]), 0)
     parts = sersic_parts_of(model)
     lists = {"lens_model_list": names} | {
@@ -54,7 +66,18 @@ def lenstronomy_kwargs(
 def east_of_north(
     phi: float,  # Counter-clockwise from +x [rad]
 ) -> float:  # -90 to 90 [deg]
-    "A position angle as COOLEST counts it"
+    """A position angle as COOLEST counts it
+
+    Parameters
+    ----------
+    phi : float
+        Counter-clockwise from +x [rad]
+
+    Returns
+    -------
+    float
+        -90 to 90 [deg]
+    """
     return float((math.degrees(phi) - 90 + 90) % 180 - 90)
 
 # %% ../../nbs/lensing/fit_export.ipynb #6a9b77db
@@ -81,7 +104,28 @@ def coolest(
     z_s: float | None = None,
     name: str = "DR10",  # Of the instrument
 ) -> str:  # JSON
-    "The best model in one band as a COOLEST file; raises BadInput where there is no model"
+    """The best model in one band as a COOLEST file; raises BadInput where there is no model
+
+    Parameters
+    ----------
+    model : LensModel
+    band : int, default 1
+        Whose amplitudes are written
+    ra : float, default 0.0
+        Of the stamp's centre [deg]
+    dec : float, default 0.0
+        [deg]
+    z_l : float | None, default None
+        Redshifts, where known
+    z_s : float | None, default None
+    name : str, default 'DR10'
+        Of the instrument
+
+    Returns
+    -------
+    str
+        JSON
+    """
     lens, parts = lens_of(model.lensed.values[None]), sersic_parts_of(model)
     assert model.host is not None
     stamp = model.host.stamp

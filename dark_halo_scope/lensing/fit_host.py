@@ -24,7 +24,19 @@ def significance(
     stamp: FitStamp,
     residual: np.ndarray,  # (band, pixels) in units of the noise
 ) -> np.ndarray:  # (y, x)
-    "Smoothed residual in units of its own noise, all bands together"
+    """Smoothed residual in units of its own noise, all bands together
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    residual : np.ndarray
+        (band, pixels) in units of the noise
+
+    Returns
+    -------
+    np.ndarray
+        (y, x)
+    """
     n_pix = stamp.image.shape[-1]
     counted = (stamp.weight > 0).sum(0)
     plane = residual.sum(0).reshape(n_pix, n_pix)
@@ -36,7 +48,18 @@ def masked(
     stamp: FitStamp,
     spoilt: np.ndarray,  # (y, x) bool
 ) -> FitStamp:
-    "The stamp without some pixels"
+    """The stamp without some pixels
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    spoilt : np.ndarray
+        (y, x) bool
+
+    Returns
+    -------
+    FitStamp
+    """
     return replace(stamp, image=np.where(spoilt, 0, stamp.image), weight=np.where(spoilt, 0, stamp.weight))
 
 # %% ../../nbs/lensing/fit_host.ipynb #7696a375
@@ -47,7 +70,25 @@ def far_objects(
     farthest: float,  # The same for a peak with a partner [arcsec]
     threshold: float = 4.0,  # Significance
 ) -> np.ndarray:  # (y, x) bool
-    "Pixels of objects that are too far away to be images of a source behind the host, and have no partner on its other side"
+    """Pixels of objects that are too far away to be images of a source behind the host, and have no partner on its other side
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    residual : np.ndarray
+        (band, pixels), of the host alone
+    far : float
+        Distance from the centre beyond which a peak is too far away [arcsec]
+    farthest : float
+        The same for a peak with a partner [arcsec]
+    threshold : float, default 4.0
+        Significance
+
+    Returns
+    -------
+    np.ndarray
+        (y, x) bool
+    """
     shown = significance(stamp, residual)
     labels, n = ndimage.label(shown > threshold)
     out = np.zeros(shown.shape, bool)
@@ -67,7 +108,19 @@ def _paired(x: np.ndarray, y: np.ndarray, far: float) -> np.ndarray:
 # %% ../../nbs/lensing/fit_host.ipynb #aadfc93e
 @dataclass(frozen=True, eq=False)
 class Host:
-    "The host's light, and the stamp as every model of the candidate uses it"
+    """The host's light, and the stamp as every model of the candidate uses it
+
+    Attributes
+    ----------
+    stamp : FitStamp
+        Far objects masked, model error in the weights
+    model : Solved
+        One or two Sersic profiles
+    is_star : bool
+        The light in the middle is a point
+    reach : float
+        Light within this distance may belong to a lens [arcsec]
+    """
 
     stamp: FitStamp  # Far objects masked, model error in the weights
     model: Solved  # One or two Sersic profiles
@@ -92,7 +145,22 @@ def robust_fit(
     steps: int = 8,
     least: float = 0.7,  # Radius within which nothing is masked [arcsec]
 ) -> tuple[Solved, np.ndarray]:  # On the masked stamp; (y, x) bool, what was masked
-    "Fit, mask what stands out, and fit again"
+    """Fit, mask what stands out, and fit again
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    parts : list[Part]
+    rounds : int, default 3
+    steps : int, default 8
+    least : float, default 0.7
+        Radius within which nothing is masked [arcsec]
+
+    Returns
+    -------
+    tuple[Solved, np.ndarray]
+        On the masked stamp; (y, x) bool, what was masked
+    """
     r = radius_from(stamp.image.shape[-1], stamp.pixscale, parts[0].values[:1], parts[0].values[1:2])[0]
     spoilt = np.zeros(r.shape, bool)
     for i in range(rounds):
@@ -118,7 +186,18 @@ def middle_of(
     stamp: FitStamp,
     reach: float,  # Half side of the square to keep [arcsec]
 ) -> FitStamp:
-    "The middle of a stamp, its centre where it was: what lies beyond would only cost time"
+    """The middle of a stamp, its centre where it was: what lies beyond would only cost time
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    reach : float
+        Half side of the square to keep [arcsec]
+
+    Returns
+    -------
+    FitStamp
+    """
     side = stamp.image.shape[-1]
     cut = max((side - 2 * round(reach / stamp.pixscale)) // 2, 0)
     inner = slice(cut, side - cut)
@@ -129,7 +208,18 @@ def within(
     stamp: FitStamp,
     reach: float,  # [arcsec]
 ) -> FitStamp:
-    "The pixels within a distance of the centre"
+    """The pixels within a distance of the centre
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    reach : float
+        [arcsec]
+
+    Returns
+    -------
+    FitStamp
+    """
     middle = middle_of(stamp, reach)
     return masked(middle, radius_from(middle.image.shape[-1], stamp.pixscale, np.zeros(1), np.zeros(1))[0] > reach)
 
@@ -139,7 +229,20 @@ def seen_pixels(
     model: Solved,  # A first model of the host
     recipe: FitRecipe,
 ) -> tuple[FitStamp, float]:  # The pixels that every model is held against, and how far light may belong to a lens [arcsec]
-    "The stamp without what lies too far off; wider where an object far off has a partner on the other side of the host"
+    """The stamp without what lies too far off; wider where an object far off has a partner on the other side of the host
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    model : Solved
+        A first model of the host
+    recipe : FitRecipe
+
+    Returns
+    -------
+    tuple[FitStamp, float]
+        The pixels that every model is held against, and how far light may belong to a lens [arcsec]
+    """
     wide = within(stamp, recipe.farthest + 0.8)
     residual, r = _residual(wide, model, wide), radius_from(wide.image.shape[-1], stamp.pixscale, np.zeros(1), np.zeros(1))[0]
     alien = far_objects(wide, residual, recipe.far - 0.5, recipe.farthest)
@@ -189,6 +292,19 @@ def with_model_error(
     light: np.ndarray,  # (band, pixels) of the host, in units of the noise
     share: float,  # Of that light
 ) -> FitStamp:
-    "The stamp with a share of the host's light in its noise"
+    """The stamp with a share of the host's light in its noise
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    light : np.ndarray
+        (band, pixels) of the host, in units of the noise
+    share : float
+        Of that light
+
+    Returns
+    -------
+    FitStamp
+    """
     extra = 1 + (share * light.reshape(stamp.image.shape)) ** 2
     return replace(stamp, weight=(stamp.weight / extra).astype(np.float32))

@@ -39,7 +39,21 @@ def first_draws(
     recipe: FitRecipe,
     generator: np.random.Generator,
 ) -> np.ndarray:  # (draws, 13)
-    "Lenses that put an image of the source where light stands out of the host"
+    """Lenses that put an image of the source where light stands out of the host
+
+    Parameters
+    ----------
+    host : Host
+    part : Part
+        From `host_part`
+    recipe : FitRecipe
+    generator : np.random.Generator
+
+    Returns
+    -------
+    np.ndarray
+        (draws, 13)
+    """
     n, stamp = recipe.draws, host.stamp
     shown = significance(stamp, host.model.residual)
     at = (np.arange(shown.shape[0]) - (shown.shape[0] - 1) / 2) * stamp.pixscale
@@ -59,7 +73,18 @@ def first_draws(
 # %% ../../nbs/lensing/fit_lens.ipynb #5fdd4f22
 @dataclass(frozen=True, eq=False)
 class Background:
-    "All that a draw of one part is added to: parts whose fluxes follow, and small changes of their shapes"
+    """All that a draw of one part is added to: parts whose fluxes follow, and small changes of their shapes
+
+    Attributes
+    ----------
+    stamp : FitStamp
+    columns : np.ndarray
+        (part, band, pixels)
+    slopes : np.ndarray
+        (shape, band, pixels) change of the light per unit of each shape parameter
+    cover : np.ndarray
+        (shape, shape) covariance of those changes without the data's other parts
+    """
 
     stamp: FitStamp
     columns: np.ndarray  # (part, band, pixels)
@@ -71,7 +96,18 @@ def background_of(
     stamp: FitStamp,
     model: Solved,  # Without the part that is drawn
 ) -> Background:
-    "The parts of a model, their shapes free to first order"
+    """The parts of a model, their shapes free to first order
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    model : Solved
+        Without the part that is drawn
+
+    Returns
+    -------
+    Background
+    """
     slopes, precision = [], []
     for k, part in enumerate(model.parts):
         moved = columns_of(stamp, part.kind, part.values + np.diag(STEPS[part.kind])) - model.columns[k]
@@ -86,7 +122,19 @@ def profile_chi2(
     back: Background,
     columns: np.ndarray,  # (n, band, pixels) one more column each
 ) -> tuple[np.ndarray, np.ndarray]:  # chi2 (n,), half the log determinant of the flux problem (n,)
-    "chi2 of each draw at its best fluxes, the background's shapes integrated over to first order"
+    """chi2 of each draw at its best fluxes, the background's shapes integrated over to first order
+
+    Parameters
+    ----------
+    back : Background
+    columns : np.ndarray
+        (n, band, pixels) one more column each
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        chi2 (n,), half the log determinant of the flux problem (n,)
+    """
     n, k, n_band = len(columns), len(back.columns), len(back.stamp.data)
     m = n_band * (k + 1)
     gram, proj, leak = np.zeros((n, m, m)), np.zeros((n, m)), np.zeros((n, m, len(back.slopes)))
@@ -118,7 +166,23 @@ def objectives(
     rows: np.ndarray,  # (n, n_par)
     chunk: int = 64,  # Painted together
 ) -> tuple[np.ndarray, np.ndarray]:  # chi2 + penalty (n,), half log determinant (n,)
-    "The objective of many draws of one part"
+    """The objective of many draws of one part
+
+    Parameters
+    ----------
+    back : Background
+    part : Part
+        Its priors
+    rows : np.ndarray
+        (n, n_par)
+    chunk : int, default 64
+        Painted together
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        chi2 + penalty (n,), half log determinant (n,)
+    """
     found = [profile_chi2(back, columns_of(back.stamp, part.kind, rows[i : i + chunk])) for i in range(0, len(rows), chunk)]
     chi2, half = (np.concatenate(column) for column in zip(*found))
     return chi2 + (((rows - part.middle) / part.width) ** 2).sum(1), half
@@ -128,7 +192,19 @@ def distinct(
     rows: np.ndarray,  # (n, 13), best first
     most: int,
 ) -> np.ndarray:  # Indices of the best rows that differ
-    "The best of the draws, none near a better one"
+    """The best of the draws, none near a better one
+
+    Parameters
+    ----------
+    rows : np.ndarray
+        (n, 13), best first
+    most : int
+
+    Returns
+    -------
+    np.ndarray
+        Indices of the best rows that differ
+    """
     kept: list[int] = []
     place = rows[:, [0, 7, 8]] / [0.1, 0.12, 0.12]
     for i in range(len(rows)):
@@ -145,7 +221,24 @@ def scored(
     rows: np.ndarray,  # (n, n_par)
     chunk: int = 64,  # Painted together
 ) -> np.ndarray:  # (setting, n)
-    "The objective of many draws in every setting"
+    """The objective of many draws in every setting
+
+    Parameters
+    ----------
+    settings : Sequence[Background]
+        The host with none, one or two of its neighbours
+    part : Part
+        Its priors
+    rows : np.ndarray
+        (n, n_par)
+    chunk : int, default 64
+        Painted together
+
+    Returns
+    -------
+    np.ndarray
+        (setting, n)
+    """
     out = []
     for i in range(0, len(rows), chunk):
         columns = columns_of(settings[0].stamp, part.kind, rows[i : i + chunk])
@@ -160,7 +253,22 @@ def global_search(
     generator: np.random.Generator,
     models: Sequence[Solved] = (),  # Settings: the host and unlensed neighbours; none: the host alone
 ) -> list[tuple[np.ndarray, np.ndarray]]:  # Per number of neighbours: rows (m, 13), best first, and their settings (m,)
-    "Draws over the prior, mutated round by round; each number of neighbours has its own best"
+    """Draws over the prior, mutated round by round; each number of neighbours has its own best
+
+    Parameters
+    ----------
+    host : Host
+    part : Part
+    recipe : FitRecipe
+    generator : np.random.Generator
+    models : Sequence[Solved], default ()
+        Settings: the host and unlensed neighbours; none: the host alone
+
+    Returns
+    -------
+    list[tuple[np.ndarray, np.ndarray]]
+        Per number of neighbours: rows (m, 13), best first, and their settings (m,)
+    """
     models = models or [host.model]
     settings, count = [background_of(host.stamp, m) for m in models], np.array([len(m.parts) for m in models])
     groups = [np.flatnonzero(count == c) for c in np.unique(count)]
@@ -183,7 +291,17 @@ def global_search(
 # %% ../../nbs/lensing/fit_lens.ipynb #cf644758
 @dataclass(frozen=True, eq=False)
 class LensSearch:
-    "Lens models from several starts, best first"
+    """Lens models from several starts, best first
+
+    Attributes
+    ----------
+    model : Solved
+        The best, the lensed part after the host's
+    modes : tuple[Part, ...]
+        Lensed parts of all starts, best first
+    objective : np.ndarray
+        (start,) of each, with the host's shape held
+    """
 
     model: Solved  # The best, the lensed part after the host's
     modes: tuple[Part, ...]  # Lensed parts of all starts, best first
@@ -200,7 +318,20 @@ def settings_of(
     beside: Sequence[Part],  # Unlensed parts that might be neighbours
     most: int = 2,  # Neighbours at once
 ) -> list[Solved]:
-    "The host alone, with each of its neighbours, and with each pair of them"
+    """The host alone, with each of its neighbours, and with each pair of them
+
+    Parameters
+    ----------
+    host : Host
+    beside : Sequence[Part]
+        Unlensed parts that might be neighbours
+    most : int, default 2
+        Neighbours at once
+
+    Returns
+    -------
+    list[Solved]
+    """
     chosen = [some for n in range(min(most, len(beside)) + 1) for some in combinations(beside, n)]
     return [host.model, *(solve(host.stamp, [*host.model.parts, *some]) for some in chosen[1:])]
 
@@ -211,7 +342,21 @@ def search_lens(
     seed: int = 0,
     beside: Sequence[Part] = (),  # Unlensed parts that explain the stamp too: some of them may be neighbours of a lens
 ) -> list[LensSearch]:  # The best with no neighbour, with one, with two
-    "The best lens models of a candidate, found from keyed draws"
+    """The best lens models of a candidate, found from keyed draws
+
+    Parameters
+    ----------
+    host : Host
+    recipe : FitRecipe, default FitRecipe()
+    seed : int, default 0
+    beside : Sequence[Part], default ()
+        Unlensed parts that explain the stamp too: some of them may be neighbours of a lens
+
+    Returns
+    -------
+    list[LensSearch]
+        The best with no neighbour, with one, with two
+    """
     part, models = host_part(host, recipe), settings_of(host, beside, min(recipe.extra, 2))
     found, held = [], len(host.model.parts)
     for rows, which in global_search(host, part, recipe, rng("lens search", seed), models):
@@ -233,7 +378,22 @@ def image_places(
     reach: float = 8.0,  # Half side of the square searched [arcsec]
     step: float = 0.05,  # [arcsec]
 ) -> np.ndarray:  # (n, 3) x, y [arcsec], magnification of a point; brightest first
-    "Images of the source's centre"
+    """Images of the source's centre
+
+    Parameters
+    ----------
+    part : Part
+        A lensed part
+    reach : float, default 8.0
+        Half side of the square searched [arcsec]
+    step : float, default 0.05
+        [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        (n, 3) x, y [arcsec], magnification of a point; brightest first
+    """
     lens = lens_of(part.values[None])
     sx, sy = source_of(part.values[None], lens)[0, 0, :2]
     at = np.arange(-reach, reach + step, step)
@@ -253,7 +413,17 @@ def image_places(
 # %% ../../nbs/lensing/fit_lens.ipynb #120c34b7
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    "Weighted draws of the lens model"
+    """Weighted draws of the lens model
+
+    Attributes
+    ----------
+    rows : np.ndarray
+        (n, 13) parameters
+    weight : np.ndarray
+        (n,) sum to 1
+    effective : float
+        Effective number of draws
+    """
 
     rows: np.ndarray  # (n, 13) parameters
     weight: np.ndarray  # (n,) sum to 1
@@ -272,7 +442,23 @@ def t_log_density(
     chol: np.ndarray,  # (d, d) lower triangle of the scale matrix
     degrees: float = 5.0,
 ) -> np.ndarray:  # (n,)
-    "Log density of a multivariate t distribution"
+    """Log density of a multivariate t distribution
+
+    Parameters
+    ----------
+    rows : np.ndarray
+        (n, d)
+    middle : np.ndarray
+        (d,)
+    chol : np.ndarray
+        (d, d) lower triangle of the scale matrix
+    degrees : float, default 5.0
+
+    Returns
+    -------
+    np.ndarray
+        (n,)
+    """
     d = len(middle)
     z = np.linalg.solve(chol, (rows - middle).T)
     constant = gammaln((degrees + d) / 2) - gammaln(degrees / 2) - d / 2 * np.log(degrees * np.pi) - np.log(np.diag(chol)).sum()
@@ -288,7 +474,18 @@ def t_draws(middle: np.ndarray, chol: np.ndarray, n: int, generator: np.random.G
 def normalised(
     log_weight: np.ndarray,  # (n,)
 ) -> tuple[np.ndarray, float]:  # Weights that sum to 1, and their effective number
-    "Weights of importance sampling"
+    """Weights of importance sampling
+
+    Parameters
+    ----------
+    log_weight : np.ndarray
+        (n,)
+
+    Returns
+    -------
+    tuple[np.ndarray, float]
+        Weights that sum to 1, and their effective number
+    """
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
     return weight, float(1 / (weight**2).sum())
@@ -298,7 +495,18 @@ def without(
     model: Solved,
     k: int,  # Part to leave out
 ) -> Solved:
-    "A model without one part, the other fluxes as they are"
+    """A model without one part, the other fluxes as they are
+
+    Parameters
+    ----------
+    model : Solved
+    k : int
+        Part to leave out
+
+    Returns
+    -------
+    Solved
+    """
     return replace(
         model, parts=model.parts[:k] + model.parts[k + 1 :], columns=np.delete(model.columns, k, 0), flux=np.delete(model.flux, k, 1)
     )
@@ -312,7 +520,24 @@ def sample_lens(
     temper: float = 1.0,  # chi2 is divided by this: the chi2 per pixel of a fit that is not perfect
     modes: Sequence[Part] = (),  # Other lensed parts that fit, from which draws begin too
 ) -> Posterior:
-    "The posterior of the lensed part, the shapes of all other parts held"
+    """The posterior of the lensed part, the shapes of all other parts held
+
+    Parameters
+    ----------
+    host : Host
+    model : Solved
+        From `search_lens`: its last part is not free unless lensed
+    recipe : FitRecipe, default FitRecipe()
+    seed : int, default 0
+    temper : float, default 1.0
+        chi2 is divided by this: the chi2 per pixel of a fit that is not perfect
+    modes : Sequence[Part], default ()
+        Other lensed parts that fit, from which draws begin too
+
+    Returns
+    -------
+    Posterior
+    """
     k = next(i for i, p in enumerate(model.parts) if p.kind == "lensed")
     part, generator = model.parts[k], rng("lens posterior", seed)
     back = background_of(host.stamp, without(model, k))

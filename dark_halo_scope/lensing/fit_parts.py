@@ -25,7 +25,19 @@ from .render import Accuracy, batches, ray_room, shoot
 # %% ../../nbs/lensing/fit_parts.ipynb #cb13fac6
 @dataclass(frozen=True, eq=False)
 class FitStamp:
-    "One stamp, ready to be fitted"
+    """One stamp, ready to be fitted
+
+    Attributes
+    ----------
+    image : np.ndarray
+        (band, y, x) float32, zero where the weight is zero [nmgy / pix]
+    weight : np.ndarray
+        (band, y, x) float32 inverse variance, zero where a pixel does not count [nmgy^-2]
+    psf : PSF
+        One row, the stamp's bands
+    pixscale : float
+        [arcsec / pix]
+    """
 
     image: np.ndarray  # (band, y, x) float32, zero where the weight is zero [nmgy / pix]
     weight: np.ndarray  # (band, y, x) float32 inverse variance, zero where a pixel does not count [nmgy^-2]
@@ -67,7 +79,35 @@ def fit_stamp(
     good: np.ndarray | None = None,  # (y, x) or (band, y, x) bool, pixels that count; None: all
     pixscale: float = 0.262,  # [arcsec / pix]
 ) -> FitStamp:
-    "The stamp with weights; raises BadInput for shapes that do not fit, a missing PSF, or a band without a usable pixel"
+    """The stamp with weights; raises BadInput for shapes that do not fit, a missing PSF, or a band without a usable pixel
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (band, y, x) [nmgy / pix]
+    invvar : np.ndarray
+        (band, y, x) [nmgy^-2]
+    psf : PSF | None
+        One row, one width per band
+    good : np.ndarray | None, default None
+        (y, x) or (band, y, x) bool, pixels that count; None: all
+    pixscale : float, default 0.262
+        [arcsec / pix]
+
+    Returns
+    -------
+    FitStamp
+
+    Raises
+    ------
+    BadInput
+        image: shape {image.shape}; expected (band, y, x), square, of at least 16 pixels
+        invvar: shape {invvar.shape}; expected {image.shape} as the image
+        psf: missing; expected one width per band (see psf_from_psfsize)
+        psf: fwhm of shape {psf.fwhm.shape}; expected (1, {len(image)}), one width per band
+        pixscale is {pixscale}; expected a positive number of arcsec
+        band {int(empty[0])}: no pixel counts (masked, not finite or without inverse variance); expected some
+    """
     image, invvar = np.asarray(image, np.float32), np.asarray(invvar, np.float32)
     if image.ndim != 3 or image.shape[1] != image.shape[2] or image.shape[1] < 16:
         raise BadInput(f"image: shape {image.shape}; expected (band, y, x), square, of at least 16 pixels")
@@ -102,7 +142,69 @@ STEPS = {  # Of numerical derivatives: large beside the painter's own error, sma
 
 @dataclass(frozen=True)
 class FitRecipe:
-    "Priors and effort of a lens model; (middle, width) pairs are normal"
+    """Priors and effort of a lens model; (middle, width) pairs are normal
+
+    Attributes
+    ----------
+    ln_theta_E : tuple[float, float], default (math.log(1.4), 0.55)
+        theta_E [arcsec]
+    mass_e : float, default 0.12
+        Ellipticity of the mass about `mass_follows` times the light's, each component
+    mass_follows : float, default 0.7
+    shear : float, default 0.05
+        Each component
+    mass_off : float, default 0.06
+        Centre of the mass from the light's, each axis [arcsec]
+    source_off : float, default 0.4
+        Source from the lens in units of theta_E, each axis
+    source_ln_R : tuple[float, float], default (math.log(0.25), 0.5)
+        Half-light radius [arcsec]
+    source_ln_n : tuple[float, float], default (0.0, 0.35)
+    source_e : float, default 0.2
+    host_ln_R : tuple[float, float], default (math.log(1.0), 0.8)
+    host_ln_n : tuple[float, float], default (math.log(3.5), 0.4)
+    host_e : float, default 0.2
+    blob_off : float, default 2.5
+        Unlensed neighbour from the host, each axis [arcsec]
+    blob_ln_R : tuple[float, float], default (math.log(0.4), 0.6)
+    bent_off : float, default 0.5
+        Centre of curvature from the host, each axis [arcsec]
+    bent_ln_radius : tuple[float, float], default (math.log(2.0), 0.5)
+    bent_ln_width : tuple[float, float], default (math.log(0.25), 0.5)
+    bent_ln_length : tuple[float, float], default (math.log(0.8), 0.8)
+    bent_e : float, default 0.12
+    flux_scale : float, default 10.0
+        Width of the flat prior of a part's flux in a band [nmgy]
+    model_error : float, default 0.02
+        Share of the host's light added to the noise
+    far : float, default 5.5
+        Light beyond this from the centre belongs to no lens [arcsec]
+    farthest : float, default 6.5
+        The same where an object has a partner on the host's other side [arcsec]
+    draws : int, default 700
+        Of the global search
+    children : int, default 128
+        Mutations per round of the global search
+    rounds : int, default 3
+    starts : int, default 4
+        Local searches of the lens
+    extra : int, default 3
+        Unlensed neighbours that a lens model may have at most
+    blobs : int, default 4
+        Parts of the rival at most
+    samples : int, default 400
+        Draws per round of importance sampling
+    sample_rounds : int, default 8
+        Rounds at most
+    effective : float, default 150.0
+        Effective number of draws at which the rounds end
+    inflate : float, default 1.35
+        Factor on the intervals of theta_E, from the measured coverage
+    lens_above : float, default 4.0
+        Delta log evidence from which the lens is preferred
+    rival_below : float, default -2.0
+        Delta log evidence below which the rival is preferred
+    """
 
     ln_theta_E: tuple[float, float] = (math.log(1.4), 0.55)  # theta_E [arcsec]
     mass_e: float = 0.12  # Ellipticity of the mass about `mass_follows` times the light's, each component
@@ -152,7 +254,19 @@ class FitRecipe:
 # %% ../../nbs/lensing/fit_parts.ipynb #6b35e990
 @dataclass(frozen=True, eq=False)
 class Part:
-    "One part of a model, with its priors"
+    """One part of a model, with its priors
+
+    Attributes
+    ----------
+    kind : str
+        A key of `KINDS`
+    values : np.ndarray
+        (n_par,) parameters, in the order of `KINDS`
+    middle : np.ndarray
+        (n_par,) of the priors
+    width : np.ndarray
+        (n_par,)
+    """
 
     kind: str  # A key of `KINDS`
     values: np.ndarray  # (n_par,) parameters, in the order of `KINDS`
@@ -177,7 +291,31 @@ def new_part(
     e2: float = 0.0,
     values: ArrayLike | None = None,  # Where the search begins; None: the middle of the prior
 ) -> Part:
-    "A part with the priors of the recipe; raises BadInput for an unknown kind"
+    """A part with the priors of the recipe; raises BadInput for an unknown kind
+
+    Parameters
+    ----------
+    kind : str
+        sersic, host, bent or lensed
+    recipe : FitRecipe
+    x : float, default 0.0
+        Of the host's centre [arcsec]
+    y : float, default 0.0
+    e1 : float, default 0.0
+        Of the host's light
+    e2 : float, default 0.0
+    values : ArrayLike | None, default None
+        Where the search begins; None: the middle of the prior
+
+    Returns
+    -------
+    Part
+
+    Raises
+    ------
+    BadInput
+        unknown part
+    """
     r = recipe
     priors = {
         "host": [(x, 0.3), (y, 0.3), r.host_ln_R, r.host_ln_n, (0, r.host_e), (0, r.host_e)],
@@ -199,7 +337,19 @@ def axis_ratio(
     e1: np.ndarray,  # Ellipticity components
     e2: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:  # Axis ratio, position angle [rad]
-    "q and phi of an ellipticity, its size limited to 0.55"
+    """q and phi of an ellipticity, its size limited to 0.55
+
+    Parameters
+    ----------
+    e1 : np.ndarray
+        Ellipticity components
+    e2 : np.ndarray
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Axis ratio, position angle [rad]
+    """
     size = np.minimum(np.hypot(e1, e2), MOST_E)
     return (1 - size) / (1 + size), np.arctan2(e2, e1) / 2
 
@@ -212,7 +362,25 @@ def sersic_shape(
     e1: np.ndarray,
     e2: np.ndarray,
 ) -> np.ndarray:  # (n, 1, 7) as `sersic_rows` takes it
-    "Parameters as the painter takes them, within its limits"
+    """Parameters as the painter takes them, within its limits
+
+    Parameters
+    ----------
+    x : np.ndarray
+        Position [arcsec]
+    y : np.ndarray
+    ln_R : np.ndarray
+        Of the half-light radius [arcsec]
+    ln_n : np.ndarray
+        Of the Sersic index
+    e1 : np.ndarray
+    e2 : np.ndarray
+
+    Returns
+    -------
+    np.ndarray
+        (n, 1, 7) as `sersic_rows` takes it
+    """
     q, phi = axis_ratio(e1, e2)
     radius, n = np.exp(np.clip(ln_R, -3.5, 2.3)), np.exp(np.clip(ln_n, -1.0, 1.95))
     return np.stack([x, y, radius, n, q, phi, np.ones_like(q)], -1)[:, None]
@@ -221,7 +389,17 @@ def sersic_shape(
 def lens_of(
     rows: np.ndarray,  # (n, 13) parameters of `lensed`
 ) -> LensParams:
-    "The deflectors"
+    """The deflectors
+
+    Parameters
+    ----------
+    rows : np.ndarray
+        (n, 13) parameters of `lensed`
+
+    Returns
+    -------
+    LensParams
+    """
     q, phi = axis_ratio(rows[:, 1], rows[:, 2])
     g = np.clip(rows[:, 3:5], -0.3, 0.3)
     return LensParams(np.exp(np.clip(rows[:, 0], -3, 2.0)), q, phi, g[:, 0], g[:, 1], rows[:, 5], rows[:, 6])
@@ -231,7 +409,20 @@ def source_of(
     rows: np.ndarray,  # (n, 13) parameters of `lensed`
     lens: LensParams,  # From `lens_of`
 ) -> np.ndarray:  # (n, 1, 7) as `sersic_rows` takes it
-    "The sources, from the stamp's centre"
+    """The sources, from the stamp's centre
+
+    Parameters
+    ----------
+    rows : np.ndarray
+        (n, 13) parameters of `lensed`
+    lens : LensParams
+        From `lens_of`
+
+    Returns
+    -------
+    np.ndarray
+        (n, 1, 7) as `sersic_rows` takes it
+    """
     x, y = rows[:, 5] + lens.theta_E * rows[:, 7], rows[:, 6] + lens.theta_E * rows[:, 8]
     return sersic_shape(x, y, rows[:, 9], rows[:, 10], rows[:, 11], rows[:, 12])
 
@@ -263,7 +454,26 @@ def paint_parts(
     kind: str,  # A key of `KINDS`
     rows: ArrayLike,  # (n, n_par)
 ) -> np.ndarray:  # (n, band, y, x) float32, unit flux
-    "Blurred light of parts of one kind, each alone"
+    """Blurred light of parts of one kind, each alone
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    kind : str
+        A key of `KINDS`
+    rows : ArrayLike
+        (n, n_par)
+
+    Returns
+    -------
+    np.ndarray
+        (n, band, y, x) float32, unit flux
+
+    Raises
+    ------
+    BadInput
+        unknown part
+    """
     rows, canvas, n_pix = np.atleast_2d(np.asarray(rows, float)), stamp.canvas, stamp.image.shape[-1]
     b, grid = canvas["batch"], canvas["grid"]
     size, cell, n_band = b.cells * n_pix, stamp.pixscale / b.cells, len(stamp.image)
@@ -298,7 +508,20 @@ def columns_of(
     kind: str,
     rows: ArrayLike,  # (n, n_par)
 ) -> np.ndarray:  # (n, band, pixels) float32, in units of the noise
-    "Painted parts as columns of the linear problem"
+    """Painted parts as columns of the linear problem
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    kind : str
+    rows : ArrayLike
+        (n, n_par)
+
+    Returns
+    -------
+    np.ndarray
+        (n, band, pixels) float32, in units of the noise
+    """
     out = paint_parts(stamp, kind, rows).reshape(len(np.atleast_2d(rows)), len(stamp.image), -1)
     out *= stamp.root
     return out

@@ -48,7 +48,23 @@ def candidate_parts(
     kinds: Sequence[str] = ("blob", "arm", "ring"),
     least: float = 3.5,  # Significance of a peak
 ) -> list[Part]:  # Empty where nothing stands out
-    "What might explain the highest peak of the residual"
+    """What might explain the highest peak of the residual
+
+    Parameters
+    ----------
+    host : Host
+    residual : np.ndarray
+        (band, pixels)
+    recipe : FitRecipe
+    kinds : Sequence[str], default ('blob', 'arm', 'ring')
+    least : float, default 3.5
+        Significance of a peak
+
+    Returns
+    -------
+    list[Part]
+        Empty where nothing stands out
+    """
     shown, (x, y) = significance(host.stamp, residual), host.centre
     n_pix, scale = shown.shape[0], host.stamp.pixscale
     inside = (radius_from(n_pix, scale, np.array([x]), np.array([y]))[0] < host.reach) & (host.stamp.weight > 0).any(0)
@@ -79,7 +95,13 @@ def with_one_more(
     recipe: FitRecipe,
     kinds: Sequence[str] = ("blob", "arm", "ring"),
 ) -> Judged | None:  # None where nothing stands out
-    "The best model with one more unlensed part"
+    """The best model with one more unlensed part
+
+    Returns
+    -------
+    Judged | None
+        None where nothing stands out
+    """
     best: Judged | None = None
     held, k = len(host.model.parts), len(model.parts)
     for part in candidate_parts(host, model.residual, recipe, kinds):
@@ -101,7 +123,24 @@ def build_up(
     kinds: Sequence[str] = ("blob", "arm", "ring"),
     gain: float = 1.0,  # Evidence that another part must bring
 ) -> Judged:
-    "The model with as many unlensed parts as the evidence wants, all of it refined together at the end"
+    """The model with as many unlensed parts as the evidence wants, all of it refined together at the end
+
+    Parameters
+    ----------
+    host : Host
+    start : Judged
+        The model to begin with
+    recipe : FitRecipe
+    most : int
+        Parts added at most
+    kinds : Sequence[str], default ('blob', 'arm', 'ring')
+    gain : float, default 1.0
+        Evidence that another part must bring
+
+    Returns
+    -------
+    Judged
+    """
     best, patience = start, 1
     current = start
     for _ in range(most):
@@ -150,7 +189,21 @@ def search_rival(
     places: np.ndarray | None = None,  # (n, >= 2) x, y of the images of the best lens, brightest first [arcsec]
     neighbours: Judged | None = None,  # From `only_neighbours`, if it is known already
 ) -> Judged:
-    "The best explanation without a lens"
+    """The best explanation without a lens
+
+    Parameters
+    ----------
+    host : Host
+    recipe : FitRecipe, default FitRecipe()
+    places : np.ndarray | None, default None
+        (n, >= 2) x, y of the images of the best lens, brightest first [arcsec]
+    neighbours : Judged | None, default None
+        From `only_neighbours`, if it is known already
+
+    Returns
+    -------
+    Judged
+    """
     alone = judged(host.stamp, refine(host.stamp, host.model, steps=5, tolerance=0.5), recipe)
     grown = [neighbours or only_neighbours(host, recipe), build_up(host, judged(host.stamp, host.model, recipe), recipe, recipe.blobs)]
     best = max([alone, *grown, *_in_place_of_images(host, recipe, places)], key=lambda j: j.log_z)

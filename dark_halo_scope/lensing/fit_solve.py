@@ -85,7 +85,20 @@ def fluxes(
     gram: np.ndarray,  # (..., part, part) products of the columns
     proj: np.ndarray,  # (..., part) products of the columns with the data
 ) -> np.ndarray:  # (..., part) >= 0
-    "The non-negative fluxes that fit best"
+    """The non-negative fluxes that fit best
+
+    Parameters
+    ----------
+    gram : np.ndarray
+        (..., part, part) products of the columns
+    proj : np.ndarray
+        (..., part) products of the columns with the data
+
+    Returns
+    -------
+    np.ndarray
+        (..., part) >= 0
+    """
     n_part = proj.shape[-1]
     p = np.ascontiguousarray(proj, float).reshape(-1, n_part)
     out = np.zeros_like(p)
@@ -95,7 +108,21 @@ def fluxes(
 # %% ../../nbs/lensing/fit_solve.ipynb #b26194a7
 @dataclass(frozen=True, eq=False)
 class Solved:
-    "A model at its best fluxes"
+    """A model at its best fluxes
+
+    Attributes
+    ----------
+    parts : tuple[Part, ...]
+    columns : np.ndarray
+        (part, band, pixels) in units of the noise
+    flux : np.ndarray
+        (band, part) [nmgy]
+    residual : np.ndarray
+        (band, pixels) in units of the noise
+    chi2 : float
+    penalty : float
+        Sum of squared deviations from the priors, in their widths
+    """
 
     parts: tuple[Part, ...]
     columns: np.ndarray  # (part, band, pixels) in units of the noise
@@ -122,7 +149,19 @@ def solve(
     parts: Sequence[Part],
     columns: np.ndarray | None = None,  # (part, band, pixels), if they are painted already
 ) -> Solved:
-    "The best fluxes of parts as they are"
+    """The best fluxes of parts as they are
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    parts : Sequence[Part]
+    columns : np.ndarray | None, default None
+        (part, band, pixels), if they are painted already
+
+    Returns
+    -------
+    Solved
+    """
     if columns is None:
         columns = np.concatenate([columns_of(stamp, p.kind, p.values) for p in parts])
     flux = fluxes(np.einsum("kbp,lbp->bkl", columns, columns, optimize=True), np.einsum("kbp,bp->bk", columns, stamp.data, optimize=True))
@@ -135,7 +174,20 @@ def slopes_of(
     model: Solved,
     k: int,  # Which part
 ) -> np.ndarray:  # (n_par, band, pixels) float32, for unit flux
-    "Change of a part's column per unit of each of its parameters"
+    """Change of a part's column per unit of each of its parameters
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    model : Solved
+    k : int
+        Which part
+
+    Returns
+    -------
+    np.ndarray
+        (n_par, band, pixels) float32, for unit flux
+    """
     part, steps = model.parts[k], STEPS[model.parts[k].kind]
     out = columns_of(stamp, part.kind, part.values + np.diag(steps))
     out -= model.columns[k]
@@ -149,7 +201,22 @@ def curvature(
     free: Sequence[int],  # Parts whose parameters may move
     slopes: Sequence[np.ndarray] | None = None,  # Of each free part, if they are known; None: from `slopes_of`
 ) -> tuple[np.ndarray, np.ndarray]:  # Gradient (n_par,) and matrix (n_par, n_par) of half the objective
-    "Derivatives of half the objective with respect to the free parameters, the fluxes following"
+    """Derivatives of half the objective with respect to the free parameters, the fluxes following
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    model : Solved
+    free : Sequence[int]
+        Parts whose parameters may move
+    slopes : Sequence[np.ndarray] | None, default None
+        Of each free part, if they are known; None: from `slopes_of`
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Gradient (n_par,) and matrix (n_par, n_par) of half the objective
+    """
     slopes = [slopes_of(stamp, model, k) for k in free] if slopes is None else slopes
     jac = np.concatenate([s * model.flux[:, k, None].astype(np.float32) for k, s in zip(free, slopes)])
     parts = [model.parts[k] for k in free]
@@ -169,7 +236,19 @@ def moved_by(
     free: Sequence[int],
     step: np.ndarray,  # (n_par,) of the free parts, one after the other
 ) -> tuple[Part, ...]:
-    "Parts after a step"
+    """Parts after a step
+
+    Parameters
+    ----------
+    parts : Sequence[Part]
+    free : Sequence[int]
+    step : np.ndarray
+        (n_par,) of the free parts, one after the other
+
+    Returns
+    -------
+    tuple[Part, ...]
+    """
     out, first = list(parts), 0
     for k in free:
         n = len(parts[k].values)
@@ -188,7 +267,24 @@ def secant(
     change: np.ndarray,  # (band, pixels) what it changed
     scale: np.ndarray,  # (n_par,) of the parameters
 ) -> np.ndarray:  # (n_par, band, pixels)
-    "The slopes nearest to the old ones that foretell the change; a step too short to teach anything leaves them"
+    """The slopes nearest to the old ones that foretell the change; a step too short to teach anything leaves them
+
+    Parameters
+    ----------
+    slopes : np.ndarray
+        (n_par, band, pixels) before the step
+    step : np.ndarray
+        (n_par,) what was stepped
+    change : np.ndarray
+        (band, pixels) what it changed
+    scale : np.ndarray
+        (n_par,) of the parameters
+
+    Returns
+    -------
+    np.ndarray
+        (n_par, band, pixels)
+    """
     weight = step / scale**2
     if step @ weight < 0.1:
         return slopes
@@ -203,7 +299,23 @@ def refine(
     steps: int = 15,  # At most
     tolerance: float = 0.2,  # Gain of the objective below which the search ends
 ) -> Solved:
-    "The nearest minimum of the objective"
+    """The nearest minimum of the objective
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    model : Solved
+    free : Sequence[int] | None, default None
+        Parts whose parameters may move; None: all
+    steps : int, default 15
+        At most
+    tolerance : float, default 0.2
+        Gain of the objective below which the search ends
+
+    Returns
+    -------
+    Solved
+    """
     free = list(range(len(model.parts))) if free is None else list(free)
     damping, stale, slopes, age = 1e-2, 0, None, 0
     for _ in range(steps):
@@ -235,14 +347,37 @@ def image_light(
     column: np.ndarray,  # (pixels,) in units of the noise
     band: int,  # Which band
 ) -> float:
-    "Light of a part within the pixels that count, for unit flux: for a lensed source its magnification"
+    """Light of a part within the pixels that count, for unit flux: for a lensed source its magnification
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    column : np.ndarray
+        (pixels,) in units of the noise
+    band : int
+        Which band
+
+    Returns
+    -------
+    float
+    """
     root = stamp.root[band]
     return float(np.divide(column, root, out=np.zeros_like(column), where=root > 0).sum(dtype=float))
 
 # %% ../../nbs/lensing/fit_solve.ipynb #c95a6109
 @dataclass(frozen=True)
 class Evidence:
-    "How well a model fits, and how much of its prior does"
+    """How well a model fits, and how much of its prior does
+
+    Attributes
+    ----------
+    log_z : float
+        Laplace evidence
+    bic : float
+        Bayesian information criterion
+    n_par : int
+        Parameters and fluxes
+    """
 
     log_z: float  # Laplace evidence
     bic: float  # Bayesian information criterion
@@ -255,7 +390,21 @@ def evidence_of(
     matrix: np.ndarray,  # From `curvature` over all parts
     flux_scale: float = 10.0,  # Width of the fluxes' flat prior [nmgy]
 ) -> Evidence:
-    "Laplace evidence and BIC"
+    """Laplace evidence and BIC
+
+    Parameters
+    ----------
+    stamp : FitStamp
+    model : Solved
+    matrix : np.ndarray
+        From `curvature` over all parts
+    flux_scale : float, default 10.0
+        Width of the fluxes' flat prior [nmgy]
+
+    Returns
+    -------
+    Evidence
+    """
     log_z = -0.5 * model.objective - sum(float(np.log(p.width).sum()) for p in model.parts)
     log_z -= 0.5 * float(np.linalg.slogdet(matrix)[1])
     n_flux = 0

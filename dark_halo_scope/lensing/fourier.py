@@ -25,7 +25,23 @@ _HALF, _ZERO = F(0.5), F(0)
 def plan(
     n: int,  # Length, a product of 2, 3 and 5
 ) -> tuple[np.ndarray, np.ndarray]:  # Radices in turn; cos and -sin of 2 pi k / n, (2, n) float32
-    "What `transform` needs to know of a length; `BadInput` for one it cannot do"
+    """What `transform` needs to know of a length; `BadInput` for one it cannot do
+
+    Parameters
+    ----------
+    n : int
+        Length, a product of 2, 3 and 5
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Radices in turn; cos and -sin of 2 pi k / n, (2, n) float32
+
+    Raises
+    ------
+    BadInput
+        length of a transform is {n}; expected a product of 2, 3 and 5
+    """
     radices, left = [], n
     for p in (5, 3, 4, 2):
         while left > 1 and left % p == 0:
@@ -295,7 +311,21 @@ def room(
     side: int,  # Pixels along it
     n_band: int,
 ) -> tuple[np.ndarray, np.ndarray]:  # Scratch of `blur_stamp`: (3, 2, ...) for the grid, (3, 2, ...) for the pixels
-    "Scratch that serves any number of systems, one after the other"
+    """Scratch that serves any number of systems, one after the other
+
+    Parameters
+    ----------
+    size : int
+        Cells along the periodic grid
+    side : int
+        Pixels along it
+    n_band : int
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Scratch of `blur_stamp`: (3, 2, ...) for the grid, (3, 2, ...) for the pixels
+    """
     return np.zeros((3, 2, (size + 32) * (size // 2 + 16)), F), np.zeros((3, 2, side * n_band * (side // 2 + 17)), F)
 
 
@@ -315,7 +345,39 @@ def blur_stamp(
     small: np.ndarray,  # Scratch
     out: np.ndarray,  # (n_band, n_pix, n_pix) float32; written
 ) -> None:
-    "The blurred stamp of one system, whose corner lies at pixel (1, 1) of the periodic grid"
+    """The blurred stamp of one system, whose corner lies at pixel (1, 1) of the periodic grid
+
+    Parameters
+    ----------
+    grids : np.ndarray
+        Light of the groups, (n_group, s N, s N) float32
+    filled : int
+        Rows and columns that light may be in
+    flux : np.ndarray
+        (n_group, n_band) float32
+    per_step : np.ndarray
+        Table steps per frequency step, (n_band,) float32
+    last : np.ndarray
+        Frequency steps kept, (n_band,) float32
+    tables : np.ndarray
+        (n_table, TABLE_SIZE) float32
+    which : np.ndarray
+        Table of each band, (n_band,)
+    transfer : np.ndarray
+        Spectra of a PSF as pixels, `pixel_transfer`; of length 0 for a round one
+    factor : np.ndarray
+        Pixel and spline factor along one axis, (s N / 2 + 1,) float32
+    fine : tuple
+        `plan` of s N
+    coarse : tuple
+        `plan` of N
+    big : np.ndarray
+        Scratch, see `room`
+    small : np.ndarray
+        Scratch
+    out : np.ndarray
+        (n_band, n_pix, n_pix) float32; written
+    """
     size, n, n_band, n_pix = grids.shape[1], coarse[1].shape[1], out.shape[0], out.shape[1]
     keep = min(int(last.max()), size // 2 - 1) + 1 if len(transfer) == 0 else (n + 1) // 2
     # Lines in whole groups of sixteen: the end of a loop that is not costs more than the lines left empty.

@@ -22,7 +22,17 @@ from .deflection import checked, same_length
 # %% ../../nbs/lensing/psf.ipynb #85508d90
 @dataclass(frozen=True, eq=False)
 class MoffatPSF:
-    "Round Moffat profiles, (1 + r^2 / alpha^2)^-beta"
+    """Round Moffat profiles, (1 + r^2 / alpha^2)^-beta
+
+    Attributes
+    ----------
+    fwhm : np.ndarray
+        Full width at half maximum, > 0 [arcsec], (n, n_band)
+    beta : np.ndarray
+        Wing exponent, 1.25 to 20, scalar, (n_band,) or (n, n_band)
+    includes_pixel : bool, default False
+        True: the pixel is already in the profile, which is sampled; False: light is averaged over the pixel
+    """
 
     fwhm: np.ndarray  # Full width at half maximum, > 0 [arcsec], (n, n_band)
     beta: np.ndarray  # Wing exponent, 1.25 to 20, scalar, (n_band,) or (n, n_band)
@@ -37,7 +47,15 @@ class MoffatPSF:
 
 @dataclass(frozen=True, eq=False)
 class GaussianPSF:
-    "Round Gaussian profiles"
+    """Round Gaussian profiles
+
+    Attributes
+    ----------
+    fwhm : np.ndarray
+        Full width at half maximum, > 0 [arcsec], (n, n_band)
+    includes_pixel : bool, default False
+        As in `MoffatPSF`
+    """
 
     fwhm: np.ndarray  # Full width at half maximum, > 0 [arcsec], (n, n_band)
     includes_pixel: bool = False  # As in `MoffatPSF`
@@ -48,7 +66,16 @@ class GaussianPSF:
 
 @dataclass(frozen=True, eq=False)
 class PixelPSF:
-    "Pictures of a star in the stamp's own pixels, the star in the middle one; the pixel is in them"
+    """Pictures of a star in the stamp's own pixels, the star in the middle one; the pixel is in them
+
+    Attributes
+    ----------
+    image : np.ndarray
+        (n, n_band, y, x) with y and x odd; unit sum when made
+    pixscale : float
+        [arcsec per pixel]
+    includes_pixel : ClassVar[bool], default True
+    """
 
     image: np.ndarray  # (n, n_band, y, x) with y and x odd; unit sum when made
     pixscale: float  # [arcsec per pixel]
@@ -80,6 +107,16 @@ def scale_radius(
     """The length by which radii and frequencies are measured
 
     `alpha = FWHM / (2 sqrt(2^(1/beta) - 1))` of a Moffat [Moffat1969], `sigma = FWHM / (2 sqrt(2 ln 2))` of a Gaussian.
+
+    Parameters
+    ----------
+    psf : RoundPSF
+        n systems
+
+    Returns
+    -------
+    np.ndarray
+        alpha or sigma [arcsec], (n, n_band)
     """
     if isinstance(psf, GaussianPSF):
         return psf.fwhm / (2 * np.sqrt(2 * np.log(2)))
@@ -95,6 +132,22 @@ def psf_profile(
     """Surface brightness of a point source
 
     `(beta - 1) / (pi alpha^2) (1 + r^2 / alpha^2)^-beta` of a Moffat [Moffat1969; Trujillo2001].
+
+    Parameters
+    ----------
+    psf : RoundPSF
+        n systems
+    r : np.ndarray
+        Distance from the centre [arcsec]
+    i : int, default 0
+        Which system
+    band : int, default 0
+        Which band
+
+    Returns
+    -------
+    np.ndarray
+        Surface brightness of unit flux [arcsec^-2]
     """
     a = scale_radius(psf)[i, band]
     if isinstance(psf, GaussianPSF):
@@ -111,6 +164,18 @@ def moffat_transform(
 
     `2^(1 - nu) / Gamma(nu) x^nu K_nu(x)` with `nu = beta - 1` and `x = k alpha`, K the modified Bessel function of the second kind: the Hankel
     transform of the profile of [Moffat1969].
+
+    Parameters
+    ----------
+    x : ArrayLike
+        Angular frequency times alpha, >= 0
+    beta : float
+        Wing exponent
+
+    Returns
+    -------
+    np.ndarray
+        1 at x = 0
     """
     x, nu = np.asarray(x, np.float64), beta - 1
     safe = np.maximum(x, 1e-6)
@@ -123,7 +188,24 @@ def psf_transform(
     i: int = 0,  # Which system
     band: int = 0,  # Which band
 ) -> np.ndarray:  # 1 at k = 0
-    "Fourier transform of a point source, without any pixel"
+    """Fourier transform of a point source, without any pixel
+
+    Parameters
+    ----------
+    psf : RoundPSF
+        n systems
+    k : np.ndarray
+        Angular frequency [rad / arcsec]
+    i : int, default 0
+        Which system
+    band : int, default 0
+        Which band
+
+    Returns
+    -------
+    np.ndarray
+        1 at k = 0
+    """
     x = k * scale_radius(psf)[i, band]
     return np.exp(-(x**2) / 2) if isinstance(psf, GaussianPSF) else moffat_transform(x, float(psf.beta[i, band]))
 
@@ -151,7 +233,18 @@ def _moffat_nodes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def radial_table(
     beta: float | None,  # Wing exponent; None for a Gaussian
 ) -> tuple[np.ndarray, float]:  # (TABLE_SIZE,) float32 at equal steps of k FWHM, and the k FWHM from which on it is negligible
-    "The transform of a profile of unit FWHM"
+    """The transform of a profile of unit FWHM
+
+    Parameters
+    ----------
+    beta : float | None
+        Wing exponent; None for a Gaussian
+
+    Returns
+    -------
+    tuple[np.ndarray, float]
+        (TABLE_SIZE,) float32 at equal steps of k FWHM, and the k FWHM from which on it is negligible
+    """
     if beta is None:
         table = psf_transform(GaussianPSF(np.ones((1, 1))), _z())
     else:
@@ -171,6 +264,16 @@ def fwhm_per_psfsize(
 
     Equates the noise-equivalent areas: `pi alpha^2 (2 beta - 1) / (beta - 1)^2 = 4 pi sigma^2` with `PSFSIZE = 2 sqrt(2 ln 2) sigma`, PSFSIZE as the survey
     defines it [Dey2019].
+
+    Parameters
+    ----------
+    beta : ArrayLike
+        Wing exponent
+
+    Returns
+    -------
+    np.ndarray
+        FWHM divided by PSFSIZE
     """
     beta = np.asarray(beta, np.float64)
     alpha = (beta - 1) / np.sqrt(2 * beta - 1) / np.sqrt(2 * np.log(2))
@@ -181,7 +284,20 @@ def psf_from_psfsize(
     psfsize: ArrayLike,  # The survey's PSFSIZE [arcsec], (n, n_band)
     beta: ArrayLike | None = 3.5,  # Wing exponent of the Moffat; None for a Gaussian
 ) -> PSF:  # With `includes_pixel` true
-    "The PSF whose noise-equivalent area is the survey's; the pixel is already in it"
+    """The PSF whose noise-equivalent area is the survey's; the pixel is already in it
+
+    Parameters
+    ----------
+    psfsize : ArrayLike
+        The survey's PSFSIZE [arcsec], (n, n_band)
+    beta : ArrayLike | None, default 3.5
+        Wing exponent of the Moffat; None for a Gaussian
+
+    Returns
+    -------
+    PSF
+        With `includes_pixel` true
+    """
     psfsize = checked("psfsize", psfsize, ndim=2, above=0)
     if beta is None:
         return GaussianPSF(psfsize, includes_pixel=True)
@@ -194,6 +310,16 @@ def noise_equivalent_area(
     """Area over which background noise counts when a point source is measured
 
     `1 / int p^2`: `4 pi sigma^2` of a Gaussian, `pi alpha^2 (2 beta - 1) / (beta - 1)^2` of a Moffat.
+
+    Parameters
+    ----------
+    psf : PSF
+        n systems
+
+    Returns
+    -------
+    np.ndarray
+        1 / integral of p^2 [arcsec^2], (n, n_band)
     """
     if isinstance(psf, PixelPSF):
         return psf.pixscale**2 / (psf.image**2).sum(axis=(2, 3))
@@ -208,7 +334,27 @@ def pixel_transfer(
     i: int,  # Which system
     side: int,  # Pixels along the periodic grid, at least the picture's
 ) -> np.ndarray:  # (n_band, 2, side, side // 2 + 1) float32: real and imaginary parts at (x frequency, y frequency >= 0)
-    "Transform of a star's picture on the frequencies of a periodic grid; raises BadInput where the picture does not fit"
+    """Transform of a star's picture on the frequencies of a periodic grid; raises BadInput where the picture does not fit
+
+    Parameters
+    ----------
+    psf : PixelPSF
+        n systems
+    i : int
+        Which system
+    side : int
+        Pixels along the periodic grid, at least the picture's
+
+    Returns
+    -------
+    np.ndarray
+        (n_band, 2, side, side // 2 + 1) float32: real and imaginary parts at (x frequency, y frequency >= 0)
+
+    Raises
+    ------
+    BadInput
+        psf: a picture of {height} x {width} pixels on a periodic grid of {side}; expected a smaller one
+    """
     n_band, height, width = psf.image.shape[1:]
     if max(height, width) > side:
         raise BadInput(f"psf: a picture of {height} x {width} pixels on a periodic grid of {side}; expected a smaller one")

@@ -85,7 +85,18 @@ def fast_atanh(up: np.float32, down: np.float32, gap: np.float32) -> np.float32:
 def lens_rows(
     lens: LensParams,  # n systems
 ) -> np.ndarray:  # (n, 11) float32: strength, q^2, f, cos, sin, center, shear, |shear|, largest deflection
-    "What the kernel needs to know of a lens"
+    """What the kernel needs to know of a lens
+
+    Parameters
+    ----------
+    lens : LensParams
+        n systems
+
+    Returns
+    -------
+    np.ndarray
+        (n, 11) float32: strength, q^2, f, cos, sin, center, shear, |shear|, largest deflection
+    """
     f = np.maximum(np.sqrt((1 - lens.q) * (1 + lens.q)), 1e-3)  # A circle is drawn with q = 1 - 5e-7: 2e-7 of theta_E away
     strength = lens.theta_E * np.sqrt(lens.q)
     reach = strength * np.maximum(np.arctan(f / lens.q), np.arctanh(f)) / f
@@ -109,7 +120,18 @@ def lens_rows(
 def sersic_rows(
     shape: np.ndarray,  # x, y, R_sersic, n_sersic, q, phi, share of flux; (n, n_part, 7)
 ) -> np.ndarray:  # (n, n_part, 10) float32: x, y, cos, sin, q, 1 / R^2, 1 / 2n, log2(b log2 e), S_0, sqrt(q)
-    "What the kernel needs to know of a Sersic component"
+    """What the kernel needs to know of a Sersic component
+
+    Parameters
+    ----------
+    shape : np.ndarray
+        x, y, R_sersic, n_sersic, q, phi, share of flux; (n, n_part, 7)
+
+    Returns
+    -------
+    np.ndarray
+        (n, n_part, 10) float32: x, y, cos, sin, q, 1 / R^2, 1 / 2n, log2(b log2 e), S_0, sqrt(q)
+    """
     x, y, radius, n, q, phi, share = np.moveaxis(shape, -1, 0)
     exponent = np.log2(sersic_b(n) / math.log(2))
     rows = [x, y, np.cos(phi), np.sin(phi), q, radius**-2, 0.5 / n, exponent, share * sersic_central(radius, n), np.sqrt(q)]
@@ -195,7 +217,18 @@ _BLOCK = 8
 def block_maps(
     image: np.ndarray,  # (height, width)
 ) -> np.ndarray:  # (4, ceil(height / 8), ceil(width / 8)) float32
-    "Largest absolute value, then largest second difference, each within one and within two blocks of each block of 8 x 8 pixels"
+    """Largest absolute value, then largest second difference, each within one and within two blocks of each block of 8 x 8 pixels
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (height, width)
+
+    Returns
+    -------
+    np.ndarray
+        (4, ceil(height / 8), ceil(width / 8)) float32
+    """
     height, width = (-(-n // _BLOCK) for n in image.shape)
     kernels = (
         np.array([[[0, 0, 0], [-1, 2, -1], [0, 0, 0]], [[0, -1, 0], [0, 2, 0], [0, -1, 0]], [[-1, 0, 1], [0, 0, 0], [1, 0, -1]]])
@@ -215,7 +248,13 @@ def block_maps(
 def bank_maps(
     bank: SourceBank,
 ) -> tuple[np.ndarray, np.ndarray]:  # `block_maps` of all images, (4, blocks) float32; (offset, height, width) of each image's
-    "The maps of a whole bank in one array"
+    """The maps of a whole bank in one array
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        `block_maps` of all images, (4, blocks) float32; (offset, height, width) of each image's
+    """
     made = [block_maps(image) for image in bank.images]
     sizes = np.array([m[0].size for m in made])
     return np.concatenate([m.reshape(4, -1) for m in made], 1), np.column_stack(
@@ -293,7 +332,18 @@ def image_light_of(
 def image_rows(
     source: ImageParams,  # n sources
 ) -> np.ndarray:  # (n, 8) float32: x, y, cos, sin, pixels per arcsec, middle column, middle row, pixels per arcsec^2
-    "What the kernel needs to know of a stamp"
+    """What the kernel needs to know of a stamp
+
+    Parameters
+    ----------
+    source : ImageParams
+        n sources
+
+    Returns
+    -------
+    np.ndarray
+        (n, 8) float32: x, y, cos, sin, pixels per arcsec, middle column, middle row, pixels per arcsec^2
+    """
     pixel = source.bank.pixscale * source.scale
     shapes = source.bank.packed[1][source.index, 1:]
     rows = [
@@ -436,7 +486,38 @@ def paint_component(
     scratch: np.ndarray,  # (4, MAX_TILES) float32 scratch
     grid: np.ndarray,  # float32; added to
 ) -> int:  # Number of rays traced
-    "Add the lensed light of one component, as a share of unit flux, to the grid"
+    """Add the lensed light of one component, as a share of unit flux, to the grid
+
+    Parameters
+    ----------
+    lens : np.ndarray
+        Row of `lens_rows`
+    part : np.ndarray
+        Row of `sersic_rows` or `image_rows`
+    image : np.ndarray
+        (height, width) float32; (0, 0) for a Sersic
+    maps : np.ndarray
+        `block_maps` of the image
+    size : int
+        Cells of the window along one side, even
+    cell : float
+        Size of a cell [arcsec]
+    offset : int
+        Where grid line 0, the window's edge, lies in `grid`
+    limits : np.ndarray
+        (3,) float32, see `Accuracy`
+    tiles : np.ndarray
+        (2, 2, MAX_TILES) int32 scratch
+    scratch : np.ndarray
+        (4, MAX_TILES) float32 scratch
+    grid : np.ndarray
+        float32; added to
+
+    Returns
+    -------
+    int
+        Number of rays traced
+    """
     x, y, psi, light = scratch[0], scratch[1], scratch[2], scratch[3]
     cells, work = np.empty((2, BATCH), np.int32), np.empty((19, 7, BATCH), np.float32)
     verdict, index = np.empty(tiles.shape[2], np.int8), np.empty(16 * BATCH, np.int32)

@@ -25,7 +25,20 @@ def lenstronomy_lens(
     lens: LensParams,  # n systems
     i: int,  # Which one
 ) -> Model:  # For `LensModel`
-    "A deflector in lenstronomy's words"
+    """A deflector in lenstronomy's words
+
+    Parameters
+    ----------
+    lens : LensParams
+        n systems
+    i : int
+        Which one
+
+    Returns
+    -------
+    Model
+        For `LensModel`
+    """
     e1, e2 = (float(e) for e in ellipticity(lens.q[i], lens.phi[i]))
     sie = {"theta_E": float(lens.theta_E[i]), "e1": e1, "e2": e2, "center_x": float(lens.center_x[i]), "center_y": float(lens.center_y[i])}
     return ["SIE", "SHEAR"], [sie, {"gamma1": float(lens.gamma1[i]), "gamma2": float(lens.gamma2[i]), "ra_0": 0.0, "dec_0": 0.0}]
@@ -34,7 +47,18 @@ def lenstronomy_lens(
 def lenstronomy_sersic(
     part: np.ndarray,  # x, y, R_sersic, n_sersic, q, phi, flux
 ) -> dict:  # Keywords of `SERSIC_ELLIPSE`
-    "A Sersic component in lenstronomy's words"
+    """A Sersic component in lenstronomy's words
+
+    Parameters
+    ----------
+    part : np.ndarray
+        x, y, R_sersic, n_sersic, q, phi, flux
+
+    Returns
+    -------
+    dict
+        Keywords of `SERSIC_ELLIPSE`
+    """
     x, y, radius, n, q, phi, flux = (float(p) for p in part)
     e1, e2 = (float(e) for e in ellipticity(q, phi))
     b = 1.9992 * n - 0.3271
@@ -48,7 +72,20 @@ def lenstronomy_source(
 ) -> list[
     tuple[Model, np.ndarray, float]
 ]:  # Per group of one colour: model for `LightModel` of unit flux, flux (n_band,), finest scale [arcsec]
-    "A source in lenstronomy's words, one model for each group of one colour"
+    """A source in lenstronomy's words, one model for each group of one colour
+
+    Parameters
+    ----------
+    source : SersicParams | ClumpyParams | ImageParams
+        n sources
+    i : int
+        Which one
+
+    Returns
+    -------
+    list[tuple[Model, np.ndarray, float]]
+        Per group of one colour: model for `LightModel` of unit flux, flux (n_band,), finest scale [arcsec]
+    """
     if isinstance(source, ImageParams):
         image, pixel = source.bank.images[source.index[i]].astype(np.float64), source.bank.pixscale * float(source.scale[i])
         keywords = {
@@ -80,7 +117,30 @@ def adaptive_rays(
     tolerance: float = 3e-9,  # Change of a square's light that is let pass, as a share of the source's flux
     levels: int = 16,  # Halvings at most
 ) -> Rays:  # Rays whose light adds up to the lensed light in the window
-    "Sample the lensed light by cutting squares until nothing changes"
+    """Sample the lensed light by cutting squares until nothing changes
+
+    Parameters
+    ----------
+    lens : Model
+        Deflector
+    light : Model
+        Source of unit flux
+    scale : float
+        Finest scale of the source [arcsec]
+    width : float
+        Side of the window [arcsec]
+    first : int
+        Squares along one side to begin with
+    tolerance : float, default 3e-09
+        Change of a square's light that is let pass, as a share of the source's flux
+    levels : int, default 16
+        Halvings at most
+
+    Returns
+    -------
+    Rays
+        Rays whose light adds up to the lensed light in the window
+    """
     lens_model = importlib.import_module("lenstronomy.LensModel.lens_model").LensModel(lens[0])
     light_model = importlib.import_module("lenstronomy.LightModel.light_model").LightModel(light[0])
     middle = np.array([[k["center_x"], k["center_y"]] for k in light[1]])
@@ -119,7 +179,22 @@ def share_light(
     width: float,  # Side of the window [arcsec]
     lines: int,  # Grid lines along one side, between the window's edges included
 ) -> np.ndarray:  # (lines + 2, lines + 2); line 0 of the window is at index 1
-    "Hand the light of every ray to 4 x 4 grid lines"
+    """Hand the light of every ray to 4 x 4 grid lines
+
+    Parameters
+    ----------
+    rays : Rays
+        Positions and light
+    width : float
+        Side of the window [arcsec]
+    lines : int
+        Grid lines along one side, between the window's edges included
+
+    Returns
+    -------
+    np.ndarray
+        (lines + 2, lines + 2); line 0 of the window is at index 1
+    """
     grid = np.zeros((lines + 2) ** 2)
     shares = []
     for position in rays[:2]:
@@ -142,7 +217,28 @@ def psf_coefficients(
     spacing: float,  # Grid spacing [arcsec]
     reach: int,  # Grid lines to either side
 ) -> np.ndarray:  # (2 reach + 1, 2 reach + 1), flux per pixel of unit flux
-    "Cubic spline coefficients of the PSF, averaged over the pixel unless the pixel is already in it"
+    """Cubic spline coefficients of the PSF, averaged over the pixel unless the pixel is already in it
+
+    Parameters
+    ----------
+    psf : PSF
+        n systems
+    i : int
+        Which system
+    band : int
+        Which band
+    pixscale : float
+        [arcsec]
+    spacing : float
+        Grid spacing [arcsec]
+    reach : int
+        Grid lines to either side
+
+    Returns
+    -------
+    np.ndarray
+        (2 reach + 1, 2 reach + 1), flux per pixel of unit flux
+    """
     at = np.arange(-reach, reach + 1) * spacing
     if isinstance(psf, PixelPSF):
         middle = (np.array(psf.image.shape[2:]) - 1) / 2
@@ -165,7 +261,30 @@ def reference_stamps(
     lines: int = 4,  # Grid lines per pixel (even, so that pixel centres lie on lines)
     tolerance: float = 3e-9,  # Passed to `adaptive_rays`
 ) -> np.ndarray:  # (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
-    "Stamps drawn with lenstronomy's physics; light outside the stamp is not drawn"
+    """Stamps drawn with lenstronomy's physics; light outside the stamp is not drawn
+
+    Parameters
+    ----------
+    lens : LensParams
+        n deflectors
+    source : SersicParams | ClumpyParams | ImageParams
+        n sources
+    psf : PSF
+        n by n_band widths
+    n_pix : int
+        Pixels along one side
+    pixscale : float
+        [arcsec per pixel]
+    lines : int, default 4
+        Grid lines per pixel (even, so that pixel centres lie on lines)
+    tolerance : float, default 3e-09
+        Passed to `adaptive_rays`
+
+    Returns
+    -------
+    np.ndarray
+        (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
+    """
     n, n_band = psf.fwhm.shape
     width, grid_lines = n_pix * pixscale, n_pix * lines + 1
     stamps = np.zeros((n, n_band, n_pix, n_pix))

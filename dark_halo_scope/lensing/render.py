@@ -58,7 +58,20 @@ def cells_per_pixel(
     fwhm: np.ndarray,  # (n, n_band) [arcsec]
     pixscale: float,  # [arcsec]
 ) -> np.ndarray:  # (n,) 2, 4 or 8
-    "Cells along one side of a pixel that carry all frequencies the PSF lets through"
+    """Cells along one side of a pixel that carry all frequencies the PSF lets through
+
+    Parameters
+    ----------
+    fwhm : np.ndarray
+        (n, n_band) [arcsec]
+    pixscale : float
+        [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) 2, 4 or 8
+    """
     narrowest = fwhm.min(1) / pixscale
     return np.where(narrowest >= 2.4, 2, np.where(narrowest >= 1.2, 4, 8))
 
@@ -68,7 +81,22 @@ def grid_padding(
     pixscale: float,  # [arcsec]
     spill: float,  # Share of a point's light that may fall beyond
 ) -> np.ndarray:  # (n,) 16, 32 or 64
-    "Pixels between a stamp and its periodic image"
+    """Pixels between a stamp and its periodic image
+
+    Parameters
+    ----------
+    psf : PSF
+        n by n_band widths
+    pixscale : float
+        [arcsec]
+    spill : float
+        Share of a point's light that may fall beyond
+
+    Returns
+    -------
+    np.ndarray
+        (n,) 16, 32 or 64
+    """
     if isinstance(psf, PixelPSF):  # all of the picture, from either side
         half = max(psf.image.shape[2:]) // 2
         return np.full(len(psf.fwhm), 16 if half <= 16 else 32 if half <= 32 else 64)
@@ -85,14 +113,47 @@ def grid_factor(
     cells: int,  # Cells per pixel
     pixel: bool,  # Average over the pixel
 ) -> np.ndarray:  # (n * cells // 2 + 1,) float32
-    "What a spectrum is multiplied by along one axis: spline taken out, pixel put in"
+    """What a spectrum is multiplied by along one axis: spline taken out, pixel put in
+
+    Parameters
+    ----------
+    n : int
+        Pixels along the periodic grid
+    cells : int
+        Cells per pixel
+    pixel : bool
+        Average over the pixel
+
+    Returns
+    -------
+    np.ndarray
+        (n * cells // 2 + 1,) float32
+    """
     j = np.arange(n * cells // 2 + 1)
     return (np.sinc(j / (n * cells)) ** -4 * (np.sinc(j / n) if pixel else 1)).astype(np.float32)
 
 # %% ../../nbs/lensing/render.ipynb #b75436a0
 @dataclass(frozen=True)
 class Accuracy:
-    "Where the adaptive rays stop; the defaults are measured in the results page of the painter"
+    """Where the adaptive rays stop; the defaults are measured in the results page of the painter
+
+    Attributes
+    ----------
+    fine : float, default 6.0
+        Widest tile [scale lengths of a Sersic profile]
+    drop : float, default 3e-07
+        Light that a dropped tile may hold [share of the source's flux]
+    cusp : float, default 0.006
+        Light times its variation that a tile at the cusp may hold [share of the source's flux]
+    image_fine : float, default 0.0005
+        Brightness that a tile of a stamp may miss, times its area [share of the stamp's peak, arcsec^2]
+    image_drop : float, default 0.0001
+        Pixels below this count as empty [share of a stamp's peak]
+    spill : float, default 0.01
+        Light that the PSF may throw further than the padding of the periodic grid [share of a point source]
+    chunk : int, default 256
+        Stamps prepared together, by torch also drawn together; changes no stamp
+    """
 
     fine: float = 6.0  # Widest tile [scale lengths of a Sersic profile]
     drop: float = 3e-7  # Light that a dropped tile may hold [share of the source's flux]
@@ -110,7 +171,18 @@ Source = SersicParams | ClumpyParams | ImageParams
 def components(
     source: SersicParams | ClumpyParams | ImageParams,  # n sources
 ) -> Components:  # Kernel rows (n, n_part, ...), group of each part (n_part,), flux of the groups (n, n_group, n_band)
-    "A source as the kernel takes it"
+    """A source as the kernel takes it
+
+    Parameters
+    ----------
+    source : SersicParams | ClumpyParams | ImageParams
+        n sources
+
+    Returns
+    -------
+    Components
+        Kernel rows (n, n_part, ...), group of each part (n_part,), flux of the groups (n, n_group, n_band)
+    """
     if isinstance(source, ImageParams):
         return image_rows(source)[:, None], np.zeros(1, np.int64), source.flux[:, None].astype(np.float32)
     parts = sersic_parts(source)
@@ -129,7 +201,36 @@ def shoot(
     scratch: tuple[np.ndarray, np.ndarray],  # See `ray_room`
     grids: np.ndarray,  # (n_group, s N, s N) float32; written
 ) -> int:  # Rays traced
-    "Trace one system onto its grids"
+    """Trace one system onto its grids
+
+    Parameters
+    ----------
+    lens : np.ndarray
+        Row of `lens_rows`, (11,)
+    rows : np.ndarray
+        Component rows, (n_part, ...)
+    group : np.ndarray
+        Group of each component, (n_part,)
+    stamp : tuple[np.ndarray, np.ndarray]
+        Image and its `block_maps`; empty arrays for Sersics
+    limits : np.ndarray
+        As `paint_component` takes them
+    size : int
+        Cells of the window along one side
+    cell : float
+        [arcsec]
+    offset : int
+        Grid index of the window's edge
+    scratch : tuple[np.ndarray, np.ndarray]
+        See `ray_room`
+    grids : np.ndarray
+        (n_group, s N, s N) float32; written
+
+    Returns
+    -------
+    int
+        Rays traced
+    """
     paint = compiled(paint_component)
     grids[:] = 0
     return sum(paint(lens, rows[part], *stamp, size, cell, offset, limits, *scratch, grids[g]) for part, g in enumerate(group))
@@ -138,7 +239,18 @@ def shoot(
 def ray_room(
     size: int,  # Cells of the window along one side
 ) -> tuple[np.ndarray, np.ndarray]:  # Tiles and rays
-    "Scratch of `shoot`, for any number of systems"
+    """Scratch of `shoot`, for any number of systems
+
+    Parameters
+    ----------
+    size : int
+        Cells of the window along one side
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Tiles and rays
+    """
     tiles = max(MAX_TILES, (size // 4 + 1) ** 2)
     return np.empty((2, 2, tiles), np.int32), np.empty((4, tiles), np.float32)
 
@@ -161,7 +273,25 @@ def _stamp(source: Source, i: int, accuracy: Accuracy) -> tuple[tuple[np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    "Systems that share a grid, and what the Fourier half needs to know of their PSFs"
+    """Systems that share a grid, and what the Fourier half needs to know of their PSFs
+
+    Attributes
+    ----------
+    members : np.ndarray
+        Which systems, (m,)
+    cells : int
+        Cells per pixel
+    side : int
+        Pixels along the periodic grid
+    factor : np.ndarray
+        `grid_factor`
+    per_step : np.ndarray
+        Table steps per frequency step, (m, n_band) float32
+    last : np.ndarray
+        Frequency steps kept, (m, n_band) float32
+    which : np.ndarray
+        Table of each system and band, (m, n_band)
+    """
 
     members: np.ndarray  # Which systems, (m,)
     cells: int  # Cells per pixel
@@ -178,7 +308,23 @@ def batches(
     pixscale: float,  # [arcsec]
     accuracy: Accuracy,
 ) -> tuple[np.ndarray, list[Batch]]:  # Radial tables (n_table, TABLE_SIZE), and the batches
-    "Group systems by the grid that their PSFs ask for"
+    """Group systems by the grid that their PSFs ask for
+
+    Parameters
+    ----------
+    psf : PSF
+        n by n_band widths
+    n_pix : int
+        Pixels along one side
+    pixscale : float
+        [arcsec]
+    accuracy : Accuracy
+
+    Returns
+    -------
+    tuple[np.ndarray, list[Batch]]
+        Radial tables (n_table, TABLE_SIZE), and the batches
+    """
     betas = psf.beta if isinstance(psf, MoffatPSF) else np.full(psf.fwhm.shape, np.nan)
     kinds, which = np.unique(betas, return_inverse=True, equal_nan=True)
     made = [radial_table(None if np.isnan(b) else float(b)) for b in kinds]
@@ -203,7 +349,27 @@ def numba_stamps(
     pixscale: float,  # [arcsec per pixel]
     accuracy: Accuracy = Accuracy(),
 ) -> np.ndarray:  # (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
-    "Stamps by compiled adaptive rays and the closed-form PSF"
+    """Stamps by compiled adaptive rays and the closed-form PSF
+
+    Parameters
+    ----------
+    lens : LensParams
+        n deflectors
+    source : SersicParams | ClumpyParams | ImageParams
+        n sources
+    psf : PSF
+        n by n_band widths
+    n_pix : int
+        Pixels along one side
+    pixscale : float
+        [arcsec per pixel]
+    accuracy : Accuracy, default Accuracy()
+
+    Returns
+    -------
+    np.ndarray
+        (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
+    """
     n, n_band = psf.fwhm.shape
     (rows, group, flux), systems = components(source), lens_rows(lens)
     stamps = np.zeros((n, n_band, n_pix, n_pix), np.float32)
@@ -228,7 +394,34 @@ def torch_stamps(
     accuracy: Accuracy = Accuracy(),
     device: str | None = None,  # As torch names it; the GPU if there is one
 ) -> np.ndarray:  # (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
-    "Stamps by adaptive rays of whole batches"
+    """Stamps by adaptive rays of whole batches
+
+    Parameters
+    ----------
+    lens : LensParams
+        n deflectors
+    source : SersicParams | ClumpyParams | ImageParams
+        n sources
+    psf : PSF
+        n by n_band widths
+    n_pix : int
+        Pixels along one side
+    pixscale : float
+        [arcsec per pixel]
+    accuracy : Accuracy, default Accuracy()
+    device : str | None, default None
+        As torch names it; the GPU if there is one
+
+    Returns
+    -------
+    np.ndarray
+        (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
+
+    Raises
+    ------
+    BadInput
+        psf: the torch backend draws round PSFs; expected backend numba or lenstronomy for pixels
+    """
     if isinstance(psf, PixelPSF):
         raise BadInput("psf: the torch backend draws round PSFs; expected backend numba or lenstronomy for pixels")
     torch = importlib.import_module("torch")
@@ -267,7 +460,28 @@ def matched(
     source: Source,  # n or 1 sources
     psf: PSF,  # n or 1 PSFs
 ) -> tuple[LensParams, Source, PSF]:  # Each of length n
-    "Bring the three to one length, or `BadInput` naming what does not fit"
+    """Bring the three to one length, or `BadInput` naming what does not fit
+
+    Parameters
+    ----------
+    lens : LensParams
+        n or 1 deflectors
+    source : Source
+        n or 1 sources
+    psf : PSF
+        n or 1 PSFs
+
+    Returns
+    -------
+    tuple[LensParams, Source, PSF]
+        Each of length n
+
+    Raises
+    ------
+    BadInput
+        fwhm: {psf.fwhm.shape[1]} bands, but flux has {source.flux.shape[1]}
+        {name}: {length} systems where {n} were expected; first index without a partner is {length}
+    """
     if source.flux.shape[1] != psf.fwhm.shape[1]:
         raise BadInput(f"fwhm: {psf.fwhm.shape[1]} bands, but flux has {source.flux.shape[1]}")
     n = max(len(lens), len(source), len(psf.fwhm))
@@ -289,7 +503,20 @@ def picked(
     params: Any,  # Lenses, sources or PSFs, one per system
     rows: np.ndarray,  # Which systems, as numpy indexes
 ) -> Any:  # Of the same kind
-    "Some systems out of many"
+    """Some systems out of many
+
+    Parameters
+    ----------
+    params : Any
+        Lenses, sources or PSFs, one per system
+    rows : np.ndarray
+        Which systems, as numpy indexes
+
+    Returns
+    -------
+    Any
+        Of the same kind
+    """
     columns = {f.name: getattr(params, f.name) for f in fields(params)}
     return replace(params, **{name: column[rows] for name, column in columns.items() if isinstance(column, np.ndarray)})
 
@@ -304,7 +531,39 @@ def render_arcs(
     backend: str = "numba",  # "numba", "torch" or "lenstronomy"
     margin: int = 0,  # Pixels around the stamp whose light the PSF brings in; 0 draws none, as lenstronomy does
 ) -> np.ndarray:  # (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
-    "Lensed and blurred images of sources; raises `BadInput` where lengths or bands do not fit"
+    """Lensed and blurred images of sources; raises `BadInput` where lengths or bands do not fit
+
+    Parameters
+    ----------
+    lens : LensParams
+        n deflectors
+    source : Source
+        n sources with flux (n, n_band)
+    psf : PSF
+        n by n_band widths
+    n_pix : int, default 64
+        Pixels along one side of the stamp
+    pixscale : float, default 0.262
+        [arcsec per pixel]
+    backend : str, default 'numba'
+        "numba", "torch" or "lenstronomy"
+    margin : int, default 0
+        Pixels around the stamp whose light the PSF brings in; 0 draws none, as lenstronomy does
+
+    Returns
+    -------
+    np.ndarray
+        (n, n_band, n_pix, n_pix) float32 [nanomaggies per pixel]
+
+    Raises
+    ------
+    BadInput
+        unknown backend
+        n_pix is {n_pix}; expected a whole number of at least 1
+        pixscale is {pixscale}; expected a positive number of arcsec
+        margin is {margin}; expected a whole number of at least 0
+        psf: a picture in pixels of {psf.pixscale} arcsec for stamps of {pixscale}; expected the same within a hundredth
+    """
     draw: dict[str, Callable[..., np.ndarray]] = {"numba": numba_stamps, "torch": torch_stamps, "lenstronomy": reference_stamps}
     if backend not in draw:
         raise unknown_name("backend", backend, draw)
@@ -329,6 +588,23 @@ def crosses_edge(
     n_pix: int = 64,  # Pixels along one side of the stamp
     pixscale: float = 0.262,  # [arcsec per pixel]
 ) -> np.ndarray:  # (n,) bool
-    "Whether light that counts can fall beyond the stamp's edge; where not, a margin changes nothing that matters"
+    """Whether light that counts can fall beyond the stamp's edge; where not, a margin changes nothing that matters
+
+    Parameters
+    ----------
+    lens : LensParams
+        n deflectors
+    source : Source
+        n sources
+    n_pix : int, default 64
+        Pixels along one side of the stamp
+    pixscale : float, default 0.262
+        [arcsec per pixel]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) bool
+    """
     largest = sie_deflection(0.0, 1.0, lens.theta_E, lens.q)[1]
     return source_reach(source) + largest > (1 - np.hypot(lens.gamma1, lens.gamma2)) * n_pix / 2 * pixscale

@@ -26,6 +26,16 @@ def sersic_b(
     """The exact b_n that makes R_sersic the half-light radius
 
     Solves `P(2 n, b_n) = 1/2`, P the regularised lower incomplete gamma function [Sersic1963].
+
+    Parameters
+    ----------
+    n_sersic : ArrayLike
+        Sersic index
+
+    Returns
+    -------
+    np.ndarray
+        b_n
     """
     return gammaincinv(2 * np.asarray(n_sersic, np.float64), 0.5)
 
@@ -37,6 +47,18 @@ def sersic_central(
     """S_0 of a Sersic of unit total flux
 
     `S_0 = b_n^(2 n) / (2 pi n Gamma(2 n) R_sersic^2)` [Sersic1963].
+
+    Parameters
+    ----------
+    R_sersic : ArrayLike
+        Half-light radius [arcsec]
+    n_sersic : ArrayLike
+        Sersic index
+
+    Returns
+    -------
+    np.ndarray
+        Central surface brightness of unit flux [arcsec^-2]
     """
     n = np.asarray(n_sersic, np.float64)
     return sersic_b(n) ** (2 * n) / (2 * np.pi * n * gamma(2 * n) * np.asarray(R_sersic) ** 2)
@@ -53,6 +75,26 @@ def sersic_profile(
     """Surface brightness of an elliptical Sersic of unit total flux
 
     `S = S_0 exp(-b_n (R / R_sersic)^(1/n))` with `R^2 = q x^2 + y^2 / q` in the frame of the major axis [Sersic1963].
+
+    Parameters
+    ----------
+    x : ArrayLike
+        Source-plane x from the galaxy's centre [arcsec]
+    y : ArrayLike
+        Source-plane y [arcsec]
+    R_sersic : ArrayLike
+        Half-light radius of the product-averaged axis [arcsec]
+    n_sersic : ArrayLike
+        Sersic index
+    q : ArrayLike, default 1.0
+        Axis ratio
+    phi : ArrayLike, default 0.0
+        Position angle of the major axis [rad]
+
+    Returns
+    -------
+    np.ndarray
+        Surface brightness of unit flux [arcsec^-2], broadcast
     """
     x, y, q, phi = (np.asarray(a, np.float64) for a in (x, y, q, phi))
     along, across = np.cos(phi) * x + np.sin(phi) * y, np.cos(phi) * y - np.sin(phi) * x
@@ -78,7 +120,25 @@ SERSIC_LIMITS: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True, eq=False)
 class SersicParams:
-    "Sersic sources, one per system; scalars stand for all systems"
+    """Sersic sources, one per system; scalars stand for all systems
+
+    Attributes
+    ----------
+    x : np.ndarray
+        Source-plane position from the stamp's centre [arcsec], (n,)
+    y : np.ndarray
+        Source-plane position [arcsec], (n,)
+    R_sersic : np.ndarray
+        True half-light radius of the product-averaged axis, > 0 [arcsec], (n,)
+    n_sersic : np.ndarray
+        Sersic index, 0.3 to 6, (n,)
+    q : np.ndarray
+        Axis ratio, 0 < q <= 1, (n,)
+    phi : np.ndarray
+        Position angle of the major axis [rad], (n,)
+    flux : np.ndarray
+        Total unlensed flux, >= 0 [nanomaggies], (n, n_band)
+    """
 
     x: np.ndarray  # Source-plane position from the stamp's centre [arcsec], (n,)
     y: np.ndarray  # Source-plane position [arcsec], (n,)
@@ -97,7 +157,39 @@ class SersicParams:
 # %% ../../nbs/lensing/sources.ipynb #8b4e9554
 @dataclass(frozen=True, eq=False)
 class ClumpyParams:
-    "Discs with a bulge and knots, one per system"
+    """Discs with a bulge and knots, one per system
+
+    Attributes
+    ----------
+    x : np.ndarray
+        Source-plane position of the disc's centre [arcsec], (n,)
+    y : np.ndarray
+        Source-plane position [arcsec], (n,)
+    R_sersic : np.ndarray
+        Half-light radius of the disc [arcsec], (n,)
+    n_sersic : np.ndarray
+        Sersic index of the disc, (n,)
+    q : np.ndarray
+        Axis ratio of disc and bulge, (n,)
+    phi : np.ndarray
+        Position angle [rad], (n,)
+    flux : np.ndarray
+        Total unlensed flux of all light [nanomaggies], (n, n_band)
+    bulge_share : np.ndarray
+        Share of the flux in the bulge, 0 to 1, (n, n_band)
+    bulge_size : np.ndarray
+        Half-light radius of the bulge (n = 2 Sersic) [arcsec], (n,)
+    clump_share : np.ndarray
+        Share of the flux in the knots, 0 to 1, (n, n_band)
+    clump_x : np.ndarray
+        Knots from the disc's centre [arcsec], (n, n_clump)
+    clump_y : np.ndarray
+        Knots from the disc's centre [arcsec], (n, n_clump)
+    clump_size : np.ndarray
+        Half-light radii of the knots [arcsec], (n, n_clump)
+    clump_weight : np.ndarray
+        Relative brightness of the knots, >= 0, (n, n_clump)
+    """
 
     x: np.ndarray  # Source-plane position of the disc's centre [arcsec], (n,)
     y: np.ndarray  # Source-plane position [arcsec], (n,)
@@ -149,7 +241,33 @@ def clumpy(
     bulge_share: float = 0.2,  # Share of the middle band's flux in the bulge
     gradient: float = 0.4,  # Colour difference, knots minus bulge, from one band to the next [mag]
 ) -> ClumpyParams:  # n clumpy sources
-    "Knots at random within the disc, bluer than it, and a redder bulge"
+    """Knots at random within the disc, bluer than it, and a redder bulge
+
+    Parameters
+    ----------
+    disc : SersicParams
+        n plain sources; position, shape, size and total flux are kept
+    rngs : list[np.random.Generator]
+        One generator per system, keyed by the caller
+    n_clump : int, default 8
+        Knots per galaxy
+    clump_share : float, default 0.3
+        Share of the middle band's flux in knots
+    bulge_share : float, default 0.2
+        Share of the middle band's flux in the bulge
+    gradient : float, default 0.4
+        Colour difference, knots minus bulge, from one band to the next [mag]
+
+    Returns
+    -------
+    ClumpyParams
+        n clumpy sources
+
+    Raises
+    ------
+    BadInput
+        rngs: {len(rngs)} generators, but disc has {len(disc)} systems; first index without a partner is {min(len(rngs), len(disc))}
+    """
     if len(rngs) != len(disc):
         raise BadInput(
             f"rngs: {len(rngs)} generators, but disc has {len(disc)} systems; first index without a partner is {min(len(rngs), len(disc))}"
@@ -179,7 +297,17 @@ def clumpy(
 # %% ../../nbs/lensing/sources.ipynb #72c29f67
 @dataclass(frozen=True, eq=False)
 class SersicParts:
-    "Sources as sums of Sersic components, gathered in groups of one colour"
+    """Sources as sums of Sersic components, gathered in groups of one colour
+
+    Attributes
+    ----------
+    shape : np.ndarray
+        Per component x, y, R_sersic, n_sersic, q, phi, share of its group's flux, (n, n_part, 7)
+    group : np.ndarray
+        Group of each component, (n_part,)
+    flux : np.ndarray
+        Flux of each group [nanomaggies], (n, n_group, n_band)
+    """
 
     shape: np.ndarray  # Per component x, y, R_sersic, n_sersic, q, phi, share of its group's flux, (n, n_part, 7)
     group: np.ndarray  # Group of each component, (n_part,)
@@ -189,7 +317,18 @@ class SersicParts:
 def sersic_parts(
     source: SersicParams | ClumpyParams,  # n sources
 ) -> SersicParts:  # One component for a Sersic; disc, bulge and knots for a clumpy source
-    "Take a source apart into Sersic components"
+    """Take a source apart into Sersic components
+
+    Parameters
+    ----------
+    source : SersicParams | ClumpyParams
+        n sources
+
+    Returns
+    -------
+    SersicParts
+        One component for a Sersic; disc, bulge and knots for a clumpy source
+    """
     one = np.ones_like(source.x)
     disc = np.stack([source.x, source.y, source.R_sersic, source.n_sersic, source.q, source.phi, one], -1)[:, None]
     if isinstance(source, SersicParams):
@@ -210,7 +349,24 @@ def sersic_light(
     y: np.ndarray,  # Source-plane y [arcsec]
     i: int = 0,  # Which source
 ) -> np.ndarray:  # Surface brightness [nanomaggies arcsec^-2], (n_band, ...)
-    "Unlensed surface brightness in every band"
+    """Unlensed surface brightness in every band
+
+    Parameters
+    ----------
+    parts : SersicParts
+        n sources
+    x : np.ndarray
+        Source-plane x from the stamp's centre [arcsec]
+    y : np.ndarray
+        Source-plane y [arcsec]
+    i : int, default 0
+        Which source
+
+    Returns
+    -------
+    np.ndarray
+        Surface brightness [nanomaggies arcsec^-2], (n_band, ...)
+    """
     light = np.zeros((parts.flux.shape[2], *np.shape(x)))
     for part, group in zip(parts.shape[i], parts.group):
         one = part[6] * sersic_profile(x - part[0], y - part[1], part[2], part[3], part[4], part[5])
@@ -224,7 +380,18 @@ EDGE_LIMIT = 0.05  # Largest value next to an empty pixel, as a fraction of the 
 def stamp_fault(
     image: np.ndarray,  # (height, width) float32
 ) -> str:  # What is wrong, in a line; empty if nothing is
-    "Why an image cannot serve as a source"
+    """Why an image cannot serve as a source
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (height, width) float32
+
+    Returns
+    -------
+    str
+        What is wrong, in a line; empty if nothing is
+    """
     if image.ndim != 2 or min(image.shape) < 5:
         return f"expected a 2-D image of at least 5 x 5 pixels, got shape {image.shape}"
     if not np.isfinite(image).all():
@@ -246,7 +413,20 @@ def light_radius(
     image: np.ndarray,  # (y, x), zero outside the galaxy
     fraction: float = 0.5,  # Share of the light inside
 ) -> float:  # [pixel]
-    "The circle that holds a share of the light"
+    """The circle that holds a share of the light
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (y, x), zero outside the galaxy
+    fraction : float, default 0.5
+        Share of the light inside
+
+    Returns
+    -------
+    float
+        [pixel]
+    """
     total = image.sum()
     y, x = np.indices(image.shape)
     r = np.hypot(y - (image * y).sum() / total, x - (image * x).sum() / total).ravel()
@@ -259,7 +439,17 @@ def light_radius(
 # %% ../../nbs/lensing/sources.ipynb #2dd346c4
 @dataclass(frozen=True, eq=False)
 class SourceBank:
-    "Images of galaxies: unit total flux, empty border, tapered edge"
+    """Images of galaxies: unit total flux, empty border, tapered edge
+
+    Attributes
+    ----------
+    images : list[np.ndarray]
+        float32 [flux per pixel], y up, one per galaxy, shapes may differ
+    pixscale : float
+        [arcsec per pixel]
+    r_half : np.ndarray | None, default None
+        Half-light radius of each, (n,) [arcsec]; None: measured when it is wanted
+    """
 
     images: list[np.ndarray]  # float32 [flux per pixel], y up, one per galaxy, shapes may differ
     pixscale: float  # [arcsec per pixel]
@@ -309,7 +499,25 @@ def _farthest_light(image: np.ndarray) -> float:
 # %% ../../nbs/lensing/sources.ipynb #4a799c19
 @dataclass(frozen=True, eq=False)
 class ImageParams:
-    "Sources taken from a bank, one per system"
+    """Sources taken from a bank, one per system
+
+    Attributes
+    ----------
+    x : np.ndarray
+        Source-plane position of the image's centre from the stamp's centre [arcsec], (n,)
+    y : np.ndarray
+        Source-plane position [arcsec], (n,)
+    phi : np.ndarray
+        Rotation of the image, counter-clockwise [rad], (n,)
+    scale : np.ndarray
+        Size on the sky relative to the bank's, > 0, (n,)
+    index : np.ndarray
+        Which image of the bank, (n,)
+    flux : np.ndarray
+        Total unlensed flux, >= 0 [nanomaggies], (n, n_band)
+    bank : SourceBank
+        Where the images are
+    """
 
     x: np.ndarray  # Source-plane position of the image's centre from the stamp's centre [arcsec], (n,)
     y: np.ndarray  # Source-plane position [arcsec], (n,)
@@ -336,7 +544,24 @@ def image_light(
     y: np.ndarray,  # Source-plane y [arcsec]
     i: int = 0,  # Which source
 ) -> np.ndarray:  # Surface brightness [nanomaggies arcsec^-2], (n_band, ...)
-    "Unlensed surface brightness in every band"
+    """Unlensed surface brightness in every band
+
+    Parameters
+    ----------
+    source : ImageParams
+        n sources
+    x : np.ndarray
+        Source-plane x from the stamp's centre [arcsec]
+    y : np.ndarray
+        Source-plane y [arcsec]
+    i : int, default 0
+        Which source
+
+    Returns
+    -------
+    np.ndarray
+        Surface brightness [nanomaggies arcsec^-2], (n_band, ...)
+    """
     image, pixel = np.pad(source.bank.images[source.index[i]], 1), source.bank.pixscale * source.scale[i]
     c, s = np.cos(source.phi[i]), np.sin(source.phi[i])
     dx, dy = (np.asarray(x) - source.x[i]) / pixel, (np.asarray(y) - source.y[i]) / pixel
@@ -353,7 +578,20 @@ def source_reach(
     source: SersicParams | ClumpyParams | ImageParams,  # n sources
     faintest: float = 1e-3,  # Brightness that no longer counts [share of the source's flux, arcsec^-2]
 ) -> np.ndarray:  # (n,) [arcsec]
-    "Distance from the stamp's centre, in the source plane, beyond which a source is fainter than that"
+    """Distance from the stamp's centre, in the source plane, beyond which a source is fainter than that
+
+    Parameters
+    ----------
+    source : SersicParams | ClumpyParams | ImageParams
+        n sources
+    faintest : float, default 0.001
+        Brightness that no longer counts [share of the source's flux, arcsec^-2]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) [arcsec]
+    """
     if isinstance(source, ImageParams):
         return np.hypot(source.x, source.y) + source.bank.extent[source.index] * source.scale
     x, y, radius, n, q, _, share = np.moveaxis(sersic_parts(source).shape, -1, 0)

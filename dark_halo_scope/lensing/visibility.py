@@ -41,6 +41,24 @@ def arc_snr(
     """Matched-filter signal-to-noise over unmasked pixels, in the noise of sky and host
 
     `S/N = sqrt(sum_i arc_i^2 / (1 / invvar_i + max(host_i, 0) / gain))`, bands added in quadrature.
+
+    Parameters
+    ----------
+    arc : np.ndarray
+        (n, band, y, x) painted light, without noise [nmgy / pix]
+    invvar : np.ndarray
+        (n, band, y, x) inverse variance [nmgy^-2]
+    good : np.ndarray
+        (n, y, x) bool, pixels that count
+    host : np.ndarray
+        (n, band, y, x) light under the arc [nmgy / pix]; zeros: the sky's noise alone
+    gain : np.ndarray
+        (band,) [electrons / nmgy]
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        (n, band) a band, (n,) all bands together
     """
     variance = np.zeros(arc.shape[:2])
     planes = [a.astype(np.float32, copy=False) for a in (arc, invvar, host)]
@@ -54,7 +72,23 @@ def radius_from(
     x: np.ndarray,  # (n,) point measured from, from the stamp's centre [arcsec]
     y: np.ndarray,
 ) -> np.ndarray:  # (n, y, x) float32 [arcsec]
-    "Distance of every pixel's centre from a point"
+    """Distance of every pixel's centre from a point
+
+    Parameters
+    ----------
+    n_pix : int
+        Side of the stamp [pix]
+    pixscale : float
+        [arcsec / pix]
+    x : np.ndarray
+        (n,) point measured from, from the stamp's centre [arcsec]
+    y : np.ndarray
+
+    Returns
+    -------
+    np.ndarray
+        (n, y, x) float32 [arcsec]
+    """
     at = ((np.arange(n_pix) - (n_pix - 1) / 2) * pixscale).astype(np.float32)
     dx, dy = at[None, :] - np.asarray(x, np.float32)[:, None], at[None, :] - np.asarray(y, np.float32)[:, None]
     return np.sqrt(dx[:, None, :] ** 2 + dy[:, :, None] ** 2)
@@ -64,7 +98,20 @@ def light_within(
     image: np.ndarray,  # (n, band, y, x) [nmgy / pix]
     radius: float,  # From the stamp's centre [pix]
 ) -> np.ndarray:  # (n, band) [nmgy]
-    "Light within a circle about the stamp's centre: for the painted light alone, what is expected in the core"
+    """Light within a circle about the stamp's centre: for the painted light alone, what is expected in the core
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (n, band, y, x) [nmgy / pix]
+    radius : float
+        From the stamp's centre [pix]
+
+    Returns
+    -------
+    np.ndarray
+        (n, band) [nmgy]
+    """
     r = radius_from(image.shape[-1], 1.0, np.zeros(1), np.zeros(1))[0]
     return image[..., r <= radius].sum(axis=-1, dtype=np.float64)
 
@@ -108,7 +155,23 @@ def image_count(
     y: np.ndarray,
     directions: int = 180,  # Points on each curve
 ) -> np.ndarray:  # (n,) int32: 1, 2, 3 or 4
-    "Images of a point at the source's centre, the faint central one not counted"
+    """Images of a point at the source's centre, the faint central one not counted
+
+    Parameters
+    ----------
+    lens : LensParams
+        n deflectors
+    x : np.ndarray
+        (n,) source position from the stamp's centre [arcsec]
+    y : np.ndarray
+    directions : int, default 180
+        Points on each curve
+
+    Returns
+    -------
+    np.ndarray
+        (n,) int32: 1, 2, 3 or 4
+    """
     angle = np.arange(directions) * (2 * np.pi / directions)
     out = np.zeros(len(lens), np.int32)
     sx, sy = np.asarray(x, float) - lens.center_x, np.asarray(y, float) - lens.center_y
@@ -128,7 +191,20 @@ def caustic_reach(
     lens: LensParams,  # n deflectors
     directions: int = 180,  # Points on each curve
 ) -> np.ndarray:  # (n,) from the lens [arcsec]
-    "Distance beyond which no source has a second image"
+    """Distance beyond which no source has a second image
+
+    Parameters
+    ----------
+    lens : LensParams
+        n deflectors
+    directions : int, default 180
+        Points on each curve
+
+    Returns
+    -------
+    np.ndarray
+        (n,) from the lens [arcsec]
+    """
     angle = np.arange(directions) * (2 * np.pi / directions)
     out = np.zeros(len(lens))
     compiled(_farthest)(lens_rows(lens), np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32), out)
@@ -142,7 +218,13 @@ _S12, _S24, _S27, _S30, _S31, _S36, _LOW, _NONE = _U(12), _U(24), _U(27), _U(30)
 
 
 def normal_halves() -> np.ndarray:  # (QUANTILES,) float32
-    "Quantiles of the normal law, such that the sum of two drawn ones has variance one"
+    """Quantiles of the normal law, such that the sum of two drawn ones has variance one
+
+    Returns
+    -------
+    np.ndarray
+        (QUANTILES,) float32
+    """
     middle = ndtri((np.arange(QUANTILES) + 0.5) / QUANTILES)
     return (middle / np.sqrt(2 * (middle**2).mean())).astype(np.float32)
 
@@ -177,7 +259,22 @@ def shot_noise(
     gain: np.ndarray,  # (band,) [electrons / nmgy]
     seed: np.ndarray,  # (n,) whole numbers >= 0: which stream of deviates each stamp has
 ) -> np.ndarray:  # (n, band, y, x) float32 [nmgy / pix]
-    "Photon noise of the painted light alone; a stamp's depends on its own light and seed, on nothing else"
+    """Photon noise of the painted light alone; a stamp's depends on its own light and seed, on nothing else
+
+    Parameters
+    ----------
+    arc : np.ndarray
+        (n, band, y, x) painted light [nmgy / pix]
+    gain : np.ndarray
+        (band,) [electrons / nmgy]
+    seed : np.ndarray
+        (n,) whole numbers >= 0: which stream of deviates each stamp has
+
+    Returns
+    -------
+    np.ndarray
+        (n, band, y, x) float32 [nmgy / pix]
+    """
     light = np.ascontiguousarray(arc, np.float32).reshape(*arc.shape[:2], -1)
     out = np.empty_like(light)
     compiled(_noise)(light, (1 / np.asarray(gain, float)).astype(np.float32), np.asarray(seed, np.int64), _HALVES, out)

@@ -46,7 +46,20 @@ from ..survey.web import HttpClient
 # %% ../../nbs/lists/models.ipynb #cb456c68
 @dataclass(frozen=True)
 class ModelRecipe:
-    "How candidates are modelled"
+    """How candidates are modelled
+
+    Attributes
+    ----------
+    seed : int, default 0
+        Of every draw
+    beta : float, default 3.5
+        Wing exponent of the Moffat PSF
+    posterior : bool, default True
+        Intervals, not the verdict alone
+    pixscale : float, default 0.262
+        [arcsec / pix]
+    fit : FitRecipe, optional
+    """
 
     seed: int = 0  # Of every draw
     beta: float = 3.5  # Wing exponent of the Moffat PSF
@@ -60,7 +73,21 @@ def export_path(
     name: str,  # Of the candidate
     ending: str,  # lenstronomy or coolest
 ) -> str:
-    "Where a candidate's model for another code lies"
+    """Where a candidate's model for another code lies
+
+    Parameters
+    ----------
+    folder : str
+        Of the models
+    name : str
+        Of the candidate
+    ending : str
+        lenstronomy or coolest
+
+    Returns
+    -------
+    str
+    """
     return panel_path(folder, name).replace("/panels/", "/exports/").removesuffix(".png") + f".{ending}.json"
 
 # %% ../../nbs/lists/models.ipynb #6b32aa78
@@ -87,7 +114,27 @@ def model_columns(
 # %% ../../nbs/lists/models.ipynb #c5b0a220
 @dataclass(frozen=True)
 class BrickTask:
-    "What a worker needs to model one brick's candidates"
+    """What a worker needs to model one brick's candidates
+
+    Attributes
+    ----------
+    stamps : str
+        The stamps product
+    rows : tuple[int, ...]
+        Its rows
+    names : tuple[str, ...]
+        Of the candidates
+    brickname : str
+    out : str
+        File to write
+    folder : str
+        Where panels and exports go
+    release : str
+        Root of a release with inverse variance and masks; empty: noise from the stamp
+    bands : tuple[str, ...]
+    identity : dict[str, Any]
+    recipe : ModelRecipe
+    """
 
     stamps: str  # The stamps product
     rows: tuple[int, ...]  # Its rows
@@ -105,7 +152,19 @@ def pixels_of(
     task: BrickTask,
     table: pa.Table,  # The rows of the stamps product
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # Image, inverse variance (n, band, y, x), good (n, y, x), PSFSIZE (n, band)
-    "What the fit is given"
+    """What the fit is given
+
+    Parameters
+    ----------
+    task : BrickTask
+    table : pa.Table
+        The rows of the stamps product
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+        Image, inverse variance (n, band, y, x), good (n, y, x), PSFSIZE (n, band)
+    """
     if task.release:
         cut = read_cutouts(Release(task.release), task.brickname, table["ra"].to_numpy(), table["dec"].to_numpy(), task.bands)
         return cut.image, cut.invvar, ~cut.bad(), cut.psfsize
@@ -119,7 +178,13 @@ def pixels_of(
 def model_brick(
     task: BrickTask,
 ) -> int:  # Candidates modelled
-    "Models of one brick's candidates, in one file; done already if its receipt says so"
+    """Models of one brick's candidates, in one file; done already if its receipt says so
+
+    Returns
+    -------
+    int
+        Candidates modelled
+    """
     if is_done(task.out, task.identity):
         return len(task.rows)
     started, rows = time.perf_counter(), []
@@ -159,7 +224,13 @@ def model_brick(
 def models_schema(
     bands: Sequence[str],
 ) -> list[Any]:  # Columns of the product
-    "The columns of `models`"
+    """The columns of `models`
+
+    Returns
+    -------
+    list[Any]
+        Columns of the product
+    """
     from dark_halo_scope.base.schema import product_columns
 
     return product_columns("models", bands)
@@ -170,7 +241,25 @@ def candidates_with(
     models: pa.Table,  # Product `models`
     bands: Sequence[str],
 ) -> pa.Table:
-    "The candidates with the columns of their models; raises BadInput for a candidate without a model"
+    """The candidates with the columns of their models; raises BadInput for a candidate without a model
+
+    Parameters
+    ----------
+    candidates : pa.Table
+        Product `candidates`
+    models : pa.Table
+        Product `models`
+    bands : Sequence[str]
+
+    Returns
+    -------
+    pa.Table
+
+    Raises
+    ------
+    BadInput
+        models: none for {len(lacking)} candidates (first: {lacking[0]}); expected one each
+    """
     at = {name: i for i, name in enumerate(models["name"].to_pylist())}
     lacking = [n for n in candidates["name"].to_pylist() if n not in at]
     if lacking:
@@ -187,7 +276,23 @@ def model_files(
     bands: Sequence[str],
     parquet: str = "",  # Ending of a Parquet copy, where the product itself is not written
 ) -> dict[str, bytes]:  # As from `table_files`
-    "The numbers of the models, without the parts, in the formats that other programs read"
+    """The numbers of the models, without the parts, in the formats that other programs read
+
+    Parameters
+    ----------
+    models : pa.Table
+        Product `models`
+    stem : str
+        The files' address without its ending
+    bands : Sequence[str]
+    parquet : str, default ''
+        Ending of a Parquet copy, where the product itself is not written
+
+    Returns
+    -------
+    dict[str, bytes]
+        As from `table_files`
+    """
     table = astropy_table(models, "models", bands)
     table.remove_columns([c for c in table.colnames if c.endswith("_parts")])
     return table_files(table, stem, "models", description="Lens models", parquet=parquet)
@@ -196,7 +301,17 @@ def model_files(
 def is_candidates(
     source: str,  # A file
 ) -> bool:
-    "Whether a file is the candidates product, and not a list of places"
+    """Whether a file is the candidates product, and not a list of places
+
+    Parameters
+    ----------
+    source : str
+        A file
+
+    Returns
+    -------
+    bool
+    """
     needed = {c.name for c in CANDIDATES if not c.optional and "{" not in c.name}
     return source.endswith(".parquet") and needed <= set(parquet_columns(source))
 
@@ -205,7 +320,20 @@ def panel_uri(
     folder: str,  # Of the models
     name: str,  # Of the candidate
 ) -> str:  # "data:image/png;base64,...", empty where there is none
-    "A candidate's panel as an address that a page can hold"
+    """A candidate's panel as an address that a page can hold
+
+    Parameters
+    ----------
+    folder : str
+        Of the models
+    name : str
+        Of the candidate
+
+    Returns
+    -------
+    str
+        "data:image/png;base64,...", empty where there is none
+    """
     place = panel_path(folder, name)
     return "data:image/png;base64," + base64.b64encode(read_bytes(place)).decode() if exists(place) else ""
 
@@ -215,7 +343,21 @@ def model_section(
     folder: str,  # Where the panels are
     most: int = 100,  # Panels at most
 ) -> Section:
-    "A panel and a verdict for each candidate, lenses first"
+    """A panel and a verdict for each candidate, lenses first
+
+    Parameters
+    ----------
+    models : pa.Table
+        Product `models`
+    folder : str
+        Where the panels are
+    most : int, default 100
+        Panels at most
+
+    Returns
+    -------
+    Section
+    """
     rows = sorted(models.to_pylist(), key=lambda r: -(r["delta_log_evidence"] if r["delta_log_evidence"] is not None else -math.inf))
     section = Section(
         "Lens models",
@@ -249,7 +391,13 @@ def model_page(
     models: pa.Table,
     folder: str,
 ) -> str:  # HTML, self-contained
-    "The page of a list's models"
+    """The page of a list's models
+
+    Returns
+    -------
+    str
+        HTML, self-contained
+    """
     verdicts = models["verdict"].to_pylist()
     cards = [(f"{verdicts.count(v)} of {len(verdicts)}", v) for v in sorted(set(verdicts))]
     return render_page(
@@ -268,7 +416,28 @@ def brick_tasks(
     release: str,
     wanted: Sequence[str] | None = None,  # Names; None: all
 ) -> list[tuple[str, BrickTask]]:
-    "One task per brick; raises BadInput for a name without a stamp"
+    """One task per brick; raises BadInput for a name without a stamp
+
+    Parameters
+    ----------
+    stamps : str
+        The stamps product
+    out : str
+        Folder
+    recipe : ModelRecipe
+    release : str
+    wanted : Sequence[str] | None, default None
+        Names; None: all
+
+    Returns
+    -------
+    list[tuple[str, BrickTask]]
+
+    Raises
+    ------
+    BadInput
+        {stamps}: no stamp of ...; expected one for each candidate
+    """
     table = read_table(stamps)
     bands = tuple(c.removeprefix("scale_") for c in table.column_names if c.startswith("scale_"))
     names, brick = table["task_id"].to_pylist(), table["brickname"].to_pylist()
@@ -310,7 +479,31 @@ def model_stamps(
     engine: Engine = Engine(),
     wanted: Sequence[str] | None = None,  # Names; None: all
 ) -> pa.Table:  # Product `models`
-    "Models of stamps, one file per brick; raises BadInput where a brick failed"
+    """Models of stamps, one file per brick; raises BadInput where a brick failed
+
+    Parameters
+    ----------
+    stamps : str
+        The stamps product
+    out : str
+        Folder of the models
+    recipe : ModelRecipe, default ModelRecipe()
+    release : str, default ''
+        Root of a release to take pixels, inverse variance and masks from; empty: the stamps
+    engine : Engine, default Engine()
+    wanted : Sequence[str] | None, default None
+        Names; None: all
+
+    Returns
+    -------
+    pa.Table
+        Product `models`
+
+    Raises
+    ------
+    BadInput
+        lens models: {len(failed)} of {len(tasks)} bricks failed, the first {name}: {why}
+    """
     tasks = brick_tasks(stamps, out, recipe, release, wanted)
     failed = set_aside(run_tasks(engine, model_brick, tasks, "lens models"))
     if failed:
@@ -328,7 +521,26 @@ def model_list(
     viewer: ViewerRecipe | None = None,
     client: HttpClient | None = None,
 ) -> Receipt:  # Of models.parquet
-    "Models of a list or of candidates: models.* as `table_files` writes them, models.html, panels, exports, and candidates.* with the new columns; raises BadInput for a list that is not one, or where a brick failed"
+    """Models of a list or of candidates: models.* as `table_files` writes them, models.html, panels, exports, and candidates.* with the new columns; raises BadInput for a list that is not one, or where a brick failed
+
+    Parameters
+    ----------
+    source : str
+        A list of any kind that `read_positions` reads, or the candidates product
+    out : str
+        Folder of the models
+    recipe : ModelRecipe, default ModelRecipe()
+    release : str, default ''
+        Root of a release to take pixels, inverse variance and masks from; empty: stamps, and the cutout service for a list
+    engine : Engine, default Engine()
+    viewer : ViewerRecipe | None, default None
+    client : HttpClient | None, default None
+
+    Returns
+    -------
+    Receipt
+        Of models.parquet
+    """
     started, candidates = time.perf_counter(), None
     if is_candidates(source):
         candidates, stamps = read_table(source), stamps_beside(source)

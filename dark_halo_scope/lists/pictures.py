@@ -31,7 +31,29 @@ def read_pictures(
     n_pix: int = 65,  # Side wanted, odd [pixel of PIXSCALE]
     text_rows: int = 0,  # Rows on top and at the bottom that carry text
 ) -> tuple[RealSet, list[str], dict[str, str]]:  # The pictures as fluxes, their names, and what was left out with the reason
-    "Pictures of a folder; raises BadInput when none can be used"
+    """Pictures of a folder; raises BadInput when none can be used
+
+    Parameters
+    ----------
+    folder : str | Path
+        With JPEG or PNG files in the viewer's colours, north up, galaxy in the middle
+    pixscale : float, default PIXSCALE
+        Of the pictures [arcsec/pixel]
+    n_pix : int, default 65
+        Side wanted, odd [pixel of PIXSCALE]
+    text_rows : int, default 0
+        Rows on top and at the bottom that carry text
+
+    Returns
+    -------
+    tuple[RealSet, list[str], dict[str, str]]
+        The pictures as fluxes, their names, and what was left out with the reason
+
+    Raises
+    ------
+    BadInput
+        {folder}: {len(paths)} pictures ({', '.join(SUFFIXES)}), none of use (...)
+    """
     paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in SUFFIXES)
     stacks, names, left = [], [], {}
     for path in paths:
@@ -62,7 +84,26 @@ def score_pictures(
     pixscale: float = PIXSCALE,  # Of the pictures [arcsec/pixel]
     text_rows: int = 0,  # Rows on top and at the bottom that carry text
 ) -> dict[str, float]:  # Logit by name
-    "Scores, a table and a page of a folder of pictures; raises BadInput when no picture is of use or the network needs other bands"
+    """Scores, a table and a page of a folder of pictures; raises BadInput when no picture is of use or the network needs other bands
+
+    Parameters
+    ----------
+    folder : str | Path
+        With JPEG or PNG files in the viewer's colours
+    out : str
+        Folder for scores.html, and scores.* as `table_files` writes them
+    checkpoint : str
+        A network of g, r, z
+    pixscale : float, default PIXSCALE
+        Of the pictures [arcsec/pixel]
+    text_rows : int, default 0
+        Rows on top and at the bottom that carry text
+
+    Returns
+    -------
+    dict[str, float]
+        Logit by name
+    """
     from dark_halo_scope.learning.scoring import load_committee
     from dark_halo_scope.trust.exam import network_examinee
 

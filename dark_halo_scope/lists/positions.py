@@ -38,7 +38,13 @@ from ..trust.products import anchor_verdicts, columns_of, examine, known_look_al
 def content_of(
     places: SkyList,
 ) -> str:  # 16 hexadecimal digits
-    "Hash of the names and positions of a list, in its order"
+    """Hash of the names and positions of a list, in its order
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits
+    """
     return recipe_identity({c: [str(v) for v in places.columns[c]] for c in ("name", "ra", "dec")})
 
 
@@ -48,7 +54,27 @@ def fetch_places(
     recipe: ViewerRecipe | None = None,
     client: HttpClient | None = None,  # Another one for another request policy
 ) -> Receipt:
-    "Stamps of a list through the cutout service, in `stamps.parquet`; raises BadInput when nothing came back"
+    """Stamps of a list through the cutout service, in `stamps.parquet`; raises BadInput when nothing came back
+
+    Parameters
+    ----------
+    places : SkyList
+        From `read_positions`
+    out : str
+        Folder of the product
+    recipe : ViewerRecipe | None, default None
+    client : HttpClient | None, default None
+        Another one for another request policy
+
+    Returns
+    -------
+    Receipt
+
+    Raises
+    ------
+    BadInput
+        {places.uri}: no cutout came back for any of {len(cut.ok)} positions, the first said: {cut.why[0]}
+    """
     recipe, started = recipe or ViewerRecipe(), time.perf_counter()
     table, uri = places.columns, join(out, "stamps.parquet")
     identity = identity_of(recipe, positions=content_of(places))
@@ -69,7 +95,29 @@ def cut_places(
     bands: tuple[str, ...] = ("g", "r", "z"),
     n_pix: int = 64,  # Side of a stamp [pix]
 ) -> Receipt:
-    "Stamps of a list from coadds, in `stamps.parquet`; raises BadInput when no place could be cut"
+    """Stamps of a list from coadds, in `stamps.parquet`; raises BadInput when no place could be cut
+
+    Parameters
+    ----------
+    places : SkyList
+        From `read_positions`
+    out : str
+        Folder of the product
+    release : Release
+        DR10's layout under any root
+    bands : tuple[str, ...], default ('g', 'r', 'z')
+    n_pix : int, default 64
+        Side of a stamp [pix]
+
+    Returns
+    -------
+    Receipt
+
+    Raises
+    ------
+    BadInput
+        {places.uri}: no cutout of any of {len(cut.ok)} positions under {release.root}, the first: {cut.why[0]}
+    """
     table, uri, started = places.columns, join(out, "stamps.parquet"), time.perf_counter()
     identity = identity_of({"bands": bands, "n_pix": n_pix, "release": release.address}, positions=content_of(places))
     if is_done(uri, identity):
@@ -85,7 +133,25 @@ def negatives_of(
     scores: str,  # scores.parquet of a run
     model_id: str,  # The network that is asked about
 ) -> tuple[np.ndarray, np.ndarray]:  # Logits of the test split's galaxies without a lens, and their hosts
-    "Ordinary galaxies under the same network; raises BadInput when another network scored them"
+    """Ordinary galaxies under the same network; raises BadInput when another network scored them
+
+    Parameters
+    ----------
+    scores : str
+        scores.parquet of a run
+    model_id : str
+        The network that is asked about
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Logits of the test split's galaxies without a lens, and their hosts
+
+    Raises
+    ------
+    BadInput
+        {scores}: scored by network {others[0]}, expected {model_id}, the checkpoint's own
+    """
     columns = columns_of(read_table(scores, ["split", "label", "logit", "release", "brickid", "objid", "model_id"]))
     others = sorted(set(columns["model_id"].tolist()) - {model_id})
     if others:
@@ -113,7 +179,25 @@ def anchor_table(
     recipe: AnchorRecipe,
     wrong: tuple[Mapping[str, np.ndarray], Cutouts] | None = None,  # name, class, ra, dec of impostors, and their cutouts
 ) -> Table:  # One row per anchor and impostor, also of those that the guards left out
-    "Stage 0 place by place"
+    """Stage 0 place by place
+
+    Parameters
+    ----------
+    anchors : Mapping[str, np.ndarray]
+        name, ra, dec, and where known theta_E
+    cut : Cutouts
+        Their cutouts
+    committee : Any
+        A learning.scoring.Committee
+    recipe : AnchorRecipe
+    wrong : tuple[Mapping[str, np.ndarray], Cutouts] | None, default None
+        name, class, ra, dec of impostors, and their cutouts
+
+    Returns
+    -------
+    Table
+        One row per anchor and impostor, also of those that the guards left out
+    """
     logit = score_cutouts(committee, cut)
     rows = [dict(anchors) | {"class": np.full(len(logit), "lens"), "verdict": anchor_verdicts(anchors, cut, recipe), "logit": logit}]
     if wrong:
@@ -136,7 +220,30 @@ def stage0_on_sky(
     scores: str = "",  # scores.parquet of the network's run: its test galaxies set the fixed false-positive rates
     ledger: str | Path | None = None,  # File to append the result to: real lenses are spent once
 ) -> StageZero:
-    "Stage 0 on a list of known lenses, cut out by the service; also in `stage0.json`, as a page in `stage0.html`, and place by place in anchors.* as `table_files` writes them"
+    """Stage 0 on a list of known lenses, cut out by the service; also in `stage0.json`, as a page in `stage0.html`, and place by place in anchors.* as `table_files` writes them
+
+    Parameters
+    ----------
+    checkpoint : str
+        A trained network
+    out : str
+        Folder for stamps and report
+    positions : str, default ''
+        A list, where known with theta_E; empty: the package's own anchors
+    recipe : AnchorRecipe | None, default None
+    viewer : ViewerRecipe | None, default None
+    client : HttpClient | None, default None
+    impostors : str, default ''
+        A list with a column class; empty: the package's own beside its own anchors, none beside another list
+    scores : str, default ''
+        scores.parquet of the network's run: its test galaxies set the fixed false-positive rates
+    ledger : str | Path | None, default None
+        File to append the result to: real lenses are spent once
+
+    Returns
+    -------
+    StageZero
+    """
     from dark_halo_scope.report.stage0 import stage0_page
 
     anchors, recipe, viewer = (

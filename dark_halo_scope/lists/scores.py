@@ -49,7 +49,13 @@ from ..survey.web import HttpClient
 
 # %% ../../nbs/lists/scores.ipynb #fbe8922e
 def packaged_network() -> str:  # Its file
-    "The network that answers where none is named"
+    """The network that answers where none is named
+
+    Returns
+    -------
+    str
+        Its file
+    """
     return network_file()
 
 # %% ../../nbs/lists/scores.ipynb #a7b2a55a
@@ -62,7 +68,22 @@ def score_places(
     checkpoint: str,  # A checkpoint or released network
     turns: bool = True,  # Mean over the eight turns and mirrors
 ) -> tuple[np.ndarray, str]:  # Float32 logits (n,), NaN without a usable cutout; the network's name
-    "Logits of places; raises BadInput when the network was trained on other bands or another size"
+    """Logits of places; raises BadInput when the network was trained on other bands or another size
+
+    Parameters
+    ----------
+    stamps : pa.Table
+        Product `stamps`, one row a place
+    checkpoint : str
+        A checkpoint or released network
+    turns : bool, default True
+        Mean over the eight turns and mirrors
+
+    Returns
+    -------
+    tuple[np.ndarray, str]
+        Float32 logits (n,), NaN without a usable cutout; the network's name
+    """
     from dark_halo_scope.learning.checkpoints import load_model
     from dark_halo_scope.learning.scoring import score_images
     from dark_halo_scope.stamps.normalise import FEWEST_STEPS, sky_steps
@@ -104,7 +125,20 @@ def repeats_of(
     ra: np.ndarray,  # (n,) [deg]
     dec: np.ndarray,  # (n,) [deg]
 ) -> list[str | None]:
-    "The earlier row that each row repeats"
+    """The earlier row that each row repeats
+
+    Parameters
+    ----------
+    name : Sequence[str]
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+
+    Returns
+    -------
+    list[str | None]
+    """
     out: list[str | None] = [None] * len(ra)
     for i, j in sorted(map(sorted, pairs_within(ra, dec, SAME_PLACE))):
         out[j] = out[j] or name[i]
@@ -118,7 +152,26 @@ def scored_list(
     calibrator: Calibrator | None = None,  # From logit to probability
     models: pa.Table | None = None,  # Product `models` of the same places
 ) -> Table:  # Highest score first
-    "The list with scores, known lenses, seeing, depth, reasons and links, and all that it said itself"
+    """The list with scores, known lenses, seeing, depth, reasons and links, and all that it said itself
+
+    Parameters
+    ----------
+    places : SkyList
+        From `read_positions`
+    stamps : pa.Table
+        Product `stamps`, in its order
+    logit : np.ndarray
+        (n,) NaN without a score
+    calibrator : Calibrator | None, default None
+        From logit to probability
+    models : pa.Table | None, default None
+        Product `models` of the same places
+
+    Returns
+    -------
+    Table
+        Highest score first
+    """
     scored, name = np.isfinite(logit), stamps["task_id"].to_pylist()
     order = np.argsort(-np.where(scored, logit, -np.inf), kind="stable")
     rank, ra, dec = np.empty(len(logit), int), places.columns["ra"], places.columns["dec"]
@@ -158,7 +211,23 @@ def score_table(
     network: str,  # Its name
     calibrator: Calibrator | None = None,
 ) -> pa.Table:  # Product `scores`: places with a score, label -1
-    "Scores as a product"
+    """Scores as a product
+
+    Parameters
+    ----------
+    stamps : pa.Table
+        Product `stamps`
+    logit : np.ndarray
+        (n,) NaN without a usable cutout
+    network : str
+        Its name
+    calibrator : Calibrator | None, default None
+
+    Returns
+    -------
+    pa.Table
+        Product `scores`: places with a score, label -1
+    """
     scored = np.isfinite(logit)
     seen = stamps.filter(pa.array(scored))
     columns = {c: seen[c] for c in ("task_id", "release", "brickid", "objid", "brickname", "ra", "dec", "split")}
@@ -171,7 +240,20 @@ def cutout_files(
     stamps: pa.Table,  # Product `stamps`
     pixscale: float = 0.262,  # [arcsec / pix]
 ) -> dict[str, bytes]:  # File name -> content; index.csv among them
-    "Named FITS files of the usable cutouts, and their index"
+    """Named FITS files of the usable cutouts, and their index
+
+    Parameters
+    ----------
+    stamps : pa.Table
+        Product `stamps`
+    pixscale : float, default 0.262
+        [arcsec / pix]
+
+    Returns
+    -------
+    dict[str, bytes]
+        File name -> content; index.csv among them
+    """
     usable = stamps.filter(stamps["cutout_ok"])
     bands = "".join(c.removeprefix("scale_") for c in stamps.column_names if c.startswith("scale_"))
     files: dict[str, bytes] = {}
@@ -198,7 +280,21 @@ def network_card(
     file: str,  # Where it lies
     calibrated: bool,
 ) -> dict[str, Any]:  # name, warnings, facts
-    "What is known of a network's worth, the bad first"
+    """What is known of a network's worth, the bad first
+
+    Parameters
+    ----------
+    network : str
+        Its name
+    file : str
+        Where it lies
+    calibrated : bool
+
+    Returns
+    -------
+    dict[str, Any]
+        name, warnings, facts
+    """
     warnings, facts = [], []
     if not calibrated:
         warnings.append(f"{UNCALIBRATED.replace('the network', 'It')}.")
@@ -240,7 +336,21 @@ def thumbnail(
     bands: Sequence[str],
     factor: int = 3,  # Pixels of the picture for one of the stamp
 ) -> str:  # "data:image/png;base64,..."
-    "A colour picture as an address that a self-contained page can hold"
+    """A colour picture as an address that a self-contained page can hold
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (band, y, x) [nmgy / pix]
+    bands : Sequence[str]
+    factor : int, default 3
+        Pixels of the picture for one of the stamp
+
+    Returns
+    -------
+    str
+        "data:image/png;base64,..."
+    """
     picture = np.kron(preview(image, bands)[::-1], np.ones((factor, factor, 1), np.uint8))
     return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
 
@@ -251,7 +361,21 @@ def page_rows(
     bands: Sequence[str],
     most: int,
 ) -> list[dict[str, Any]]:
-    "The scored places as the page's script reads them"
+    """The scored places as the page's script reads them
+
+    Parameters
+    ----------
+    table : Table
+        From `scored_list`
+    stamps : pa.Table
+        Product `stamps`
+    bands : Sequence[str]
+    most : int
+
+    Returns
+    -------
+    list[dict[str, Any]]
+    """
     row_of = {name: i for i, name in enumerate(stamps["task_id"].to_pylist())}
     rows = [r for r in table if np.ma.is_masked(r["logit"]) is False and np.isfinite(r["logit"])][:most]
     images: Any = decode(stamps.take([row_of[str(r["name"])] for r in rows])) if rows else []
@@ -285,7 +409,29 @@ def score_page(
     aside: Sequence[Mapping[str, str]] = (),  # Rows of the list that were no positions: name, why
     models: Section | None = None,  # Lens models of the places
 ) -> str:  # HTML, self-contained
-    "The scored places as pictures, then what could not be scored and why"
+    """The scored places as pictures, then what could not be scored and why
+
+    Parameters
+    ----------
+    table : Table
+        From `scored_list`
+    stamps : pa.Table
+        Product `stamps`
+    card : Mapping[str, Any]
+        From `network_card`
+    bands : Sequence[str], default ('g', 'r', 'z')
+    most : int, default 500
+        Pictures at most
+    aside : Sequence[Mapping[str, str]], default ()
+        Rows of the list that were no positions: name, why
+    models : Section | None, default None
+        Lens models of the places
+
+    Returns
+    -------
+    str
+        HTML, self-contained
+    """
     scored = int(np.isfinite(np.ma.filled(np.ma.asarray(table["logit"]).astype(float), np.nan)).sum())
     rows = json.dumps(page_rows(table, stamps, bands, most)).replace("<", "\\u003c")
     hidden = f"{scored - most:,} places of lower score are not shown here; they are in the table." if scored > most else ""
@@ -321,7 +467,28 @@ def score_positions(
     client: HttpClient | None = None,
     models: bool = False,  # Fit a lens model to each place too
 ) -> Receipt:  # Of scores.parquet
-    "Stamps, scores, table and page of a list; raises BadInput for a list that is not one, or when nothing could be cut"
+    """Stamps, scores, table and page of a list; raises BadInput for a list that is not one, or when nothing could be cut
+
+    Parameters
+    ----------
+    positions : str
+        A list of any kind that `read_positions` reads
+    out : str
+        Folder for stamps.parquet, scores.parquet, scores.html, cutouts, and scores.* as `table_files` writes them, in Parquet scores.list.parquet
+    checkpoint : str, default ''
+        A network; empty: the packaged one
+    release : str, default ''
+        Root of a release to cut from; empty: the cutout service
+    viewer : ViewerRecipe | None, default None
+    client : HttpClient | None, default None
+    models : bool, default False
+        Fit a lens model to each place too
+
+    Returns
+    -------
+    Receipt
+        Of scores.parquet
+    """
     from dark_halo_scope.learning.scoring import load_committee
 
     started, places, file = time.perf_counter(), read_positions(positions), checkpoint or packaged_network()

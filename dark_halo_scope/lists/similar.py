@@ -38,7 +38,19 @@ def empty_index(
     features: int,  # Length of a vector
     n: int,  # Stamps that will be in it
 ) -> faiss.Index:
-    "An index by inner product: of unit vectors, their cosine"
+    """An index by inner product: of unit vectors, their cosine
+
+    Parameters
+    ----------
+    features : int
+        Length of a vector
+    n : int
+        Stamps that will be in it
+
+    Returns
+    -------
+    faiss.Index
+    """
     cells = 4 * math.isqrt(n)
     return faiss.index_factory(features, "Flat" if n <= EXACT else f"IVF{cells},Flat", faiss.METRIC_INNER_PRODUCT)
 
@@ -49,7 +61,29 @@ def index_stamps(
     network: str = PACKAGED,  # Name of a network of the package, or a checkpoint
     batch: int = 4096,  # Stamps in memory at once
 ) -> Receipt:  # Of rows.parquet
-    "The vectors of every usable stamp, in the order of the rows; what is there already is not made again"
+    """The vectors of every usable stamp, in the order of the rows; what is there already is not made again
+
+    Parameters
+    ----------
+    stamps : str
+        Product of stamps: file or folder
+    out : str
+        Local folder for rows.parquet and index.faiss
+    network : str, default PACKAGED
+        Name of a network of the package, or a checkpoint
+    batch : int, default 4096
+        Stamps in memory at once
+
+    Returns
+    -------
+    Receipt
+        Of rows.parquet
+
+    Raises
+    ------
+    BadInput
+        {stamps}: no usable stamp; expected some with cutout_ok
+    """
     started, asked, files = time.perf_counter(), LensNetwork.load(network), stamp_files([stamps])
     sizes = {file: Path(file).stat().st_size for file in files}
     identity = identity_of(None, {"model": asked.name}, stamps=stamps, files=recipe_identity(sizes))
@@ -83,7 +117,26 @@ def neighbours(
     folder: str,  # From `index_stamps`
     n: int = 12,
 ) -> Table:  # name, ra, dec, likeness, file; the stamp itself first
-    "The stamps most like one; raises BadInput for a name that the index does not hold"
+    """The stamps most like one; raises BadInput for a name that the index does not hold
+
+    Parameters
+    ----------
+    name : str
+        task_id of a stamp in the index
+    folder : str
+        From `index_stamps`
+    n : int, default 12
+
+    Returns
+    -------
+    Table
+        name, ra, dec, likeness, file; the stamp itself first
+
+    Raises
+    ------
+    BadInput
+        unknown stamp
+    """
     rows = read_table(join(folder, "rows.parquet"))
     names = rows["task_id"].to_pylist()
     if name not in names:
@@ -103,7 +156,25 @@ def similar(
     network: str = PACKAGED,  # Name of a network of the package, or a checkpoint
     n: int = 12,
 ) -> Table:  # From `neighbours`
-    "The stamps most like one, as a table in every format and as a page of pictures"
+    """The stamps most like one, as a table in every format and as a page of pictures
+
+    Parameters
+    ----------
+    name : str
+        task_id of a stamp
+    stamps : str
+        Product that holds it
+    out : str
+        Folder for the index, similar.html, and similar.* as `table_files` writes them
+    network : str, default PACKAGED
+        Name of a network of the package, or a checkpoint
+    n : int, default 12
+
+    Returns
+    -------
+    Table
+        From `neighbours`
+    """
     index_stamps(stamps, out, network)
     table = neighbours(name, out, n)
     images: list[np.ndarray] = []

@@ -42,7 +42,23 @@ from ..trust.anchors import known_lenses
 # %% ../../nbs/lists/teaching.ipynb #6f26e2dd
 @dataclass(frozen=True)
 class TeachRecipe:
-    "How a network is taught further"
+    """How a network is taught further
+
+    Attributes
+    ----------
+    folds : int, default 5
+        Parts of the galaxies; one network is taught without each
+    epochs : int, default 12
+    head_epochs : int, default 2
+        Of them, those in which only the last layer learns
+    lr : float, default 0.0003
+        Peak learning rate
+    batch_size : int, default 32
+    seed : int, default 0
+        Of the last layer's weights, order and turns
+    with_anchors : bool, default False
+        Teach lenses of the package's own examination too
+    """
 
     folds: int = 5  # Parts of the galaxies; one network is taught without each
     epochs: int = 12
@@ -61,7 +77,20 @@ def train_recipe(
     parent: TrainRecipe,  # Of the network that is taught further
     weights: str,  # Its backbone, a safetensors file
 ) -> TrainRecipe:
-    "The parent's recipe for few stamps that come without metadata, pairs or painting"
+    """The parent's recipe for few stamps that come without metadata, pairs or painting
+
+    Parameters
+    ----------
+    recipe : TeachRecipe
+    parent : TrainRecipe
+        Of the network that is taught further
+    weights : str
+        Its backbone, a safetensors file
+
+    Returns
+    -------
+    TrainRecipe
+    """
     return replace(
         parent,
         model=replace(parent.model, weights=weights),
@@ -92,7 +121,20 @@ def places_of(
     ra: np.ndarray,  # (n,) [deg]
     dec: np.ndarray,  # (n,) [deg]
 ) -> np.ndarray:  # (n,) the lowest row of each row's galaxy
-    "Which rows show one galaxy: stamps within PLACE of each other, and of each other's neighbours"
+    """Which rows show one galaxy: stamps within PLACE of each other, and of each other's neighbours
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) the lowest row of each row's galaxy
+    """
     place, pairs = np.arange(len(ra)), pairs_within(ra, dec, PLACE)
     while len(pairs) and not np.array_equal(place[pairs[:, 0]], place[pairs[:, 1]]):
         np.minimum.at(place, pairs[:, 1], place[pairs[:, 0]])
@@ -105,7 +147,26 @@ def labelled(
     others: Sequence[str],
     with_anchors: bool = False,
 ) -> tuple[pa.Table, dict[str, int]]:  # Usable stamps with the column label; how many were left out, by reason
-    "Stamps of both classes in one table; raises BadInput for a galaxy that stands in both"
+    """Stamps of both classes in one table; raises BadInput for a galaxy that stands in both
+
+    Parameters
+    ----------
+    lenses : Sequence[str]
+        Products of stamps, as `dhs fetch` writes them
+    others : Sequence[str]
+    with_anchors : bool, default False
+
+    Returns
+    -------
+    tuple[pa.Table, dict[str, int]]
+        Usable stamps with the column label; how many were left out, by reason
+
+    Raises
+    ------
+    BadInput
+        {', '.join([*lenses, *others])}: {int(label.sum())} usable stamps of lenses and {int((label == 0).sum())} of others; expected both
+        {both['task_id'][row].as_py()}: stands among the lenses and among the others ({len(twice)} galaxies do); expected one answer
+    """
     tables, left = [], {"without a usable cutout": 0, "anchors kept for the examination": 0}
     for label, files in ((1, lenses), (0, others)):
         for file in files:
@@ -138,7 +199,24 @@ def dealt(
     stamps: pa.Table,  # From `labelled`
     folds: int,
 ) -> np.ndarray:  # (n,) fold of each row, 0 to folds - 1
-    "Folds by place: all stamps of a galaxy are in one, each class is dealt evenly, and the order of the rows does not matter"
+    """Folds by place: all stamps of a galaxy are in one, each class is dealt evenly, and the order of the rows does not matter
+
+    Parameters
+    ----------
+    stamps : pa.Table
+        From `labelled`
+    folds : int
+
+    Returns
+    -------
+    np.ndarray
+        (n,) fold of each row, 0 to folds - 1
+
+    Raises
+    ------
+    BadInput
+        {fewest} galaxies in the smaller class cannot be dealt into {folds} folds; expected at least one for each
+    """
     ra, dec, label = (stamps[c].to_numpy() for c in ("ra", "dec", "label"))
     place = places_of(ra, dec)
     galaxies = np.unique(place)
@@ -169,7 +247,25 @@ def held_out_logits(
     out: str,  # Folder of the folds' networks
     device: str = "",
 ) -> np.ndarray:  # (n,) float32
-    "Each stamp's logit by the network that was taught without its fold; the fold after it chooses the epoch"
+    """Each stamp's logit by the network that was taught without its fold; the fold after it chooses the epoch
+
+    Parameters
+    ----------
+    stamps : pa.Table
+        From `labelled`
+    fold : np.ndarray
+        (n,) from `dealt`
+    recipe : TrainRecipe
+        From `train_recipe`
+    out : str
+        Folder of the folds' networks
+    device : str, default ''
+
+    Returns
+    -------
+    np.ndarray
+        (n,) float32
+    """
     folds, logit = int(fold.max()) + 1, np.empty(len(fold), np.float32)
     for k in range(folds):
         started = time.perf_counter()
@@ -189,7 +285,22 @@ def gained(
     label: np.ndarray,  # (n,) 1 lens, 0 not
     place: np.ndarray,  # (n,) from `places_of`
 ) -> dict[str, Any]:  # auroc, and lenses above every other galaxy, with their intervals
-    "The figures of one network on stamps it was not taught"
+    """The figures of one network on stamps it was not taught
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,)
+    label : np.ndarray
+        (n,) 1 lens, 0 not
+    place : np.ndarray
+        (n,) from `places_of`
+
+    Returns
+    -------
+    dict[str, Any]
+        auroc, and lenses above every other galaxy, with their intervals
+    """
     area = auroc(logit, label, place)
     above, n = int((logit[label == 1] > logit[label == 0].max()).sum()), int(label.sum())
     lo, hi = (float(v) for v in clopper_pearson(above, n))
@@ -210,7 +321,23 @@ def teaching_page(
     before: np.ndarray,  # (n,) logits of the network it began from
     after: np.ndarray,  # (n,) logits of networks that had not seen the stamp
 ) -> str:  # HTML, self-contained
-    "What was taught, what it gained, and the stamps it gets most wrong"
+    """What was taught, what it gained, and the stamps it gets most wrong
+
+    Parameters
+    ----------
+    report : dict[str, Any]
+        From `teach`
+    stamps : pa.Table
+    before : np.ndarray
+        (n,) logits of the network it began from
+    after : np.ndarray
+        (n,) logits of networks that had not seen the stamp
+
+    Returns
+    -------
+    str
+        HTML, self-contained
+    """
     label, images, bands = stamps["label"].to_numpy(), decode(stamps), stored_bands(stamps.column_names)
     figure = Section("On stamps that the network had not seen")
     figure.add_table([{"network": name, **{k: v for k, v in report[name].items()}} for name in ("before", "after")])
@@ -242,7 +369,31 @@ def teach(
     recipe: TeachRecipe | None = None,
     device: str = "",  # "cpu", "cuda" ...; empty: a GPU where there is one
 ) -> dict[str, Any]:  # lenses, others, left, before, after, and the network's name
-    "A network taught further on one's own stamps, with its report; raises BadInput for stamps that do not fit the network or each other"
+    """A network taught further on one's own stamps, with its report; raises BadInput for stamps that do not fit the network or each other
+
+    Parameters
+    ----------
+    lenses : Sequence[str]
+        Products of stamps, as `dhs fetch` writes them
+    others : Sequence[str]
+    out : str
+        Folder for network.pt, scores.parquet, report.json and report.html
+    network : str, default PACKAGED
+        Name of a network of the package, or a checkpoint
+    recipe : TeachRecipe | None, default None
+    device : str, default ''
+        "cpu", "cuda" ...; empty: a GPU where there is one
+
+    Returns
+    -------
+    dict[str, Any]
+        lenses, others, left, before, after, and the network's name
+
+    Raises
+    ------
+    BadInput
+        {file}: takes the metadata ...; expected a network of pixels alone
+    """
     started, recipe, file = time.perf_counter(), recipe or TeachRecipe(), network_file(network)
     stamps, left = labelled(lenses, others, recipe.with_anchors)
     parent = LensNetwork.load(file)

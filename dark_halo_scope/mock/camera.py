@@ -31,7 +31,21 @@ W1_SIGMA = 0.8  # [nmgy] of a W1 flux
 # %% ../../nbs/mock/camera.ipynb #eff4efcb
 @dataclass(frozen=True)
 class MockPSF:
-    "Seeing of one exposure"
+    """Seeing of one exposure
+
+    Attributes
+    ----------
+    psfsize : float
+        Gaussian-equivalent FWHM of the noise-equivalent area [arcsec]
+    beta : float
+        Moffat exponent of the core
+    wing : float
+        Share of the light in the wing
+    e1 : float
+        Ellipticity
+    e2 : float
+        Ellipticity
+    """
 
     psfsize: float  # Gaussian-equivalent FWHM of the noise-equivalent area [arcsec]
     beta: float  # Moffat exponent of the core
@@ -53,7 +67,13 @@ def _radial(k: np.ndarray, beta: float, wing: float) -> np.ndarray:
 def psf_alpha(
     psf: MockPSF,
 ) -> float:  # [arcsec]
-    "Radius of the core that gives the wanted PSFSIZE"
+    """Radius of the core that gives the wanted PSFSIZE
+
+    Returns
+    -------
+    float
+        [arcsec]
+    """
     k = np.linspace(1e-4, 40, 4001)
     nea = 2 * np.pi / np.trapezoid(_radial(k, psf.beta, psf.wing) ** 2 * k, k)
     return psf.psfsize / (np.sqrt(nea / (4 * np.pi)) * 2 * np.sqrt(2 * np.log(2)))
@@ -63,7 +83,13 @@ def psf_alpha(
 def psf_table(
     psf: MockPSF,
 ) -> tuple[np.ndarray, np.ndarray]:  # Wave number [radians per arcsec], transform
-    "Radial transform of the round PSF, as far as pixels go"
+    """Radial transform of the round PSF, as far as pixels go
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Wave number [radians per arcsec], transform
+    """
     k = np.linspace(0, 2 * np.pi / PIXSCALE, 4001)
     return k, _radial(k * psf_alpha(psf), psf.beta, psf.wing)
 
@@ -72,7 +98,19 @@ def psf_transform(
     psf: MockPSF,
     size: int,  # Side of the stamp [pix]
 ) -> np.ndarray:  # (size, size // 2 + 1) float32, 1 at k = 0
-    "Transform of the PSF; sheared without changing its area"
+    """Transform of the PSF; sheared without changing its area
+
+    Parameters
+    ----------
+    psf : MockPSF
+    size : int
+        Side of the stamp [pix]
+
+    Returns
+    -------
+    np.ndarray
+        (size, size // 2 + 1) float32, 1 at k = 0
+    """
     kx, ky = frequencies(size)
     shrink = 1 / np.sqrt(1 - psf.e1**2 - psf.e2**2)
     k = shrink * np.hypot((1 + psf.e1) * kx + psf.e2 * ky, psf.e2 * kx + (1 - psf.e1) * ky)
@@ -81,7 +119,22 @@ def psf_transform(
 # %% ../../nbs/mock/camera.ipynb #735a1411
 @dataclass(frozen=True)
 class Exposure:
-    "One exposure of a brick"
+    """One exposure of a brick
+
+    Attributes
+    ----------
+    psf : MockPSF
+    sigma : float
+        Noise of a pixel [nmgy]
+    gain : float
+        [electrons per nmgy]
+    edge : tuple[float, float]
+        Direction of its edge [rad], distance from the middle [share of half a side]; 9 is no edge
+    shift : tuple[float, float]
+        Position of its pixels against the brick's [pix]
+    key : tuple[int, int, str, int]
+        Names its draws
+    """
 
     psf: MockPSF
     sigma: float  # Noise of a pixel [nmgy]
@@ -119,7 +172,19 @@ def covered(
     exposure: Exposure,
     n_pix: int,  # Side of the image
 ) -> np.ndarray:  # (n_pix, n_pix) bool
-    "Pixels inside an exposure's edge"
+    """Pixels inside an exposure's edge
+
+    Parameters
+    ----------
+    exposure : Exposure
+    n_pix : int
+        Side of the image
+
+    Returns
+    -------
+    np.ndarray
+        (n_pix, n_pix) bool
+    """
     axis = np.linspace(-1, 1, n_pix, dtype=np.float32)
     angle, distance = exposure.edge
     return np.cos(angle) * axis[None, :] + np.sin(angle) * axis[:, None] < distance
@@ -129,7 +194,13 @@ def spoiled(
     exposure: Exposure,
     n_pix: int,
 ) -> np.ndarray:  # (n_pix, n_pix) bool
-    "Bad columns and cosmic-ray tracks of one exposure"
+    """Bad columns and cosmic-ray tracks of one exposure
+
+    Returns
+    -------
+    np.ndarray
+        (n_pix, n_pix) bool
+    """
     bad = np.zeros((n_pix, n_pix), bool)
     draw = rng("mock spoiled", *exposure.key)
     for x, y in draw.integers(0, n_pix, (draw.poisson(2 * n_pix / 900), 2)).tolist():
@@ -146,7 +217,18 @@ def spoiled(
 def lanczos3(
     shift: float,  # Sub-pixel shift [pix], -0.5 to 0.5
 ) -> np.ndarray:  # (7,) float32, sum 1
-    "Taps of a Lanczos kernel of order 3"
+    """Taps of a Lanczos kernel of order 3
+
+    Parameters
+    ----------
+    shift : float
+        Sub-pixel shift [pix], -0.5 to 0.5
+
+    Returns
+    -------
+    np.ndarray
+        (7,) float32, sum 1
+    """
     x = np.arange(-3, 4) - shift
     taps = np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
     return (taps / taps.sum()).astype(np.float32)
@@ -156,7 +238,19 @@ def resampled_noise(
     exposure: Exposure,
     variance: np.ndarray,  # (n_pix, n_pix) [nmgy^2]
 ) -> np.ndarray:  # (n_pix, n_pix) float32 [nmgy]
-    "Noise of the given variance before resampling, then resampled"
+    """Noise of the given variance before resampling, then resampled
+
+    Parameters
+    ----------
+    exposure : Exposure
+    variance : np.ndarray
+        (n_pix, n_pix) [nmgy^2]
+
+    Returns
+    -------
+    np.ndarray
+        (n_pix, n_pix) float32 [nmgy]
+    """
     white = rng("mock noise", *exposure.key).standard_normal(variance.shape, np.float32) * np.sqrt(variance)
     across = ndimage.correlate1d(white, lanczos3(exposure.shift[0]), axis=1, mode="wrap")
     return ndimage.correlate1d(across, lanczos3(exposure.shift[1]), axis=0, mode="wrap")
@@ -170,7 +264,19 @@ def to_pixels(
     brick: MockBrick,
     n_pix: int,  # Side of the image
 ) -> list[Placed]:
-    "Objects with their places in a brick's image"
+    """Objects with their places in a brick's image
+
+    Parameters
+    ----------
+    objects : Iterable[MockObject]
+    brick : MockBrick
+    n_pix : int
+        Side of the image
+
+    Returns
+    -------
+    list[Placed]
+    """
     places = ((o, sky_to_pixels(o.ra, o.dec, brick, n_pix)) for o in objects)
     return [(o, float(x), float(y)) for o, (x, y) in places]
 
@@ -182,7 +288,22 @@ def draw_light(
     n_pix: int,
     through: float,  # Share of the light that the Galaxy's dust lets through
 ) -> np.ndarray:  # (n_pix, n_pix) float32 [nmgy per pixel]
-    "The sky without noise as one exposure sees it"
+    """The sky without noise as one exposure sees it
+
+    Parameters
+    ----------
+    placed : Sequence[Placed]
+    band : str
+    psf : MockPSF
+    n_pix : int
+    through : float
+        Share of the light that the Galaxy's dust lets through
+
+    Returns
+    -------
+    np.ndarray
+        (n_pix, n_pix) float32 [nmgy per pixel]
+    """
     image = np.zeros((n_pix, n_pix), np.float32)
     which = FILTERS.index(band)
     blurs: dict[int, np.ndarray] = {}
@@ -214,7 +335,23 @@ def _add(image: np.ndarray, stamp: np.ndarray, left: int, low: int) -> None:
 # %% ../../nbs/mock/camera.ipynb #3f50e3c0
 @dataclass(frozen=True)
 class BandStack:
-    "What DR10 keeps of one band of a brick"
+    """What DR10 keeps of one band of a brick
+
+    Attributes
+    ----------
+    image : np.ndarray
+        (n_pix, n_pix) float32 [nmgy]
+    invvar : np.ndarray
+        float32 [nmgy^-2]
+    psfsize : np.ndarray
+        float32 [arcsec], 0 without data
+    nexp : np.ndarray
+        int16, exposures that are good there
+    saturated : np.ndarray
+        bool, in any exposure
+    allmask : np.ndarray
+        bool, observed and bad in every exposure
+    """
 
     image: np.ndarray  # (n_pix, n_pix) float32 [nmgy]
     invvar: np.ndarray  # float32 [nmgy^-2]
@@ -231,7 +368,21 @@ def stack_band(
     recipe: MockRecipe,
     through: float,  # Share of the light that the Galaxy's dust lets through
 ) -> BandStack:
-    "One band of a brick, exposure by exposure"
+    """One band of a brick, exposure by exposure
+
+    Parameters
+    ----------
+    brick : MockBrick
+    band : str
+    placed : Sequence[Placed]
+    recipe : MockRecipe
+    through : float
+        Share of the light that the Galaxy's dust lets through
+
+    Returns
+    -------
+    BandStack
+    """
     n = recipe.n_pix
     weighted, weight, plain, one_over_nea = (np.zeros((n, n), np.float32) for _ in range(4))
     seen, good = np.zeros((n, n), np.int16), np.zeros((n, n), np.int16)
@@ -260,7 +411,18 @@ def stack_band(
 def bleeding(
     core: np.ndarray,  # (n_pix, n_pix) bool, pixels above saturation
 ) -> np.ndarray:  # bool
-    "Saturated pixels with a rim, and trails along the columns of the largest"
+    """Saturated pixels with a rim, and trails along the columns of the largest
+
+    Parameters
+    ----------
+    core : np.ndarray
+        (n_pix, n_pix) bool, pixels above saturation
+
+    Returns
+    -------
+    np.ndarray
+        bool
+    """
     if not core.any():
         return core
     wide = ndimage.binary_dilation(core, iterations=2)
@@ -278,7 +440,13 @@ def uncovered_corner(
     band: str,
     recipe: MockRecipe,
 ) -> np.ndarray:  # (n_pix, n_pix) bool
-    "In some bricks one band never saw a corner"
+    """In some bricks one band never saw a corner
+
+    Returns
+    -------
+    np.ndarray
+        (n_pix, n_pix) bool
+    """
     draw = rng("mock corner", recipe.seed, brickid)
     chosen, angle, distance = draw.random() < recipe.uncovered, draw.uniform(0, 2 * np.pi), draw.uniform(0.75, 1.05)
     if not chosen or band != recipe.bands[int(draw.integers(len(recipe.bands)))]:
@@ -290,14 +458,31 @@ def uncovered_corner(
 def gaia_magnitude(
     star: MockObject,
 ) -> float:  # G
-    "G of a mock star, near its r magnitude"
+    """G of a mock star, near its r magnitude
+
+    Returns
+    -------
+    float
+        G
+    """
     return star.mag["r"] - 0.1
 
 # %% ../../nbs/mock/camera.ipynb #d491fc2a
 def mask_radius(
     magnitude: float,  # Gaia G
 ) -> float:  # [arcsec]
-    "Radius of a star's mask"
+    """Radius of a star's mask
+
+    Parameters
+    ----------
+    magnitude : float
+        Gaia G
+
+    Returns
+    -------
+    float
+        [arcsec]
+    """
     return float(min(1800.0, 150 * 2.5 ** ((11 - magnitude) / 3)) * 0.262)
 
 # %% ../../nbs/mock/camera.ipynb #74392db4
@@ -307,7 +492,21 @@ def maskbits_of(
     placed: Sequence[Placed],
     n_pix: int,
 ) -> np.ndarray:  # (n_pix, n_pix) int32
-    "The brick's MASKBITS"
+    """The brick's MASKBITS
+
+    Parameters
+    ----------
+    brick : MockBrick
+    stacks : dict[str, BandStack]
+        By band
+    placed : Sequence[Placed]
+    n_pix : int
+
+    Returns
+    -------
+    np.ndarray
+        (n_pix, n_pix) int32
+    """
     mask = np.where(primary_pixels(brick, n_pix), 0, 1 << MASKBITS["NPRIMARY"]).astype(np.int32)
     for thing, x, y in placed:
         if thing.kind == "star" and gaia_magnitude(thing) < 16:
@@ -333,7 +532,13 @@ def primary_pixels(
     brick: MockBrick,
     n_pix: int,
 ) -> np.ndarray:  # (n_pix, n_pix) bool
-    "Pixels of the brick's own area; the rest is overlap with its neighbours"
+    """Pixels of the brick's own area; the rest is overlap with its neighbours
+
+    Returns
+    -------
+    np.ndarray
+        (n_pix, n_pix) bool
+    """
     ra1, ra2, dec1, dec2 = (float(e) for e in brick_edges(brick.brickid))
     axis = np.arange(n_pix, dtype=np.float64)
     if n_pix * PIXSCALE < 800:

@@ -31,7 +31,22 @@ def flux_ivar(
     psfsize: np.ndarray,  # [arcsec]
     radius: np.ndarray | float = 0.0,  # Half-light radius, 0 for a point [arcsec]
 ) -> np.ndarray:  # [nmgy^-2]
-    "Inverse variance of the flux of a source of known shape"
+    """Inverse variance of the flux of a source of known shape
+
+    Parameters
+    ----------
+    invvar : np.ndarray
+        Inverse variance of a pixel [nmgy^-2]
+    psfsize : np.ndarray
+        [arcsec]
+    radius : np.ndarray | float, default 0.0
+        Half-light radius, 0 for a point [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        [nmgy^-2]
+    """
     area = 4 * np.pi * ((psfsize / GAUSS_FWHM) ** 2 + (np.asarray(radius) / 1.17741) ** 2)
     return invvar * PIXSCALE**2 / np.where(area > 0, area, 1)
 
@@ -41,7 +56,20 @@ def fibre_share(
     radius: float,  # Half-light radius, 0 for a point [arcsec]
     n: float,  # Sersic index
 ) -> float:  # Share of the light, 0 to 1
-    "Light within 0.75 arcsec at 1 arcsec Gaussian seeing: R times the integral of the transform and J1(k R)"
+    """Light within 0.75 arcsec at 1 arcsec Gaussian seeing: R times the integral of the transform and J1(k R)
+
+    Parameters
+    ----------
+    radius : float
+        Half-light radius, 0 for a point [arcsec]
+    n : float
+        Sersic index
+
+    Returns
+    -------
+    float
+        Share of the light, 0 to 1
+    """
     k = np.linspace(1e-4, 16, 800)
     light = np.exp(-((k / GAUSS_FWHM) ** 2) / 2)
     if radius > 0:
@@ -54,7 +82,18 @@ def type_of(
     thing: MockObject,
     bright: bool,  # Inside a bright star's mask
 ) -> str:
-    "Morphological type that the survey's fit would settle on"
+    """Morphological type that the survey's fit would settle on
+
+    Parameters
+    ----------
+    thing : MockObject
+    bright : bool
+        Inside a bright star's mask
+
+    Returns
+    -------
+    str
+    """
     if bright or thing.kind == "star":
         return "PSF"
     if thing.radius < 0.45:
@@ -90,7 +129,24 @@ def band_columns(
     through: float,  # Share of the light that the Galaxy's dust lets through
     draw: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    "Columns of one optical band; all zero without data, as in DR10"
+    """Columns of one optical band; all zero without data, as in DR10
+
+    Parameters
+    ----------
+    objects : Sequence[MockObject]
+    at : tuple[np.ndarray, np.ndarray]
+        Row and column of each object's pixel
+    band : str
+    stack : BandStack | None
+        None in a band that was not imaged
+    through : float
+        Share of the light that the Galaxy's dust lets through
+    draw : np.random.Generator
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+    """
     n = len(objects)
     radius = np.array([o.radius for o in objects])
     zero = np.zeros(n, np.float32)

@@ -39,7 +39,20 @@ def coadd_header(
     kind: str,  # image, invvar, psfsize, nexp, maskbits
     band: str | None = None,
 ) -> fits.Header:
-    "The tangent-plane grid and the keywords that DR10 sets"
+    """The tangent-plane grid and the keywords that DR10 sets
+
+    Parameters
+    ----------
+    brick : MockBrick
+    n_pix : int
+    kind : str
+        image, invvar, psfsize, nexp, maskbits
+    band : str | None, default None
+
+    Returns
+    -------
+    fits.Header
+    """
     header = fits.Header()
     header["SURVEY"] = ("DECaLS", "mock")
     header["BRICK"] = brick.name
@@ -66,7 +79,22 @@ def coadd_bytes(
     dither_seed: int = 1,  # 1 to 10000
     names: Sequence[str] = (),  # EXTNAMEs, for maskbits
 ) -> bytes:
-    "A `.fits.fz` file"
+    """A `.fits.fz` file
+
+    Parameters
+    ----------
+    images : Sequence[np.ndarray]
+        One, or for maskbits three
+    header : fits.Header
+    dither_seed : int, default 1
+        1 to 10000
+    names : Sequence[str], default ()
+        EXTNAMEs, for maskbits
+
+    Returns
+    -------
+    bytes
+    """
     hdus = fits.HDUList([fits.PrimaryHDU()])
     for i, image in enumerate(images):
         one = header.copy()
@@ -87,7 +115,21 @@ def undated(
     since: int,  # Clock before writing [s]
     until: int,  # Clock after writing [s]
 ) -> bytes:
-    "The same file without the hour that astropy leaves in the header of every gzipped tile"
+    """The same file without the hour that astropy leaves in the header of every gzipped tile
+
+    Parameters
+    ----------
+    data : bytes
+        A file just written
+    since : int
+        Clock before writing [s]
+    until : int
+        Clock after writing [s]
+
+    Returns
+    -------
+    bytes
+    """
 
     def without(found: re.Match[bytes]) -> bytes:
         written = int.from_bytes(found[2], "little")
@@ -101,7 +143,19 @@ def table_bytes(
     extname: str = "",
     **cards: str | int,  # Header cards
 ) -> bytes:
-    "A FITS table, big-endian as FITS is"
+    """A FITS table, big-endian as FITS is
+
+    Parameters
+    ----------
+    columns : dict[str, np.ndarray]
+    extname : str, default ''
+    **cards : str | int
+        Header cards
+
+    Returns
+    -------
+    bytes
+    """
     units = {"ra": "deg", "dec": "deg", "flux": "nanomaggy", "fiberflux": "nanomaggy", "fibertotflux": "nanomaggy", "psfsize": "arcsec"}
     units |= {"psfdepth": "1/nanomaggy^2", "galdepth": "1/nanomaggy^2", "flux_ivar": "1/nanomaggy^2", "shape_r": "arcsec"}
     letters = {"S": "A", "b": "L", "f4": "E", "f8": "D", "i2": "I", "i4": "J", "i8": "K", "u1": "B"}
@@ -123,7 +177,18 @@ def table_bytes(
 def read_columns(
     data: bytes,  # A FITS file whose first extension is a table
 ) -> dict[str, np.ndarray]:  # In this machine's byte order
-    "A table back as columns"
+    """A table back as columns
+
+    Parameters
+    ----------
+    data : bytes
+        A FITS file whose first extension is a table
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        In this machine's byte order
+    """
     with fits.open(io.BytesIO(data)) as opened:
         table = opened[1].data
         columns = {name: np.asarray(table[name]) for name in table.names}
@@ -134,7 +199,17 @@ def read_columns(
 def gather(
     rows: Sequence[dict[str, Any]],  # All with the same keys
 ) -> dict[str, np.ndarray]:
-    "Rows to columns that FITS can hold"
+    """Rows to columns that FITS can hold
+
+    Parameters
+    ----------
+    rows : Sequence[dict[str, Any]]
+        All with the same keys
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+    """
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return {k: np.char.encode(v, "ascii") if v.dtype.kind == "U" else v for k, v in columns.items()}
 

@@ -29,7 +29,18 @@ def csv_bytes(
     table: pa.Table,
     columns: dict[str, str],  # Column of the file -> column of the table
 ) -> bytes:
-    "A list as CSV, numbers to their last digit"
+    """A list as CSV, numbers to their last digit
+
+    Parameters
+    ----------
+    table : pa.Table
+    columns : dict[str, str]
+        Column of the file -> column of the table
+
+    Returns
+    -------
+    bytes
+    """
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(columns)
@@ -41,7 +52,20 @@ def mock_lists(
     lenses: pa.Table,  # The planted lenses
     objects: pa.Table,  # Everything there is
 ) -> dict[str, bytes]:  # Address below the release -> CSV
-    "Lists in the form of the survey's: anchors with what is known of them, impostors with their class, a census"
+    """Lists in the form of the survey's: anchors with what is known of them, impostors with their class, a census
+
+    Parameters
+    ----------
+    lenses : pa.Table
+        The planted lenses
+    objects : pa.Table
+        Everything there is
+
+    Returns
+    -------
+    dict[str, bytes]
+        Address below the release -> CSV
+    """
     about = {"name": "name", "ra": "ra", "dec": "dec", "theta_E": "theta_E", "z_lens": "z_l", "z_src": "z_s", "arc_mag_r": "arc_mag_r"}
     names = [f"{kind}-{ra:.4f}{dec:+.4f}" for kind, ra, dec in zip(*(objects[c].to_pylist() for c in ("kind", "ra", "dec")))]
     named = objects.append_column("name", pa.array(names)).append_column("class", objects["kind"])
@@ -58,7 +82,22 @@ def mock_lists(
 def check_recipe(
     recipe: Any,  # With sections mock and sky
 ) -> MockRecipe:
-    "The section `mock` of a run's recipe; raises BadInput for a key or a value that it does not take"
+    """The section `mock` of a run's recipe; raises BadInput for a key or a value that it does not take
+
+    Parameters
+    ----------
+    recipe : Any
+        With sections mock and sky
+
+    Returns
+    -------
+    MockRecipe
+
+    Raises
+    ------
+    BadInput
+        mock.bands: stated once, as sky.bands; remove it here
+    """
     if "bands" in recipe.mock:
         raise BadInput("mock.bands: stated once, as sky.bands; remove it here")
     return recipe_from(MockRecipe, recipe.mock | {"bands": list(recipe.sky.bands)}, "mock")

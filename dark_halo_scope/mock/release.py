@@ -41,7 +41,16 @@ from ..survey.release import Release, sweep_corners
 # %% ../../nbs/mock/release.ipynb #0ac806f6
 @dataclass(frozen=True)
 class BrickMade:
-    "What `make_brick` hands back"
+    """What `make_brick` hands back
+
+    Attributes
+    ----------
+    name : str
+    truth : dict[str, list[Any]]
+        One row an object, see `truth_columns`
+    lenses : dict[str, list[Any]]
+        One row a planted lens, see `lens_columns`
+    """
 
     name: str
     truth: dict[str, list[Any]]  # One row an object, see `truth_columns`
@@ -53,7 +62,19 @@ def place_objects(
     objects: Sequence[MockObject],  # The brick's own
     recipe: MockRecipe,
 ) -> list[Placed]:
-    "Pixel positions of the brick's own objects, then of its neighbours' that its image also shows"
+    """Pixel positions of the brick's own objects, then of its neighbours' that its image also shows
+
+    Parameters
+    ----------
+    brick : MockBrick
+    objects : Sequence[MockObject]
+        The brick's own
+    recipe : MockRecipe
+
+    Returns
+    -------
+    list[Placed]
+    """
     others: list[MockObject] = []
     if recipe.n_pix * PIXSCALE > 800:
         lenses = {b.brickid: b.n_lenses for b in mock_bricks(recipe)}
@@ -71,7 +92,20 @@ def observe_brick(
     objects: Sequence[MockObject],  # The brick's own
     recipe: MockRecipe,
 ) -> tuple[dict[str, BandStack], np.ndarray, dict[str, np.ndarray]]:  # Stacks by band, MASKBITS, catalogue
-    "Everything that the survey would know of a brick"
+    """Everything that the survey would know of a brick
+
+    Parameters
+    ----------
+    brick : MockBrick
+    objects : Sequence[MockObject]
+        The brick's own
+    recipe : MockRecipe
+
+    Returns
+    -------
+    tuple[dict[str, BandStack], np.ndarray, dict[str, np.ndarray]]
+        Stacks by band, MASKBITS, catalogue
+    """
     placed, ebv = place_objects(brick, objects, recipe), brick_ebv(brick.brickid, recipe)
     stacks = {b: stack_band(brick, b, placed, recipe, float(transmission(ebv, b))) for b in recipe.bands}
     mask = maskbits_of(brick, stacks, placed, recipe.n_pix)
@@ -97,7 +131,19 @@ def make_brick(
     recipe: MockRecipe,
     root: str,  # Address of the release: a folder or s3://bucket/prefix, see `Release`
 ) -> BrickMade:
-    "Observes one brick and writes its coadds and its catalogue; a brick that this recipe already made is left as it is"
+    """Observes one brick and writes its coadds and its catalogue; a brick that this recipe already made is left as it is
+
+    Parameters
+    ----------
+    brick : MockBrick
+    recipe : MockRecipe
+    root : str
+        Address of the release: a folder or s3://bucket/prefix, see `Release`
+
+    Returns
+    -------
+    BrickMade
+    """
     release, objects = Release(root), brick_objects(brick, recipe)
     made = BrickMade(brick.name, truth_columns(objects, brick), lens_columns(objects, brick))
     if brick_is_made(brick, recipe, root):
@@ -133,7 +179,20 @@ def write_catalogues(
     tractors: Sequence[dict[str, np.ndarray]],  # Their catalogues
     root: str,
 ) -> dict[str, Any]:  # Numbers of bricks, sweeps and objects
-    "Both bricks tables and the sweeps"
+    """Both bricks tables and the sweeps
+
+    Parameters
+    ----------
+    bricks : Sequence[MockBrick]
+    tractors : Sequence[dict[str, np.ndarray]]
+        Their catalogues
+    root : str
+
+    Returns
+    -------
+    dict[str, Any]
+        Numbers of bricks, sweeps and objects
+    """
     release = Release(root)
     write_bytes(gzipped(table_bytes(gather([brick_row(b, t) for b, t in zip(bricks, tractors)]))), release.bricks())
     write_bytes(gzipped(table_bytes(gather([sky_row(b) for b in bricks]))), release.all_bricks())
@@ -149,7 +208,17 @@ def write_catalogues(
 def truth_type(
     name: str,  # Column of a truth table
 ) -> pa.DataType:
-    "Its type, so that a table without rows has the same columns"
+    """Its type, so that a table without rows has the same columns
+
+    Parameters
+    ----------
+    name : str
+        Column of a truth table
+
+    Returns
+    -------
+    pa.DataType
+    """
     if name in ("name", "brickname", "kind"):
         return pa.string()
     return pa.int32() if name in ("brickid", "objid", "n_images", "n_clumps") else pa.float64()
@@ -159,7 +228,19 @@ def with_seeing(
     lenses: dict[str, list[Any]],  # Planted lenses of one brick
     tractor: dict[str, np.ndarray],  # Its catalogue
 ) -> dict[str, list[Any]]:
-    "Planted lenses with PSFSIZE at their place, without which a lens that was missed says little"
+    """Planted lenses with PSFSIZE at their place, without which a lens that was missed says little
+
+    Parameters
+    ----------
+    lenses : dict[str, list[Any]]
+        Planted lenses of one brick
+    tractor : dict[str, np.ndarray]
+        Its catalogue
+
+    Returns
+    -------
+    dict[str, list[Any]]
+    """
     return lenses | {
         f"psfsize_{b}": tractor[f"psfsize_{b}"][lenses["objid"]].tolist() if lenses["objid"] else []
         for b in BANDS
@@ -172,7 +253,20 @@ def write_truth(
     root: str,
     identity: dict[str, Any],
 ) -> dict[str, str]:  # Name of each table -> its content's receipt
-    "`truth/objects.parquet`, `truth/planted_lenses.parquet`, and `truth/known_lenses.csv` with name, ra and dec alone"
+    """`truth/objects.parquet`, `truth/planted_lenses.parquet`, and `truth/known_lenses.csv` with name, ra and dec alone
+
+    Parameters
+    ----------
+    made : Sequence[BrickMade]
+        In the order of brick ids
+    root : str
+    identity : dict[str, Any]
+
+    Returns
+    -------
+    dict[str, str]
+        Name of each table -> its content's receipt
+    """
     tables = {}
     for name, part in (("objects", "truth"), ("planted_lenses", "lenses")):
         columns = [getattr(m, part) for m in made]
@@ -191,7 +285,21 @@ def make_bricks(
     root: str,
     workers: int = 1,  # Processes
 ) -> Iterable[BrickMade]:  # In the order of the bricks
-    "`make_brick` for every brick"
+    """`make_brick` for every brick
+
+    Parameters
+    ----------
+    bricks : Sequence[MockBrick]
+    recipe : MockRecipe
+    root : str
+    workers : int, default 1
+        Processes
+
+    Returns
+    -------
+    Iterable[BrickMade]
+        In the order of the bricks
+    """
     task = partial(make_brick, recipe=recipe, root=root)
     if workers <= 1:
         yield from map(task, bricks)
@@ -206,7 +314,27 @@ def make_mock(
     workers: int = 1,  # Processes
     progress: Callable[[int, int, str], None] | None = None,  # Called with bricks done, bricks in all, and the last one's name
 ) -> Receipt:
-    "A mock release; raises BadInput when the place cannot be written. What this recipe already made there is kept"
+    """A mock release; raises BadInput when the place cannot be written. What this recipe already made there is kept
+
+    Parameters
+    ----------
+    root : str | Path
+        Address of the release: a folder or s3://bucket/prefix, see `Release`
+    recipe : MockRecipe
+    workers : int, default 1
+        Processes
+    progress : Callable[[int, int, str], None] | None, default None
+        Called with bricks done, bricks in all, and the last one's name
+
+    Returns
+    -------
+    Receipt
+
+    Raises
+    ------
+    BadInput
+        mock: bands {', '.join(absent)}; expected those of the release: {', '.join(release.facts.bands)}
+    """
     place, bricks, started = str(root).rstrip("/"), mock_bricks(recipe), time.perf_counter()
     release = Release(place)
     if absent := sorted(set(recipe.bands) - set(release.facts.bands)):

@@ -32,7 +32,49 @@ PIXSCALE = 0.262  # [arcsec] of a coadd's pixel
 
 @dataclass(frozen=True)
 class MockRecipe:
-    "What a mock release holds"
+    """What a mock release holds
+
+    Attributes
+    ----------
+    seed : int, default 1
+        Another seed is another sky
+    bands : tuple[str, ...], default ('g', 'r', 'z')
+        Bands imaged
+    ra : float, default 150.0
+        Centre of the patch of bricks [deg]
+    dec : float, default 2.0
+        Centre of the patch of bricks [deg]
+    rows : int, default 6
+        Bricks in declination
+    columns : int, default 8
+        Bricks in right ascension
+    n_pix : int, default 900
+        Side of a brick's image [pix]; 3600 in DR10
+    margin : int, default 40
+        No object is nearer to the image's edge than this [pix]
+    lrgs : float, default 60.0
+        Luminous red galaxies a brick
+    blue : float, default 90.0
+        Blue field galaxies a brick
+    spirals : float, default 4.0
+        Spirals a brick
+    rings : float, default 2.0
+        Ring galaxies a brick
+    mergers : float, default 2.0
+        Mergers with tails a brick
+    stars : float, default 25.0
+        Stars a brick
+    companions : float, default 0.35
+        Share of LRGs with red companions
+    blue_neighbours : float, default 0.15
+        Share of LRGs with an unlensed blue galaxy within 6 arcsec
+    n_lenses : int, default 60
+        Planted lenses, over all bricks
+    theta_E : tuple[float, float], default (0.7, 5.0)
+        Range of their Einstein radii [arcsec]
+    uncovered : float, default 0.1
+        Share of bricks with a corner that one band never saw
+    """
 
     seed: int = 1  # Another seed is another sky
     bands: tuple[str, ...] = ("g", "r", "z")  # Bands imaged
@@ -86,7 +128,20 @@ class MockRecipe:
 # %% ../../nbs/mock/sky.ipynb #1d535ff1
 @dataclass(frozen=True)
 class MockBrick:
-    "One of the survey's bricks, and how many lenses are planted in it"
+    """One of the survey's bricks, and how many lenses are planted in it
+
+    Attributes
+    ----------
+    brickid : int
+    name : str
+    ra : float
+        Centre [deg]
+    dec : float
+        Centre [deg]
+    area : float
+        [deg^2]
+    n_lenses : int, default 0
+    """
 
     brickid: int
     name: str
@@ -122,7 +177,23 @@ def sky_to_pixels(
     brick: MockBrick,
     n_pix: int,  # Side of the image
 ) -> tuple[np.ndarray, np.ndarray]:  # x, y, counted from 0 at the centre of the first pixel
-    "Gnomonic projection about the brick's centre"
+    """Gnomonic projection about the brick's centre
+
+    Parameters
+    ----------
+    ra : np.ndarray | float
+        [deg]
+    dec : np.ndarray | float
+        [deg]
+    brick : MockBrick
+    n_pix : int
+        Side of the image
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        x, y, counted from 0 at the centre of the first pixel
+    """
     a, d, d0 = np.deg2rad(np.asarray(ra) - brick.ra), np.deg2rad(dec), np.deg2rad(brick.dec)
     depth = np.sin(d) * np.sin(d0) + np.cos(d) * np.cos(d0) * np.cos(a)
     east = np.cos(d) * np.sin(a) / depth
@@ -137,7 +208,23 @@ def pixels_to_sky(
     brick: MockBrick,
     n_pix: int,  # Side of the image
 ) -> tuple[np.ndarray, np.ndarray]:  # ra, dec [deg]
-    "The inverse of `sky_to_pixels`"
+    """The inverse of `sky_to_pixels`
+
+    Parameters
+    ----------
+    x : np.ndarray | float
+        Pixels from 0
+    y : np.ndarray | float
+        Pixels from 0
+    brick : MockBrick
+    n_pix : int
+        Side of the image
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        ra, dec [deg]
+    """
     pixel, d0 = np.deg2rad(PIXSCALE / 3600), np.deg2rad(brick.dec)
     east, north = -(np.asarray(x) - (n_pix - 1) / 2) * pixel, (np.asarray(y) - (n_pix - 1) / 2) * pixel
     bottom = np.cos(d0) - north * np.sin(d0)
@@ -149,7 +236,18 @@ def pixels_to_sky(
 def sersic_table(
     n: float,  # Sersic index
 ) -> tuple[np.ndarray, np.ndarray]:  # log(k R), transform: 1 at k = 0
-    "Radial Fourier transform of a tapered Sersic profile of unit flux and unit half-light radius"
+    """Radial Fourier transform of a tapered Sersic profile of unit flux and unit half-light radius
+
+    Parameters
+    ----------
+    n : float
+        Sersic index
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        log(k R), transform: 1 at k = 0
+    """
     step = 0.01
     r = np.exp(step * (np.arange(4096) - 2047.5))
     b = special.gammaincinv(2 * n, 0.5)
@@ -166,7 +264,18 @@ def sersic_table(
 def frequencies(
     size: int,  # Side of a stamp [pix], even
 ) -> tuple[np.ndarray, np.ndarray]:  # kx (1, size // 2 + 1), ky (size, 1) [radians per arcsec]
-    "Wave numbers of a real transform"
+    """Wave numbers of a real transform
+
+    Parameters
+    ----------
+    size : int
+        Side of a stamp [pix], even
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        kx (1, size // 2 + 1), ky (size, 1) [radians per arcsec]
+    """
     scale = 2 * np.pi / PIXSCALE
     return scale * np.fft.rfftfreq(size)[None, :], scale * np.fft.fftfreq(size)[:, None]
 
@@ -178,7 +287,26 @@ def sersic_transform(
     q: float,  # Axis ratio
     phi: float,  # Angle of the major axis, counter-clockwise from +x [rad]
 ) -> np.ndarray:  # (size, size // 2 + 1) float32
-    "Transform of a Sersic galaxy of unit flux about its own centre"
+    """Transform of a Sersic galaxy of unit flux about its own centre
+
+    Parameters
+    ----------
+    size : int
+        Side of the stamp [pix]
+    radius : float
+        Half-light radius of the product-averaged axis [arcsec]
+    n : float
+        Sersic index, taken to the nearest quarter
+    q : float
+        Axis ratio
+    phi : float
+        Angle of the major axis, counter-clockwise from +x [rad]
+
+    Returns
+    -------
+    np.ndarray
+        (size, size // 2 + 1) float32
+    """
     kx, ky = frequencies(size)
     along, across = kx * np.cos(phi) + ky * np.sin(phi), ky * np.cos(phi) - kx * np.sin(phi)
     scaled = np.hypot(along / np.sqrt(q), across * np.sqrt(q)) * radius
@@ -192,7 +320,18 @@ FINER = 4
 def fine_grid(
     size: int,  # Side of the stamp [pix]
 ) -> tuple[np.ndarray, np.ndarray]:  # x, y (4 size, 4 size) [arcsec] from the stamp's centre
-    "Positions of the fine samples; sample 2 size is the centre"
+    """Positions of the fine samples; sample 2 size is the centre
+
+    Parameters
+    ----------
+    size : int
+        Side of the stamp [pix]
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        x, y (4 size, 4 size) [arcsec] from the stamp's centre
+    """
     axis = (np.arange(FINER * size) - FINER * size // 2) * PIXSCALE / FINER
     x, y = np.meshgrid(axis, axis)
     return x, y
@@ -202,7 +341,20 @@ def fine_transform(
     image: np.ndarray,  # (4 size, 4 size) surface brightness
     unit: bool = True,  # Bring the flux to 1
 ) -> np.ndarray:  # (size, size // 2 + 1) complex64
-    "Transform of a finely drawn image about its centre, cut at the pixels' own limit"
+    """Transform of a finely drawn image about its centre, cut at the pixels' own limit
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (4 size, 4 size) surface brightness
+    unit : bool, default True
+        Bring the flux to 1
+
+    Returns
+    -------
+    np.ndarray
+        (size, size // 2 + 1) complex64
+    """
     size = len(image) // FINER
     whole = fft.rfft2(fft.ifftshift(image.astype(np.float32)))
     kept = np.concatenate([whole[: size // 2], whole[-size // 2 :]])[:, : size // 2 + 1]
@@ -214,7 +366,21 @@ FILTERS = ("g", "r", "i", "z", "w1")
 
 @dataclass(frozen=True)
 class Light:
-    "One piece of light: its shape as a transform, its offset, its flux in each filter"
+    """One piece of light: its shape as a transform, its offset, its flux in each filter
+
+    Attributes
+    ----------
+    transform : np.ndarray | None
+        (size, size // 2 + 1); None is a point
+    flux : np.ndarray
+        (5,) in the order of FILTERS [nmgy]
+    size : int, default 64
+        Side of the stamp it is drawn in [pix]
+    dx : float, default 0.0
+        Offset from the object to the right [arcsec]
+    dy : float, default 0.0
+        Offset upwards [arcsec]
+    """
 
     transform: np.ndarray | None  # (size, size // 2 + 1); None is a point
     flux: np.ndarray  # (5,) in the order of FILTERS [nmgy]
@@ -225,7 +391,32 @@ class Light:
 # %% ../../nbs/mock/sky.ipynb #8fdb3b77
 @dataclass(frozen=True)
 class MockObject:
-    "One thing in the sky"
+    """One thing in the sky
+
+    Attributes
+    ----------
+    kind : str
+        lrg, companion, blue, spiral, ring, merger, star, lens
+    flux : np.ndarray
+        (5,) total, in the order of FILTERS [nmgy]; of a lens: its galaxy alone
+    lights : tuple[Light, ...]
+    radius : float, default 0.0
+        Half-light radius [arcsec]
+    n : float, default 0.0
+        Sersic index
+    q : float, default 1.0
+        Axis ratio
+    phi : float, default 0.0
+        Angle, counter-clockwise from +x [rad]
+    z : float, default 0.0
+        Redshift, 0 for a star
+    ra : float, default 0.0
+        [deg]
+    dec : float, default 0.0
+        [deg]
+    lens : dict[str, Any], optional
+        Of a planted lens: what was drawn
+    """
 
     kind: str  # lrg, companion, blue, spiral, ring, merger, star, lens
     flux: np.ndarray  # (5,) total, in the order of FILTERS [nmgy]; of a lens: its galaxy alone
@@ -251,7 +442,24 @@ def flux_from(
     rz: float,  # r - z
     zw1: float,  # z - W1, AB
 ) -> np.ndarray:  # (5,) in the order of FILTERS [nmgy]
-    "Fluxes from a magnitude and colours; i lies two fifths of the way from r to z"
+    """Fluxes from a magnitude and colours; i lies two fifths of the way from r to z
+
+    Parameters
+    ----------
+    r : float
+        r magnitude
+    gr : float
+        g - r
+    rz : float
+        r - z
+    zw1 : float
+        z - W1, AB
+
+    Returns
+    -------
+    np.ndarray
+        (5,) in the order of FILTERS [nmgy]
+    """
     return flux_of(np.array([r + gr, r, r - 0.4 * rz, r - rz, r - rz - zw1]))
 
 # %% ../../nbs/mock/sky.ipynb #6e7f3455
@@ -264,7 +472,29 @@ def smooth_galaxy(
     phi: float,  # Angle [rad]
     z: float = 0.0,  # Redshift
 ) -> MockObject:
-    "A galaxy of one Sersic profile, in a stamp wide enough for it"
+    """A galaxy of one Sersic profile, in a stamp wide enough for it
+
+    Parameters
+    ----------
+    kind : str
+        Class for the truth table
+    flux : np.ndarray
+        (5,) [nmgy]
+    radius : float
+        Half-light radius [arcsec]
+    n : float
+        Sersic index
+    q : float
+        Axis ratio
+    phi : float
+        Angle [rad]
+    z : float, default 0.0
+        Redshift
+
+    Returns
+    -------
+    MockObject
+    """
     reach = (8 if n > 2 else 5) * radius / np.sqrt(q) / PIXSCALE + 8
     size = next((s for s in (64, 128, 256) if s / 2 >= reach), 512)
     light = Light(sersic_transform(size, radius, n, q, phi), flux, size)
@@ -274,7 +504,18 @@ def smooth_galaxy(
 def passive_magnitude(
     z: float,  # Redshift
 ) -> float:  # z magnitude
-    "Apparent z magnitude of a galaxy of about twice the characteristic luminosity"
+    """Apparent z magnitude of a galaxy of about twice the characteristic luminosity
+
+    Parameters
+    ----------
+    z : float
+        Redshift
+
+    Returns
+    -------
+    float
+        z magnitude
+    """
     return 17.7 + 5.6 * np.log10(z / 0.3)
 
 # %% ../../nbs/mock/sky.ipynb #9b12c001
@@ -284,7 +525,22 @@ def draw_lrg(
     z: float | None = None,  # Redshift; drawn when not given
     brighter: float | None = None,  # Magnitudes above the usual; drawn when not given
 ) -> MockObject:
-    "A luminous red galaxy: passive colours with scatter, larger when brighter, indices 2.5 to 6"
+    """A luminous red galaxy: passive colours with scatter, larger when brighter, indices 2.5 to 6
+
+    Parameters
+    ----------
+    draw : np.random.Generator
+    kind : str, default 'lrg'
+        Class for the truth table
+    z : float | None, default None
+        Redshift; drawn when not given
+    brighter : float | None, default None
+        Magnitudes above the usual; drawn when not given
+
+    Returns
+    -------
+    MockObject
+    """
     z = float(np.clip(draw.normal(0.56, 0.12), 0.2, 0.88)) if z is None else z
     fainter = draw.normal(0.35, 0.5) if brighter is None else -brighter
     gr, rz, zw1 = np.array(passive_colours(z)) + draw.normal(0, (0.06, 0.04, 0.07))
@@ -299,7 +555,18 @@ def draw_companion(
     draw: np.random.Generator,
     host: MockObject,  # The galaxy beside which it stands
 ) -> MockObject:
-    "A satellite on the host's red sequence, 1.2 to 3.5 magnitudes fainter"
+    """A satellite on the host's red sequence, 1.2 to 3.5 magnitudes fainter
+
+    Parameters
+    ----------
+    draw : np.random.Generator
+    host : MockObject
+        The galaxy beside which it stands
+
+    Returns
+    -------
+    MockObject
+    """
     share = 10 ** (-0.4 * draw.uniform(1.2, 3.5))
     radius = float(np.clip(host.radius * share**0.4, 0.2, 1.2))
     flux = host.flux * share * 10 ** (0.4 * draw.normal(0, 0.04, 5))
@@ -310,7 +577,18 @@ def draw_blue(
     draw: np.random.Generator,
     faint: float = 23.3,  # Faintest r magnitude
 ) -> MockObject:
-    "A star-forming field galaxy: counts rise as 10^(0.35 m), exponential light, blue colours"
+    """A star-forming field galaxy: counts rise as 10^(0.35 m), exponential light, blue colours
+
+    Parameters
+    ----------
+    draw : np.random.Generator
+    faint : float, default 23.3
+        Faintest r magnitude
+
+    Returns
+    -------
+    MockObject
+    """
     r = faint + np.log10(draw.uniform(10 ** (0.35 * (19.0 - faint)), 1)) / 0.35
     flux = flux_from(r, draw.normal(0.55, 0.25), draw.normal(0.35, 0.25), draw.normal(0.1, 0.4))
     radius = float(np.clip(10 ** (-0.17 * (r - 20.5) + draw.normal(-0.1, 0.18)), 0.15, 2.5))
@@ -390,7 +668,13 @@ def draw_mass(
     draw: np.random.Generator,
     recipe: MockRecipe,
 ) -> dict[str, float]:  # lenstronomy's EPL and SHEAR keywords
-    "An elliptical power law with shear; theta_E uniform in its logarithm over the recipe's range"
+    """An elliptical power law with shear; theta_E uniform in its logarithm over the recipe's range
+
+    Returns
+    -------
+    dict[str, float]
+        lenstronomy's EPL and SHEAR keywords
+    """
     shear, angle = 0.05 * np.sqrt(-2 * np.log(1 - draw.random())), draw.uniform(0, np.pi)
     q, phi = draw.uniform(0.55, 0.95), draw.uniform(0, np.pi)
     size = (1 - q) / (1 + q)
@@ -407,7 +691,13 @@ def draw_mass(
 def draw_source(
     draw: np.random.Generator,
 ) -> list[dict[str, float]]:  # First the galaxy, then its clumps: offsets [arcsec], radius, share of flux in r, colours
-    "A clumpy, coloured source: half of the clumps' light is bluer than their galaxy"
+    """A clumpy, coloured source: half of the clumps' light is bluer than their galaxy
+
+    Returns
+    -------
+    list[dict[str, float]]
+        First the galaxy, then its clumps: offsets [arcsec], radius, share of flux in r, colours
+    """
     radius, clumps = draw.uniform(0.15, 0.4), int(draw.integers(3, 7))
     gr, rz = draw.normal(0.15, 0.2), draw.normal(0.15, 0.2)
     in_clumps = draw.uniform(0.25, 0.55)
@@ -434,7 +724,26 @@ def place_source(
     mass: dict[str, float],  # From `draw_mass`
     least: float = 4.0,  # Smallest total magnification of a point there
 ) -> tuple[float, float, int]:  # x, y [arcsec] behind the lens, number of images worth seeing
-    "A place behind the lens, uniform in the source plane among those with two images or more and enough magnification"
+    """A place behind the lens, uniform in the source plane among those with two images or more and enough magnification
+
+    Parameters
+    ----------
+    draw : np.random.Generator
+    mass : dict[str, float]
+        From `draw_mass`
+    least : float, default 4.0
+        Smallest total magnification of a point there
+
+    Returns
+    -------
+    tuple[float, float, int]
+        x, y [arcsec] behind the lens, number of images worth seeing
+
+    Raises
+    ------
+    RuntimeError
+        no source position with magnification {least} behind {mass}
+    """
     from lenstronomy.LensModel.Solver.lens_equation_solver import LensEquationSolver
 
     model, keywords = _mass_model(mass)
@@ -458,7 +767,31 @@ def lensed_transforms(
     y: float,  # Source position [arcsec]
     size: int,  # Side of the stamp [pix]
 ) -> list[np.ndarray]:  # One (size, size // 2 + 1) transform a piece; its value at k = 0 is the piece's magnification
-    "Each piece of the source, lensed, for unit unlensed flux"
+    """Each piece of the source, lensed, for unit unlensed flux
+
+    Parameters
+    ----------
+    mass : dict[str, float]
+        From `draw_mass`
+    source : Sequence[dict[str, float]]
+        From `draw_source`
+    x : float
+        Source position [arcsec]
+    y : float
+        Source position [arcsec]
+    size : int
+        Side of the stamp [pix]
+
+    Returns
+    -------
+    list[np.ndarray]
+        One (size, size // 2 + 1) transform a piece; its value at k = 0 is the piece's magnification
+
+    Raises
+    ------
+    FloatingPointError
+        lenstronomy gave light that is not a number for {mass}
+    """
     from lenstronomy.LightModel.light_model import LightModel
 
     model, keywords = _mass_model(mass)
@@ -523,7 +856,13 @@ def brick_objects(
     brick: MockBrick,
     recipe: MockRecipe,
 ) -> list[MockObject]:  # With positions
-    "Everything whose own brick this is, lenses first; depends on seed, brick and recipe alone"
+    """Everything whose own brick this is, lenses first; depends on seed, brick and recipe alone
+
+    Returns
+    -------
+    list[MockObject]
+        With positions
+    """
     who = (recipe.seed, brick.brickid)
     main = [draw_lens(rng("mock lens", *who, i), recipe) for i in range(brick.n_lenses)]
     apart = [9.0] * len(main)
@@ -593,7 +932,19 @@ def lens_name(
     ra: float,  # [deg]
     dec: float,  # [deg]
 ) -> str:
-    "MOCK-RRR.rrrr+DD.dddd, as the Legacy lens lists write names"
+    """MOCK-RRR.rrrr+DD.dddd, as the Legacy lens lists write names
+
+    Parameters
+    ----------
+    ra : float
+        [deg]
+    dec : float
+        [deg]
+
+    Returns
+    -------
+    str
+    """
     return f"MOCK-{ra:08.4f}{dec:+08.4f}"
 
 # %% ../../nbs/mock/sky.ipynb #97160185

@@ -39,7 +39,17 @@ class Condition:
 def literal(
     value: Any,  # A number or a text
 ) -> str:
-    "A constant in ADQL"
+    """A constant in ADQL
+
+    Parameters
+    ----------
+    value : Any
+        A number or a text
+
+    Returns
+    -------
+    str
+    """
     return (
         "'" + value.replace("'", "''") + "'"
         if isinstance(value, str)
@@ -73,7 +83,17 @@ class Name:
 # %% ../../nbs/parent/adql.ipynb #6901c9ba
 @dataclass(frozen=True)
 class Term:
-    "One magnitude of the catalogue"
+    """One magnitude of the catalogue
+
+    Attributes
+    ----------
+    flux : str
+        Column
+    dust : str, default ''
+        Column of the transmission, where dust is taken off
+    absent : float | None, default None
+        The value taken where the magnitude does not exist; None: comparisons are false there [AB mag]
+    """
 
     flux: str  # Column
     dust: str = ""  # Column of the transmission, where dust is taken off
@@ -91,7 +111,16 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Magnitudes:
-    "A sum of magnitudes, each with a factor, and a constant"
+    """A sum of magnitudes, each with a factor, and a constant
+
+    Attributes
+    ----------
+    terms : Mapping[Term, float]
+    constant : float, default 0.0
+        [mag]
+    slack : float, default 0.0
+        Comparisons are looser by this [mag]
+    """
 
     terms: Mapping[Term, float]
     constant: float = 0.0  # [mag]
@@ -152,7 +181,15 @@ class Magnitudes:
 # %% ../../nbs/parent/adql.ipynb #d3b1a2a1
 @dataclass(frozen=True)
 class Asked:
-    "A catalogue that is asked rather than read: its columns are names"
+    """A catalogue that is asked rather than read: its columns are names
+
+    Attributes
+    ----------
+    bits : Mapping[str, int]
+        Where the release writes each bit of the mask
+    slack : float, default 0.0
+        Comparisons of magnitudes are looser by this [mag]
+    """
 
     bits: Mapping[str, int]  # Where the release writes each bit of the mask
     slack: float = 0.0  # Comparisons of magnitudes are looser by this [mag]

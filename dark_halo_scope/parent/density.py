@@ -41,7 +41,19 @@ def count_rows(
     table: Table,  # With the columns of `sweep_columns`
     recipe: SelectionRecipe,
 ) -> dict[int, np.ndarray]:  # Brick id -> (len(COUNTS),) int64
-    "Counts of every selection in each brick of a catalogue; raises BadInput when a column is missing"
+    """Counts of every selection in each brick of a catalogue; raises BadInput when a column is missing
+
+    Parameters
+    ----------
+    table : Table
+        With the columns of `sweep_columns`
+    recipe : SelectionRecipe
+
+    Returns
+    -------
+    dict[int, np.ndarray]
+        Brick id -> (len(COUNTS),) int64
+    """
     measured = measure(table, recipe)
     good = np.logical_and.reduce(list(quality_cuts(table, recipe, measured).values()))
     masks = np.stack([good & (measured.flags[flag] if flag else not_psf(table)) for flag in COUNTS.values()])
@@ -53,7 +65,17 @@ def count_rows(
 def add_counts(
     pieces: Iterable[dict[int, np.ndarray]],  # As `count_rows` gives
 ) -> dict[int, np.ndarray]:
-    "Counts of several pieces together"
+    """Counts of several pieces together
+
+    Parameters
+    ----------
+    pieces : Iterable[dict[int, np.ndarray]]
+        As `count_rows` gives
+
+    Returns
+    -------
+    dict[int, np.ndarray]
+    """
     totals: dict[int, np.ndarray] = {}
     for piece in pieces:
         for brickid, counts in piece.items():
@@ -66,7 +88,21 @@ def count_sweep(
     recipe: SelectionRecipe,
     bits: Mapping[str, int] = MASKBITS,  # Where the release writes each bit of the mask
 ) -> dict[int, np.ndarray]:  # As `count_rows` gives
-    "Counts of one file in bounded memory; raises BadInput when it is broken or lacks a column"
+    """Counts of one file in bounded memory; raises BadInput when it is broken or lacks a column
+
+    Parameters
+    ----------
+    uri : str
+        Sweep, Tractor catalogue, or a file of a HATS catalogue
+    recipe : SelectionRecipe
+    bits : Mapping[str, int], default MASKBITS
+        Where the release writes each bit of the mask
+
+    Returns
+    -------
+    dict[int, np.ndarray]
+        As `count_rows` gives
+    """
 
     def counted() -> Iterator[dict[int, np.ndarray]]:
         for chunk in catalogue_chunks(uri, recipe.bands):
@@ -80,14 +116,37 @@ def count_bricks(
     sweeps: Iterable[str],  # Sweeps or Tractor catalogues
     recipe: SelectionRecipe,
 ) -> pa.Table:  # As `counts_table` gives
-    "Counts of every selection in every brick, in one pass; raises BadInput when a file is broken"
+    """Counts of every selection in every brick, in one pass; raises BadInput when a file is broken
+
+    Parameters
+    ----------
+    sweeps : Iterable[str]
+        Sweeps or Tractor catalogues
+    recipe : SelectionRecipe
+
+    Returns
+    -------
+    pa.Table
+        As `counts_table` gives
+    """
     return counts_table(add_counts(count_sweep(uri, recipe) for uri in sweeps))
 
 # %% ../../nbs/parent/density.ipynb #5e18d208
 def counts_table(
     totals: dict[int, np.ndarray],  # Brick id -> (len(COUNTS),) counts
 ) -> pa.Table:  # brickid, brickname, ra, dec, area [deg^2], counts, and density_{selection} [deg^-2]; sorted by brickid
-    "Counts beside the geometry of their bricks; raises BadInput for an id that no brick has"
+    """Counts beside the geometry of their bricks; raises BadInput for an id that no brick has
+
+    Parameters
+    ----------
+    totals : dict[int, np.ndarray]
+        Brick id -> (len(COUNTS),) counts
+
+    Returns
+    -------
+    pa.Table
+        brickid, brickname, ra, dec, area [deg^2], counts, and density_{selection} [deg^-2]; sorted by brickid
+    """
     ids = np.array(sorted(totals), np.int64)
     counts = np.array([totals[brickid] for brickid in ids.tolist()], np.int64).reshape(len(ids), len(COUNTS))
     (ra, dec), area = brick_centres(ids), brick_areas(ids)
@@ -102,7 +161,21 @@ RANKS = ("density", "total", "density_sqrt_area")
 
 @dataclass(frozen=True)
 class RegionRecipe:
-    "What makes a region"
+    """What makes a region
+
+    Attributes
+    ----------
+    variant : str, default 'v3_color_relaxed'
+        Whose counts
+    dense_share : float, default 0.1
+        This share of the bricks is dense
+    rank_by : str, default 'density_sqrt_area'
+        One of RANKS
+    min_bricks : int, default 2
+        Smaller regions are dropped
+    top : int, default 30
+        Regions kept
+    """
 
     variant: str = "v3_color_relaxed"  # Whose counts
     dense_share: float = 0.1  # This share of the bricks is dense
@@ -125,7 +198,18 @@ class RegionRecipe:
 def touching(
     brickid: Sequence[int] | np.ndarray,  # Ids
 ) -> np.ndarray:  # (n,) int32: the group each brick belongs to, from 0
-    "Groups of bricks that touch by an edge or a corner; raises BadInput for an id that no brick has"
+    """Groups of bricks that touch by an edge or a corner; raises BadInput for an id that no brick has
+
+    Parameters
+    ----------
+    brickid : Sequence[int] | np.ndarray
+        Ids
+
+    Returns
+    -------
+    np.ndarray
+        (n,) int32: the group each brick belongs to, from 0
+    """
     ids = np.asarray(brickid, np.int64)
     place = {int(one): k for k, one in enumerate(ids)}
     pairs = [(k, place[other]) for one, k in place.items() for other in brick_neighbours(one).tolist() if other in place]
@@ -137,7 +221,24 @@ def regions(
     counts: pa.Table,  # As `count_bricks` gives
     recipe: RegionRecipe,
 ) -> tuple[np.ndarray, pa.Table]:  # (bricks,) int32 region of each brick, -1 outside; and a row per region, best first
-    "Contiguous regions of dense bricks, ranked; region 0 is the best, and ties go to the region with the smallest brick id"
+    """Contiguous regions of dense bricks, ranked; region 0 is the best, and ties go to the region with the smallest brick id
+
+    Parameters
+    ----------
+    counts : pa.Table
+        As `count_bricks` gives
+    recipe : RegionRecipe
+
+    Returns
+    -------
+    tuple[np.ndarray, pa.Table]
+        (bricks,) int32 region of each brick, -1 outside; and a row per region, best first
+
+    Raises
+    ------
+    BadInput
+        regions: no bricks; expected the counts of at least one
+    """
     number, area = column(counts, f"n_{recipe.variant}").astype(float), column(counts, "area")
     brickid, density = column(counts, "brickid"), number / area
     if not len(brickid):

@@ -34,7 +34,15 @@ from ..survey.sweeps import read_table as read_fits
 # %% ../../nbs/parent/products.ipynb #1b32d512
 @dataclass(frozen=True)
 class ParentRecipe:
-    "How much of the selected sample is used"
+    """How much of the selected sample is used
+
+    Attributes
+    ----------
+    regions : int, default 0
+        Only the best so many regions of phase 2; 0 takes every brick
+    n_galaxies : int, default 0
+        Whole bricks until at least so many galaxies; 0 takes all
+    """
 
     regions: int = 0  # Only the best so many regions of phase 2; 0 takes every brick
     n_galaxies: int = 0  # Whole bricks until at least so many galaxies; 0 takes all
@@ -48,7 +56,19 @@ def bricks_wanted(
     bricks: pa.Table,  # brickid, region_id (-1 outside), n: its selected galaxies
     recipe: ParentRecipe,
 ) -> np.ndarray:  # (n,) bool
-    "Which bricks lie in the part of the sky that a recipe asks for"
+    """Which bricks lie in the part of the sky that a recipe asks for
+
+    Parameters
+    ----------
+    bricks : pa.Table
+        brickid, region_id (-1 outside), n: its selected galaxies
+    recipe : ParentRecipe
+
+    Returns
+    -------
+    np.ndarray
+        (n,) bool
+    """
     brickid, region, n = (bricks[c].to_numpy() for c in ("brickid", "region_id", "n"))
     inside = (region >= 0) & (region < recipe.regions) if recipe.regions else np.ones(len(brickid), bool)
     if not recipe.n_galaxies:
@@ -84,7 +104,20 @@ def piece_tasks(
     catalogue: CatalogueRecipe,
     limit: int = 0,  # Only so many pieces; 0 takes all
 ) -> list[Task]:
-    "One task per piece of sky, after saying how much and how long; raises BadInput when the service's table lacks a column"
+    """One task per piece of sky, after saying how much and how long; raises BadInput when the service's table lacks a column
+
+    Parameters
+    ----------
+    release : Release
+    selection : SelectionRecipe
+    catalogue : CatalogueRecipe
+    limit : int, default 0
+        Only so many pieces; 0 takes all
+
+    Returns
+    -------
+    list[Task]
+    """
     service = service_of(catalogue, release.facts)
     assert service is not None
     bricks = read_fits(release.bricks(), ["ra", "dec"])
@@ -100,7 +133,18 @@ def sweep_counts(
     selection: SelectionRecipe,
     **source: Any,  # sweep, bits; or service, cell, nside, facts, as `sweep_tasks` gives them
 ) -> Made:
-    "Counts of every selection in each brick of one sweep, or of one piece of sky"
+    """Counts of every selection in each brick of one sweep, or of one piece of sky
+
+    Parameters
+    ----------
+    selection : SelectionRecipe
+    **source : Any
+        sweep, bits; or service, cell, nside, facts, as `sweep_tasks` gives them
+
+    Returns
+    -------
+    Made
+    """
     counted = count_piece(recipe=selection, **source) if "service" in source else count_sweep(source["sweep"], selection, source["bits"])
     columns = {"brickid": np.array(list(counted), np.int32)}
     values = np.array(list(counted.values()), np.int64).reshape(len(counted), len(COUNTS))
@@ -113,7 +157,20 @@ def density(
     recipe: Chosen,
     place: Place,
 ) -> Made:
-    "Counts per brick with the brick's region, and the regions, best first"
+    """Counts per brick with the brick's region, and the regions, best first
+
+    Parameters
+    ----------
+    parts : Sequence[Input]
+        One per sweep
+    inputs : Inputs
+    recipe : Chosen
+    place : Place
+
+    Returns
+    -------
+    Made
+    """
     together = pa.concat_tables([part.read() for part in parts]).group_by("brickid").aggregate([(name, "sum") for name in COUNTS])
     counts = np.stack([together[f"{name}_sum"].to_numpy() for name in COUNTS], axis=1)
     table = counts_table(dict(zip(together["brickid"].to_pylist(), counts)))
@@ -128,7 +185,28 @@ def counted_bricks(
     variant: str,  # Selection whose galaxies are counted
     recipe: ParentRecipe,
 ) -> pa.Table:  # brickid, region_id, wanted; by brickid
-    "Phase 2's bricks, and which of them a recipe asks for, read once per process; raises BadInput for a number of galaxies nobody counted"
+    """Phase 2's bricks, and which of them a recipe asks for, read once per process; raises BadInput for a number of galaxies nobody counted
+
+    Parameters
+    ----------
+    uri : str
+        Product `density`
+    name : str
+        Of its receipt
+    variant : str
+        Selection whose galaxies are counted
+    recipe : ParentRecipe
+
+    Returns
+    -------
+    pa.Table
+        brickid, region_id, wanted; by brickid
+
+    Raises
+    ------
+    BadInput
+        parent.n_galaxies: phase 2 does not count {variant}; expected one of ...
+    """
     if recipe.n_galaxies and f"n_{variant}" not in COUNTS:
         raise BadInput(
             f"parent.n_galaxies: phase 2 does not count {variant}; expected one of {', '.join(n.removeprefix('n_') for n in COUNTS)}"
@@ -144,7 +222,22 @@ def brick_facts(
     brickid: np.ndarray,  # (n,)
     otherwise: bool,  # Whether a brick that phase 2 did not see is wanted
 ) -> tuple[np.ndarray, np.ndarray]:  # Region (n,) int32, -1 outside regions; whether the galaxy's brick is wanted (n,) bool
-    "What phase 2 says of each galaxy's brick"
+    """What phase 2 says of each galaxy's brick
+
+    Parameters
+    ----------
+    bricks : pa.Table
+        brickid, region_id, wanted; by brickid
+    brickid : np.ndarray
+        (n,)
+    otherwise : bool
+        Whether a brick that phase 2 did not see is wanted
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Region (n,) int32, -1 outside regions; whether the galaxy's brick is wanted (n,) bool
+    """
     ids = bricks["brickid"].to_numpy()
     row = np.minimum(np.searchsorted(ids, brickid), len(ids) - 1)
     seen, region = ids[row] == brickid, bricks["region_id"].to_numpy()[row]
@@ -157,7 +250,22 @@ def parent_columns(
     splits: SplitRecipe,
     bands: Sequence[str],
 ) -> pa.Table:  # Product `parent`, by brick and object
-    "Adds cell, split and region to selected galaxies"
+    """Adds cell, split and region to selected galaxies
+
+    Parameters
+    ----------
+    rows : pa.Table
+        Selected galaxies with magnitudes
+    region : np.ndarray
+        (n,) int32
+    splits : SplitRecipe
+    bands : Sequence[str]
+
+    Returns
+    -------
+    pa.Table
+        Product `parent`, by brick and object
+    """
     brickid = rows["brickid"].to_numpy()
     rows = rows.append_column("healpix", pa.array(brick_cells(brickid, splits.nside), pa.int64()))
     rows = rows.append_column("split", pa.array(split_of_bricks(brickid, splits).tolist(), pa.string()))
@@ -170,7 +278,19 @@ def selected_rows(
     selection: SelectionRecipe,
     **source: Any,  # sweep, bits; or service, cell, nside, facts, as `sweep_tasks` gives them
 ) -> tuple[pa.Table, pa.Table]:  # The galaxies; what each cut met and left
-    "The selected galaxies of one sweep, or of one piece of sky"
+    """The selected galaxies of one sweep, or of one piece of sky
+
+    Parameters
+    ----------
+    selection : SelectionRecipe
+    **source : Any
+        sweep, bits; or service, cell, nside, facts, as `sweep_tasks` gives them
+
+    Returns
+    -------
+    tuple[pa.Table, pa.Table]
+        The galaxies; what each cut met and left
+    """
     if "service" in source:
         return select_piece(recipe=selection, **source)
     return select_sweep(source["sweep"], selection, bits=source["bits"])
@@ -180,7 +300,19 @@ def with_cuts(
     counts: pa.Table,  # Attrition so far
     cuts: Mapping[str, np.ndarray],  # Name of a cut -> (n,) bool
 ) -> pa.Table:
-    "The attrition with further cuts, counted one after the other"
+    """The attrition with further cuts, counted one after the other
+
+    Parameters
+    ----------
+    counts : pa.Table
+        Attrition so far
+    cuts : Mapping[str, np.ndarray]
+        Name of a cut -> (n,) bool
+
+    Returns
+    -------
+    pa.Table
+    """
     alive, rows = np.ones(len(next(iter(cuts.values()))), bool), []
     for name, keep in cuts.items():
         rows.append({"cut": name, "before": int(alive.sum()), "kept": int((alive & keep).sum())})
@@ -194,7 +326,23 @@ def parent_cuts(
     radius: float,  # Of a known lens [arcsec]
     splits: SplitRecipe,
 ) -> dict[str, np.ndarray]:  # Name of a cut -> (n,) bool; the first is that of known lenses
-    "What keeps a selected galaxy out of hosts and controls"
+    """What keeps a selected galaxy out of hosts and controls
+
+    Parameters
+    ----------
+    rows : pa.Table
+        Selected galaxies
+    known : pa.Table
+        ra, dec of known lenses [deg]
+    radius : float
+        Of a known lens [arcsec]
+    splits : SplitRecipe
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        Name of a cut -> (n,) bool; the first is that of known lenses
+    """
     ra, dec = rows["ra"].to_numpy(), rows["dec"].to_numpy()
     border = near_other_split(ra, dec, rows["brickid"].to_numpy(), splits)
     return {
@@ -225,7 +373,22 @@ def sweep_bricks(
     part: ParentRecipe,
     **values: Any,
 ) -> dict[str, Any]:  # The values with `bricks` read
-    "Reads what phase 2 says of bricks: a sweep's receipt names that content"
+    """Reads what phase 2 says of bricks: a sweep's receipt names that content
+
+    Parameters
+    ----------
+    density : tuple[str, str]
+        Address, and name of the receipt
+    selection : Any
+        A `SelectionRecipe`
+    part : ParentRecipe
+    **values : Any
+
+    Returns
+    -------
+    dict[str, Any]
+        The values with `bricks` read
+    """
     return {"bricks": counted_bricks(*density, selection.variant, part), "selection": selection, "part": part} | values
 
 
@@ -239,7 +402,28 @@ def sweep_galaxies(
     bands: Sequence[str],
     **source: Any,  # As `sweep_tasks` gives it
 ) -> Made:
-    "The parent sample's galaxies of one sweep; those near known lenses beside them; what each cut met and left"
+    """The parent sample's galaxies of one sweep; those near known lenses beside them; what each cut met and left
+
+    Parameters
+    ----------
+    name : str
+        Of the sweep, or of the piece of sky
+    selection : Any
+        A `SelectionRecipe`
+    bricks : pa.Table
+        brickid, region_id, wanted; by brickid
+    known : pa.Table
+        ra, dec of known lenses [deg]
+    part : ParentRecipe
+    splits : SplitRecipe
+    bands : Sequence[str]
+    **source : Any
+        As `sweep_tasks` gives it
+
+    Returns
+    -------
+    Made
+    """
     chosen, counts = selected_rows(selection, **source)
     rows = with_magnitudes(chosen, tuple(bands))
     region, wanted = brick_facts(bricks, rows["brickid"].to_numpy(), not (part.regions or part.n_galaxies))
@@ -259,7 +443,25 @@ def parent(
     recipe: Chosen,
     place: Place,
 ) -> Made:
-    "What stands beside the sample: the galaxies near known lenses, and the attrition; raises BadInput when no galaxy passes the cuts"
+    """What stands beside the sample: the galaxies near known lenses, and the attrition; raises BadInput when no galaxy passes the cuts
+
+    Parameters
+    ----------
+    parts : Sequence[Input]
+        One per sweep
+    inputs : Inputs
+    recipe : Chosen
+    place : Place
+
+    Returns
+    -------
+    Made
+
+    Raises
+    ------
+    BadInput
+        no galaxy passes {recipe.selection.variant} in {len(parts)} sweep(s); expected at least one
+    """
     about = [part.receipt.identity for part in parts if part.receipt]
     attrition = add_attrition([pa.Table.from_pylist(one["attrition"]) for one in about])
     if not sum(one["rows"] for one in about):
@@ -279,7 +481,26 @@ def searched_galaxies(
     splits: Sequence[str] = (),  # Splits of the parent sample; empty: all
     columns: Sequence[str] | None = None,  # Only these, of a sample that is large
 ) -> pa.Table:  # Product `parent`
-    "The parent sample of some splits, and every galaxy near a known lens, which no training ever saw; raises BadInput when no galaxy is left"
+    """The parent sample of some splits, and every galaxy near a known lens, which no training ever saw; raises BadInput when no galaxy is left
+
+    Parameters
+    ----------
+    parent : Input
+    splits : Sequence[str], default ()
+        Splits of the parent sample; empty: all
+    columns : Sequence[str] | None, default None
+        Only these, of a sample that is large
+
+    Returns
+    -------
+    pa.Table
+        Product `parent`
+
+    Raises
+    ------
+    BadInput
+        {parent.uri}: no galaxy in split(s) {', '.join(splits) or 'any'}
+    """
     read = [*columns, *([] if "split" in columns else ["split"])] if columns else None
     pieces = [piece.filter(pc.is_in(piece["split"], pa.array(list(splits)))) if splits else piece for piece in parent.pieces(read)]
     if not sum(len(piece) for piece in pieces):
@@ -292,7 +513,18 @@ def release_given(
     recipe: Chosen,
     place: Place,
 ) -> tuple[str, str]:  # Its name and its address
-    "The survey's files; raises BadInput when their table of bricks is not there"
+    """The survey's files; raises BadInput when their table of bricks is not there
+
+    Returns
+    -------
+    tuple[str, str]
+        Its name and its address
+
+    Raises
+    ------
+    BadInput
+        {release.bricks()}: not there; expected the table of bricks of {release.facts.meaning}
+    """
     release = Release(recipe.release)
     if not exists(release.bricks()):
         raise BadInput(f"{release.bricks()}: not there; expected the table of bricks of {release.facts.meaning}")

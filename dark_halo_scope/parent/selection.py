@@ -38,7 +38,17 @@ from ..survey.tap import catalogue_type
 # %% ../../nbs/parent/selection.ipynb #4c1c8c44
 @dataclass(frozen=True)
 class ColourCut:
-    "A magnitude limit and two colours"
+    """A magnitude limit and two colours
+
+    Attributes
+    ----------
+    z_max : float
+        Faintest z magnitude, exclusive [AB mag]
+    rz_min : float
+        Smallest r - z, exclusive [mag]
+    zw1_min : float
+        Smallest z - W1, exclusive [mag]
+    """
 
     z_max: float  # Faintest z magnitude, exclusive [AB mag]
     rz_min: float  # Smallest r - z, exclusive [mag]
@@ -59,7 +69,29 @@ SELECTIONS = (*VARIANTS, "desi_lrg", "bright_z20")
 # %% ../../nbs/parent/selection.ipynb #e6c1ab30
 @dataclass(frozen=True)
 class SelectionRecipe:
-    "What is selected, and from which measurements"
+    """What is selected, and from which measurements
+
+    Attributes
+    ----------
+    variant : str, default 'v3_color_relaxed'
+        One of SELECTIONS
+    dereddened : bool, default True
+        Cut on fluxes corrected for the Milky Way's dust; False cuts on them as observed
+    exclude_psf : bool, default True
+        Leave out TYPE PSF: stars, and every object forced to be one near bright stars
+    bands : tuple[str, ...], default ('g', 'r', 'z')
+        Each of them must have been observed
+    min_nobs : int, default 1
+        Exposures in every band
+    mask_names : tuple[str, ...], default HOST_MASKS
+        MASKBITS that disqualify
+    brick_primary : bool, default True
+        Keep an object only in the brick that owns its position
+    system : str, default 'south'
+        Filters that DESI's cut is taken for: south (DECam) or north (90Prime, Mosaic-3); the release decides
+    known_lens_arcsec : float, default 12.0
+        Hosts nearer than this to a known lens are left out [arcsec]
+    """
 
     variant: str = "v3_color_relaxed"  # One of SELECTIONS
     dereddened: bool = True  # Cut on fluxes corrected for the Milky Way's dust; False cuts on them as observed
@@ -90,7 +122,26 @@ def column(
     table: Table,  # Arrow table, arrays by name, or a catalogue that is asked
     name: str,  # In lower case
 ) -> Any:  # Array; of a catalogue that is asked, the column's name
-    "A column of numbers; raises BadInput when it is not there or is not of numbers"
+    """A column of numbers; raises BadInput when it is not there or is not of numbers
+
+    Parameters
+    ----------
+    table : Table
+        Arrow table, arrays by name, or a catalogue that is asked
+    name : str
+        In lower case
+
+    Returns
+    -------
+    Any
+        Array; of a catalogue that is asked, the column's name
+
+    Raises
+    ------
+    BadInput
+        catalogue: no column '{name}'; expected it among {', '.join(list(names)[:12])}
+        catalogue: column '{name}' is {array.dtype}; expected numbers
+    """
     if isinstance(table, Asked):
         return table.column(name)
     names = table.keys() if isinstance(table, Mapping) else table.schema.names
@@ -109,7 +160,24 @@ def magnitude(
     without_dust: bool,  # Divide by the transmission of the Milky Way
     kind: str = "flux",  # flux, or fiberflux
 ) -> Any:  # [AB mag], NaN where the flux is not positive
-    "AB magnitude of a catalogue; raises BadInput when a column is missing"
+    """AB magnitude of a catalogue; raises BadInput when a column is missing
+
+    Parameters
+    ----------
+    table : Table
+        With flux_{band}, and mw_transmission_{band} when dust is taken off
+    band : str
+        g, r, i, z or w1
+    without_dust : bool
+        Divide by the transmission of the Milky Way
+    kind : str, default 'flux'
+        flux, or fiberflux
+
+    Returns
+    -------
+    Any
+        [AB mag], NaN where the flux is not positive
+    """
     if isinstance(table, Asked):
         return table.magnitude(f"{kind}_{band}", f"mw_transmission_{band}" if without_dust else "")
     flux = column(table, f"{kind}_{band}")
@@ -119,7 +187,24 @@ def magnitude(
 def not_psf(
     table: Table,  # With `type`
 ) -> Any:  # bool
-    "Objects that Tractor did not fit as a point; raises BadInput when `type` is missing or is not text"
+    """Objects that Tractor did not fit as a point; raises BadInput when `type` is missing or is not text
+
+    Parameters
+    ----------
+    table : Table
+        With `type`
+
+    Returns
+    -------
+    Any
+        bool
+
+    Raises
+    ------
+    BadInput
+        catalogue: no column 'type'; expected Tractor's types such as DEV or PSF
+        catalogue: column 'type' is {text.type}; expected text such as DEV or PSF
+    """
     if isinstance(table, Asked):
         return table.not_psf()
     names = table.keys() if isinstance(table, Mapping) else table.schema.names
@@ -137,14 +222,38 @@ def masked(
     table: Table,  # With `maskbits`
     names: tuple[str, ...],  # Of bits
 ) -> Any:  # bool
-    "Objects with any of the bits; raises BadInput when the column is missing"
+    """Objects with any of the bits; raises BadInput when the column is missing
+
+    Parameters
+    ----------
+    table : Table
+        With `maskbits`
+    names : tuple[str, ...]
+        Of bits
+
+    Returns
+    -------
+    Any
+        bool
+    """
     return table.any_bit(names) if isinstance(table, Asked) else any_bit(column(table, "maskbits"), names)
 
 
 def owned(
     table: Table,  # With `brickid`, `ra`, `dec`; `brick_primary` where it is asked
 ) -> Any:  # bool
-    "Objects that the brick that lists them owns; raises BadInput when a column is missing"
+    """Objects that the brick that lists them owns; raises BadInput when a column is missing
+
+    Parameters
+    ----------
+    table : Table
+        With `brickid`, `ra`, `dec`; `brick_primary` where it is asked
+
+    Returns
+    -------
+    Any
+        bool
+    """
     if isinstance(table, Asked):
         return table.owned()
     return is_brick_primary(column(table, "brickid"), column(table, "ra"), column(table, "dec"))
@@ -156,7 +265,23 @@ def passes(
     rz: np.ndarray,  # r - z [mag]
     zw1: np.ndarray,  # z - W1 [mag]
 ) -> np.ndarray:  # bool; False where a magnitude is NaN
-    "Whether magnitudes pass a cut"
+    """Whether magnitudes pass a cut
+
+    Parameters
+    ----------
+    cut : ColourCut
+    z : np.ndarray
+        z magnitude [AB mag]
+    rz : np.ndarray
+        r - z [mag]
+    zw1 : np.ndarray
+        z - W1 [mag]
+
+    Returns
+    -------
+    np.ndarray
+        bool; False where a magnitude is NaN
+    """
     return (z < cut.z_max) & (rz > cut.rz_min) & (zw1 > cut.zw1_min)
 
 # %% ../../nbs/parent/selection.ipynb #15fe3d08
@@ -164,7 +289,19 @@ def colours(
     table: Table,  # With flux_r, flux_z, flux_w1, and the transmissions when dust is taken off
     recipe: SelectionRecipe,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # z, r - z, z - W1 [AB mag]
-    "The magnitude and the two colours that the selections cut; raises BadInput when a column is missing"
+    """The magnitude and the two colours that the selections cut; raises BadInput when a column is missing
+
+    Parameters
+    ----------
+    table : Table
+        With flux_r, flux_z, flux_w1, and the transmissions when dust is taken off
+    recipe : SelectionRecipe
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray, np.ndarray]
+        z, r - z, z - W1 [AB mag]
+    """
     r, z, w1 = (magnitude(table, band, recipe.dereddened) for band in ("r", "z", "w1"))
     return z, r - z, z - w1
 
@@ -174,7 +311,21 @@ def colour_flags(
     recipe: SelectionRecipe,
     measured: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,  # What `colours` gave, if it is at hand
 ) -> dict[str, np.ndarray]:  # is_v1 ... is_v5, bool
-    "Which of the five selections each object passes; raises BadInput when a column is missing"
+    """Which of the five selections each object passes; raises BadInput when a column is missing
+
+    Parameters
+    ----------
+    table : Table
+        With flux_r, flux_z, flux_w1, `type`, and the transmissions when dust is taken off
+    recipe : SelectionRecipe
+    measured : tuple[np.ndarray, np.ndarray, np.ndarray] | None, default None
+        What `colours` gave, if it is at hand
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        is_v1 ... is_v5, bool
+    """
     measured = measured or colours(table, recipe)
     galaxy = not_psf(table) if recipe.exclude_psf else True
     return {FLAGS[name]: passes(cut, *measured) & galaxy for name, cut in VARIANTS.items()}
@@ -182,7 +333,25 @@ def colour_flags(
 # %% ../../nbs/parent/selection.ipynb #f971638c
 @dataclass(frozen=True)
 class LrgCut:
-    "Numbers of DESI's LRG cut in one set of filters; desitarget's isLRG_colors, and Zhou et al. 2023, arXiv:2208.08515"
+    """Numbers of DESI's LRG cut in one set of filters; desitarget's isLRG_colors, and Zhou et al. 2023, arXiv:2208.08515
+
+    Attributes
+    ----------
+    z_fiber : float
+        Faintest z magnitude in a fibre [AB mag]
+    gw1 : float
+        Smallest g - W1 [mag], or
+    rw1 : float
+        smallest r - W1 [mag]
+    slope : float
+        r - W1 > slope (W1 - bright)
+    bright : float
+        [AB mag]
+    faint : float
+        r - W1 > W1 - faint [AB mag]
+    red : float
+        r - W1 above which neither line counts [mag]
+    """
 
     z_fiber: float  # Faintest z magnitude in a fibre [AB mag]
     gw1: float  # Smallest g - W1 [mag], or
@@ -207,7 +376,28 @@ def desi_lrg_colours(
     z_fiber: np.ndarray,  # [AB mag]
     system: str = "south",  # A key of LRG_CUTS
 ) -> np.ndarray:  # bool; False where a magnitude but g is NaN
-    "The colour part of DESI's LRG cut"
+    """The colour part of DESI's LRG cut
+
+    Parameters
+    ----------
+    g : np.ndarray
+        [AB mag]
+    r : np.ndarray
+        [AB mag]
+    z : np.ndarray
+        [AB mag]
+    w1 : np.ndarray
+        [AB mag]
+    z_fiber : np.ndarray
+        [AB mag]
+    system : str, default 'south'
+        A key of LRG_CUTS
+
+    Returns
+    -------
+    np.ndarray
+        bool; False where a magnitude but g is NaN
+    """
     cut, g = LRG_CUTS[system], np.where(np.isnan(g), 40.0, g)
     not_star = z - w1 > 0.8 * (r - z) - 0.6
     not_near = (g - w1 > cut.gw1) | (r - w1 > cut.rw1)
@@ -225,7 +415,18 @@ DESI_COLUMNS = (
 def desi_lrg_quality(
     table: Table,  # With DESI_COLUMNS
 ) -> Any:  # bool
-    "The quality part of DESI's LRG cut, but for the ownership by bricks; raises BadInput when a column is missing"
+    """The quality part of DESI's LRG cut, but for the ownership by bricks; raises BadInput when a column is missing
+
+    Parameters
+    ----------
+    table : Table
+        With DESI_COLUMNS
+
+    Returns
+    -------
+    Any
+        bool
+    """
     good = ~masked(table, HOST_MASKS)
     for band in ("r", "z", "w1"):
         good &= (column(table, f"flux_{band}") > 0) & (column(table, f"flux_ivar_{band}") > 0)
@@ -240,7 +441,20 @@ def desi_lrg(
     table: Table,  # With DESI_COLUMNS
     system: str = "south",  # A key of LRG_CUTS
 ) -> np.ndarray:  # bool
-    "DESI's LRG cut, but for the ownership by bricks; raises BadInput when a column is missing"
+    """DESI's LRG cut, but for the ownership by bricks; raises BadInput when a column is missing
+
+    Parameters
+    ----------
+    table : Table
+        With DESI_COLUMNS
+    system : str, default 'south'
+        A key of LRG_CUTS
+
+    Returns
+    -------
+    np.ndarray
+        bool
+    """
     g, r, z, w1 = (magnitude(table, band, True) for band in ("g", "r", "z", "w1"))
     z_fiber = magnitude(table, "z", True, "fiberflux")
     return desi_lrg_colours(g, r, z, w1, z_fiber, system) & desi_lrg_quality(table)
@@ -248,7 +462,17 @@ def desi_lrg(
 # %% ../../nbs/parent/selection.ipynb #b2445e29
 @dataclass(frozen=True)
 class Measured:
-    "What the cuts of a table have in common, worked out once"
+    """What the cuts of a table have in common, worked out once
+
+    Attributes
+    ----------
+    colours : tuple[np.ndarray, np.ndarray, np.ndarray]
+        What `colours` gave
+    owned : np.ndarray
+        bool: the brick that lists the object owns its position
+    flags : dict[str, np.ndarray]
+        is_v1 ... is_v5, is_desi_lrg, bool
+    """
 
     colours: tuple[np.ndarray, np.ndarray, np.ndarray]  # What `colours` gave
     owned: np.ndarray  # bool: the brick that lists the object owns its position
@@ -259,7 +483,18 @@ def measure(
     table: Table,  # With the columns of `sweep_columns`
     recipe: SelectionRecipe,
 ) -> Measured:
-    "Colours, ownership, and which selections each object passes; raises BadInput when a column is missing"
+    """Colours, ownership, and which selections each object passes; raises BadInput when a column is missing
+
+    Parameters
+    ----------
+    table : Table
+        With the columns of `sweep_columns`
+    recipe : SelectionRecipe
+
+    Returns
+    -------
+    Measured
+    """
     own, measured = owned(table), colours(table, recipe)
     return Measured(measured, own, colour_flags(table, recipe, measured) | {"is_desi_lrg": desi_lrg(table, recipe.system) & own})
 
@@ -269,7 +504,13 @@ def colour_cuts(
     recipe: SelectionRecipe,
     measured: Measured,
 ) -> dict[str, Any]:  # Name of a cut -> bool
-    "The cuts that define the recipe's variant, one by one"
+    """The cuts that define the recipe's variant, one by one
+
+    Returns
+    -------
+    dict[str, Any]
+        Name of a cut -> bool
+    """
     if recipe.variant == "desi_lrg":
         return {f"DESI LRG ({recipe.system.capitalize()})": measured.flags["is_desi_lrg"]}
     z, rz, zw1 = measured.colours
@@ -287,7 +528,20 @@ def quality_cuts(
     recipe: SelectionRecipe,
     measured: Measured,
 ) -> dict[str, Any]:  # Name of a cut -> bool
-    "The cuts that say which measurements are trusted; raises BadInput when a column is missing"
+    """The cuts that say which measurements are trusted; raises BadInput when a column is missing
+
+    Parameters
+    ----------
+    table : Table
+        With the columns of `sweep_columns`
+    recipe : SelectionRecipe
+    measured : Measured
+
+    Returns
+    -------
+    dict[str, Any]
+        Name of a cut -> bool
+    """
     quality = {"its brick owns it": measured.owned} if recipe.brick_primary else {}
     observed = [column(table, f"nobs_{band}") >= recipe.min_nobs for band in recipe.bands]
     quality[f"NOBS >= {recipe.min_nobs} in {', '.join(recipe.bands)}"] = reduce(and_, observed)
@@ -302,7 +556,22 @@ def cuts(
     measured: Measured,
     known: tuple[np.ndarray, np.ndarray] | None = None,  # Positions (ra, dec) of known lenses [deg]
 ) -> dict[str, np.ndarray]:  # Name of a cut -> bool, in the order in which they are counted
-    "Every cut of a recipe; raises BadInput when a column is missing"
+    """Every cut of a recipe; raises BadInput when a column is missing
+
+    Parameters
+    ----------
+    table : Table
+        With the columns of `sweep_columns`
+    recipe : SelectionRecipe
+    measured : Measured
+    known : tuple[np.ndarray, np.ndarray] | None, default None
+        Positions (ra, dec) of known lenses [deg]
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        Name of a cut -> bool, in the order in which they are counted
+    """
     named = quality_cuts(table, recipe, measured) | colour_cuts(table, recipe, measured)
     if known is not None:
         ra, dec = column(table, "ra"), column(table, "dec")
@@ -313,7 +582,18 @@ def cuts(
 def attrition(
     named: Mapping[str, np.ndarray],  # What `cuts` gave
 ) -> pa.Table:  # cut, before, kept
-    "How many objects each cut met and how many it let through, one after the other"
+    """How many objects each cut met and how many it let through, one after the other
+
+    Parameters
+    ----------
+    named : Mapping[str, np.ndarray]
+        What `cuts` gave
+
+    Returns
+    -------
+    pa.Table
+        cut, before, kept
+    """
     alive, rows = np.ones(len(next(iter(named.values()))), bool), []
     for name, keep in named.items():
         rows.append({"cut": name, "before": int(alive.sum()), "kept": int((alive & keep).sum())})
@@ -326,7 +606,21 @@ def select(
     recipe: SelectionRecipe,
     known: tuple[np.ndarray, np.ndarray] | None = None,  # Positions (ra, dec) of known lenses, left out [deg]
 ) -> tuple[pa.Table, pa.Table]:  # The selected rows with is_v1 ... is_v5 and is_desi_lrg added, and the attrition table
-    "The objects that pass every cut of a recipe; raises BadInput when a column is missing"
+    """The objects that pass every cut of a recipe; raises BadInput when a column is missing
+
+    Parameters
+    ----------
+    table : pa.Table
+        With the columns of `sweep_columns`
+    recipe : SelectionRecipe
+    known : tuple[np.ndarray, np.ndarray] | None, default None
+        Positions (ra, dec) of known lenses, left out [deg]
+
+    Returns
+    -------
+    tuple[pa.Table, pa.Table]
+        The selected rows with is_v1 ... is_v5 and is_desi_lrg added, and the attrition table
+    """
     measured = measure(table, recipe)
     named = cuts(table, recipe, measured, known)
     keep = np.logical_and.reduce(list(named.values()))
@@ -342,7 +636,25 @@ def fates(
     dec: np.ndarray,  # (n,) [deg]
     radius: float = 1.5,  # Farthest galaxy that is taken for the one meant [arcsec]
 ) -> np.ndarray:  # (n,) "selected", "not in the catalogue", or the first cut that its galaxy fails
-    "What a selection does to positions; raises BadInput when a column is missing or a position is not on the sky"
+    """What a selection does to positions; raises BadInput when a column is missing or a position is not on the sky
+
+    Parameters
+    ----------
+    table : Table
+        With the columns of `sweep_columns`
+    recipe : SelectionRecipe
+    ra : np.ndarray
+        (n,) positions [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    radius : float, default 1.5
+        Farthest galaxy that is taken for the one meant [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) "selected", "not in the catalogue", or the first cut that its galaxy fails
+    """
     named = cuts(table, recipe, measure(table, recipe))
     fate = np.full(len(column(table, "ra")), "selected", dtype=object)
     for name, keep in reversed(named.items()):
@@ -354,7 +666,13 @@ def fates(
 def sweep_columns(
     bands: tuple[str, ...] = ("g", "r", "z"),
 ) -> list[str]:  # In lower case, without repeats
-    "The columns of a sweep that the selections and the parent product need"
+    """The columns of a sweep that the selections and the parent product need
+
+    Returns
+    -------
+    list[str]
+        In lower case, without repeats
+    """
     identity = ["release", "brickid", "brickname", "objid", "type", "ra", "dec", "ebv", "shape_r", "shape_e1", "shape_e2", "maskbits"]
     per_band = ["flux", "flux_ivar", "mw_transmission", "nobs", "psfsize", "psfdepth"]
     return list(dict.fromkeys([*identity, *(f"{kind}_{band}" for kind in per_band for band in bands), *DESI_COLUMNS]))
@@ -364,7 +682,20 @@ def check_sky(
     table: pa.Table,  # With ra, dec, brickid
     uri: str,  # The sweep, or any other catalogue
 ) -> None:
-    "Refuses positions outside the sweep that its name promises, and bricks that do not exist: the marks of a file in the wrong byte order"
+    """Refuses positions outside the sweep that its name promises, and bricks that do not exist: the marks of a file in the wrong byte order
+
+    Parameters
+    ----------
+    table : pa.Table
+        With ra, dec, brickid
+    uri : str
+        The sweep, or any other catalogue
+
+    Raises
+    ------
+    BadInput
+        {uri}: {outside.sum()} of {len(ra)} rows lie outside {west} to {east}, {south} to {north} deg, or in no brick
+    """
     west, east, south, north = sweep_bounds(uri.rsplit("/", 1)[-1]) if CORNERS.search(uri.rsplit("/", 1)[-1]) else (0.0, 360.0, -90.0, 90.0)
     ra, dec, brickid = (column(table, name) for name in ("ra", "dec", "brickid"))
     outside = ~((ra >= west) & (ra <= east) & (dec >= south) & (dec <= north)) | (brickid < 1) | (brickid > 662_174)
@@ -378,7 +709,24 @@ def catalogue_chunks(
     uri: str,  # Sweep, Tractor catalogue, or a file of a HATS catalogue
     bands: tuple[str, ...],
 ) -> Iterator[pa.Table]:  # With the columns of `sweep_columns`, in the types of a sweep
-    "A catalogue's rows in bounded memory, those alone that their brick owns where it says so; raises BadInput when it is broken or lacks a column"
+    """A catalogue's rows in bounded memory, those alone that their brick owns where it says so; raises BadInput when it is broken or lacks a column
+
+    Parameters
+    ----------
+    uri : str
+        Sweep, Tractor catalogue, or a file of a HATS catalogue
+    bands : tuple[str, ...]
+
+    Returns
+    -------
+    Iterator[pa.Table]
+        With the columns of `sweep_columns`, in the types of a sweep
+
+    Raises
+    ------
+    BadInput
+        {uri}: lacks column(s) {', '.join(lacking)}
+    """
     names = sweep_columns(bands)
     if not uri.endswith(".parquet"):
         yield from table_chunks(uri, names)
@@ -395,7 +743,19 @@ def with_house_bits(
     table: pa.Table,  # With maskbits as a release writes them
     bits: Mapping[str, int],  # Where it writes each bit
 ) -> pa.Table:
-    "A catalogue whose mask has its bits where `survey.maskbits` has them"
+    """A catalogue whose mask has its bits where `survey.maskbits` has them
+
+    Parameters
+    ----------
+    table : pa.Table
+        With maskbits as a release writes them
+    bits : Mapping[str, int]
+        Where it writes each bit
+
+    Returns
+    -------
+    pa.Table
+    """
     place = table.schema.get_field_index("maskbits")
     written = column(table, "maskbits")
     moved = house_bits(written, bits)
@@ -408,7 +768,23 @@ def select_sweep(
     known: tuple[np.ndarray, np.ndarray] | None = None,  # Positions (ra, dec) of known lenses, left out [deg]
     bits: Mapping[str, int] = MASKBITS,  # Where the release writes each bit of the mask
 ) -> tuple[pa.Table, pa.Table]:  # As `select` gives
-    "The selected objects of one sweep in bounded memory; raises BadInput when the file is broken or lacks a column"
+    """The selected objects of one sweep in bounded memory; raises BadInput when the file is broken or lacks a column
+
+    Parameters
+    ----------
+    uri : str
+        Sweep, Tractor catalogue, or a file of a HATS catalogue
+    recipe : SelectionRecipe
+    known : tuple[np.ndarray, np.ndarray] | None, default None
+        Positions (ra, dec) of known lenses, left out [deg]
+    bits : Mapping[str, int], default MASKBITS
+        Where the release writes each bit of the mask
+
+    Returns
+    -------
+    tuple[pa.Table, pa.Table]
+        As `select` gives
+    """
     pieces = []
     for chunk in catalogue_chunks(uri, recipe.bands):
         check_sky(chunk, uri)
@@ -419,7 +795,22 @@ def select_sweep(
 def add_attrition(
     tables: list[pa.Table],  # Attrition tables of one recipe
 ) -> pa.Table:
-    "The counts of several pieces together; raises BadInput when they are not of the same cuts"
+    """The counts of several pieces together; raises BadInput when they are not of the same cuts
+
+    Parameters
+    ----------
+    tables : list[pa.Table]
+        Attrition tables of one recipe
+
+    Returns
+    -------
+    pa.Table
+
+    Raises
+    ------
+    BadInput
+        attrition tables: expected the same cuts in all of them
+    """
     names = tables[0]["cut"].to_pylist()
     if any(table["cut"].to_pylist() != names for table in tables):
         raise BadInput("attrition tables: expected the same cuts in all of them")
@@ -431,7 +822,19 @@ def with_magnitudes(
     table: pa.Table,  # With fluxes and transmissions
     bands: tuple[str, ...] = ("g", "r", "z"),
 ) -> pa.Table:  # mag_{band} and mag_w1 added, dereddened AB, float32
-    "Dereddened magnitudes beside the fluxes; raises BadInput when a column is missing"
+    """Dereddened magnitudes beside the fluxes; raises BadInput when a column is missing
+
+    Parameters
+    ----------
+    table : pa.Table
+        With fluxes and transmissions
+    bands : tuple[str, ...], default ('g', 'r', 'z')
+
+    Returns
+    -------
+    pa.Table
+        mag_{band} and mag_w1 added, dereddened AB, float32
+    """
     for band in (*bands, "w1"):
         table = table.append_column(f"mag_{band}", pa.array(magnitude(table, band, True).astype(np.float32)))
     return table

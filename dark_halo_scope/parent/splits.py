@@ -19,7 +19,19 @@ from ..survey.bricks import brick_centres, brick_ids
 # %% ../../nbs/parent/splits.ipynb #f1851fd7
 @dataclass(frozen=True)
 class SplitRecipe:
-    "How the sky is dealt to splits"
+    """How the sky is dealt to splits
+
+    Attributes
+    ----------
+    nside : int, default 32
+        HEALPix resolution, a power of two, nested order
+    fractions : dict[str, float], optional
+        Expected share of cells
+    salt : str, default 'v1'
+        Another salt deals anew
+    edge_arcsec : float, default 12.0
+        Galaxies nearer than this to a brick of another split are dropped
+    """
 
     nside: int = 32  # HEALPix resolution, a power of two, nested order
     fractions: dict[str, float] = field(default_factory=lambda: {"train": 0.6, "val": 0.2, "test": 0.2})  # Expected share of cells
@@ -43,7 +55,20 @@ def brick_cells(
     brickid: np.ndarray,  # (n,) ids
     nside: int,  # HEALPix resolution
 ) -> np.ndarray:  # (n,) int64, nested order
-    "HEALPix cell of each brick's centre"
+    """HEALPix cell of each brick's centre
+
+    Parameters
+    ----------
+    brickid : np.ndarray
+        (n,) ids
+    nside : int
+        HEALPix resolution
+
+    Returns
+    -------
+    np.ndarray
+        (n,) int64, nested order
+    """
     ra, dec = brick_centres(np.asarray(brickid))
     return np.asarray(HEALPix(nside=nside, order="nested").lonlat_to_healpix(ra * u.deg, dec * u.deg), np.int64)
 
@@ -52,7 +77,19 @@ def split_of_cells(
     cells: np.ndarray,  # (n,) HEALPix cells
     recipe: SplitRecipe,
 ) -> np.ndarray:  # (n,) names
-    "The split each cell was dealt to"
+    """The split each cell was dealt to
+
+    Parameters
+    ----------
+    cells : np.ndarray
+        (n,) HEALPix cells
+    recipe : SplitRecipe
+
+    Returns
+    -------
+    np.ndarray
+        (n,) names
+    """
     unique, back = np.unique(np.asarray(cells), return_inverse=True)
     draw = np.array([uniforms("split", recipe.salt, recipe.nside, cell)[0] for cell in unique])
     edges = np.cumsum(list(recipe.fractions.values()))[:-1]
@@ -63,7 +100,19 @@ def split_of_bricks(
     brickid: np.ndarray,  # (n,) ids
     recipe: SplitRecipe,
 ) -> np.ndarray:  # (n,) names
-    "The split of each brick: that of its centre's cell"
+    """The split of each brick: that of its centre's cell
+
+    Parameters
+    ----------
+    brickid : np.ndarray
+        (n,) ids
+    recipe : SplitRecipe
+
+    Returns
+    -------
+    np.ndarray
+        (n,) names
+    """
     return split_of_cells(brick_cells(brickid, recipe.nside), recipe)
 
 # %% ../../nbs/parent/splits.ipynb #5fa5e430
@@ -73,7 +122,23 @@ def near_other_split(
     brickid: np.ndarray,  # (n,) brick of each galaxy
     recipe: SplitRecipe,
 ) -> np.ndarray:  # (n,) bool
-    "True where a brick of another split lies within `edge_arcsec`"
+    """True where a brick of another split lies within `edge_arcsec`
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    brickid : np.ndarray
+        (n,) brick of each galaxy
+    recipe : SplitRecipe
+
+    Returns
+    -------
+    np.ndarray
+        (n,) bool
+    """
     own = split_of_bricks(brickid, recipe)
     near = np.zeros(len(own), bool)
     step = recipe.edge_arcsec / 3600

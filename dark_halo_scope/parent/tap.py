@@ -40,7 +40,21 @@ SLACK = 1e-6  # What is asked for is looser by this than what is kept [mag]
 
 @dataclass(frozen=True)
 class CatalogueRecipe:
-    "Where the catalogue's rows come from"
+    """Where the catalogue's rows come from
+
+    Attributes
+    ----------
+    tap : str, default ''
+        Address of a TAP service; `release`: the one that the release names; empty: the release's own sweeps
+    hats : str, default ''
+        A Tractor catalogue in the HATS layout, read instead of the sweeps
+    table : str, default ''
+        Its name there; empty: as the release says
+    nside : int, default 8
+        HEALPix pieces that are asked for one by one, a power of two
+    pilot : int, default 3
+        Pieces that are counted before anything is fetched; 0: none
+    """
 
     tap: str = ""  # Address of a TAP service; `release`: the one that the release names; empty: the release's own sweeps
     hats: str = ""  # A Tractor catalogue in the HATS layout, read instead of the sweeps
@@ -60,7 +74,13 @@ def service_of(
     recipe: CatalogueRecipe,
     facts: SurveyFacts,
 ) -> TapTable | None:
-    "The table that is asked, None where the sweeps are read; raises BadInput where the release names no service"
+    """The table that is asked, None where the sweeps are read; raises BadInput where the release names no service
+
+    Raises
+    ------
+    BadInput
+        catalogue.tap={recipe.tap}: no TAP service is known for {facts.meaning}; expected catalogue.tap and catalogue.table
+    """
     if not recipe.tap:
         return None
     if facts.tap is None and (recipe.tap == "release" or not recipe.table):
@@ -78,7 +98,22 @@ def pieces_of(
     dec: np.ndarray,  # [deg]
     nside: int,  # Of the pieces
 ) -> list[int]:  # Cells, nested, sorted
-    "The pieces that hold or touch a brick"
+    """The pieces that hold or touch a brick
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        Of the bricks' centres [deg]
+    dec : np.ndarray
+        [deg]
+    nside : int
+        Of the pieces
+
+    Returns
+    -------
+    list[int]
+        Cells, nested, sorted
+    """
     grid, reach = HEALPix(nside=nside, order="nested"), 0.18  # Of a brick, from its centre to a corner [deg]
     found: set[int] = set()
     for east, north in ((0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
@@ -93,7 +128,24 @@ def in_piece(
     cell: int,  # Nested
     nside: int,
 ) -> Condition:
-    "The rows of a piece that their brick owns: those that a sweep would hold"
+    """The rows of a piece that their brick owns: those that a sweep would hold
+
+    Parameters
+    ----------
+    service : TapTable
+    cell : int
+        Nested
+    nside : int
+
+    Returns
+    -------
+    Condition
+
+    Raises
+    ------
+    BadInput
+        catalogue: nside={nside}; expected at most {2 ** service.healpix_order}, the resolution of column {service.healpix}
+    """
     order = int(np.log2(nside))
     if order > service.healpix_order:
         raise BadInput(f"catalogue: nside={nside}; expected at most {2**service.healpix_order}, the resolution of column {service.healpix}")
@@ -106,7 +158,20 @@ def named_cuts(
     recipe: SelectionRecipe,
     slack: float = 0.0,  # [mag]
 ) -> dict[str, Condition]:  # In the order in which they are counted
-    "Every cut of a recipe but that of known lenses"
+    """Every cut of a recipe but that of known lenses
+
+    Parameters
+    ----------
+    facts : SurveyFacts
+    recipe : SelectionRecipe
+    slack : float, default 0.0
+        [mag]
+
+    Returns
+    -------
+    dict[str, Condition]
+        In the order in which they are counted
+    """
     table = Asked(facts.maskbits, slack)
     measured = measure(table, recipe)
     return quality_cuts(table, recipe, measured) | colour_cuts(table, recipe, measured)
@@ -139,7 +204,18 @@ def select_piece(
     recipe: SelectionRecipe,
     policy: JobPolicy = JobPolicy(),
 ) -> tuple[pa.Table, pa.Table]:  # As `select` gives
-    "The selected objects of a piece, and what each cut met and left; raises BadInput as `ask` does"
+    """The selected objects of a piece, and what each cut met and left; raises BadInput as `ask` does
+
+    Returns
+    -------
+    tuple[pa.Table, pa.Table]
+        As `select` gives
+
+    Raises
+    ------
+    BadInput
+        {service.url}: {left} rows pass every cut of piece {cell} there, and {len(rows)} of {len(came)} here; expected the same
+    """
     piece, attrition = in_piece(service, cell, nside), []
     before = int(ask(service.url, count_query(service, piece), policy)["n"][0].as_py())
     alive, left = piece, before
@@ -166,7 +242,13 @@ def count_piece(
     recipe: SelectionRecipe,
     policy: JobPolicy = JobPolicy(),
 ) -> dict[int, np.ndarray]:  # Brick id -> (len(COUNTS),) int64, as `count_rows` gives
-    "Counts of every selection in each brick of a piece; raises BadInput as `ask` does"
+    """Counts of every selection in each brick of a piece; raises BadInput as `ask` does
+
+    Returns
+    -------
+    dict[int, np.ndarray]
+        Brick id -> (len(COUNTS),) int64, as `count_rows` gives
+    """
     piece, table = in_piece(service, cell, nside), Asked(facts.maskbits)
     measured = measure(table, recipe)
     good = reduce(and_, quality_cuts(table, recipe, measured).values(), piece)
@@ -186,7 +268,21 @@ JOBS = 1 + 8 + 7  # Of a piece: before, after each cut, and counts per brick
 
 @dataclass(frozen=True)
 class Estimate:
-    "What a selection will take, from a few counted pieces"
+    """What a selection will take, from a few counted pieces
+
+    Attributes
+    ----------
+    pieces : int
+        In all
+    counted : int
+        Of them
+    rows : float
+        Expected to be selected in all
+    megabytes : float
+        Of them as they are sent
+    hours : float
+        One piece after the other
+    """
 
     pieces: int  # In all
     counted: int  # Of them

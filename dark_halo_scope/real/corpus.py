@@ -59,7 +59,34 @@ def _train_recipe() -> TrainRecipe:
 
 @dataclass(frozen=True)
 class RealRecipe:
-    "The demo on real pixels"
+    """The demo on real pixels
+
+    Attributes
+    ----------
+    seed : int, default 1
+        Of plans and networks
+    priors : tuple[str, ...], default ('grid_sota', 'wide')
+        Names of injection.grid
+    lensed : tuple[str, ...], default ('grid_sota',)
+        Priors whose src_dmag is of the lensed source
+    src_kind : str, default 'hst'
+        What is painted: hst, clumpy or sersic
+    n_folds : int, default 5
+        Folds by host
+    n_train : int, default 1600
+        Injections planned on the training hosts of a fold
+    per_host : int, default 8
+        Test injections planned on each held-out galaxy
+    aperture : float, default 4.0
+        Radius within which a host's magnitude is measured [arcsec]
+    fwhm : tuple[float, float, float], default (1.3, 1.15, 1.05)
+        PSF of the hosts in g, r, z [arcsec]
+    paint : PaintRecipe, optional
+    train : TrainRecipe, optional
+    exam : ExamRecipe, optional
+    n_permutations : int, default 500
+        Of the probes
+    """
 
     seed: int = 1  # Of plans and networks
     priors: tuple[str, ...] = ("grid_sota", "wide")  # Names of injection.grid
@@ -86,7 +113,20 @@ def aperture_magnitudes(
     flux: np.ndarray,  # (n, band, y, x) on PIXSCALE, galaxy in the middle [nmgy/pixel]
     radius: float,  # [arcsec]
 ) -> np.ndarray:  # (n, band) AB, sky from the rim taken off
-    "Magnitudes within a radius"
+    """Magnitudes within a radius
+
+    Parameters
+    ----------
+    flux : np.ndarray
+        (n, band, y, x) on PIXSCALE, galaxy in the middle [nmgy/pixel]
+    radius : float
+        [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        (n, band) AB, sky from the rim taken off
+    """
     y, x = np.mgrid[: flux.shape[-1], : flux.shape[-1]] - (flux.shape[-1] - 1) / 2
     inside = np.hypot(x, y) * PIXSCALE <= radius
     light = (flux - sky_level(flux)[0][..., None, None])[..., inside].sum(-1)
@@ -98,7 +138,20 @@ def host_table(
     split: np.ndarray,  # (n,) train, val or test
     recipe: RealRecipe,
 ) -> tuple[pa.Table, Cutouts]:  # Rows as of the parent sample, and their stamps
-    "A set as parent sample and cutouts: one brick, objid the row"
+    """A set as parent sample and cutouts: one brick, objid the row
+
+    Parameters
+    ----------
+    hosts : RealSet
+    split : np.ndarray
+        (n,) train, val or test
+    recipe : RealRecipe
+
+    Returns
+    -------
+    tuple[pa.Table, Cutouts]
+        Rows as of the parent sample, and their stamps
+    """
     n, n_pix = len(hosts), recipe.paint.n_pix
     cut = (hosts.flux.shape[-1] - n_pix + 1) // 2
     image = np.ascontiguousarray(hosts.flux[..., cut : cut + n_pix, cut : cut + n_pix])
@@ -145,7 +198,26 @@ def inject(
     bank: str | Path | None = None,  # For src_kind hst
     control_frac: float = 0.5,
 ) -> pa.Table:  # Product `stamps`; each control once, of weight 1
-    "The library's plan and painter on a set of real galaxies"
+    """The library's plan and painter on a set of real galaxies
+
+    Parameters
+    ----------
+    hosts : RealSet
+    split : np.ndarray
+        (n,) train, val or test
+    wanted : Mapping[str, int]
+        Injections by split
+    prior : str
+    recipe : RealRecipe
+    bank : str | Path | None, default None
+        For src_kind hst
+    control_frac : float, default 0.5
+
+    Returns
+    -------
+    pa.Table
+        Product `stamps`; each control once, of weight 1
+    """
     parent, sky = host_table(hosts, split, recipe)
     lensed = prior in recipe.lensed
     plan = PlanRecipe(
@@ -172,7 +244,23 @@ def arc_frames(
     rows: np.ndarray,  # Rows of the stamps
     chain: bool = False,  # The hosts have been through the 8-bit chain: so must the light
 ) -> RealSet:  # One frame per row, its host's object as its ident
-    "Hosts with the painted light of some stamps"
+    """Hosts with the painted light of some stamps
+
+    Parameters
+    ----------
+    stamps : pa.Table
+        From `inject` on these hosts
+    hosts : RealSet
+    rows : np.ndarray
+        Rows of the stamps
+    chain : bool, default False
+        The hosts have been through the 8-bit chain: so must the light
+
+    Returns
+    -------
+    RealSet
+        One frame per row, its host's object as its ident
+    """
     size, side = decode(stamps.slice(0, 1)).shape[-1], hosts.flux.shape[-1]
     cut, host = (side - size + 1) // 2, stamps["objid"].to_numpy()[rows]
     arcs = np.zeros((len(rows), *hosts.flux.shape[1:]), np.float32)
@@ -188,7 +276,20 @@ def visible(
     select: Selection,
     per_host: int = 1,  # At most so many of each host
 ) -> np.ndarray:  # Rows of injections that pass the cuts
-    "Injections that a network may learn from"
+    """Injections that a network may learn from
+
+    Parameters
+    ----------
+    stamps : pa.Table
+    select : Selection
+    per_host : int, default 1
+        At most so many of each host
+
+    Returns
+    -------
+    np.ndarray
+        Rows of injections that pass the cuts
+    """
     t = {c: stamps[c].to_numpy(zero_copy_only=False) for c in ("is_control", "theta_over_psf", "arc_snr", "magnification", "objid")}
     good = ~t["is_control"] & (t["theta_over_psf"] >= select.min_theta_over_psf) & (t["arc_snr"] >= select.min_arc_snr)
     rows = np.flatnonzero(good & (t["magnification"] >= select.min_magnification))
@@ -200,7 +301,21 @@ def train_fold(
     recipe: RealRecipe,
     out: str,  # Folder of stamps and network
 ) -> str:  # The checkpoint
-    "The library's trainer; controls are copied until there are as many as injections"
+    """The library's trainer; controls are copied until there are as many as injections
+
+    Parameters
+    ----------
+    stamps : pa.Table
+        From `inject`
+    recipe : RealRecipe
+    out : str
+        Folder of stamps and network
+
+    Returns
+    -------
+    str
+        The checkpoint
+    """
     path = f"{out}/stamps.parquet"
     write_product(stamps, path, "stamps", {"recipe": recipe_identity(recipe)}, {"stamps": len(stamps)})
     learn = stamps.filter(pa.array(np.asarray(stamps["split"].to_pylist()) == "train"))
@@ -222,7 +337,27 @@ def realism(
     recipe: RealRecipe,
     bank: str | Path | None,
 ) -> dict[str, Any]:  # Probe of each pair as a plain dictionary, and their difference
-    "What a linear rule sees"
+    """What a linear rule sees
+
+    Parameters
+    ----------
+    lenses : RealSet
+        Real lenses, from the 8-bit chain
+    removed : np.ndarray
+        Their frames, arc painted out
+    hosts : RealSet
+        In flux
+    stamps : pa.Table
+        From `inject` on the hosts
+    prior : str
+    recipe : RealRecipe
+    bank : str | Path | None
+
+    Returns
+    -------
+    dict[str, Any]
+        Probe of each pair as a plain dictionary, and their difference
+    """
     frames = replace(lenses, flux=removed, ident=np.arange(len(lenses)).astype(str))
     ours = inject(frames, np.repeat("test", len(frames)), {"test": 12 * len(frames)}, prior, recipe, bank, control_frac=0.0)
     rows = visible(ours, recipe.train.select)
@@ -263,7 +398,23 @@ def run_prior(
     recipe: RealRecipe,
     bank: str | Path | None,
 ) -> dict[str, Any]:  # exam, injections, probes
-    "Networks of one prior, their exam, and what they find among their own injections"
+    """Networks of one prior, their exam, and what they find among their own injections
+
+    Parameters
+    ----------
+    folder : str | Path
+        The folder of real pixels
+    work : Path
+        Shared files
+    prior : str
+    recipe : RealRecipe
+    bank : str | Path | None
+
+    Returns
+    -------
+    dict[str, Any]
+        exam, injections, probes
+    """
     hosts, lenses = read_set(folder, "des_lrgs"), read_set(folder, "real_lenses_dr10_8bit")
     fold = fold_of(np.arange(len(hosts)), recipe.n_folds, "host folds")
     checkpoints, every = [], []
@@ -295,7 +446,23 @@ def real_demo(
     recipe: RealRecipe = RealRecipe(),
     ledger: str | Path | None = None,  # File to append the result to, unless it stands there already
 ) -> dict[str, Any]:  # recipe, identity, bank, results by prior, run
-    "Train, examine and count on real pixels; the numbers are the result, whatever they are"
+    """Train, examine and count on real pixels; the numbers are the result, whatever they are
+
+    Parameters
+    ----------
+    data_dir : str | Path
+        The folder of real pixels
+    out_dir : str | Path
+        Local folder to write report.json, report.html and the networks to
+    recipe : RealRecipe, default RealRecipe()
+    ledger : str | Path | None, default None
+        File to append the result to, unless it stands there already
+
+    Returns
+    -------
+    dict[str, Any]
+        recipe, identity, bank, results by prior, run
+    """
     started, work = time.perf_counter(), Path(out_dir) / "work"
     work.mkdir(parents=True, exist_ok=True)
     bank = work / "bank.h5" if recipe.src_kind == "hst" else None
@@ -315,7 +482,18 @@ def real_demo(
 def report_html(
     report: Mapping[str, Any],  # From `real_demo`
 ) -> str:  # Self-contained
-    "The numbers as a page"
+    """The numbers as a page
+
+    Parameters
+    ----------
+    report : Mapping[str, Any]
+        From `real_demo`
+
+    Returns
+    -------
+    str
+        Self-contained
+    """
     parts = [
         "<!doctype html><meta charset='utf-8'><title>Real pixels</title><h1>On real pixels</h1><p>Each number with its 95&nbsp;% interval; definitions: notebook trust/exam.</p>"
     ]

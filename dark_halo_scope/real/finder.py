@@ -69,7 +69,47 @@ def _train_recipe() -> TrainRecipe:
 
 @dataclass(frozen=True)
 class FinderRecipe:
-    "What a finder is taught"
+    """What a finder is taught
+
+    Attributes
+    ----------
+    seed : int, default 1
+        Of stamps and weights
+    n_folds : int, default 3
+        Folds by object, one network each
+    n_stamps : int, default 3600
+        Of both classes and all folds together
+    priors : tuple[str, ...], default ('wide',)
+        Names of injection.grid, dealt in turn
+    src_kinds : tuple[str, ...], default ('hst', 'clumpy')
+        What is painted, dealt in turn
+    n_arcs : int, default 800
+        Injections planned, and as many unlensed sources
+    min_arc_snr : float, default 30.0
+        Arc S/N at the survey's median noise
+    min_magnification : float, default 3.0
+    brighter : float, default 0.0
+        Arcs and unlensed sources made brighter by this, once chosen [mag]
+    n_real : int, default 47
+        Real lenses that may teach, by a keyed order
+    real_share : float, default 0.5
+        Share of them among lenses on lens frames
+    shares : tuple[float, float, float], default (0.45, 0.35, 0.2)
+        Of LRGs, lens frames and DR10 galaxies, in both classes
+    unlensed : float, default 0.4
+        Chance that a galaxy has an unlensed source beside it; half of that for a lens
+    companions : float, default 0.4
+        Chance of another galaxy beside the host, in both classes
+    dim : tuple[float, float], default (0.4, 1.4)
+        Factor on the host's light, log-uniform
+    enlarge : float, default 1.4
+        Largest enlargement of the host, half of the stamps
+    noise : tuple[float, float], default (0.9, 1.4)
+        Of the stamp [survey sigmas]
+    start : str, default 'small'
+        Network in the package whose features the learning starts from, taught on a mock; empty: from scratch
+    train : TrainRecipe, optional
+    """
 
     seed: int = 1  # Of stamps and weights
     n_folds: int = 3  # Folds by object, one network each
@@ -104,7 +144,22 @@ SIDE = 101  # Of a frame [pix]
 
 @dataclass(frozen=True)
 class Corpus:
-    "What may teach: sets by kind, and the frames that come of them"
+    """What may teach: sets by kind, and the frames that come of them
+
+    Attributes
+    ----------
+    lrgs : RealSet
+        In flux
+    lenses : RealSet
+        In the 8-bit chain
+    galaxies : RealSet
+        In the 8-bit chain
+    removed : np.ndarray
+        Lens frames, arc painted out (n, 3, 101, 101)
+    control : np.ndarray
+        Lens frames, opposite patch painted out
+    n_folds : int
+    """
 
     lrgs: RealSet  # In flux
     lenses: RealSet  # In the 8-bit chain
@@ -122,7 +177,18 @@ def unseen(
     taught: RealSet,
     asked: Sequence[RealSet],  # Sets that are asked whole
 ) -> RealSet:
-    "The objects of a set that stand in none of the others, by position and by pixels"
+    """The objects of a set that stand in none of the others, by position and by pixels
+
+    Parameters
+    ----------
+    taught : RealSet
+    asked : Sequence[RealSet]
+        Sets that are asked whole
+
+    Returns
+    -------
+    RealSet
+    """
     keep, own = np.ones(len(taught), bool), fingerprints(taught.flux)
     for other in asked:
         pairs = near_positions(taught.ra, taught.dec, other.ra, other.dec) + near_duplicates(own, fingerprints(other.flux))
@@ -135,7 +201,20 @@ def read_corpus(
     n_folds: int,
     asked: Sequence[RealSet] = (),  # Sets that are asked whole
 ) -> Corpus:
-    "The training galaxies; raises BadInput for a set whose licence keeps weights at home"
+    """The training galaxies; raises BadInput for a set whose licence keeps weights at home
+
+    Parameters
+    ----------
+    folder : str | Path
+        The folder of real pixels
+    n_folds : int
+    asked : Sequence[RealSet], default ()
+        Sets that are asked whole
+
+    Returns
+    -------
+    Corpus
+    """
     lrgs, lenses, galaxies = (read_set(folder, name) for name in ("des_lrgs", "real_lenses_dr10_8bit", "dr10_nonlens_8bit"))
     return corpus_of(lrgs, lenses, galaxies, n_folds, asked)
 
@@ -147,7 +226,29 @@ def corpus_of(
     n_folds: int,
     asked: Sequence[RealSet] = (),  # Sets that are asked whole
 ) -> Corpus:
-    "The same from sets in memory"
+    """The same from sets in memory
+
+    Parameters
+    ----------
+    lrgs : RealSet
+        In flux
+    lenses : RealSet
+        In the 8-bit chain
+    galaxies : RealSet
+        In the 8-bit chain
+    n_folds : int
+    asked : Sequence[RealSet], default ()
+        Sets that are asked whole
+
+    Returns
+    -------
+    Corpus
+
+    Raises
+    ------
+    BadInput
+        {one.name}: a set to measure with; expected sets whose licence allows weights that are given away
+    """
     for one in (lrgs, lenses, galaxies):
         if not one.train:
             raise BadInput(f"{one.name}: a set to measure with; expected sets whose licence allows weights that are given away")
@@ -170,7 +271,14 @@ def refuse_taught(
 # %% ../../nbs/real/finder.ipynb #6d430361
 @dataclass(frozen=True)
 class Light:
-    "Light to be laid on hosts, as painted and as the 8-bit chain leaves it"
+    """Light to be laid on hosts, as painted and as the 8-bit chain leaves it
+
+    Attributes
+    ----------
+    plain : np.ndarray
+        (n, 3, 101, 101) float16 [nmgy/pixel]
+    soft : np.ndarray
+    """
 
     plain: np.ndarray  # (n, 3, 101, 101) float16 [nmgy/pixel]
     soft: np.ndarray
@@ -186,7 +294,20 @@ def paint_light(
     recipe: FinderRecipe,
     bank: str | Path | None,  # For HST sources
 ) -> tuple[Light, Light]:  # Arcs that pass the recipe's cuts; unlensed sources
-    "Painted arcs, and the same sources unlensed beside the host"
+    """Painted arcs, and the same sources unlensed beside the host
+
+    Parameters
+    ----------
+    corpus : Corpus
+    recipe : FinderRecipe
+    bank : str | Path | None
+        For HST sources
+
+    Returns
+    -------
+    tuple[Light, Light]
+        Arcs that pass the recipe's cuts; unlensed sources
+    """
     real, arcs, blobs = RealRecipe(), [], []
     paint = replace(real.paint, n_pix=75)
     flat = replace(corpus.lrgs, flux=padded(corpus.lrgs.flux))
@@ -243,7 +364,19 @@ def enlarged(
     frame: np.ndarray,  # (3, y, x)
     factor: float,  # 1: as it is
 ) -> np.ndarray:
-    "A frame magnified about its middle, surface brightness kept"
+    """A frame magnified about its middle, surface brightness kept
+
+    Parameters
+    ----------
+    frame : np.ndarray
+        (3, y, x)
+    factor : float
+        1: as it is
+
+    Returns
+    -------
+    np.ndarray
+    """
     if factor == 1:
         return frame
     middle = (frame.shape[-1] - 1) / 2
@@ -256,7 +389,19 @@ def beside_host(
     frame: np.ndarray,  # (3, y, x) a galaxy in the middle
     draw: np.random.Generator,
 ) -> np.ndarray:  # The same galaxy fainter, bluer or redder, beside the middle
-    "A companion's light"
+    """A companion's light
+
+    Parameters
+    ----------
+    frame : np.ndarray
+        (3, y, x) a galaxy in the middle
+    draw : np.random.Generator
+
+    Returns
+    -------
+    np.ndarray
+        The same galaxy fainter, bluer or redder, beside the middle
+    """
     away, angle = draw.uniform(5, 24), draw.uniform(0, 2 * np.pi)
     fainter = draw.uniform(0.5, 3.5) + draw.uniform(-0.2, 0.8) * np.arange(-1, 2)
     moved = np.roll(frame, (round(away * np.sin(angle)), round(away * np.cos(angle))), (1, 2))
@@ -271,7 +416,26 @@ def finished(
     n_pix: int,
     draw: np.random.Generator,
 ) -> np.ndarray:  # (3, n_pix, n_pix)
-    "A frame at its sampling and noise, cut as the exam cuts"
+    """A frame at its sampling and noise, cut as the exam cuts
+
+    Parameters
+    ----------
+    frame : np.ndarray
+        (3, y, x) with whatever is on it
+    coarse : float
+        Sampling that it goes through; 0: none [arcsec/pixel]
+    clipped : bool
+        It has been through the 8-bit chain: its own noise is gone
+    noise : float
+        Wanted [survey sigmas]
+    n_pix : int
+    draw : np.random.Generator
+
+    Returns
+    -------
+    np.ndarray
+        (3, n_pix, n_pix)
+    """
     frame = coarsened(frame[None], coarse)[0] if coarse else frame
     level, have = sky_level(frame[None])
     missing = np.sqrt(np.maximum((noise * SIGMA[:, 0, 0]) ** 2 - (0 if clipped else have[0]) ** 2, 0))
@@ -285,7 +449,20 @@ def make_stamps(
     light: tuple[Light, Light],  # From `paint_light`
     recipe: FinderRecipe,
 ) -> pa.Table:  # Stamps of both classes in turn, with host's kind, rendering and fold
-    "The training stamps of all folds; whatever is on a stamp comes from one fold"
+    """The training stamps of all folds; whatever is on a stamp comes from one fold
+
+    Parameters
+    ----------
+    corpus : Corpus
+    light : tuple[Light, Light]
+        From `paint_light`
+    recipe : FinderRecipe
+
+    Returns
+    -------
+    pa.Table
+        Stamps of both classes in turn, with host's kind, rendering and fold
+    """
     n, order = recipe.n_stamps, rng("finder real lenses").permutation(len(corpus.lenses))
     may_teach = np.isin(np.arange(len(order)), order[: recipe.n_real])
     lrg = {False: padded(corpus.lrgs.flux), True: rendered(corpus.lrgs).flux}
@@ -339,7 +516,22 @@ def train_without(
     out: str | Path,
     fold: int,  # What it must not see; -1: nothing is kept from it
 ) -> str:  # Checkpoint
-    "A network that has not seen a fold; a tenth of what it may see watches the epochs"
+    """A network that has not seen a fold; a tenth of what it may see watches the epochs
+
+    Parameters
+    ----------
+    stamps : pa.Table
+        From `make_stamps`
+    recipe : FinderRecipe
+    out : str | Path
+    fold : int
+        What it must not see; -1: nothing is kept from it
+
+    Returns
+    -------
+    str
+        Checkpoint
+    """
     own, held = (stamps[c].to_numpy(zero_copy_only=False) for c in ("fold", "held"))
     rows, zero = np.arange(len(stamps)), np.zeros(len(stamps))
     split = np.where(own == fold, "none", np.where(held, "val", "train"))
@@ -365,7 +557,20 @@ def train_folds(
     recipe: FinderRecipe,
     out: str | Path,
 ) -> list[str]:  # Checkpoints, one per fold
-    "Networks that have not seen their fold"
+    """Networks that have not seen their fold
+
+    Parameters
+    ----------
+    stamps : pa.Table
+        From `make_stamps`
+    recipe : FinderRecipe
+    out : str | Path
+
+    Returns
+    -------
+    list[str]
+        Checkpoints, one per fold
+    """
     return [train_without(stamps, recipe, out, k) for k in range(recipe.n_folds)]
 
 
@@ -382,7 +587,18 @@ def finder_examinee(
     checkpoints: Sequence[str],  # One network per fold, and again for each committee
     corpus: Corpus,
 ) -> Examinee:
-    "An object of the corpus is asked of the networks that have not seen it, any other of all of them; the answer is the mean logit"
+    """An object of the corpus is asked of the networks that have not seen it, any other of all of them; the answer is the mean logit
+
+    Parameters
+    ----------
+    checkpoints : Sequence[str]
+        One network per fold, and again for each committee
+    corpus : Corpus
+
+    Returns
+    -------
+    Examinee
+    """
     from dark_halo_scope.learning.checkpoints import load_model
     from dark_halo_scope.learning.scoring import score_images
 
@@ -406,7 +622,18 @@ AREAS = ("LRGs", "LRGs with a pasted galaxy", "DR10 galaxies", "own frames witho
 def half_of(
     ident: np.ndarray,  # (n,) objects
 ) -> np.ndarray:  # (n,) 0: recipes are chosen on it; 1: they are reported on it
-    "The half of each object by a hash of its name"
+    """The half of each object by a hash of its name
+
+    Parameters
+    ----------
+    ident : np.ndarray
+        (n,) objects
+
+    Returns
+    -------
+    np.ndarray
+        (n,) 0: recipes are chosen on it; 1: they are reported on it
+    """
     return np.array([draw_key("exam half", str(i))[0] % 2 for i in ident], int)
 
 
@@ -414,7 +641,19 @@ def exam_sets(
     folder: str | Path,
     seeds: Sequence[int] = (0, 1),  # Of the noise
 ) -> list[dict[str, RealSet]]:  # By seed, sets as they are shown
-    "The exam's sets, each at one noise and sampling within its rendering"
+    """The exam's sets, each at one noise and sampling within its rendering
+
+    Parameters
+    ----------
+    folder : str | Path
+    seeds : Sequence[int], default (0, 1)
+        Of the noise
+
+    Returns
+    -------
+    list[dict[str, RealSet]]
+        By seed, sets as they are shown
+    """
     lrgs, lenses, galaxies, huang, pairs = (
         read_set(folder, name) for name in ("des_lrgs", "real_lenses_dr10_8bit", "dr10_nonlens_8bit", "huang2020", "desi_pairs")
     )
@@ -445,7 +684,20 @@ def numbers_of(
     sets: Mapping[str, RealSet],
     half: int | None = None,  # 0 or 1; None: all objects
 ) -> dict[str, Any]:
-    "What logits say of one half of the objects: areas, counts above all LRGs, at one in a hundred of all negatives, and step by step"
+    """What logits say of one half of the objects: areas, counts above all LRGs, at one in a hundred of all negatives, and step by step
+
+    Parameters
+    ----------
+    logit : Mapping[str, np.ndarray]
+        By set
+    sets : Mapping[str, RealSet]
+    half : int | None, default None
+        0 or 1; None: all objects
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     keep = {name: np.ones(len(s), bool) if half is None else half_of(s.ident) == half for name, s in sets.items()}
     value = {name: logit[name][keep[name]] for name in sets}
     ident = {name: sets[name].ident[keep[name]] for name in sets}
@@ -518,7 +770,13 @@ class Studio:
         refuse_taught(self.corpus, [*self.corpus.sets, *whole])
 
     def taught(self, recipe: FinderRecipe, out: str | Path) -> list[str]:  # Checkpoints, one per fold
-        "The networks of a recipe"
+        """The networks of a recipe
+
+        Returns
+        -------
+        list[str]
+            Checkpoints, one per fold
+        """
         key = (recipe.priors, recipe.src_kinds, recipe.n_arcs, recipe.min_arc_snr, recipe.min_magnification)
         if key not in self.lights:
             kept = self.bank.parent / f"light_{recipe_identity({'light': list(map(str, key))})}.npz"
@@ -537,7 +795,19 @@ def by_halves(
     logit: Mapping[str, np.ndarray],  # By set
     sets: Mapping[str, RealSet],
 ) -> dict[str, Any]:  # "chosen on", "reported on", "all": from `numbers_of`
-    "Numbers of each half and of all objects"
+    """Numbers of each half and of all objects
+
+    Parameters
+    ----------
+    logit : Mapping[str, np.ndarray]
+        By set
+    sets : Mapping[str, RealSet]
+
+    Returns
+    -------
+    dict[str, Any]
+        "chosen on", "reported on", "all": from `numbers_of`
+    """
     return {name: numbers_of(logit, sets, half) for name, half in (("chosen on", 0), ("reported on", 1), ("all", None))}
 
 
@@ -545,7 +815,19 @@ def measured(
     who: Examinee,
     shown: Sequence[Mapping[str, RealSet]],  # From `exam_sets`
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # Numbers by half, and the logits they come of
-    "An examinee by halves, its logits averaged over draws of the noise"
+    """An examinee by halves, its logits averaged over draws of the noise
+
+    Parameters
+    ----------
+    who : Examinee
+    shown : Sequence[Mapping[str, RealSet]]
+        From `exam_sets`
+
+    Returns
+    -------
+    tuple[dict[str, Any], dict[str, np.ndarray]]
+        Numbers by half, and the logits they come of
+    """
     logit = {kind: np.mean([who.of(s[kind])[0] for s in shown], 0) for kind in shown[0]}
     return by_halves(logit, shown[0]), logit
 
@@ -556,7 +838,21 @@ def study(
     changes: Mapping[str, FinderRecipe] = CHANGES,
     ledger: str | Path | None = None,
 ) -> dict[str, Any]:
-    "Finders by change, asked by halves; raises BadInput when an exam object was taught to a network that is asked about it"
+    """Finders by change, asked by halves; raises BadInput when an exam object was taught to a network that is asked about it
+
+    Parameters
+    ----------
+    folder : str | Path
+        The folder of real pixels
+    out : str | Path
+        Folder of networks and of study.json, one entry per change; what it holds is not done again
+    changes : Mapping[str, FinderRecipe], default CHANGES
+    ledger : str | Path | None, default None
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     report = Path(out) / "study.json"
     Path(out).mkdir(parents=True, exist_ok=True)
     done = json.loads(report.read_text()) if report.exists() else {}
@@ -590,7 +886,21 @@ def study_receipt(
     packaged: Mapping[str, Any],  # The packaged network's numbers, from `measured`
     command: str,
 ) -> dict[str, Any]:  # date, machine, command, chosen, better, rows by change
-    "The study as a receipt"
+    """The study as a receipt
+
+    Parameters
+    ----------
+    done : Mapping[str, Any]
+        From `study`
+    packaged : Mapping[str, Any]
+        The packaged network's numbers, from `measured`
+    command : str
+
+    Returns
+    -------
+    dict[str, Any]
+        date, machine, command, chosen, better, rows by change
+    """
     ran = [row["run"] for row in done.values()]
     kept = ("identity", "network", "chosen on", "reported on", "all")
     rows = {"packaged": {"identity": packaged["network"], **packaged}}

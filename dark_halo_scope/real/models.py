@@ -33,7 +33,24 @@ PUBLISHED = {"DESI-253.2534+26.8843": (2.520, "Cikota et al. 2023, ApJL 953, L5"
 
 @dataclass(frozen=True, eq=False)
 class RealStamp:
-    "What the fit is given of a real object"
+    """What the fit is given of a real object
+
+    Attributes
+    ----------
+    name : str
+    kind : str
+        lens, lrg or non-lens
+    image : np.ndarray
+        (3, 64, 64) g, r, z [nmgy / pix]
+    invvar : np.ndarray
+        (3, 64, 64)
+    good : np.ndarray
+        (3, 64, 64) bool
+    fwhm : tuple[float, float, float]
+        [arcsec]; PSFSIZE for pictures of DR10
+    pixscale : float
+        [arcsec / pix]
+    """
 
     name: str
     kind: str  # lens, lrg or non-lens
@@ -50,7 +67,21 @@ def from_picture(
     picture: np.ndarray,  # (101, 101, 3) uint8 in z, r, g, y down
     r_mag: float,  # Of the whole picture
 ) -> RealStamp:
-    "A stamp from an eight-bit picture: sky and noise from its rim, scale from its magnitude"
+    """A stamp from an eight-bit picture: sky and noise from its rim, scale from its magnitude
+
+    Parameters
+    ----------
+    name : str
+    kind : str
+    picture : np.ndarray
+        (101, 101, 3) uint8 in z, r, g, y down
+    r_mag : float
+        Of the whole picture
+
+    Returns
+    -------
+    RealStamp
+    """
     stack = from_8bit(picture[None])[0].astype(float)
     y, x = np.mgrid[:101, :101] - 50
     rim = np.hypot(x, y) > 36
@@ -66,7 +97,22 @@ def from_picture(
 def real_stamps(
     data_dir: str | Path,  # The folder of real pixels
 ) -> list[RealStamp]:
-    "Lenses, galaxies that are no lenses, and luminous red galaxies; raises BadInput for a missing file"
+    """Lenses, galaxies that are no lenses, and luminous red galaxies; raises BadInput for a missing file
+
+    Parameters
+    ----------
+    data_dir : str | Path
+        The folder of real pixels
+
+    Returns
+    -------
+    list[RealStamp]
+
+    Raises
+    ------
+    BadInput
+        {folder / name}: not found; expected the folder of real pixels (set DHS_REAL_DATA)
+    """
     folder, out = Path(data_dir), []
     for kind, name, label in (("lens", "real_lenses_dr10_8bit.npz", "name"), ("non-lens", "dr10_nonlens_8bit.npz", "uid")):
         if not (folder / name).exists():
@@ -103,7 +149,13 @@ def model_real(
 def count_verdicts(
     rows: Sequence[dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:  # Per kind: n, and per verdict its number and 95 % interval
-    "How often each verdict falls"
+    """How often each verdict falls
+
+    Returns
+    -------
+    dict[str, dict[str, Any]]
+        Per kind: n, and per verdict its number and 95 % interval
+    """
     out: dict[str, dict[str, Any]] = {}
     for kind in dict.fromkeys(r["kind"] for r in rows):
         mine = [r["verdict"] for r in rows if r["kind"] == kind]
@@ -122,7 +174,29 @@ def real_models(
     ledger: str | Path | None = None,  # File to append the counts to
     at_once: int = 10,  # Stamps between two writings
 ) -> list[dict[str, Any]]:
-    "Models of every real stamp"
+    """Models of every real stamp
+
+    Parameters
+    ----------
+    data_dir : str | Path
+    out : str | Path
+        File of one JSON object per line; stamps in it are not fitted again
+    recipe : FitRecipe, default FitRecipe()
+    workers : int, default 1
+    ledger : str | Path | None, default None
+        File to append the counts to
+    at_once : int, default 10
+        Stamps between two writings
+
+    Returns
+    -------
+    list[dict[str, Any]]
+
+    Raises
+    ------
+    BadInput
+        real models: {len(failed)} failed, the first: {failed[0]}
+    """
     path = Path(out)
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     stamps = real_stamps(data_dir)

@@ -49,7 +49,25 @@ def stamp_rows(
     product: str,  # Stamps: a file, or a folder of them
     scores: str = "",  # Product `scores` or `candidates` of the same stamps
 ) -> pd.DataFrame:  # One row a stamp with a usable cutout; `file` and `row` say where its pixels are
-    "What is known of each stamp, its pixels aside; raises BadInput for a product that is none"
+    """What is known of each stamp, its pixels aside; raises BadInput for a product that is none
+
+    Parameters
+    ----------
+    product : str
+        Stamps: a file, or a folder of them
+    scores : str, default ''
+        Product `scores` or `candidates` of the same stamps
+
+    Returns
+    -------
+    pd.DataFrame
+        One row a stamp with a usable cutout; `file` and `row` say where its pixels are
+
+    Raises
+    ------
+    BadInput
+        {uri}: no column 'stamp', expected a stamps product
+    """
     parts = []
     for uri in stamp_files([product]):
         there = open_stamps(uri).schema_arrow.names
@@ -65,7 +83,24 @@ def with_scores(
     rows: pd.DataFrame,
     scores: str,  # Product `scores` or `candidates`; empty: none
 ) -> pd.DataFrame:  # With `logit`, blank where a stamp has none
-    "Rows with their logits; raises BadInput when no stamp has one"
+    """Rows with their logits; raises BadInput when no stamp has one
+
+    Parameters
+    ----------
+    rows : pd.DataFrame
+    scores : str
+        Product `scores` or `candidates`; empty: none
+
+    Returns
+    -------
+    pd.DataFrame
+        With `logit`, blank where a stamp has none
+
+    Raises
+    ------
+    BadInput
+        {scores}: scores none of these stamps
+    """
     if not scores:
         return rows
     table = read_table(scores).to_pandas()
@@ -78,7 +113,21 @@ def with_scores(
 # %% ../../nbs/report/explore.ipynb #9de846e6
 @dataclass(frozen=True)
 class Choice:
-    "Which stamps are looked at, and in which order"
+    """Which stamps are looked at, and in which order
+
+    Attributes
+    ----------
+    ranges : Mapping[str, tuple[float, float]] | None, default None
+        Column -> lowest and highest value, both allowed
+    kind : str, default 'all'
+        all, lens or control
+    split : str, default 'all'
+        all, or the name of a split
+    sort : str, default 'arc_snr'
+        Column to sort by
+    falling : bool, default True
+        Highest first
+    """
 
     ranges: Mapping[str, tuple[float, float]] | None = None  # Column -> lowest and highest value, both allowed
     kind: str = "all"  # all, lens or control
@@ -95,7 +144,24 @@ def chosen_rows(
     rows: pd.DataFrame,  # From `stamp_rows`
     choice: Choice,
 ) -> pd.DataFrame:  # In the order of the choice; equal ones in that of the product
-    "The rows of a choice; raises BadInput for a column that is not there"
+    """The rows of a choice; raises BadInput for a column that is not there
+
+    Parameters
+    ----------
+    rows : pd.DataFrame
+        From `stamp_rows`
+    choice : Choice
+
+    Returns
+    -------
+    pd.DataFrame
+        In the order of the choice; equal ones in that of the product
+
+    Raises
+    ------
+    BadInput
+        unknown column
+    """
     for name in (*(choice.ranges or {}), choice.sort):
         if name not in rows:
             raise unknown_name("column", name, list(rows.columns), "stamps")
@@ -114,7 +180,21 @@ def page_of(
     page: int,  # From 1; beyond the last is the last
     size: int = 12,  # Stamps a page
 ) -> tuple[pd.DataFrame, int]:  # The page, and how many there are
-    "One page of many rows"
+    """One page of many rows
+
+    Parameters
+    ----------
+    rows : pd.DataFrame
+    page : int
+        From 1; beyond the last is the last
+    size : int, default 12
+        Stamps a page
+
+    Returns
+    -------
+    tuple[pd.DataFrame, int]
+        The page, and how many there are
+    """
     pages = max(-(-len(rows) // size), 1)
     at = min(max(page, 1), pages) - 1
     return rows.iloc[at * size : (at + 1) * size].reset_index(drop=True), pages
@@ -143,7 +223,23 @@ def read_pixels(
 ) -> tuple[
     np.ndarray, np.ndarray | None, tuple[str, ...]
 ]:  # Stamps and controls (n, band, y, x) [nmgy / pix], None without controls; the bands
-    "Pixels of some rows, in their order; raises BadInput for no rows"
+    """Pixels of some rows, in their order; raises BadInput for no rows
+
+    Parameters
+    ----------
+    rows : pd.DataFrame
+        From `stamp_rows`, any choice of them
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]
+        Stamps and controls (n, band, y, x) [nmgy / pix], None without controls; the bands
+
+    Raises
+    ------
+    BadInput
+        no stamp is chosen
+    """
     if not len(rows):
         raise BadInput("no stamp is chosen")
     found: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
@@ -162,7 +258,23 @@ def triptych(
     bands: Sequence[str] = ("g", "r", "z"),
     stretch: float = 0.1,  # Where the stretch turns from linear to logarithmic [nmgy / pix]
 ) -> np.ndarray:  # (y, x times 3, 3) uint8, y down; the stamp alone where there is no control
-    "Stamp, control and difference side by side"
+    """Stamp, control and difference side by side
+
+    Parameters
+    ----------
+    stamp : np.ndarray
+        (band, y, x) [nmgy / pix]
+    control : np.ndarray | None
+        The same cutout before painting
+    bands : Sequence[str], default ('g', 'r', 'z')
+    stretch : float, default 0.1
+        Where the stretch turns from linear to logarithmic [nmgy / pix]
+
+    Returns
+    -------
+    np.ndarray
+        (y, x times 3, 3) uint8, y down; the stamp alone where there is no control
+    """
     panels = [stamp] if control is None else [stamp, control, stamp - control]
     return np.concatenate([preview(p, bands, stretch) for p in panels], axis=1)[::-1]
 
@@ -170,7 +282,17 @@ def triptych(
 def in_words(
     row: Mapping[str, Any],  # A row of `stamp_rows`
 ) -> str:
-    "A stamp's parameters in a line"
+    """A stamp's parameters in a line
+
+    Parameters
+    ----------
+    row : Mapping[str, Any]
+        A row of `stamp_rows`
+
+    Returns
+    -------
+    str
+    """
     parts = [f"{row['split']}, brick {row['brickname']}"]
     if row["is_control"]:
         parts.append("control")
@@ -185,7 +307,20 @@ def cards(
     rows: pd.DataFrame,  # A page
     stretch: float = 0.1,  # [nmgy / pix]
 ) -> str:  # HTML, self-contained
-    "A page of stamps: pictures with their parameters"
+    """A page of stamps: pictures with their parameters
+
+    Parameters
+    ----------
+    rows : pd.DataFrame
+        A page
+    stretch : float, default 0.1
+        [nmgy / pix]
+
+    Returns
+    -------
+    str
+        HTML, self-contained
+    """
     if not len(rows):
         return "<p>No stamp is left by this choice.</p>"
     images, controls, bands = read_pixels(rows)
@@ -205,7 +340,25 @@ def passing(
     rows: pd.DataFrame,  # From `stamp_rows` with scores
     threshold: float,  # On the logit
 ) -> pd.DataFrame:  # One row a class
-    "How many pass, stamps and hosts; raises BadInput without scores"
+    """How many pass, stamps and hosts; raises BadInput without scores
+
+    Parameters
+    ----------
+    rows : pd.DataFrame
+        From `stamp_rows` with scores
+    threshold : float
+        On the logit
+
+    Returns
+    -------
+    pd.DataFrame
+        One row a class
+
+    Raises
+    ------
+    BadInput
+        these stamps have no scores: name a scores product
+    """
     if "logit" not in rows:
         raise BadInput("these stamps have no scores: name a scores product")
     scored = rows[rows["logit"].notna()]
@@ -233,7 +386,22 @@ def at_the_edge(
     threshold: float,  # On the logit
     size: int = 6,  # On each side
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # The lowest that pass, and the highest that do not
-    "Those whom a small move of the threshold would change"
+    """Those whom a small move of the threshold would change
+
+    Parameters
+    ----------
+    rows : pd.DataFrame
+        With scores
+    threshold : float
+        On the logit
+    size : int, default 6
+        On each side
+
+    Returns
+    -------
+    tuple[pd.DataFrame, pd.DataFrame]
+        The lowest that pass, and the highest that do not
+    """
     ordered = chosen_rows(rows[rows["logit"].notna()], Choice(sort="logit"))
     n = int((ordered["logit"] >= threshold).sum())
     return ordered.iloc[max(n - size, 0) : n].reset_index(drop=True), ordered.iloc[n : n + size].reset_index(drop=True)
@@ -255,7 +423,21 @@ def stamp_browser(
     scores: str = "",  # Product `scores` or `candidates` of the same stamps
     size: int = 12,  # Stamps a page
 ) -> widgets.VBox:
-    "Any stamp product to look through: filters, order, stretch, pages"
+    """Any stamp product to look through: filters, order, stretch, pages
+
+    Parameters
+    ----------
+    product : str
+        Stamps: a file, or a folder of them
+    scores : str, default ''
+        Product `scores` or `candidates` of the same stamps
+    size : int, default 12
+        Stamps a page
+
+    Returns
+    -------
+    widgets.VBox
+    """
     rows = stamp_rows(product, scores)
     named = {"theta_E": "theta_E", "arc_snr": "arc S/N"} | ({"logit": "logit"} if scores else {})
     ranges = {name: _range(rows, name, words) for name, words in named.items()}
@@ -290,7 +472,21 @@ def score_browser(
     scores: str,  # Product `scores` or `candidates` of the same stamps
     size: int = 6,  # Stamps on each side of the threshold
 ) -> widgets.VBox:
-    "A scored run: move the threshold, see who passes, and look at those on either side of it"
+    """A scored run: move the threshold, see who passes, and look at those on either side of it
+
+    Parameters
+    ----------
+    product : str
+        Stamps: a file, or a folder of them
+    scores : str
+        Product `scores` or `candidates` of the same stamps
+    size : int, default 6
+        Stamps on each side of the threshold
+
+    Returns
+    -------
+    widgets.VBox
+    """
     rows = stamp_rows(product, scores)
     values = rows["logit"].dropna()
     low, high = float(values.min()), float(values.max())

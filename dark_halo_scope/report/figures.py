@@ -39,7 +39,13 @@ def png_uri(
     figure: Figure,
     dpi: int = 80,
 ) -> str:  # "data:image/png;base64,..."
-    "A figure as an address that a self-contained page can hold"
+    """A figure as an address that a self-contained page can hold
+
+    Returns
+    -------
+    str
+        "data:image/png;base64,..."
+    """
     return "data:image/png;base64," + base64.b64encode(png_bytes(figure, dpi)).decode()
 
 # %% ../../nbs/report/figures.ipynb #287be606
@@ -55,7 +61,19 @@ def axes_grid(
     columns: int,
     size: tuple[float, float],  # Of one panel [inch]
 ) -> tuple[Figure, np.ndarray]:
-    "A figure without a window behind it, and its (rows, columns) axes"
+    """A figure without a window behind it, and its (rows, columns) axes
+
+    Parameters
+    ----------
+    rows : int
+    columns : int
+    size : tuple[float, float]
+        Of one panel [inch]
+
+    Returns
+    -------
+    tuple[Figure, np.ndarray]
+    """
     figure = Picture(figsize=(columns * size[0], rows * size[1]), layout="constrained")
     return figure, np.asarray(figure.subplots(rows, columns, squeeze=False))
 
@@ -74,7 +92,21 @@ def stamp_sheet(
     bands: Sequence[str] = ("g", "r", "z"),
     columns: int = 8,
 ) -> Figure:
-    "A sheet of stamps with a line above each"
+    """A sheet of stamps with a line above each
+
+    Parameters
+    ----------
+    images : np.ndarray
+        (n, band, y, x) [nmgy / pix]
+    titles : Sequence[str]
+        (n,)
+    bands : Sequence[str], default ('g', 'r', 'z')
+    columns : int, default 8
+
+    Returns
+    -------
+    Figure
+    """
     rows = max(-(-len(images) // columns), 1)
     figure, axes = axes_grid(rows, columns, (1.25, 1.4))
     for ax in axes.flat:
@@ -91,7 +123,21 @@ def brick_picture(
     marks: Mapping[str, tuple[np.ndarray, np.ndarray]],  # Legend entry -> x, y [pix]
     title: str,
 ) -> Figure:
-    "A brick in colour, with rings around what is named"
+    """A brick in colour, with rings around what is named
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (band, y, x) [nmgy / pix]
+    bands : Sequence[str]
+    marks : Mapping[str, tuple[np.ndarray, np.ndarray]]
+        Legend entry -> x, y [pix]
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
     figure, axes = axes_grid(1, 1, (7.5, 7.5))
     ax = axes[0, 0]
     ax.imshow(preview(image, bands), origin="lower", interpolation="nearest")
@@ -109,7 +155,21 @@ def roc_figure(
     points: Sequence[Any] = (),  # stats.metrics.Measured of tpr at named FPRs
     floor: float = 1e-4,  # Smallest FPR that the negatives reach: 1/N
 ) -> Figure:
-    "TPR against FPR on a logarithmic axis, with the intervals of named operating points"
+    """TPR against FPR on a logarithmic axis, with the intervals of named operating points
+
+    Parameters
+    ----------
+    curves : Mapping[str, tuple[np.ndarray, np.ndarray]]
+        Name -> FPR and TPR
+    points : Sequence[Any], default ()
+        stats.metrics.Measured of tpr at named FPRs
+    floor : float, default 0.0001
+        Smallest FPR that the negatives reach: 1/N
+
+    Returns
+    -------
+    Figure
+    """
     figure, axes = axes_grid(1, 1, (5.2, 3.6))
     ax = axes[0, 0]
     for (name, (fpr, tpr)), colour in zip(curves.items(), COLOURS.values()):
@@ -140,7 +200,21 @@ def training_figure(
     names: Sequence[tuple[str, ...]],  # Panels: the columns drawn in each
     best: int,  # Epoch chosen
 ) -> Figure:
-    "Columns of the training history against the epoch, the chosen one marked"
+    """Columns of the training history against the epoch, the chosen one marked
+
+    Parameters
+    ----------
+    epochs : Sequence[Mapping[str, float]]
+        One row an epoch
+    names : Sequence[tuple[str, ...]]
+        Panels: the columns drawn in each
+    best : int
+        Epoch chosen
+
+    Returns
+    -------
+    Figure
+    """
     figure, axes = axes_grid(1, len(names), (3.2, 2.6))
     at = np.arange(len(epochs))
     for ax, columns in zip(axes[0], names):
@@ -156,7 +230,18 @@ def histogram(
     columns: Mapping[str, Any],  # Label of a panel -> values
     bins: int = 30,
 ) -> Figure:
-    "One histogram a panel"
+    """One histogram a panel
+
+    Parameters
+    ----------
+    columns : Mapping[str, Any]
+        Label of a panel -> values
+    bins : int, default 30
+
+    Returns
+    -------
+    Figure
+    """
     figure, axes = axes_grid(1, len(columns), (2.7, 2.1))
     for ax, (label, values) in zip(axes[0], columns.items()):
         finite = np.asarray(values, float)
@@ -170,7 +255,20 @@ def attrition_figure(
     kept: Sequence[int],  # Rows left after each cut
     start: int,  # Rows before the first
 ) -> Figure:
-    "What each cut leaves"
+    """What each cut leaves
+
+    Parameters
+    ----------
+    cuts : Sequence[str]
+    kept : Sequence[int]
+        Rows left after each cut
+    start : int
+        Rows before the first
+
+    Returns
+    -------
+    Figure
+    """
     figure, axes = axes_grid(1, 1, (6.5, 0.32 * (len(cuts) + 1) + 0.6))
     ax, names, left = axes[0, 0], ["all rows", *cuts], [start, *kept]
     ax.barh(names, left, color=COLOURS["blue"])
@@ -189,7 +287,21 @@ def recall_figure(
     intervals: Sequence[tuple[float, float]],
     label: str,  # Of the x axis
 ) -> Figure:
-    "Recall by stratum with its intervals and counts"
+    """Recall by stratum with its intervals and counts
+
+    Parameters
+    ----------
+    strata : Sequence[str]
+    found : Sequence[int]
+    of : Sequence[int]
+    intervals : Sequence[tuple[float, float]]
+    label : str
+        Of the x axis
+
+    Returns
+    -------
+    Figure
+    """
     figure, axes = axes_grid(1, 1, (5.2, 3.0))
     ax, at = axes[0, 0], np.arange(len(strata))
     value = np.array([k / n if n else np.nan for k, n in zip(found, of)])
@@ -206,7 +318,17 @@ def recall_figure(
 def gate_figure(
     rows: Sequence[Mapping[str, Any]],  # Gates as plain rows: name, value, interval, threshold, passed
 ) -> Figure:
-    "Every checked gate's number as a share of its threshold: left of 1 it passes"
+    """Every checked gate's number as a share of its threshold: left of 1 it passes
+
+    Parameters
+    ----------
+    rows : Sequence[Mapping[str, Any]]
+        Gates as plain rows: name, value, interval, threshold, passed
+
+    Returns
+    -------
+    Figure
+    """
     shown = [r for r in rows if r["passed"] is not None and r["threshold"]]
     figure, axes = axes_grid(1, 1, (6.5, 0.36 * len(shown) + 0.9))
     ax = axes[0, 0]
@@ -244,7 +366,21 @@ def completeness_curve(
     beside: CellMap | None = None,  # The same cells of other lenses
     name: str = "planted lenses",  # What those are
 ) -> Figure:
-    "Completeness against one quantity, with intervals and counts"
+    """Completeness against one quantity, with intervals and counts
+
+    Parameters
+    ----------
+    found : CellMap
+        Of one axis
+    beside : CellMap | None, default None
+        The same cells of other lenses
+    name : str, default 'planted lenses'
+        What those are
+
+    Returns
+    -------
+    Figure
+    """
     figure, axes = axes_grid(1, 1, (5.6, 3.0))
     ax, axis = axes[0, 0], found.axes[0]
     at = np.arange(len(axis))
@@ -263,7 +399,17 @@ def completeness_curve(
 def completeness_heatmap(
     found: CellMap,  # Of two axes
 ) -> Figure:
-    "Completeness over two quantities, its interval in every cell"
+    """Completeness over two quantities, its interval in every cell
+
+    Parameters
+    ----------
+    found : CellMap
+        Of two axes
+
+    Returns
+    -------
+    Figure
+    """
     rows, columns = found.status.shape
     figure, axes = axes_grid(1, 1, (min(1.1 * rows + 1.6, 7.5), 0.55 * columns + 1.1))
     ax, (x, y) = axes[0, 0], found.axes
@@ -296,7 +442,18 @@ def errorbars(ax: Axes, names: Sequence[str], rows: Sequence[Mapping[str, float]
 def gate_curve(
     row: Mapping[str, Any],  # A gate as a plain row: name, threshold, curve
 ) -> Figure | None:  # None where a gate keeps no numbers to draw
-    "The numbers behind one gate"
+    """The numbers behind one gate
+
+    Parameters
+    ----------
+    row : Mapping[str, Any]
+        A gate as a plain row: name, threshold, curve
+
+    Returns
+    -------
+    Figure | None
+        None where a gate keeps no numbers to draw
+    """
     curve = row["curve"] or {}
     drawn = {"strata", "light", "r_over_theta_E", "dx", "cells", "predicted", "auroc", "features"} & set(curve)
     if not drawn:

@@ -32,7 +32,17 @@ class Link:
 
 @dataclass
 class Section:
-    "One heading of the report"
+    """One heading of the report
+
+    Attributes
+    ----------
+    title : str
+    text : list[str], optional
+    figures : list[dict[str, str]], optional
+    tables : list[dict[str, Any]], optional
+    links : list[dict[str, str]], optional
+        href and text
+    """
 
     title: str
     text: list[str] = field(default_factory=list)
@@ -72,7 +82,24 @@ def render_page(
     foot: str,
     first: Section | None = None,  # Stands above the cards
 ) -> str:  # HTML, self-contained
-    "The report page"
+    """The report page
+
+    Parameters
+    ----------
+    title : str
+    lead : str
+    cards : Sequence[tuple[str, str]]
+        Value and what it is
+    sections : Sequence[Section]
+    foot : str
+    first : Section | None, default None
+        Stands above the cards
+
+    Returns
+    -------
+    str
+        HTML, self-contained
+    """
     template = (Path(dark_halo_scope.__file__).parent / "report" / "page.html").read_text()
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     boxes = [{"value": value, "label": label} for value, label in cards]
@@ -82,7 +109,17 @@ def render_page(
 def gate_cells(
     rows: Sequence[Mapping[str, Any]],  # Gates as plain rows
 ) -> list[dict[str, Any]]:
-    "Gates as rows of a table"
+    """Gates as rows of a table
+
+    Parameters
+    ----------
+    rows : Sequence[Mapping[str, Any]]
+        Gates as plain rows
+
+    Returns
+    -------
+    list[dict[str, Any]]
+    """
     verdict = {True: True, False: False, None: "not tested"}
     return [{k: r[k] for k in ("name", "value", "threshold")} | {"verdict": verdict[r["passed"]], "why": r["why"]} for r in rows]
 
@@ -91,7 +128,14 @@ def add_gates(
     section: Section,
     rows: Sequence[Mapping[str, Any]],  # Gates as plain rows
 ) -> None:
-    "Every gate's number, threshold and verdict, drawn and as a table"
+    """Every gate's number, threshold and verdict, drawn and as a table
+
+    Parameters
+    ----------
+    section : Section
+    rows : Sequence[Mapping[str, Any]]
+        Gates as plain rows
+    """
     section.add_figure(figures.gate_figure(rows), "Every gate's value over its threshold")
     section.add_table(gate_cells(rows))
 
@@ -100,7 +144,20 @@ def gates_page(
     rows: Sequence[Mapping[str, Any]],  # Gates as plain rows
     product: str,  # What they looked at
 ) -> str:  # HTML, self-contained
-    "The gates of any stamp product as a page"
+    """The gates of any stamp product as a page
+
+    Parameters
+    ----------
+    rows : Sequence[Mapping[str, Any]]
+        Gates as plain rows
+    product : str
+        What they looked at
+
+    Returns
+    -------
+    str
+        HTML, self-contained
+    """
     verdicts = [bool(r["passed"]) for r in rows if r["passed"] is not None]
     section = Section("Gates")
     add_gates(section, rows)

@@ -42,7 +42,21 @@ def picture_section(
     images: np.ndarray | None,  # (n, band, y, x) in the order that the rows' `row` counts; None: no pictures
     bands: Sequence[str],
 ) -> Section:
-    "Stamps with their probabilities, and the same as a table"
+    """Stamps with their probabilities, and the same as a table
+
+    Parameters
+    ----------
+    title : str
+    rows : Sequence[Mapping[str, Any]]
+        `found`, `missed` or `confused` of the report
+    images : np.ndarray | None
+        (n, band, y, x) in the order that the rows' `row` counts; None: no pictures
+    bands : Sequence[str]
+
+    Returns
+    -------
+    Section
+    """
     section = Section(title)
     if images is not None and len(rows):
         titles = [f"{r['name']}"[:18] + f"\np {r['p_lens']:.2f}" for r in rows]
@@ -59,7 +73,25 @@ def stage0_page(
     impostors: np.ndarray | None = None,  # (k, band, y, x) the impostors' stamps
     bands: Sequence[str] = ("g", "r", "z"),
 ) -> str:  # HTML, self-contained
-    "The report page of stage 0"
+    """The report page of stage 0
+
+    Parameters
+    ----------
+    report : Mapping[str, Any]
+        A `StageZero` as plain values
+    source : str
+        What was looked at
+    images : np.ndarray | None, default None
+        (n, band, y, x) the anchors' stamps; None: no pictures
+    impostors : np.ndarray | None, default None
+        (k, band, y, x) the impostors' stamps
+    bands : Sequence[str], default ('g', 'r', 'z')
+
+    Returns
+    -------
+    str
+        HTML, self-contained
+    """
     recall = report["recall"][0]
     whole = Section("Recall", text=[f"Stage 0 {report['verdict']}."])
     whole.add_table(share_rows(report["recall"]))

@@ -18,7 +18,24 @@ def chance_at(
     theta_E: float,  # [arcsec]
     arc_mag_r: float | None = None,  # Total r magnitude of the arcs; None: the prior's mean
 ) -> Chance:
-    "The chance of one lens; raises BadInput where nothing was searched, or phase 6 has not run"
+    """The chance of one lens; raises BadInput where nothing was searched, or phase 6 has not run
+
+    Parameters
+    ----------
+    run : Run
+    ra : float
+        [deg]
+    dec : float
+        [deg]
+    theta_E : float
+        [arcsec]
+    arc_mag_r : float | None, default None
+        Total r magnitude of the arcs; None: the prior's mean
+
+    Returns
+    -------
+    Chance
+    """
     maps = completeness_from(opened(run, "completeness").read(), level=run.recipe.completeness.level)
     parent = columns_of(opened(run, "parent").read(["ra", "dec", "psfsize_r", "psfdepth_r"]))
     return could_be_found(maps, parent, ra, dec, theta_E, arc_mag_r)

@@ -20,7 +20,30 @@ from .engine import MAX_DEATHS, THREAD_VARIABLES
 # %% ../../nbs/run/emr.ipynb #4eea8817
 @dataclass(frozen=True)
 class ClusterRecipe:
-    "What a job runs on, and how fast a core is"
+    """What a job runs on, and how fast a core is
+
+    Attributes
+    ----------
+    release : str, default 'emr-7.12.0'
+        EMR release
+    instance : str, default 'm7i.4xlarge'
+        Kind of worker machine
+    cores : int, default 16
+        Of each, one task a core
+    hours : float, default 4.0
+        The job should take about so long [h]
+    stamps_per_s : float, default 1000.0
+        Of a core, painting, encoding and writing
+    read_s : float, default 2.0
+        To read one brick [s]
+    efficiency : float, default 0.7
+        Share of the time that cores work
+    stamp_bytes : float, default 25400.0
+        Of a stamp on disk
+    role : str, default 'EMR_EC2_DefaultRole'
+        Instance profile
+    service_role : str, default 'EMR_DefaultRole'
+    """
 
     release: str = "emr-7.12.0"  # EMR release
     instance: str = "m7i.4xlarge"  # Kind of worker machine
@@ -44,7 +67,13 @@ def size_of(
     bricks: int,
     cluster: ClusterRecipe = ClusterRecipe(),
 ) -> dict[str, float]:  # core_hours, nodes, node_hours, hours, terabytes
-    "What a job takes"
+    """What a job takes
+
+    Returns
+    -------
+    dict[str, float]
+        core_hours, nodes, node_hours, hours, terabytes
+    """
     core_hours = (stamps / cluster.stamps_per_s + bricks * cluster.read_s) / 3600 / cluster.efficiency
     nodes = max(1, math.ceil(core_hours / cluster.cores / cluster.hours))
     hours = core_hours / cluster.cores / nodes
@@ -60,7 +89,25 @@ def spark_submit(
     environment: str,  # The packed environment, an archive
     program: str,  # A file that starts `dhs`, see `PROGRAM`
 ) -> list[str]:
-    "The words of a spark-submit line"
+    """The words of a spark-submit line
+
+    Parameters
+    ----------
+    phase : str
+        Such as phase4c_inject
+    recipe : str
+        A recipe's name, or a file that every machine sees
+    out : str
+        s3://bucket/prefix of the run
+    environment : str
+        The packed environment, an archive
+    program : str
+        A file that starts `dhs`, see `PROGRAM`
+
+    Returns
+    -------
+    list[str]
+    """
     python = "./environment/bin/python"
     settings = {"spark.yarn.appMasterEnv.PYSPARK_PYTHON": python, "spark.executorEnv.PYSPARK_PYTHON": python}
     settings |= {f"spark.executorEnv.{name}": "1" for name in THREAD_VARIABLES}
@@ -83,7 +130,30 @@ def emr_job(
     environment: str = "",  # Packed environment; `environment.tar.gz` beside the run unless said
     cluster: ClusterRecipe = ClusterRecipe(),
 ) -> dict[str, Any]:  # Arguments of run_job_flow
-    "A transient cluster with one step; raises BadInput when the run is not on S3"
+    """A transient cluster with one step; raises BadInput when the run is not on S3
+
+    Parameters
+    ----------
+    phase : str
+    recipe : str
+    out : str
+        s3://bucket/prefix of the run
+    stamps : int
+    bricks : int
+    environment : str, default ''
+        Packed environment; `environment.tar.gz` beside the run unless said
+    cluster : ClusterRecipe, default ClusterRecipe()
+
+    Returns
+    -------
+    dict[str, Any]
+        Arguments of run_job_flow
+
+    Raises
+    ------
+    BadInput
+        emr: '{out}' is not on S3; expected s3://bucket/prefix, which every machine of the cluster can reach
+    """
     if scheme_of(out) != "s3":
         raise BadInput(f"emr: '{out}' is not on S3; expected s3://bucket/prefix, which every machine of the cluster can reach")
     nodes = int(size_of(stamps, bricks, cluster)["nodes"])
@@ -105,7 +175,24 @@ def submit(
     job: Mapping[str, Any],  # See `emr_job`
     region: str = "us-east-1",
 ) -> str:  # The cluster's id
-    "Starts the cluster; raises BadInput when Amazon refuses it or there are no credentials"
+    """Starts the cluster; raises BadInput when Amazon refuses it or there are no credentials
+
+    Parameters
+    ----------
+    job : Mapping[str, Any]
+        See `emr_job`
+    region : str, default 'us-east-1'
+
+    Returns
+    -------
+    str
+        The cluster's id
+
+    Raises
+    ------
+    BadInput
+        emr: the job was refused ({' '.join(str(error).split())})
+    """
     import boto3  # here: a plan of a cluster needs no AWS package, sending it does
     from botocore.exceptions import BotoCoreError, ClientError
 

@@ -35,7 +35,17 @@ from ..base.kernels import cache_folder
 # %% ../../nbs/run/engine.ipynb #ff850106
 @dataclass(frozen=True)
 class Outcome:
-    "What became of one task"
+    """What became of one task
+
+    Attributes
+    ----------
+    name : str
+        The task's name, such as its brick
+    value : Any, default None
+        What the function returned
+    why : str, default ''
+        Why it was set aside; empty when it was done
+    """
 
     name: str  # The task's name, such as its brick
     value: Any = None  # What the function returned
@@ -52,7 +62,19 @@ def attempt(
     name: str,
     task: Any,
 ) -> Outcome:
-    "Runs one task; an exception becomes the reason why it was set aside"
+    """Runs one task; an exception becomes the reason why it was set aside
+
+    Parameters
+    ----------
+    function : Callable[[Any], Any]
+        One task in, a small value out
+    name : str
+    task : Any
+
+    Returns
+    -------
+    Outcome
+    """
     try:
         return Outcome(name, function(task))
     except Exception as error:
@@ -65,7 +87,22 @@ def progress(
     total: int,  # How many there will be
     every: float = 10.0,  # Seconds between lines in a log
 ) -> Iterator[Callable[[int], None]]:  # Call it with the number just finished
-    "Shows how far long work has come"
+    """Shows how far long work has come
+
+    Parameters
+    ----------
+    label : str
+        What is being counted
+    total : int
+        How many there will be
+    every : float, default 10.0
+        Seconds between lines in a log
+
+    Returns
+    -------
+    Iterator[Callable[[int], None]]
+        Call it with the number just finished
+    """
     if sys.stderr.isatty():
         with tqdm(total=total, desc=label, leave=False) as bar:
             yield bar.update
@@ -97,7 +134,14 @@ def send(
     pipe: Any,  # An open file of bytes
     message: bytes,
 ) -> None:
-    "A message with its length before it; raises OSError when nobody is there to read it"
+    """A message with its length before it; raises OSError when nobody is there to read it
+
+    Parameters
+    ----------
+    pipe : Any
+        An open file of bytes
+    message : bytes
+    """
     pipe.write(len(message).to_bytes(8, "little") + message)
     pipe.flush()
 
@@ -105,7 +149,21 @@ def send(
 def receive(
     pipe: Any,  # An open file of bytes
 ) -> bytes:
-    "A whole message; raises EOFError when the other side is gone, also in the middle of one"
+    """A whole message; raises EOFError when the other side is gone, also in the middle of one
+
+    Parameters
+    ----------
+    pipe : Any
+        An open file of bytes
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    EOFError
+    """
     size = int.from_bytes(head := pipe.read(8), "little")
     message = pipe.read(size) if len(head) == 8 else b""
     if len(head) < 8 or len(message) < size:
@@ -117,7 +175,15 @@ def serve(
     answers: int,  # Pipe for outcomes
     parent: int,  # Process id
 ) -> None:
-    "What a worker does: one task after the other from its standard input; it ends with its parent, busy or not"
+    """What a worker does: one task after the other from its standard input; it ends with its parent, busy or not
+
+    Parameters
+    ----------
+    answers : int
+        Pipe for outcomes
+    parent : int
+        Process id
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -169,12 +235,28 @@ class Worker:
         self,
         work: bytes,  # A task
     ) -> Outcome:
-        "Does a task; raises EOFError or OSError when the process dies over it"
+        """Does a task; raises EOFError or OSError when the process dies over it
+
+        Parameters
+        ----------
+        work : bytes
+            A task
+
+        Returns
+        -------
+        Outcome
+        """
         send(self.process.stdin, work)
         return pickle.loads(receive(self._answers))
 
     def end(self) -> int:  # Exit code, or minus the signal that ended it
-        "Ends the process and closes its pipes"
+        """Ends the process and closes its pipes
+
+        Returns
+        -------
+        int
+            Exit code, or minus the signal that ended it
+        """
         self.process.kill()
         code = self.process.wait()
         with contextlib.suppress(OSError):
@@ -189,7 +271,29 @@ def run_local(
     workers: int,  # Processes
     step: Callable[[int], None] = lambda n: None,  # Told of each finished task
 ) -> list[Outcome]:  # In the order of tasks
-    "Runs tasks in processes of their own; a dying worker costs nothing but time; raises BadInput where no process can be started"
+    """Runs tasks in processes of their own; a dying worker costs nothing but time; raises BadInput where no process can be started
+
+    Parameters
+    ----------
+    function : Callable[[Any], Any]
+        Module-level function of one task
+    tasks : Sequence[tuple[str, Any]]
+        (name, task), the task picklable
+    workers : int
+        Processes
+    step : Callable[[int], None], default lambda n: None
+        Told of each finished task
+
+    Returns
+    -------
+    list[Outcome]
+        In the order of tasks
+
+    Raises
+    ------
+    BadInput
+        no worker process can be started ({outcome.strerror}); expected room for {workers}: see ulimit -a
+    """
     if workers <= 1:
         return [_counted(attempt(function, *task), step) for task in tasks]
     pool = _Pool(function, tasks, workers)
@@ -306,7 +410,17 @@ def _cause(code: int) -> str:
 def with_retries(
     master: str,  # Such as local[2]
 ) -> str:
-    "A local Spark master that runs a task again when its worker died; other masters as they are"
+    """A local Spark master that runs a task again when its worker died; other masters as they are
+
+    Parameters
+    ----------
+    master : str
+        Such as local[2]
+
+    Returns
+    -------
+    str
+    """
     found = re.fullmatch(r"local(?:\[(\*|\d+)\])?", master)
     return f"local[{found.group(1) or 1},{MAX_DEATHS + 1}]" if found else master
 
@@ -316,7 +430,28 @@ def run_spark(
     tasks: Sequence[tuple[str, Any]],  # (name, task), the task picklable
     master: str | None = None,  # Such as "local[2]"; None takes the session that spark-submit made
 ) -> list[Outcome]:  # In the order of tasks
-    "Runs tasks as Spark tasks, one row a partition; raises BadInput when pyspark is not installed"
+    """Runs tasks as Spark tasks, one row a partition; raises BadInput when pyspark is not installed
+
+    Parameters
+    ----------
+    function : Callable[[Any], Any]
+        Module-level function of one task
+    tasks : Sequence[tuple[str, Any]]
+        (name, task), the task picklable
+    master : str | None, default None
+        Such as "local[2]"; None takes the session that spark-submit made
+
+    Returns
+    -------
+    list[Outcome]
+        In the order of tasks
+
+    Raises
+    ------
+    BadInput
+        engine 'spark' needs pyspark and Java 17: install dark_halo_scope[spark]
+        engine 'spark' finds no Java ({place}); expected Java 17 or later
+    """
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:
@@ -356,7 +491,17 @@ def _spark_rows(batches: Iterator) -> Iterator:
 # %% ../../nbs/run/engine.ipynb #b893c18e
 @dataclass(frozen=True)
 class Engine:
-    "Where tasks run"
+    """Where tasks run
+
+    Attributes
+    ----------
+    kind : str, default 'local'
+        local or spark
+    workers : int, default 0
+        Processes for local; 0 takes one a core
+    master : str, default ''
+        Spark master; empty takes spark-submit's
+    """
 
     kind: str = "local"  # local or spark
     workers: int = 0  # Processes for local; 0 takes one a core
@@ -373,7 +518,23 @@ def run_tasks(
     tasks: Sequence[tuple[str, Any]],  # (name, task)
     label: str = "tasks",  # For the progress display
 ) -> list[Outcome]:  # In the order of tasks
-    "Runs every task and shows progress"
+    """Runs every task and shows progress
+
+    Parameters
+    ----------
+    engine : Engine
+    function : Callable[[Any], Any]
+        Module-level function of one task
+    tasks : Sequence[tuple[str, Any]]
+        (name, task)
+    label : str, default 'tasks'
+        For the progress display
+
+    Returns
+    -------
+    list[Outcome]
+        In the order of tasks
+    """
     if engine.kind == "spark":
         return run_spark(function, tasks, engine.master or None)
     with progress(label, len(tasks)) as step:
@@ -383,5 +544,11 @@ def run_tasks(
 def set_aside(
     outcomes: Sequence[Outcome],
 ) -> dict[str, str]:  # Name -> reason
-    "The tasks that were not done"
+    """The tasks that were not done
+
+    Returns
+    -------
+    dict[str, str]
+        Name -> reason
+    """
     return {o.name: o.why for o in outcomes if not o.done}

@@ -50,7 +50,18 @@ SEARCH = {"fpr": 0.05, "prevalence": [0.05, 0.2]}  # What some hundred galaxies 
 def demo_values(
     name: str,  # A recipe
 ) -> list[str]:  # "section.key=value" each
-    "What changes of a recipe at demo scale"
+    """What changes of a recipe at demo scale
+
+    Parameters
+    ----------
+    name : str
+        A recipe
+
+    Returns
+    -------
+    list[str]
+        "section.key=value" each
+    """
     recipe = load_recipe(name)
     train, small = recipe.train, {"name": "small_cnn", "weights": "", "drop_path": 0.0}
     optim = {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 0, "ema": 0.0}
@@ -80,7 +91,18 @@ def phase_values(
     phase: str,
     given: dict[str, Any],  # Everything that was asked for
 ) -> dict[str, Any]:
-    "What of the values a phase declares"
+    """What of the values a phase declares
+
+    Parameters
+    ----------
+    phase : str
+    given : dict[str, Any]
+        Everything that was asked for
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     declared = declared_parameters(phase_notebook(phase))
     return check_parameters(phase_notebook(phase), {k: v for k, v in given.items() if k in declared})
 
@@ -90,7 +112,21 @@ def run_phases(
     given: dict[str, Any],  # Parameters of the phases
     logs: str,  # Folder of the executed notebooks
 ) -> dict[str, float]:  # Phase -> wall time [s]; 0 where nothing was to be done
-    "Every phase in the order of its products; raises BadInput where one refuses or a guard blocks"
+    """Every phase in the order of its products; raises BadInput where one refuses or a guard blocks
+
+    Parameters
+    ----------
+    run : Run
+    given : dict[str, Any]
+        Parameters of the phases
+    logs : str
+        Folder of the executed notebooks
+
+    Returns
+    -------
+    dict[str, float]
+        Phase -> wall time [s]; 0 where nothing was to be done
+    """
     wanted, seconds = asked_for(run), {}
     phases = list(dict.fromkeys(p.phase for p in wanted))
     for k, phase in enumerate(phases):
@@ -115,7 +151,23 @@ def run_phases(
 def guard_values(
     overrides: Sequence[str],  # "guard=reason" or "guard:gate=reason" each
 ) -> list[str]:  # As one value of a recipe
-    "Guards overridden by name; raises BadInput for one without a reason"
+    """Guards overridden by name; raises BadInput for one without a reason
+
+    Parameters
+    ----------
+    overrides : Sequence[str]
+        "guard=reason" or "guard:gate=reason" each
+
+    Returns
+    -------
+    list[str]
+        As one value of a recipe
+
+    Raises
+    ------
+    BadInput
+        --override {text}: expected GUARD=REASON, such as gates:pairing='the record trained on pairs'
+    """
     pairs = {}
     for text in overrides:
         name, equals, reason = text.partition("=")
@@ -134,7 +186,35 @@ def run_generation(
     guards: Sequence[str] = (),  # "guard=reason" each
     **more: Any,  # engine, workers, limit, allow_missing, device, and whatever a phase declares
 ) -> dict[str, Any]:  # Folder, verdicts and label
-    "Every phase of a recipe and a report; raises BadInput, after the report, where a phase refuses or a guard blocks"
+    """Every phase of a recipe and a report; raises BadInput, after the report, where a phase refuses or a guard blocks
+
+    Parameters
+    ----------
+    name : str
+        A recipe, or a YAML file
+    out : str
+        Folder of the run
+    scale : str, default 'full'
+        full or demo
+    release : str, default ''
+        Root of a release; empty: the recipe's
+    overrides : Sequence[str], default ()
+        "section.key=value" each
+    guards : Sequence[str], default ()
+        "guard=reason" each
+    **more : Any
+        engine, workers, limit, allow_missing, device, and whatever a phase declares
+
+    Returns
+    -------
+    dict[str, Any]
+        Folder, verdicts and label
+
+    Raises
+    ------
+    BadInput
+        scale '{scale}': expected full or demo
+    """
     from dark_halo_scope.run.summary import write_report
 
     if scale not in LABELS:
@@ -169,7 +249,18 @@ def written_result(
     run: Run,
     label: str,  # At which scale
 ) -> dict[str, Any]:
-    "What a finished generation says of itself; also in `generation.json`"
+    """What a finished generation says of itself; also in `generation.json`
+
+    Parameters
+    ----------
+    run : Run
+    label : str
+        At which scale
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     gates, stage0 = read_json(run.address("gates")), read_json(run.address("stage0"))
     result = {"generation": run.recipe.name, "label": label, "gates": {g["name"]: g["passed"] for g in gates}, "stage0": stage0["verdict"]}
     result |= {"overrides": dict(run.recipe.overrides)} if run.recipe.overrides else {}
@@ -181,7 +272,19 @@ def rehearse_named(
     run: Run,  # At demo scale
     recipe: Recipe,  # The generation itself
 ) -> dict[str, Any]:
-    "A few real steps of the named network on the run's stamps: loss, checkpoint, resume"
+    """A few real steps of the named network on the run's stamps: loss, checkpoint, resume
+
+    Parameters
+    ----------
+    run : Run
+        At demo scale
+    recipe : Recipe
+        The generation itself
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     from dark_halo_scope.learning.training import rehearse
 
     facts = rehearse(product_files(run, "stamps"), recipe.train, run.path("rehearsal"))
@@ -192,7 +295,23 @@ def rehearse_named(
 def demo_receipt(
     runs: Sequence[str],  # Folders in which generations ran
 ) -> dict[str, Any]:  # generations, one row each, and when and where
-    "Results of several generations; raises BadInput for a folder in which none ran to its end"
+    """Results of several generations; raises BadInput for a folder in which none ran to its end
+
+    Parameters
+    ----------
+    runs : Sequence[str]
+        Folders in which generations ran
+
+    Returns
+    -------
+    dict[str, Any]
+        generations, one row each, and when and where
+
+    Raises
+    ------
+    BadInput
+        {folder}: no generation.json there; expected a folder in which dhs generation came to its end
+    """
     from dark_halo_scope.trust.generations import from_run
 
     started, rows = time.perf_counter(), []

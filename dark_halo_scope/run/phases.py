@@ -48,7 +48,50 @@ from ..trust.products import ListRecipe
 # %% ../../nbs/run/phases.ipynb #247d9118
 @dataclass(frozen=True)
 class Recipe:
-    "Everything a run chooses"
+    """Everything a run chooses
+
+    Attributes
+    ----------
+    name : str
+        Name of the run's recipe
+    release : str, default DEFAULT
+        Address of the survey's files, see `survey.release`: a root, root#release, or a release's name; {out} is the run's own folder
+    sky : SkyRecipe, optional
+        Bands, pixel scale and stamp side, for every section
+    lists : ListRecipe, optional
+        Known lenses, anchors, impostors
+    bank : str, default ''
+        HDF5 bank of HST sources, wanted where the plan paints them
+    after : str, default ''
+        The generation before, whose stage 0 must have passed: a recipe's name, or a run's folder
+    overrides : dict[str, str], optional
+        Guard, or guard:gate -> the reason for going on although it failed
+    rooms : tuple[str, ...], default ()
+        Further rooms whose products are made, such as mock
+    mock : dict[str, Any], optional
+        Section of the room mock, checked there
+    demo : dict[str, Any], optional
+        section.key -> value, where the recipe is run at demo scale
+    catalogue : CatalogueRecipe, optional
+        Sweeps, or a TAP service
+    selection : SelectionRecipe, optional
+    regions : RegionRecipe, optional
+    parent : ParentRecipe, optional
+    splits : SplitRecipe, optional
+    plan : PlanRecipe, optional
+    paint : PaintRecipe, optional
+    shards : ShardRecipe, optional
+    train : TrainRecipe, optional
+    negatives : NegativeRecipe, optional
+    calibration : CalibrationRecipe, optional
+    score : ScoreRecipe, optional
+    gates : GateRecipe, optional
+    anchors : AnchorRecipe, optional
+    completeness : CompletenessRecipe, optional
+    candidates : CandidateRecipe, optional
+    notes : str, default ''
+        For people; part of no identity
+    """
 
     name: str  # Name of the run's recipe
     release: str = DEFAULT  # Address of the survey's files, see `survey.release`: a root, root#release, or a release's name; {out} is the run's own folder
@@ -97,7 +140,26 @@ def with_sky(
     values: Mapping[str, Any],  # A recipe as YAML gives it
     where: str,  # Its file, for messages
 ) -> dict[str, Any]:  # With what derives from `sky` filled in
-    "States bands, pixel scale and stamp side wherever they are needed; raises BadInput where the recipe states them itself"
+    """States bands, pixel scale and stamp side wherever they are needed; raises BadInput where the recipe states them itself
+
+    Parameters
+    ----------
+    values : Mapping[str, Any]
+        A recipe as YAML gives it
+    where : str
+        Its file, for messages
+
+    Returns
+    -------
+    dict[str, Any]
+        With what derives from `sky` filled in
+
+    Raises
+    ------
+    BadInput
+        {where}.{section}: expected keys and values, got {inner}
+        {where}.{path}: stated once, as sky.{key}; remove it here
+    """
     merged, sky = dict(values), dict(values.get("sky") or {})
     for path, key in DERIVED.items():
         *sections, last = path.split(".")
@@ -120,7 +182,19 @@ def filled(
     values: Any,  # Of a recipe as YAML gives it
     out: str,  # The run's folder
 ) -> Any:
-    "The values with {out} replaced by the run's folder"
+    """The values with {out} replaced by the run's folder
+
+    Parameters
+    ----------
+    values : Any
+        Of a recipe as YAML gives it
+    out : str
+        The run's folder
+
+    Returns
+    -------
+    Any
+    """
     if isinstance(values, dict):
         return {key: filled(value, out) for key, value in values.items()}
     if isinstance(values, list):
@@ -131,7 +205,23 @@ def filled(
 def recipe_values(
     name: str,  # A name in data_manifests/recipes or generations, or a YAML file
 ) -> tuple[dict[str, Any], str]:  # As YAML gives it, and its file
-    "A recipe's values by name or file; raises BadInput naming the recipes there are"
+    """A recipe's values by name or file; raises BadInput naming the recipes there are
+
+    Parameters
+    ----------
+    name : str
+        A name in data_manifests/recipes or generations, or a YAML file
+
+    Returns
+    -------
+    tuple[dict[str, Any], str]
+        As YAML gives it, and its file
+
+    Raises
+    ------
+    BadInput
+        unknown recipe
+    """
     if name.endswith((".yaml", ".yml")) and exists(name):
         return read_yaml(name), name
     known = {p.stem: p for folder in ("recipes", "generations") for p in sorted(manifest(folder).glob("*.yaml"))}
@@ -144,7 +234,24 @@ def with_system(
     values: Mapping[str, Any],  # A recipe as YAML gives it
     where: str,  # Its file, for messages
 ) -> dict[str, Any]:
-    "States whose filters the release has, for the cuts that depend on them; raises BadInput where the recipe states it itself"
+    """States whose filters the release has, for the cuts that depend on them; raises BadInput where the recipe states it itself
+
+    Parameters
+    ----------
+    values : Mapping[str, Any]
+        A recipe as YAML gives it
+    where : str
+        Its file, for messages
+
+    Returns
+    -------
+    dict[str, Any]
+
+    Raises
+    ------
+    BadInput
+        {where}.selection.system: stated by the release; remove it here
+    """
     selection = values.get("selection") or {}
     if isinstance(selection, Mapping) and "system" in selection:
         raise BadInput(f"{where}.selection.system: stated by the release; remove it here")
@@ -155,7 +262,13 @@ def with_system(
 def check_rooms(
     recipe: Recipe,
 ) -> None:
-    "Lets every further room check its own section; raises BadInput for a value it refuses, or a room that is none"
+    """Lets every further room check its own section; raises BadInput for a value it refuses, or a room that is none
+
+    Raises
+    ------
+    BadInput
+        rooms: '{room}' is no room with products; expected mock
+    """
     for room in recipe.rooms:
         try:
             products = importlib.import_module(f"dark_halo_scope.{room}.products")
@@ -170,7 +283,27 @@ def load_recipe(
     overrides: Sequence[str] = (),  # "section.key=value" each
     out: str = "",  # The run's folder, for recipes that say {out}
 ) -> Recipe:
-    "A recipe by name or file; raises BadInput for a file, key or value that does not exist"
+    """A recipe by name or file; raises BadInput for a file, key or value that does not exist
+
+    Parameters
+    ----------
+    name : str
+        A name in data_manifests/recipes or generations, or a YAML file
+    overrides : Sequence[str], default ()
+        "section.key=value" each
+    out : str, default ''
+        The run's folder, for recipes that say {out}
+
+    Returns
+    -------
+    Recipe
+
+    Raises
+    ------
+    BadInput
+        unknown band
+        {where}: release={recipe.release}, and a mock sky is made at {expected}; say rooms=[] to use a given release
+    """
     values, path = recipe_values(name)
     where = Path(path).name
     recipe: Recipe = recipe_from(Recipe, with_system(filled(with_sky(with_overrides(values, overrides), where), out), where), where)
@@ -193,14 +326,56 @@ def open_run(
     allow_missing: bool = False,  # Accept tasks that had to be set aside
     device: str = "cpu",  # cpu or cuda, where a network scores
 ) -> Run:
-    "A run as a phase notebook's parameters name it; raises BadInput for anything that does not exist"
+    """A run as a phase notebook's parameters name it; raises BadInput for anything that does not exist
+
+    Parameters
+    ----------
+    recipe : str
+        A recipe's name or file
+    out : str
+        Where products go
+    overrides : Sequence[str], default ()
+        "section.key=value" each
+    engine : str, default 'local'
+        local or spark
+    workers : int, default 0
+        Processes; 0 is one per core
+    master : str, default ''
+        Spark master
+    limit : int, default 0
+        Tasks; 0 is all
+    allow_missing : bool, default False
+        Accept tasks that had to be set aside
+    device : str, default 'cpu'
+        cpu or cuda, where a network scores
+
+    Returns
+    -------
+    Run
+    """
     return Run(load_recipe(recipe, overrides, out), out, Engine(engine, workers, master), limit, allow_missing, device)
 
 # %% ../../nbs/run/phases.ipynb #efbda17f
 def declared_parameters(
     notebook: Path,  # A phase notebook
 ) -> dict[str, Any]:  # Name -> default
-    "The names and defaults in a notebook's `parameters` cell; raises BadInput where there is no such cell"
+    """The names and defaults in a notebook's `parameters` cell; raises BadInput where there is no such cell
+
+    Parameters
+    ----------
+    notebook : Path
+        A phase notebook
+
+    Returns
+    -------
+    dict[str, Any]
+        Name -> default
+
+    Raises
+    ------
+    BadInput
+        {notebook.name}: expected one cell tagged 'parameters', found {len(cells)}
+    """
     cells = [c for c in json.loads(notebook.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
     if len(cells) != 1:
         raise BadInput(f"{notebook.name}: expected one cell tagged 'parameters', found {len(cells)}")
@@ -213,7 +388,25 @@ def check_parameters(
     notebook: Path,  # A phase notebook
     given: Mapping[str, Any],  # What it is about to be told
 ) -> dict[str, Any]:  # The same
-    "Refuses a parameter that the notebook does not declare; raises BadInput naming those it does"
+    """Refuses a parameter that the notebook does not declare; raises BadInput naming those it does
+
+    Parameters
+    ----------
+    notebook : Path
+        A phase notebook
+    given : Mapping[str, Any]
+        What it is about to be told
+
+    Returns
+    -------
+    dict[str, Any]
+        The same
+
+    Raises
+    ------
+    BadInput
+        unknown parameter
+    """
     declared = declared_parameters(notebook)
     for name in given:
         if name not in declared:
@@ -229,7 +422,24 @@ def open_phase(
     phase: str,  # Such as "phase3_parent"
     names: Mapping[str, Any],  # The notebook's globals()
 ) -> Run:
-    "The run that a notebook's parameters describe; raises BadInput for a plain value under a name that its parameters cell does not declare"
+    """The run that a notebook's parameters describe; raises BadInput for a plain value under a name that its parameters cell does not declare
+
+    Parameters
+    ----------
+    phase : str
+        Such as "phase3_parent"
+    names : Mapping[str, Any]
+        The notebook's globals()
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    BadInput
+        unknown parameter
+    """
     declared = declared_parameters(phase_notebook(phase))
     for name, value in names.items():
         if isinstance(value, PLAIN) and not name.startswith("_") and name not in (*declared, *OF_THE_SHELL):
@@ -247,7 +457,19 @@ def ready(
     run: Run,
     *products: str,  # What the phase makes
 ) -> list[dict[str, Any]]:  # One row per input: input, receipt, rows, when it was finished
-    "The inputs of a phase by their receipts, made first where the run may; raises BadInput naming what to run where it may not"
+    """The inputs of a phase by their receipts, made first where the run may; raises BadInput naming what to run where it may not
+
+    Parameters
+    ----------
+    run : Run
+    *products : str
+        What the phase makes
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        One row per input: input, receipt, rows, when it was finished
+    """
     rows = []
     for name in dict.fromkeys(one for product in products for one in run.product(product).inputs if one not in products and run.wants(one)):
         if run.make_inputs and run.product(name).per != "given":
@@ -259,7 +481,13 @@ def ready(
 
 # %% ../../nbs/run/phases.ipynb #4dcb4eaa
 def receipt_rows(receipt: Receipt) -> Any:  # A pandas table
-    "A receipt as a table for the end of a page; long lists are counted, not listed"
+    """A receipt as a table for the end of a page; long lists are counted, not listed
+
+    Returns
+    -------
+    Any
+        A pandas table
+    """
     import pandas as pd
 
     values = receipt.identity | {"name": receipt.name, **receipt.run}
@@ -275,7 +503,18 @@ def phase_names() -> list[str]:
 def kernels_saying_to(
     file: Path,  # Written when a kernel starts
 ) -> Any:  # A class for nbclient
-    "A manager of kernels that writes to a file what they and their workers say outside the notebook, such as tracebacks after Ctrl-C"
+    """A manager of kernels that writes to a file what they and their workers say outside the notebook, such as tracebacks after Ctrl-C
+
+    Parameters
+    ----------
+    file : Path
+        Written when a kernel starts
+
+    Returns
+    -------
+    Any
+        A class for nbclient
+    """
     from jupyter_client.manager import AsyncKernelManager
 
     class Quiet(AsyncKernelManager):
@@ -291,7 +530,29 @@ def run_notebook(
     parameters: Mapping[str, Any],  # As the notebook declares them
     log: str,  # Where the executed notebook goes
 ) -> str:  # The executed notebook
-    "Runs a phase through papermill; raises BadInput for an undeclared parameter and for bad input met inside"
+    """Runs a phase through papermill; raises BadInput for an undeclared parameter and for bad input met inside
+
+    Parameters
+    ----------
+    phase : str
+        Such as "phase3_parent"
+    parameters : Mapping[str, Any]
+        As the notebook declares them
+    log : str
+        Where the executed notebook goes
+
+    Returns
+    -------
+    str
+        The executed notebook
+
+    Raises
+    ------
+    BadInput
+        {Path(log).parent}: cannot be made ({error.strerror})
+    RuntimeError
+        {phase}: {error.ename}: {error.evalue} (the executed notebook is {log})
+    """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 

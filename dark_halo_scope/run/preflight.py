@@ -25,7 +25,20 @@ def missing_files(
     bricks: Sequence[str],  # Brick names
     bands: Sequence[str],
 ) -> dict[str, tuple[str, ...]]:  # Brick -> names of the files that are not here, for bricks that lack some
-    "The coadds that painting needs and that are not in this release"
+    """The coadds that painting needs and that are not in this release
+
+    Parameters
+    ----------
+    release : Release
+    bricks : Sequence[str]
+        Brick names
+    bands : Sequence[str]
+
+    Returns
+    -------
+    dict[str, tuple[str, ...]]
+        Brick -> names of the files that are not here, for bricks that lack some
+    """
     wanted = {brick: brick_files(release, brick, bands) for brick in bricks}
     here: set[str] = set()
     if scheme_of(release.root) != "https":
@@ -54,7 +67,23 @@ ROW_BYTES = 450.0  # Of a stamp's other columns
 
 @dataclass(frozen=True)
 class Preflight:
-    "What a run of phase 4c is about to do"
+    """What a run of phase 4c is about to do
+
+    Attributes
+    ----------
+    stamps : int
+    bricks : tuple[str, ...]
+        That are read
+    missing : dict[str, tuple[str, ...]]
+        Brick -> files that are not here
+    remote : bool
+        The release is on the web: what is not here is fetched as it is needed
+    bank : str
+        State of the source bank
+    size : float
+        Of the stamps [bytes]
+    core_hours : float
+    """
 
     stamps: int
     bricks: tuple[str, ...]  # That are read
@@ -73,7 +102,13 @@ class Preflight:
         return "\n".join([*lines, f"bricks {state}: {', '.join(self.missing)}" if self.missing else "every brick is there"])
 
     def require(self, allow_missing: bool = False) -> None:
-        "Raises BadInput naming every brick that is not there, unless that is allowed or the release is on the web"
+        """Raises BadInput naming every brick that is not there, unless that is allowed or the release is on the web
+
+        Raises
+        ------
+        BadInput
+            {len(self.missing)} of {len(self.bricks)} bricks are not there: {', '.join(self.missing)} (the first lacks {', '.join(files)}); run phase4b_cache, or go on without them with --allow-missing
+        """
         if self.missing and not self.remote and not allow_missing:
             first, files = next(iter(self.missing.items()))
             raise BadInput(
@@ -86,7 +121,18 @@ def preflight(
     run: Run,
     cluster: ClusterRecipe = ClusterRecipe(efficiency=1.0),  # Rates of a core
 ) -> Preflight:
-    "Looks at a run before it paints; raises BadInput when there is no plan, or no bank where one is wanted"
+    """Looks at a run before it paints; raises BadInput when there is no plan, or no bank where one is wanted
+
+    Parameters
+    ----------
+    run : Run
+    cluster : ClusterRecipe, default ClusterRecipe(efficiency=1.0)
+        Rates of a core
+
+    Returns
+    -------
+    Preflight
+    """
     plan, release = opened(run, "plan"), Release(opened(run, "release").uri)
     rows = plan_bricks(plan.uri, plan.label, run.limit)
     bricks, stamps = tuple(brick for brick, *_ in rows), sum(n for *_, n in rows)

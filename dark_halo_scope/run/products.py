@@ -46,7 +46,24 @@ ROOMS = ("parent", "injection", "learning", "trust", "search")
 def products_of(
     rooms: tuple[str, ...] = (),  # Further rooms, beside those of every search
 ) -> dict[str, Product]:  # By name, each after what it is made of
-    "Every product that can be made; of two declarations with one name the further room's holds"
+    """Every product that can be made; of two declarations with one name the further room's holds
+
+    Parameters
+    ----------
+    rooms : tuple[str, ...], default ()
+        Further rooms, beside those of every search
+
+    Returns
+    -------
+    dict[str, Product]
+        By name, each after what it is made of
+
+    Raises
+    ------
+    BadInput
+        products in a circle: {' <- '.join((*above, name))}
+        product '{above[-1]}' is made of '{name}', which no room declares
+    """
     declared: dict[str, Product] = {}
     for room in (*ROOMS, *rooms):
         declared |= {p.name: p for p in importlib.import_module(f"dark_halo_scope.{room}.products").PRODUCTS}
@@ -68,7 +85,24 @@ def products_of(
 # %% ../../nbs/run/products.ipynb #34e202e2
 @dataclass(frozen=True)
 class Run:
-    "A recipe at work in a folder"
+    """A recipe at work in a folder
+
+    Attributes
+    ----------
+    recipe : Any
+        See `run.phases.Recipe`
+    out : str
+        Folder or bucket of the run's products
+    engine : Engine, default Engine()
+    limit : int, default 0
+        Work on this many tasks only; 0 is all
+    allow_missing : bool, default False
+        Accept tasks that had to be set aside
+    device : str, default 'cpu'
+        cpu or cuda, where a network scores
+    make_inputs : bool, default False
+        Make what is missing of a phase's inputs, rather than refuse
+    """
 
     recipe: Any  # See `run.phases.Recipe`
     out: str  # Folder or bucket of the run's products
@@ -89,7 +123,13 @@ class Run:
         return products_of(tuple(self.recipe.rooms))
 
     def product(self, name: str) -> Product:
-        "One product; raises BadInput naming those there are"
+        """One product; raises BadInput naming those there are
+
+        Raises
+        ------
+        BadInput
+            unknown product
+        """
         if name not in self.products:
             raise unknown_name("product", name, self.products)
         return self.products[name]
@@ -112,7 +152,13 @@ class Run:
 def asked_for(
     run: Run,
 ) -> list[Product]:  # In the order in which they are made
-    "The products that a finished run has, each with its receipt"
+    """The products that a finished run has, each with its receipt
+
+    Returns
+    -------
+    list[Product]
+        In the order in which they are made
+    """
     return [p for name, p in run.products.items() if p.per != "given" and run.wants(name)]
 
 # %% ../../nbs/run/products.ipynb #013556d9
@@ -132,7 +178,13 @@ def overrides_of(
     run: Run,
     product: Product,
 ) -> dict[str, str]:  # Guard or guard:gate -> reason
-    "What the recipe overrides of a product's guards"
+    """What the recipe overrides of a product's guards
+
+    Returns
+    -------
+    dict[str, str]
+        Guard or guard:gate -> reason
+    """
     return {k: v for k, v in sorted(run.recipe.overrides.items()) if k.split(":")[0] in product.guards}
 
 # %% ../../nbs/run/products.ipynb #a222f697
@@ -154,7 +206,13 @@ def label_of(
     run: Run,
     name: str,
 ) -> str:
-    "The name by which receipts name a product; raises BadInput naming the phase that makes it"
+    """The name by which receipts name a product; raises BadInput naming the phase that makes it
+
+    Raises
+    ------
+    BadInput
+        {run.address(name)}: not there; run {product.phase} first
+    """
     product = run.product(name)
     if product.per == "given":
         return given(run, name).label
@@ -167,7 +225,13 @@ def why_not(
     run: Run,
     name: str,
 ) -> str:  # Empty when the product is there as this run would make it
-    "Why a product has to be made, in a line"
+    """Why a product has to be made, in a line
+
+    Returns
+    -------
+    str
+        Empty when the product is there as this run would make it
+    """
     product, uri = run.product(name), run.address(name)
     if not exists(receipt_path(uri)):
         return "not there"
@@ -192,7 +256,19 @@ def brick_faults(
     uri: str,  # A product in one file per sweep, brick or part
     receipt: Receipt,
 ) -> list[str]:  # One line per file that is missing or of another size
-    "Which files of a product are not there as they were written, by one listing; each file's content is compared when it is read"
+    """Which files of a product are not there as they were written, by one listing; each file's content is compared when it is read
+
+    Parameters
+    ----------
+    uri : str
+        A product in one file per sweep, brick or part
+    receipt : Receipt
+
+    Returns
+    -------
+    list[str]
+        One line per file that is missing or of another size
+    """
     written = receipt.run.get("sizes", {})
     there = sizes_below(uri) if written else {}
     files = {join(uri, brick_address(brick)): size for brick, size in written.items()}
@@ -215,7 +291,13 @@ def accepted(
 def state(
     run: Run,
 ) -> dict[str, str]:  # Product -> "done", or why it has to be made
-    "Where a run stands"
+    """Where a run stands
+
+    Returns
+    -------
+    dict[str, str]
+        Product -> "done", or why it has to be made
+    """
     found = {}
     for product in asked_for(run):
         try:
@@ -229,7 +311,13 @@ def opened(
     run: Run,
     name: str,
 ) -> Input:
-    "A product that is there; raises BadInput naming the phase that makes it, or why what is there will not do"
+    """A product that is there; raises BadInput naming the phase that makes it, or why what is there will not do
+
+    Raises
+    ------
+    BadInput
+        {run.address(name)}: {why_not(run, name)}; run {product.phase} first
+    """
     product = run.product(name)
     if product.per == "given":
         return given(run, name)
@@ -252,7 +340,18 @@ def product_files(
     run: Run,
     name: str,  # A product in many files
 ) -> list[str]:
-    "The files of a product that has one per brick; raises BadInput when it is not there"
+    """The files of a product that has one per brick; raises BadInput when it is not there
+
+    Parameters
+    ----------
+    run : Run
+    name : str
+        A product in many files
+
+    Returns
+    -------
+    list[str]
+    """
     return opened(run, name).files()
 
 # %% ../../nbs/run/products.ipynb #5dbbbfcb
@@ -260,7 +359,13 @@ def verdict_of(
     run: Run,
     name: str,
 ) -> tuple[bool | None, list[str], str]:  # Passed, names of what failed, and why
-    "What a guard said"
+    """What a guard said
+
+    Returns
+    -------
+    tuple[bool | None, list[str], str]
+        Passed, names of what failed, and why
+    """
     if run.product(name).per == "given":
         value = given(run, name).value
         return value["passed"], [], value["why"]
@@ -272,7 +377,13 @@ def check_guards(
     run: Run,
     product: Product,
 ) -> None:
-    "Raises BadInput when a guard of a product has not passed and the recipe does not override it by name with a reason"
+    """Raises BadInput when a guard of a product has not passed and the recipe does not override it by name with a reason
+
+    Raises
+    ------
+    BadInput
+        {product.name}: the guard '{guard}' {said} ({', '.join(open_)}): {why}; mend the cause, or override it by name with a reason: {ways}
+    """
     for guard in product.guards:
         passed, wrong, why = verdict_of(run, guard)
         names = [f"{guard}:{one}" for one in wrong] or [guard]
@@ -297,7 +408,13 @@ def make(
     run: Run,
     name: str,
 ) -> Receipt:
-    "Makes a product whose inputs are there; what is already there with the right receipt is not made again"
+    """Makes a product whose inputs are there; what is already there with the right receipt is not made again
+
+    Raises
+    ------
+    BadInput
+        product '{name}' is given, not made
+    """
     product = run.product(name)
     if product.per == "given":
         raise BadInput(f"product '{name}' is given, not made")
@@ -382,7 +499,21 @@ def _written(run: Run, product: Product, made: Made, known: dict[str, Any], star
 # %% ../../nbs/run/products.ipynb #d72c4d8c
 @dataclass(frozen=True)
 class Job:
-    "One task for a worker"
+    """One task for a worker
+
+    Attributes
+    ----------
+    task : Task
+    product : str
+        Schema of its table
+    load : str
+        Names of functions
+    one : str
+    uri : str
+        What it writes
+    known : Mapping[str, Any]
+        Identity of the product's pieces, beside the task's own
+    """
 
     task: Task
     product: str  # Schema of its table
@@ -395,7 +526,13 @@ class Job:
 def do_job(
     job: Job,
 ) -> dict[str, Any]:  # The receipt's parts, and whether the work was already done
-    "Makes one sweep's or brick's part of a product"
+    """Makes one sweep's or brick's part of a product
+
+    Returns
+    -------
+    dict[str, Any]
+        The receipt's parts, and whether the work was already done
+    """
     started, values = time.perf_counter(), dict(job.task.values)
     facts = {**job.known, "task": job.task.name, **job.task.identity}
     if job.load:
@@ -419,7 +556,20 @@ def jobs_of(
     name: str,  # A product made per sweep or brick
     folder: str = "",  # Where their files go; empty: the product's own place
 ) -> list[tuple[str, Job]]:
-    "The tasks of a product, as the engine takes them; raises BadInput when an input is not there"
+    """The tasks of a product, as the engine takes them; raises BadInput when an input is not there
+
+    Parameters
+    ----------
+    run : Run
+    name : str
+        A product made per sweep or brick
+    folder : str, default ''
+        Where their files go; empty: the product's own place
+
+    Returns
+    -------
+    list[tuple[str, Job]]
+    """
     product = run.product(name)
     inputs = inputs_of(run, name)
     return _jobs(run, product, inputs, identity(run, name), folder or run.path(product.address))
@@ -440,7 +590,25 @@ def settle(
     outcomes: Sequence[Outcome],
     what: str,  # Of what the outcomes are: sweeps, bricks
 ) -> dict[str, Any]:  # Name -> value, of the tasks that were done
-    "The values that came out; raises BadInput when none did, or when some did not and the run does not allow it"
+    """The values that came out; raises BadInput when none did, or when some did not and the run does not allow it
+
+    Parameters
+    ----------
+    run : Run
+    outcomes : Sequence[Outcome]
+    what : str
+        Of what the outcomes are: sweeps, bricks
+
+    Returns
+    -------
+    dict[str, Any]
+        Name -> value, of the tasks that were done
+
+    Raises
+    ------
+    BadInput
+        {len(aside)} of {len(outcomes)} {what} set aside, the first: {first}: {why}{hint}
+    """
     aside, done = set_aside(outcomes), {o.name: o.value for o in outcomes if o.done}
     if aside and (not done or not run.allow_missing):
         first, why = next(iter(aside.items()))
@@ -523,7 +691,18 @@ def _without_cutout(identities: Sequence[Mapping[str, Any]]) -> dict[str, dict[s
 def verify(
     run_folder: str,  # A run's folder
 ) -> tuple[int, list[str]]:  # Receipts looked at, and one line per fault
-    "Every file that a receipt speaks for, read and compared"
+    """Every file that a receipt speaks for, read and compared
+
+    Parameters
+    ----------
+    run_folder : str
+        A run's folder
+
+    Returns
+    -------
+    tuple[int, list[str]]
+        Receipts looked at, and one line per fault
+    """
     faults, receipts = [], [uri for uri in list_files(run_folder) if uri.endswith(".receipt.json")]
     for uri in sorted(receipts):
         try:
@@ -549,7 +728,20 @@ def reads_and_writes(
     phase: str,  # Name of a phase notebook
     products: Mapping[str, Product] | None = None,  # Those of every search by default
 ) -> list[dict[str, str]]:  # reads, chosen by, writes, what it is
-    "What a phase makes, and of what"
+    """What a phase makes, and of what
+
+    Parameters
+    ----------
+    phase : str
+        Name of a phase notebook
+    products : Mapping[str, Product] | None, default None
+        Those of every search by default
+
+    Returns
+    -------
+    list[dict[str, str]]
+        reads, chosen by, writes, what it is
+    """
     products = products or products_of()
     rows = []
     for p in products.values():

@@ -33,7 +33,18 @@ def verdict_section(
     run: Run,
     failure: str = "",  # Why the run stopped, where it did
 ) -> Section:
-    "What stopped the run, guards that failed or were overridden, and products that are not there"
+    """What stopped the run, guards that failed or were overridden, and products that are not there
+
+    Parameters
+    ----------
+    run : Run
+    failure : str, default ''
+        Why the run stopped, where it did
+
+    Returns
+    -------
+    Section
+    """
     section, rows = Section("What failed"), []
     if failure:
         section.text.append(f"The run stopped: {failure}")
@@ -140,7 +151,17 @@ def metric_row(measured: Any) -> dict[str, Any]:
 def alike_rows(
     summary: dict[str, Any],  # summary.json of a training
 ) -> list[dict[str, Any]]:
-    "AUROC on the split that chose and on the one that reports, both on stamps that pass the cuts of training"
+    """AUROC on the split that chose and on the one that reports, both on stamps that pass the cuts of training
+
+    Parameters
+    ----------
+    summary : dict[str, Any]
+        summary.json of a training
+
+    Returns
+    -------
+    list[dict[str, Any]]
+    """
     rows = []
     for role in ("chosen_on", "reported_on"):
         if measured := summary[role]:
@@ -343,7 +364,19 @@ def report_cards(
     run: Run,
     done: set[str],  # Products that are there
 ) -> list[tuple[str, str]]:  # Value and what it is, with its denominator
-    "The numbers at the head of the page"
+    """The numbers at the head of the page
+
+    Parameters
+    ----------
+    run : Run
+    done : set[str]
+        Products that are there
+
+    Returns
+    -------
+    list[tuple[str, str]]
+        Value and what it is, with its denominator
+    """
     cards = []
     if "stamps" in done:
         cards.append((f"{read_receipt(run.address('stamps')).identity['rows']:,}", "stamps, painted or left as controls"))
@@ -370,7 +403,19 @@ def write_report(
     run: Run,
     failure: str = "",  # Why the run stopped, where it did
 ) -> str:  # The page's address
-    "The report of a run, one self-contained page; also of a run that stopped"
+    """The report of a run, one self-contained page; also of a run that stopped
+
+    Parameters
+    ----------
+    run : Run
+    failure : str, default ''
+        Why the run stopped, where it did
+
+    Returns
+    -------
+    str
+        The page's address
+    """
     done = {name for name, why in state(run).items() if why == "done"}
     sections = [*(make(run) for name, make in SECTIONS if name in done), files_section(run)]
     lead = "Galaxies chosen, lensed arcs painted into them, a network trained, examined, and sent to search. Each number stands in a file beside this page."

@@ -35,7 +35,18 @@ WEIGHTINGS = ("none", "linear", "quadratic")
 def grade_numbers(
     grades: Sequence[str | None],  # (n,) keys of GRADES, or None
 ) -> np.ndarray:  # (n,) 0 for A ... 3 for no, -1 for none
-    "Grades as whole numbers, best first"
+    """Grades as whole numbers, best first
+
+    Parameters
+    ----------
+    grades : Sequence[str | None]
+        (n,) keys of GRADES, or None
+
+    Returns
+    -------
+    np.ndarray
+        (n,) 0 for A ... 3 for no, -1 for none
+    """
     place = {grade: i for i, grade in enumerate(GRADES)}
     return np.array([-1 if g is None else place[g] for g in grades], int)
 
@@ -44,7 +55,20 @@ def confusion(
     a: np.ndarray,  # (n,) numbers of one grader, -1 for none
     b: np.ndarray,  # (n,) of the other
 ) -> np.ndarray:  # (grade, grade) counts of what both graded
-    "Who gave what"
+    """Who gave what
+
+    Parameters
+    ----------
+    a : np.ndarray
+        (n,) numbers of one grader, -1 for none
+    b : np.ndarray
+        (n,) of the other
+
+    Returns
+    -------
+    np.ndarray
+        (grade, grade) counts of what both graded
+    """
     both = (a >= 0) & (b >= 0)
     return np.bincount(a[both] * len(GRADES) + b[both], minlength=len(GRADES) ** 2).reshape(len(GRADES), len(GRADES))
 
@@ -53,7 +77,25 @@ def cohen_kappa(
     table: np.ndarray,  # (..., grade, grade) counts
     weighting: str = "none",  # One of WEIGHTINGS
 ) -> np.ndarray:  # (...,) 1 is agreement, 0 chance; nan where chance alone would agree always, or nothing was graded
-    "Cohen's kappa of two graders"
+    """Cohen's kappa of two graders
+
+    Parameters
+    ----------
+    table : np.ndarray
+        (..., grade, grade) counts
+    weighting : str, default 'none'
+        One of WEIGHTINGS
+
+    Returns
+    -------
+    np.ndarray
+        (...,) 1 is agreement, 0 chance; nan where chance alone would agree always, or nothing was graded
+
+    Raises
+    ------
+    BadInput
+        unknown weighting
+    """
     if weighting not in WEIGHTINGS:
         raise unknown_name("weighting", weighting, WEIGHTINGS)
     i = np.arange(table.shape[-1])
@@ -67,7 +109,18 @@ def cohen_kappa(
 def votes(
     numbers: np.ndarray,  # (grader, n) numbers, -1 for none
 ) -> np.ndarray:  # (n, grade) how many gave each grade
-    "The votes for each grade"
+    """The votes for each grade
+
+    Parameters
+    ----------
+    numbers : np.ndarray
+        (grader, n) numbers, -1 for none
+
+    Returns
+    -------
+    np.ndarray
+        (n, grade) how many gave each grade
+    """
     return (numbers[:, :, None] == np.arange(len(GRADES))).sum(0)
 
 
@@ -75,7 +128,25 @@ def fleiss_kappa(
     counts: np.ndarray,  # (n, grade) votes, as many a row
     times: np.ndarray | None = None,  # (..., n) how often each row counts; once by default
 ) -> np.ndarray:  # (...,) nan where all votes are alike, or there are fewer than two graders
-    "Fleiss' kappa of several graders"
+    """Fleiss' kappa of several graders
+
+    Parameters
+    ----------
+    counts : np.ndarray
+        (n, grade) votes, as many a row
+    times : np.ndarray | None, default None
+        (..., n) how often each row counts; once by default
+
+    Returns
+    -------
+    np.ndarray
+        (...,) nan where all votes are alike, or there are fewer than two graders
+
+    Raises
+    ------
+    BadInput
+        Fleiss' kappa: {graders.min()} to {graders.max()} votes a candidate, expected the same number for each
+    """
     graders = counts.sum(1)
     if len(set(graders.tolist())) > 1:
         raise BadInput(f"Fleiss' kappa: {graders.min()} to {graders.max()} votes a candidate, expected the same number for each")
@@ -96,7 +167,21 @@ def resampled(
     measure: Callable[[np.ndarray], np.ndarray],  # (repeat, *shape) -> (repeat,)
     level: float = 0.95,
 ) -> tuple[float, float]:  # Lower and upper end; nan where it is defined in fewer than half of the draws
-    "Interval of a measure of counts, by the bootstrap; the same counts give the same interval"
+    """Interval of a measure of counts, by the bootstrap; the same counts give the same interval
+
+    Parameters
+    ----------
+    counts : np.ndarray
+        Counts of any shape
+    measure : Callable[[np.ndarray], np.ndarray]
+        (repeat, *shape) -> (repeat,)
+    level : float, default 0.95
+
+    Returns
+    -------
+    tuple[float, float]
+        Lower and upper end; nan where it is defined in fewer than half of the draws
+    """
     flat = counts.ravel().astype(np.int64)
     if not flat.sum():
         return float("nan"), float("nan")
@@ -111,7 +196,23 @@ def resampled(
 
 @dataclass(frozen=True)
 class Kappa:
-    "Agreement beyond chance"
+    """Agreement beyond chance
+
+    Attributes
+    ----------
+    graders : tuple[str, ...]
+    kind : str
+        cohen, cohen quadratic or fleiss
+    value : float
+        nan where it is not defined
+    lo : float
+        95 %
+    hi : float
+    agreed : float
+        Share of pairs of grades that are the same
+    n : int
+        Candidates that all of them graded
+    """
 
     graders: tuple[str, ...]
     kind: str  # cohen, cohen quadratic or fleiss
@@ -125,7 +226,18 @@ class Kappa:
 def kappas(
     numbers: Mapping[str, np.ndarray],  # Grader -> (n,) numbers, -1 for none
 ) -> list[Kappa]:  # Each pair, unweighted and quadratic; then all together where they are three or more
-    "Agreement of every pair of graders, and of all"
+    """Agreement of every pair of graders, and of all
+
+    Parameters
+    ----------
+    numbers : Mapping[str, np.ndarray]
+        Grader -> (n,) numbers, -1 for none
+
+    Returns
+    -------
+    list[Kappa]
+        Each pair, unweighted and quadratic; then all together where they are three or more
+    """
     out = []
     for a, b in itertools.combinations(numbers, 2):
         table = confusion(numbers[a], numbers[b])
@@ -146,7 +258,25 @@ def kappas(
 # %% ../../nbs/search/agreement.ipynb #f28e5776
 @dataclass(frozen=True)
 class Worth:
-    "What a grader's grades are worth on cards whose answer is known"
+    """What a grader's grades are worth on cards whose answer is known
+
+    Attributes
+    ----------
+    grader : str
+    at_least : str
+        The grade that counts as found: A, B or C
+    truth : str
+        lens: `value` is the recall; non-lens: the rate of false alarms
+    value : float
+        nan where none was graded
+    lo : float
+        95 %
+    hi : float
+    n : int
+        Planted and graded
+    planted : int
+        Planted in all
+    """
 
     grader: str
     at_least: str  # The grade that counts as found: A, B or C
@@ -164,7 +294,27 @@ def worth(
     truth: Sequence[str],  # (n,) of the deck
     at_least: str = "B",
 ) -> list[Worth]:  # For lenses, then for non-lenses; only what was planted
-    "Recall and false alarms of one grader; raises BadInput for a cut that is no grade"
+    """Recall and false alarms of one grader; raises BadInput for a cut that is no grade
+
+    Parameters
+    ----------
+    grader : str
+    numbers : np.ndarray
+        (n,) their grades, -1 for none
+    truth : Sequence[str]
+        (n,) of the deck
+    at_least : str, default 'B'
+
+    Returns
+    -------
+    list[Worth]
+        For lenses, then for non-lenses; only what was planted
+
+    Raises
+    ------
+    BadInput
+        unknown grade
+    """
     if at_least not in GRADES or at_least == "no":
         raise unknown_name("grade", at_least, [g for g in GRADES if g != "no"])
     cut, out = list(GRADES).index(at_least), []
@@ -181,7 +331,18 @@ def worth(
 def consensus(
     counts: np.ndarray,  # (n, grade) votes
 ) -> list[str | None]:  # (n,) the median grade; None without a vote
-    "The median grade of each candidate, the lower one of two"
+    """The median grade of each candidate, the lower one of two
+
+    Parameters
+    ----------
+    counts : np.ndarray
+        (n, grade) votes
+
+    Returns
+    -------
+    list[str | None]
+        (n,) the median grade; None without a vote
+    """
     total, running = counts.sum(1), np.cumsum(counts, axis=1)
     place = (running > total[:, None] / 2).argmax(1)
     return [list(GRADES)[p] if n else None for p, n in zip(place.tolist(), total.tolist())]
@@ -192,7 +353,13 @@ def grade_table(
     book: GradeBook,
     graders: Sequence[str],
 ) -> pa.Table:  # Product `grades`: one row a grader and card marked
-    "Every grader's last word on every card of the deck"
+    """Every grader's last word on every card of the deck
+
+    Returns
+    -------
+    pa.Table
+        Product `grades`: one row a grader and card marked
+    """
     truth, rows = dict(zip(deck.names, deck.truth)), []
     for grader in graders:
         sums = "SELECT name, sum(seconds), count(*) - 1, max(at) FROM mark WHERE grader = ? GROUP BY name"
@@ -206,7 +373,19 @@ def vote_table(
     deck: Deck,
     numbers: Mapping[str, np.ndarray],  # Grader -> (n,) grades of the deck's cards
 ) -> pa.Table:  # Product `votes`: one row a card
-    "The votes on every card, and their median"
+    """The votes on every card, and their median
+
+    Parameters
+    ----------
+    deck : Deck
+    numbers : Mapping[str, np.ndarray]
+        Grader -> (n,) grades of the deck's cards
+
+    Returns
+    -------
+    pa.Table
+        Product `votes`: one row a card
+    """
     counts = votes(np.stack(list(numbers.values())))
     columns: dict[str, Any] = {"name": list(deck.names), "truth": list(deck.truth), "grade": consensus(counts)}
     return table_from(columns | {f"n_{grade}": counts[:, i] for i, grade in enumerate(GRADES)}, "votes")
@@ -219,7 +398,20 @@ def skill_odds(
     numbers: Mapping[str, np.ndarray],  # Grader -> (n,) grades of the deck's cards
     truth: Sequence[str],  # (n,) of the deck
 ) -> np.ndarray | None:  # (n,) sum of log odds; None where either kind of planted card was never graded
-    "Votes weighed by what each grader's votes were worth on the planted cards: log of P(vote | lens) over P(vote | no lens), each share with one card more on either side"
+    """Votes weighed by what each grader's votes were worth on the planted cards: log of P(vote | lens) over P(vote | no lens), each share with one card more on either side
+
+    Parameters
+    ----------
+    numbers : Mapping[str, np.ndarray]
+        Grader -> (n,) grades of the deck's cards
+    truth : Sequence[str]
+        (n,) of the deck
+
+    Returns
+    -------
+    np.ndarray | None
+        (n,) sum of log odds; None where either kind of planted card was never graded
+    """
     cut, total, kinds = list(GRADES).index(SKILL_CUT), np.zeros(len(truth)), np.array(truth)
     if any(not any(((v >= 0) & (kinds == kind)).any() for v in numbers.values()) for kind in ("lens", "non-lens")):
         return None
@@ -237,7 +429,19 @@ def disagreements(
     deck: Deck,
     numbers: Mapping[str, np.ndarray],  # Grader -> (n,) grades of the deck's cards
 ) -> list[str]:  # Names of candidates, none of them planted
-    "Candidates whose grades lie two steps apart or more: what a second round is for"
+    """Candidates whose grades lie two steps apart or more: what a second round is for
+
+    Parameters
+    ----------
+    deck : Deck
+    numbers : Mapping[str, np.ndarray]
+        Grader -> (n,) grades of the deck's cards
+
+    Returns
+    -------
+    list[str]
+        Names of candidates, none of them planted
+    """
     stack = np.ma.masked_less(np.stack(list(numbers.values())), 0)
     apart = np.ma.filled(stack.max(0) - stack.min(0), 0)
     return [name for name, d, t in zip(deck.names, apart.tolist(), deck.truth) if d >= APART and not t]
@@ -247,7 +451,18 @@ def agreement_report(
     deck: Deck,
     numbers: Mapping[str, np.ndarray],  # Grader -> (n,) grades of the deck's cards
 ) -> dict[str, Any]:
-    "Progress, agreement on the candidates, recall and false alarms on the planted cards"
+    """Progress, agreement on the candidates, recall and false alarms on the planted cards
+
+    Parameters
+    ----------
+    deck : Deck
+    numbers : Mapping[str, np.ndarray]
+        Grader -> (n,) grades of the deck's cards
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     candidate = np.array([t == "" for t in deck.truth])
     graded = {
         g: {"graded": int((v >= 0).sum()), "of": len(v), **dict(zip(GRADES, votes(v[None])[v >= 0].sum(0).tolist()))}
@@ -264,7 +479,17 @@ def agreement_report(
 def in_words(
     report: Mapping[str, Any],  # From `agreement_report`
 ) -> list[str]:
-    "The report in lines: progress, recall and false alarms at B and better, agreement"
+    """The report in lines: progress, recall and false alarms at B and better, agreement
+
+    Parameters
+    ----------
+    report : Mapping[str, Any]
+        From `agreement_report`
+
+    Returns
+    -------
+    list[str]
+    """
     what, lines = {"lens": "planted lenses found", "non-lens": "planted non-lenses taken for one"}, []
     for grader, done in report["progress"].items():
         lines.append(f"{grader}: {done['graded']} of {done['of']} graded ({', '.join(f'{g} {done[g]}' for g in GRADES)})")
@@ -286,7 +511,27 @@ def export_grades(
     book: GradeBook,
     out: str,  # Folder
 ) -> dict[str, Any]:  # What agreement.json holds
-    "Writes grades, votes and graded candidates (Parquet and CSV), disagreements.csv, pictures and agreement.json; raises BadInput when nothing was graded"
+    """Writes grades, votes and graded candidates (Parquet and CSV), disagreements.csv, pictures and agreement.json; raises BadInput when nothing was graded
+
+    Parameters
+    ----------
+    candidates : str
+        The candidates product the deck was read from
+    deck : Deck
+    book : GradeBook
+    out : str
+        Folder
+
+    Returns
+    -------
+    dict[str, Any]
+        What agreement.json holds
+
+    Raises
+    ------
+    BadInput
+        {book.path}: holds no grade of these candidates yet, expected at least one
+    """
     graders = [name for (name,) in book.ask("SELECT name FROM grader ORDER BY name")]
     table, said = grade_table(deck, book, graders), {g: opinions(book, g) for g in graders}
     numbers = {g: grade_numbers([said[g].get(name, (None, ""))[0] for name in deck.names]) for g in graders}

@@ -41,7 +41,41 @@ from ..survey.photometry import depth_magnitude
 # %% ../../nbs/search/candidates.ipynb #5861deb8
 @dataclass(frozen=True)
 class CandidateRecipe:
-    "What becomes a candidate, and what it is compared with"
+    """What becomes a candidate, and what it is compared with
+
+    Attributes
+    ----------
+    splits : tuple[str, ...], default ('test',)
+        Parts of the parent sample that are searched
+    threshold_split : str, default 'val'
+        Labelled stamps that set threshold and calibration
+    rates_split : str, default 'test'
+        Labelled stamps whose rates forecast the purity: others than those that set the threshold
+    lens : LensDefinition, default LensDefinition()
+        What prevalence, recall and purity count as a lens
+    by : Literal['fpr', 'purity'], default 'fpr'
+        What sets the threshold
+    fpr : float, default 0.001
+        False-positive rate of the threshold, where it is set by that
+    purity : float, default 0.5
+        Expected purity at the middle prevalence, where it is set by that
+    prevalence : tuple[float, float], default (0.0001, 0.001)
+        Share of lenses among the galaxies searched: a range
+    calibrator : Literal['platt', 'temperature', 'isotonic'], default 'platt'
+        From logit to probability
+    mask_names : tuple[str, ...], default HOST_MASKS
+        MASKBITS that disqualify, as they do in the parent sample
+    min_depth_r : float, default 0.0
+        Shallowest 5-sigma depth in r that is searched [mag]; 0 searches all
+    duplicate_arcsec : float, default 3.0
+        Galaxies nearer than this to a higher one are the same system
+    known_arcsec : float, default 5.0
+        A listed lens this near is this candidate
+    known_lists : tuple[str, ...], default ()
+        Lists to compare with, beside those taken out of the hosts
+    known_leave_out : tuple[str, ...], default ('Lopes',)
+        Rows whose `ref` has one of these words are no lenses: optical clusters
+    """
 
     splits: tuple[str, ...] = ("test",)  # Parts of the parent sample that are searched
     threshold_split: str = "val"  # Labelled stamps that set threshold and calibration
@@ -80,7 +114,26 @@ class CandidateRecipe:
 # %% ../../nbs/search/candidates.ipynb #ad9097c9
 @dataclass(frozen=True)
 class Threshold:
-    "A score, and how it was chosen"
+    """A score, and how it was chosen
+
+    Attributes
+    ----------
+    logit : float
+        A galaxy at or above it is a candidate
+    by : str
+        fpr or purity
+    asked : float
+    split : str
+        Where it was chosen
+    negatives : int
+    hosts : int
+        Different galaxies among them
+    above : int
+        Negatives at or above it
+    injections : int
+    found : int
+        Injections at or above it
+    """
 
     logit: float  # A galaxy at or above it is a candidate
     by: str  # fpr or purity
@@ -100,7 +153,30 @@ def threshold_at_fpr(
     hosts: Any = None,  # (n,)
     split: str = "",  # Name of the stamps' split, for the record
 ) -> Threshold:
-    "The lowest score that keeps to a false-positive rate; raises BadInput with too few negatives, or where ties decide"
+    """The lowest score that keeps to a false-positive rate; raises BadInput with too few negatives, or where ties decide
+
+    Parameters
+    ----------
+    logit : Any
+        (n,) float32 logits of labelled stamps
+    label : Any
+        (n,) 0 or 1
+    fpr : float
+    hosts : Any, default None
+        (n,)
+    split : str, default ''
+        Name of the stamps' split, for the record
+
+    Returns
+    -------
+    Threshold
+
+    Raises
+    ------
+    BadInput
+        threshold at a false-positive rate of {fpr}: {free} galaxies without a lens in '{split}', expected {need} or more
+        threshold at a false-positive rate of {fpr}: every score in '{split}' has more negatives at or above it
+    """
     s, y = checked(logit, label)
     curve, h = roc(s, y), host_index(hosts, len(s))
     found, free, need = tpr_range_at_fpr(curve, fpr), n_hosts(h, ~y), negatives_needed(fpr)
@@ -129,7 +205,32 @@ def threshold_at_purity(
     split: str = "",
     weights: Any = None,  # (n,) of the plan; ones if None
 ) -> Threshold:
-    "The lowest score with this expected purity; raises BadInput when none reaches it, with what would be needed"
+    """The lowest score with this expected purity; raises BadInput when none reaches it, with what would be needed
+
+    Parameters
+    ----------
+    logit : Any
+        (n,) float32 logits of labelled stamps
+    label : Any
+        (n,) 0 or 1
+    purity : float
+    prevalence : float
+        Share of lenses where it is used
+    hosts : Any, default None
+        (n,)
+    split : str, default ''
+    weights : Any, default None
+        (n,) of the plan; ones if None
+
+    Returns
+    -------
+    Threshold
+
+    Raises
+    ------
+    BadInput
+        threshold at a purity of {purity}: {float(np.max(expected))} is the most that {free} galaxies of '{split}' without a lens can show at a prevalence of {prevalence}; expected some ... or more, or a lower purity
+    """
     s, y = checked(logit, label)
     curve, h = roc(s, y), host_index(hosts, len(s))
     free = n_hosts(h, ~y)
@@ -156,7 +257,24 @@ def choose_threshold(
     recipe: CandidateRecipe,
     weights: Any = None,  # (n,) of the plan; ones if None
 ) -> Threshold:
-    "The threshold as the recipe asks for it"
+    """The threshold as the recipe asks for it
+
+    Parameters
+    ----------
+    logit : Any
+        (n,) logits of the labelled stamps of `threshold_split`
+    label : Any
+        (n,) 0 or 1
+    hosts : Any
+        (n,)
+    recipe : CandidateRecipe
+    weights : Any, default None
+        (n,) of the plan; ones if None
+
+    Returns
+    -------
+    Threshold
+    """
     if recipe.by == "fpr":
         return threshold_at_fpr(logit, label, recipe.fpr, hosts, recipe.threshold_split)
     return threshold_at_purity(logit, label, recipe.purity, recipe.middle, hosts, recipe.threshold_split, weights)
@@ -168,7 +286,23 @@ def rate_rows(
     arc_mag_r: np.ndarray,  # (n,)
     lens: LensDefinition,
 ) -> np.ndarray:  # (n,) bool
-    "Labelled stamps that enter a threshold and its rates: galaxies without a lens, and injections that the definition calls a lens"
+    """Labelled stamps that enter a threshold and its rates: galaxies without a lens, and injections that the definition calls a lens
+
+    Parameters
+    ----------
+    label : np.ndarray
+        (n,) 1 lens, 0 not, -1 unknown
+    theta_E : np.ndarray
+        (n,) of the injections; anything for the others
+    arc_mag_r : np.ndarray
+        (n,)
+    lens : LensDefinition
+
+    Returns
+    -------
+    np.ndarray
+        (n,) bool
+    """
     return (np.asarray(label) == 0) | ((np.asarray(label) == 1) & lens.holds(theta_E, arc_mag_r))
 
 # %% ../../nbs/search/candidates.ipynb #6f78cae4
@@ -176,7 +310,24 @@ def candidate_name(
     ra: float,  # [deg]
     dec: float,  # [deg]
 ) -> str:
-    "DESI-RRR.rrrr+DD.dddd, cut off as the IAU asks; raises BadInput off the sky"
+    """DESI-RRR.rrrr+DD.dddd, cut off as the IAU asks; raises BadInput off the sky
+
+    Parameters
+    ----------
+    ra : float
+        [deg]
+    dec : float
+        [deg]
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    BadInput
+        name of {ra}, {dec}: expected a place on the sky
+    """
     if not (np.isfinite(ra) and abs(dec) <= 90):
         raise BadInput(f"name of {ra}, {dec}: expected a place on the sky")
     unit = Decimal("0.0001")
@@ -187,7 +338,18 @@ def candidate_name(
 # %% ../../nbs/search/candidates.ipynb #f1b57da1
 @dataclass(frozen=True)
 class KnownList:
-    "A list of lenses or candidates that somebody published"
+    """A list of lenses or candidates that somebody published
+
+    Attributes
+    ----------
+    name : str
+    names : np.ndarray
+        (n,) text
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    """
 
     name: str
     names: np.ndarray  # (n,) text
@@ -199,7 +361,19 @@ def known_list(
     uri: str,  # A list of any kind, such as lenscat's
     leave_out: Sequence[str] = (),  # Words in `ref` of rows that are no lenses
 ) -> KnownList:
-    "A list by its file; its bad rows are set aside with a warning; raises BadInput where no row is a position"
+    """A list by its file; its bad rows are set aside with a warning; raises BadInput where no row is a position
+
+    Parameters
+    ----------
+    uri : str
+        A list of any kind, such as lenscat's
+    leave_out : Sequence[str], default ()
+        Words in `ref` of rows that are no lenses
+
+    Returns
+    -------
+    KnownList
+    """
     t = read_positions(uri).columns
     reference = t.get("ref", np.full(len(t["ra"]), "", object)).astype(str)
     keep = ~np.logical_or.reduce([np.char.find(reference, word) >= 0 for word in leave_out] or [np.zeros(len(reference), bool)])
@@ -213,7 +387,23 @@ def crossmatch(
     lists: Sequence[KnownList],
     radius: float = 5.0,  # [arcsec]
 ) -> dict[str, list[Any]]:  # known_as, known_list, known_arcsec: None where nothing is known
-    "The nearest listed lens of each position; of equally near ones the earlier list's"
+    """The nearest listed lens of each position; of equally near ones the earlier list's
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    lists : Sequence[KnownList]
+    radius : float, default 5.0
+        [arcsec]
+
+    Returns
+    -------
+    dict[str, list[Any]]
+        known_as, known_list, known_arcsec: None where nothing is known
+    """
     out: dict[str, list[Any]] = {c: [None] * len(ra) for c in ("known_as", "known_list", "known_arcsec")}
     lists = [known for known in lists if len(known.ra)]
     if not lists or not len(ra):
@@ -231,7 +421,22 @@ def same_system(
     dec: np.ndarray,  # (n,) [deg]
     radius: float,  # [arcsec]
 ) -> np.ndarray:  # (n,) int: the row that each belongs to; its own where it leads
-    "Whose system each row is"
+    """Whose system each row is
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg], highest score first
+    dec : np.ndarray
+        (n,) [deg]
+    radius : float
+        [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) int: the row that each belongs to; its own where it leads
+    """
     owner = np.arange(len(ra))
     if len(ra) < 2:
         return owner
@@ -248,7 +453,23 @@ def checked_scores(
     searched: Mapping[str, np.ndarray],  # Columns of the searched galaxies
     logit: np.ndarray,  # (n,)
 ) -> None:
-    "Refuses an empty search, a galaxy that occurs twice, and a logit that is not finite"
+    """Refuses an empty search, a galaxy that occurs twice, and a logit that is not finite
+
+    Parameters
+    ----------
+    searched : Mapping[str, np.ndarray]
+        Columns of the searched galaxies
+    logit : np.ndarray
+        (n,)
+
+    Raises
+    ------
+    BadInput
+        candidates: no galaxy was searched, expected at least one score
+        candidates: {len(who)} galaxies and {len(logit)} logits, expected as many of each
+        candidates: {len(bad)} of {len(logit)} logits are not finite, the first of {one}; expected finite scores
+        candidates: {int((n > 1).sum())} galaxies occur more than once, such as {one}; expected each once
+    """
     if not len(logit):
         raise BadInput("candidates: no galaxy was searched, expected at least one score")
     who = np.stack([np.asarray(searched[c]).astype(np.int64) for c in IDENTITY], axis=1)
@@ -270,7 +491,22 @@ def search_cuts(
     threshold: float,
     recipe: CandidateRecipe,
 ) -> dict[str, np.ndarray]:  # Name of a cut -> (n,) bool, in the order in which they are counted
-    "What a galaxy must be to become a candidate"
+    """What a galaxy must be to become a candidate
+
+    Parameters
+    ----------
+    searched : Mapping[str, np.ndarray]
+        brickid, ra, dec, maskbits, psfdepth_r of the searched galaxies
+    logit : np.ndarray
+        (n,)
+    threshold : float
+    recipe : CandidateRecipe
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        Name of a cut -> (n,) bool, in the order in which they are counted
+    """
     cuts = {"its brick owns it": is_brick_primary(searched["brickid"], searched["ra"], searched["dec"])}
     cuts[f"not in {', '.join(recipe.mask_names)}"] = ~any_bit(searched["maskbits"], recipe.mask_names)
     if recipe.min_depth_r:
@@ -283,7 +519,21 @@ def ranked(
     logit: np.ndarray,  # (n,)
     rows: np.ndarray,  # (m,) indices
 ) -> np.ndarray:  # (m,) the same, highest logit first
-    "Indices by falling logit, ties by identity"
+    """Indices by falling logit, ties by identity
+
+    Parameters
+    ----------
+    searched : Mapping[str, np.ndarray]
+    logit : np.ndarray
+        (n,)
+    rows : np.ndarray
+        (m,) indices
+
+    Returns
+    -------
+    np.ndarray
+        (m,) the same, highest logit first
+    """
     keys = [np.asarray(searched[c])[rows] for c in reversed(IDENTITY)]
     return rows[np.lexsort([*keys, -logit[rows].astype(np.float64)])]
 
@@ -299,7 +549,27 @@ def candidate_columns(
     bands: Sequence[str],
     layer: str,  # Of the sky viewer
 ) -> dict[str, Any]:
-    "What the catalogue knows of the candidates, with their names and links; raises BadInput where two would have one name"
+    """What the catalogue knows of the candidates, with their names and links; raises BadInput where two would have one name
+
+    Parameters
+    ----------
+    searched : Mapping[str, np.ndarray]
+        Columns of `parent`
+    rows : np.ndarray
+        (n,) candidates among them
+    bands : Sequence[str]
+    layer : str
+        Of the sky viewer
+
+    Returns
+    -------
+    dict[str, Any]
+
+    Raises
+    ------
+    BadInput
+        candidates: two of them have one name; expected a larger duplicate_arcsec
+    """
     columns: dict[str, Any] = {c: np.asarray(searched[c])[rows] for c in (*IDENTITY, "brickname", "ra", "dec", "maskbits", "split")}
     columns |= {f"{c}_{b}": np.asarray(searched[f"{c}_{b}"])[rows] for c in ("mag", "psfsize") for b in bands}
     places = list(zip(columns["ra"].tolist(), columns["dec"].tolist()))
@@ -311,7 +581,22 @@ def candidate_columns(
 # %% ../../nbs/search/candidates.ipynb #be5f6f9a
 @dataclass(frozen=True)
 class CandidateList:
-    "The candidates, and what the list says of itself"
+    """The candidates, and what the list says of itself
+
+    Attributes
+    ----------
+    table : pa.Table
+        Product `candidates`
+    rows : np.ndarray
+        (n,) which searched galaxy each candidate is
+    threshold : Threshold
+    expected : Yield
+        Purity and candidates per square degree, from the rates of labelled stamps
+    mean_p : float
+        Mean calibrated probability: the same forecast by another way
+    attrition : list[dict[str, Any]]
+        cut, before, kept
+    """
 
     table: pa.Table  # Product `candidates`
     rows: np.ndarray  # (n,) which searched galaxy each candidate is
@@ -333,7 +618,33 @@ def list_candidates(
     bands: Sequence[str] = ("g", "r", "z"),
     layer: str = "ls-dr10",  # Of the sky viewer
 ) -> CandidateList:
-    "The list; raises BadInput for scores that are not scores, and when nothing is left"
+    """The list; raises BadInput for scores that are not scores, and when nothing is left
+
+    Parameters
+    ----------
+    searched : Mapping[str, np.ndarray]
+        Columns of `parent`, one row a searched galaxy
+    logit : np.ndarray
+        (n,) float32
+    model_id : str
+    threshold : Threshold
+    expected : Yield
+    calibrator : Calibrator
+    lists : Sequence[KnownList]
+    recipe : CandidateRecipe
+    bands : Sequence[str], default ('g', 'r', 'z')
+    layer : str, default 'ls-dr10'
+        Of the sky viewer
+
+    Returns
+    -------
+    CandidateList
+
+    Raises
+    ------
+    BadInput
+        candidates: none of {len(logit)} galaxies scores {threshold.logit} or higher (the highest {logit.max()}); expected one
+    """
     logit = np.asarray(logit, np.float32)
     checked_scores(searched, logit)
     alive, attrition = np.ones(len(logit), bool), []

@@ -32,7 +32,22 @@ def astropy_table(
     bands: Sequence[str] = ("g", "r", "z"),
     meta: Mapping[str, Any] | None = None,  # Said in every header: words and numbers
 ) -> Table:
-    "The product with units, descriptions and UCDs; text is text, absent values are masked"
+    """The product with units, descriptions and UCDs; text is text, absent values are masked
+
+    Parameters
+    ----------
+    table : pa.Table
+        A product of `base.schema`
+    product : str
+        Its name
+    bands : Sequence[str], default ('g', 'r', 'z')
+    meta : Mapping[str, Any] | None, default None
+        Said in every header: words and numbers
+
+    Returns
+    -------
+    Table
+    """
     table, out = conform(table, product, bands), Table(meta=dict(meta or {}))
     for c in product_columns(product, bands):
         if c.name not in table.column_names:
@@ -53,7 +68,19 @@ def product_from(
     product: str,
     bands: Sequence[str] = ("g", "r", "z"),
 ) -> pa.Table:
-    "The product of a copy; raises BadInput where columns are missing, unknown or of another type"
+    """The product of a copy; raises BadInput where columns are missing, unknown or of another type
+
+    Parameters
+    ----------
+    table : Table
+        Read from FITS, VOTable or ECSV
+    product : str
+    bands : Sequence[str], default ('g', 'r', 'z')
+
+    Returns
+    -------
+    pa.Table
+    """
     columns = {}
     for c in table.colnames:
         mask = np.ma.getmaskarray(np.ma.asarray(table[c]))
@@ -85,7 +112,21 @@ def fits_bytes(
     name: str,  # Of the extension
     images: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]] | None = None,  # Further extensions: pixels and header
 ) -> bytes:
-    "A FITS file with the table in extension 1; the same bytes for the same table"
+    """A FITS file with the table in extension 1; the same bytes for the same table
+
+    Parameters
+    ----------
+    table : Table
+        From `astropy_table`
+    name : str
+        Of the extension
+    images : Mapping[str, tuple[np.ndarray, Mapping[str, Any]]] | None, default None
+        Further extensions: pixels and header
+
+    Returns
+    -------
+    bytes
+    """
     columns = []
     for c in table.itercols():
         values = np.asarray(c)
@@ -121,7 +162,18 @@ PLANES = ("completeness", "lo", "hi", "n_effective")
 def map_image(
     m: CellMap,  # Of two axes
 ) -> tuple[np.ndarray, dict[str, Any]]:  # (plane, y, x) float32 and its header
-    "A map as pixels"
+    """A map as pixels
+
+    Parameters
+    ----------
+    m : CellMap
+        Of two axes
+
+    Returns
+    -------
+    tuple[np.ndarray, dict[str, Any]]
+        (plane, y, x) float32 and its header
+    """
     header: dict[str, Any] = {f"PLANE{i}": name for i, name in enumerate(PLANES, 1)}
     for key, axis in zip("XY", m.axes):
         header |= {f"{key}AXIS": axis.name} | {f"{key}EDGE{i}": edge for i, edge in enumerate(axis.edges)}
@@ -133,7 +185,20 @@ def completeness_fits(
     planted: Completeness | None = None,  # The same maps of other lenses
     meta: Mapping[str, Any] | None = None,  # Said in the table's header
 ) -> bytes:
-    "Every cell as a table, and every map of two quantities as an image"
+    """Every cell as a table, and every map of two quantities as an image
+
+    Parameters
+    ----------
+    completeness : Completeness
+    planted : Completeness | None, default None
+        The same maps of other lenses
+    meta : Mapping[str, Any] | None, default None
+        Said in the table's header
+
+    Returns
+    -------
+    bytes
+    """
     table = astropy_table(completeness_table(completeness, planted), "completeness", meta=meta)
     maps = {m.name.upper().replace(" ", ""): map_image(m) for m in completeness.maps.values() if len(m.axes) == 2}
     return fits_bytes(table, "CELLS", maps)
@@ -144,7 +209,19 @@ def votable_bytes(
     name: str,
     description: str = "",
 ) -> bytes:
-    "A VOTable 1.4 with UCDs, units, the coordinate system, and what it was made with as INFO"
+    """A VOTable 1.4 with UCDs, units, the coordinate system, and what it was made with as INFO
+
+    Parameters
+    ----------
+    table : Table
+        From `astropy_table`
+    name : str
+    description : str, default ''
+
+    Returns
+    -------
+    bytes
+    """
     plain = table.copy()
     for c in [c for c in plain.colnames if plain[c].dtype.kind == "U" and all(v.isascii() for v in np.asarray(plain[c]).tolist())]:
         info = plain[c].info
@@ -166,7 +243,17 @@ def votable_bytes(
 def ecsv_bytes(
     table: Table,  # From `astropy_table`
 ) -> bytes:
-    "Text with a header that keeps types, units, descriptions and UCDs"
+    """Text with a header that keeps types, units, descriptions and UCDs
+
+    Parameters
+    ----------
+    table : Table
+        From `astropy_table`
+
+    Returns
+    -------
+    bytes
+    """
     buffer = io.StringIO()
     table.write(buffer, format="ascii.ecsv", delimiter=",")
     return buffer.getvalue().encode()
@@ -183,7 +270,17 @@ def safe_cell(value: Any) -> Any:
 def csv_bytes(
     table: Table,  # From `astropy_table` or `list_table`
 ) -> bytes:
-    "Comma-separated values: absent ones blank, positions to a millionth of a degree, other numbers to six digits"
+    """Comma-separated values: absent ones blank, positions to a millionth of a degree, other numbers to six digits
+
+    Parameters
+    ----------
+    table : Table
+        From `astropy_table` or `list_table`
+
+    Returns
+    -------
+    bytes
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([safe_cell(c) for c in table.colnames])
@@ -197,7 +294,17 @@ def csv_bytes(
 def parquet_bytes(
     table: Table,  # From `astropy_table` or `list_table`
 ) -> bytes:
-    "Parquet with absent values as nulls, units and descriptions in the fields"
+    """Parquet with absent values as nulls, units and descriptions in the fields
+
+    Parameters
+    ----------
+    table : Table
+        From `astropy_table` or `list_table`
+
+    Returns
+    -------
+    bytes
+    """
     arrays, fields = [], []
     for c in table.itercols():
         mask = np.ma.getmaskarray(np.ma.asarray(c))
@@ -221,7 +328,24 @@ def viewer_csv(
     known: np.ndarray,  # bool
     radius: float = 5.0,  # Of the circles [arcsec]
 ) -> bytes:
-    "RA, DEC, NAME, COLOR, RADIUS as the viewer's upload reads them"
+    """RA, DEC, NAME, COLOR, RADIUS as the viewer's upload reads them
+
+    Parameters
+    ----------
+    name : Sequence[str]
+    ra : np.ndarray
+        [deg]
+    dec : np.ndarray
+        [deg]
+    known : np.ndarray
+        bool
+    radius : float, default 5.0
+        Of the circles [arcsec]
+
+    Returns
+    -------
+    bytes
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["RA", "DEC", "NAME", "COLOR", "RADIUS"])
@@ -238,7 +362,24 @@ def ds9_regions(
     known: np.ndarray,  # bool
     radius: float = 5.0,  # [arcsec]
 ) -> bytes:
-    "A circle a candidate, in DS9's format"
+    """A circle a candidate, in DS9's format
+
+    Parameters
+    ----------
+    name : Sequence[str]
+    ra : np.ndarray
+        [deg]
+    dec : np.ndarray
+        [deg]
+    known : np.ndarray
+        bool
+    radius : float, default 5.0
+        [arcsec]
+
+    Returns
+    -------
+    bytes
+    """
     plain = [" ".join(n.replace("{", "(").replace("}", ")").split()) for n in name]  # Braces and line breaks end a text there
     lines = [
         f'circle({a:.7f},{d:.7f},{radius:g}") # color={COLOURS["ds9"][int(k)]} text={{{n}}}' for n, a, d, k in zip(plain, ra, dec, known)
@@ -251,7 +392,21 @@ def list_table(
     meanings: Mapping[str, tuple[str, str, str]] | None = None,  # Name -> unit, description, UCD
     meta: Mapping[str, Any] | None = None,  # Said in every header
 ) -> Table:
-    "Columns of any list as a table that can be written; names that differ by case alone are numbered"
+    """Columns of any list as a table that can be written; names that differ by case alone are numbered
+
+    Parameters
+    ----------
+    columns : Mapping[str, Any]
+        Name -> (n,) values; None and NaN are absent
+    meanings : Mapping[str, tuple[str, str, str]] | None, default None
+        Name -> unit, description, UCD
+    meta : Mapping[str, Any] | None, default None
+        Said in every header
+
+    Returns
+    -------
+    Table
+    """
     out, taken = Table(meta=dict(meta or {})), set()
     for name, values in columns.items():
         absent = np.array([v is None or v != v for v in values], bool)
@@ -280,7 +435,27 @@ def table_files(
     description: str = "",
     parquet: str = "parquet",  # Ending of the Parquet copy; empty where the product beside it is that copy
 ) -> dict[str, bytes]:  # Address -> content of .csv, .ecsv, .fits, .vot, .parquet, and of places .viewer.csv and .reg
-    "One table in the formats that other programs read"
+    """One table in the formats that other programs read
+
+    Parameters
+    ----------
+    table : Table
+        From `astropy_table` or `list_table`, with name, and ra, dec where its rows are places
+    stem : str
+        The files' address without its ending
+    name : str
+        Of the table in FITS and VOTable
+    known : np.ndarray | None, default None
+        (n,) bool: drawn in the colour of known lenses
+    description : str, default ''
+    parquet : str, default 'parquet'
+        Ending of the Parquet copy; empty where the product beside it is that copy
+
+    Returns
+    -------
+    dict[str, bytes]
+        Address -> content of .csv, .ecsv, .fits, .vot, .parquet, and of places .viewer.csv and .reg
+    """
     contents = {
         "csv": csv_bytes(table),
         "fits": fits_bytes(table, name.upper()),
@@ -302,6 +477,23 @@ def catalogue_files(
     meta: Mapping[str, Any] | None = None,  # Said in every header
     description: str = "",
 ) -> dict[str, bytes]:  # As from `table_files`
-    "The list of candidates in the formats that other programs read; its Parquet copy is the product"
+    """The list of candidates in the formats that other programs read; its Parquet copy is the product
+
+    Parameters
+    ----------
+    table : pa.Table
+        Product `candidates`
+    stem : str
+        The files' address without its ending
+    bands : Sequence[str], default ('g', 'r', 'z')
+    meta : Mapping[str, Any] | None, default None
+        Said in every header
+    description : str, default ''
+
+    Returns
+    -------
+    dict[str, bytes]
+        As from `table_files`
+    """
     known = ~table["known_as"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
     return table_files(astropy_table(table, "candidates", bands, meta), stem, "candidates", known, description, parquet="")

@@ -43,7 +43,16 @@ CLASSES = ("src_kind", "observability")  # Axes whose cells are classes
 
 @dataclass(frozen=True)
 class Axis:
-    "One axis of a map: edges of a quantity, or the names of classes"
+    """One axis of a map: edges of a quantity, or the names of classes
+
+    Attributes
+    ----------
+    name : str
+    edges : tuple[float, ...], default ()
+        Rising; a cell holds its lower edge, the last one both
+    classes : tuple[str, ...], default ()
+        Instead of edges
+    """
 
     name: str
     edges: tuple[float, ...] = ()  # Rising; a cell holds its lower edge, the last one both
@@ -65,7 +74,18 @@ class Axis:
         self,
         values: Any,  # (n,) numbers, or names of classes
     ) -> np.ndarray:  # (n,) int, -1 outside
-        "The cell of every value"
+        """The cell of every value
+
+        Parameters
+        ----------
+        values : Any
+            (n,) numbers, or names of classes
+
+        Returns
+        -------
+        np.ndarray
+            (n,) int, -1 outside
+        """
         if self.classes:
             place = {name: i for i, name in enumerate(self.classes)}
             return np.array([place.get(str(v), -1) for v in np.asarray(values)], int)
@@ -77,7 +97,15 @@ class Axis:
 # %% ../../nbs/search/completeness.ipynb #ce952ae9
 @dataclass(frozen=True)
 class LensDefinition:
-    "Which systems are meant by a lens: in the prevalence, in the recall and in the purity alike"
+    """Which systems are meant by a lens: in the prevalence, in the recall and in the purity alike
+
+    Attributes
+    ----------
+    min_theta_E : float, default 0.75
+        Smallest Einstein radius [arcsec]
+    max_arc_mag_r : float, default 23.5
+        Faintest arcs, r magnitude of all images together
+    """
 
     min_theta_E: float = 0.75  # Smallest Einstein radius [arcsec]
     max_arc_mag_r: float = 23.5  # Faintest arcs, r magnitude of all images together
@@ -96,7 +124,20 @@ class LensDefinition:
         theta_E: Any,  # (n,) [arcsec]
         arc_mag_r: Any,  # (n,) [mag]
     ) -> np.ndarray:  # (n,) bool
-        "Which systems are lenses by this definition"
+        """Which systems are lenses by this definition
+
+        Parameters
+        ----------
+        theta_E : Any
+            (n,) [arcsec]
+        arc_mag_r : Any
+            (n,) [mag]
+
+        Returns
+        -------
+        np.ndarray
+            (n,) bool
+        """
         return (np.asarray(theta_E, float) >= self.min_theta_E) & (np.asarray(arc_mag_r, float) <= self.max_arc_mag_r)
 
 # %% ../../nbs/search/completeness.ipynb #4c4e91fc
@@ -111,7 +152,22 @@ EDGES: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class CompletenessRecipe:
-    "Which maps are made, from which injections"
+    """Which maps are made, from which injections
+
+    Attributes
+    ----------
+    split : str, default 'test'
+        Injections of this split
+    edges : dict[str, tuple[float, ...]], optional
+        Of every axis; each is also a map of its own
+    maps : tuple[tuple[str, ...], ...], optional
+    by_area : bool, default True
+        Weight seeing and depth to the survey's own, by area
+    thin : float, default 20.0
+        Effective injections below which a cell is called thin
+    level : float, default 0.95
+        Of the intervals
+    """
 
     split: str = "test"  # Injections of this split
     edges: dict[str, tuple[float, ...]] = field(default_factory=lambda: dict(EDGES))  # Of every axis; each is also a map of its own
@@ -148,7 +204,29 @@ def injections_table(
     columns: Mapping[str, Any],  # Columns of the axes, (n,) each; psfdepth_r [nmgy^-2] is turned into depth_r
     weight: Any = None,  # (n,) weight of the prior; None: 1
 ) -> Injections:
-    "Checked injections; raises BadInput for columns of unequal length, a weight that is not one, or no injection at all"
+    """Checked injections; raises BadInput for columns of unequal length, a weight that is not one, or no injection at all
+
+    Parameters
+    ----------
+    found : Any
+        (n,) bool: above the threshold
+    host : Any
+        (n,) identity of the galaxy
+    columns : Mapping[str, Any]
+        Columns of the axes, (n,) each; psfdepth_r [nmgy^-2] is turned into depth_r
+    weight : Any, default None
+        (n,) weight of the prior; None: 1
+
+    Returns
+    -------
+    Injections
+
+    Raises
+    ------
+    BadInput
+        injections: {{k: len(v) for k, v in out.items()}} rows, expected as many of each and at least one
+        injections: weights must be finite, not negative, and not all 0
+    """
     hit = np.asarray(found, bool)
     w = np.ones(len(hit)) if weight is None else np.asarray(weight, float)
     out: Injections = {"found": hit, "weight": w, "host": np.unique(np.asarray(host), return_inverse=True)[1].reshape(-1)}
@@ -171,7 +249,22 @@ def host_correlation(
     cell: np.ndarray,  # (n,) int
     host: np.ndarray,  # (n,) int
 ) -> float:  # 0 to 1
-    "Correlation between the outcomes of injections into one galaxy and one cell"
+    """Correlation between the outcomes of injections into one galaxy and one cell
+
+    Parameters
+    ----------
+    found : np.ndarray
+        (n,) bool
+    cell : np.ndarray
+        (n,) int
+    host : np.ndarray
+        (n,) int
+
+    Returns
+    -------
+    float
+        0 to 1
+    """
     size = np.bincount(cell)
     rate = np.bincount(cell, found) / np.maximum(size, 1)
     pair, back = np.unique(cell.astype(np.int64) * (int(host.max()) + 1) + host, return_inverse=True)
@@ -190,7 +283,25 @@ def effective_number(
     rho: float,  # See `host_correlation`
     n_cells: int,
 ) -> np.ndarray:  # (n_cells,) 0 where a cell has no weight
-    "Independent injections of equal weight that would measure as well"
+    """Independent injections of equal weight that would measure as well
+
+    Parameters
+    ----------
+    weight : np.ndarray
+        (n,)
+    cell : np.ndarray
+        (n,) int
+    host : np.ndarray
+        (n,) int
+    rho : float
+        See `host_correlation`
+    n_cells : int
+
+    Returns
+    -------
+    np.ndarray
+        (n_cells,) 0 where a cell has no weight
+    """
     pair, back = np.unique(cell.astype(np.int64) * (int(host.max(initial=0)) + 1) + host, return_inverse=True)
     owner = pair // (int(host.max(initial=0)) + 1)
     together, squares = np.bincount(back.reshape(-1), weight), np.bincount(back.reshape(-1), weight**2)
@@ -204,7 +315,21 @@ def jeffreys(
     n: Any,  # Of so many
     level: float = 0.95,
 ) -> tuple[np.ndarray, np.ndarray]:  # Lower and upper limit
-    "Jeffreys' interval of a share; 0 to 1 where n is 0"
+    """Jeffreys' interval of a share; 0 to 1 where n is 0
+
+    Parameters
+    ----------
+    k : Any
+        Found, may be a fraction
+    n : Any
+        Of so many
+    level : float, default 0.95
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Lower and upper limit
+    """
     k, n, tail = np.asarray(k, float), np.asarray(n, float), (1 - level) / 2
     lo = np.where(k > 1e-9, special.betaincinv(k + 0.5, np.maximum(n - k, 0) + 0.5, tail), 0.0)
     hi = np.where(n - k > 1e-9, special.betaincinv(k + 0.5, np.maximum(n - k, 0) + 0.5, 1 - tail), 1.0)
@@ -213,7 +338,26 @@ def jeffreys(
 # %% ../../nbs/search/completeness.ipynb #147181c5
 @dataclass(frozen=True)
 class CellMap:
-    "Completeness over the cells of one, two or three axes; arrays have one dimension an axis"
+    """Completeness over the cells of one, two or three axes; arrays have one dimension an axis
+
+    Attributes
+    ----------
+    axes : tuple[Axis, ...]
+    n_injected : np.ndarray
+    n_found : np.ndarray
+    n_hosts : np.ndarray
+    n_effective : np.ndarray
+    prior_share : np.ndarray
+    completeness : np.ndarray
+        NaN where empty
+    lo : np.ndarray
+    hi : np.ndarray
+    status : np.ndarray
+        measured, thin, empty, stamp (most arcs leave the stamp) or disputed (lenses of another code say otherwise)
+    outside : int, default 0
+        Injections in no cell
+    level : float, default 0.95
+    """
 
     axes: tuple[Axis, ...]
     n_injected: np.ndarray
@@ -249,7 +393,25 @@ def completeness_map(
     thin: float = 20.0,  # Effective injections below which a cell is thin
     level: float = 0.95,
 ) -> CellMap:
-    "The map over some axes; raises BadInput when the injections lack one"
+    """The map over some axes; raises BadInput when the injections lack one
+
+    Parameters
+    ----------
+    injections : Injections
+    axes : Sequence[Axis]
+    thin : float, default 20.0
+        Effective injections below which a cell is thin
+    level : float, default 0.95
+
+    Returns
+    -------
+    CellMap
+
+    Raises
+    ------
+    BadInput
+        unknown axis
+    """
     for axis in axes:
         if axis.name not in injections:
             raise unknown_name("axis", axis.name, [c for c in injections if c in UNITS or c in CLASSES], "these injections")
@@ -277,7 +439,18 @@ def completeness_map(
 def survey_conditions(
     parent: Mapping[str, Any],  # brickid, psfsize_r [arcsec], psfdepth_r [nmgy^-2] of galaxies all over the survey
 ) -> dict[str, np.ndarray]:  # brickid, psfsize_r [arcsec], depth_r [mag], area [deg^2]: one row a brick
-    "Seeing and depth of each brick, from its galaxies"
+    """Seeing and depth of each brick, from its galaxies
+
+    Parameters
+    ----------
+    parent : Mapping[str, Any]
+        brickid, psfsize_r [arcsec], psfdepth_r [nmgy^-2] of galaxies all over the survey
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        brickid, psfsize_r [arcsec], depth_r [mag], area [deg^2]: one row a brick
+    """
     ids, back = np.unique(np.asarray(parent["brickid"]), return_inverse=True)
     size = np.bincount(back.reshape(-1))
     seeing, depth = (np.bincount(back.reshape(-1), np.asarray(parent[c], float)) / size for c in ("psfsize_r", "psfdepth_r"))
@@ -289,7 +462,26 @@ def survey_weights(
     survey: Mapping[str, np.ndarray],  # As `survey_conditions` gives
     axes: Sequence[Axis],  # Of psfsize_r and depth_r
 ) -> tuple[np.ndarray, float]:  # (n,) weights, the injections' own times a factor; and the share of the area where nothing was injected
-    "Weights that follow the survey's area; raises BadInput when injections and survey share no conditions"
+    """Weights that follow the survey's area; raises BadInput when injections and survey share no conditions
+
+    Parameters
+    ----------
+    injections : Injections
+    survey : Mapping[str, np.ndarray]
+        As `survey_conditions` gives
+    axes : Sequence[Axis]
+        Of psfsize_r and depth_r
+
+    Returns
+    -------
+    tuple[np.ndarray, float]
+        (n,) weights, the injections' own times a factor; and the share of the area where nothing was injected
+
+    Raises
+    ------
+    BadInput
+        completeness by area: no injection has the seeing and depth of any part of the survey
+    """
     shape = tuple(len(a) for a in axes)
 
     def cells(table: Mapping[str, np.ndarray]) -> np.ndarray:  # the last cell is outside
@@ -311,7 +503,13 @@ def survey_weights(
 def prior_rows(
     injections: Injections,
 ) -> list[dict[str, Any]]:  # quantity, unit, 5 %, median, 95 %
-    "What the injections were drawn from, as quantiles of the weighted draws"
+    """What the injections were drawn from, as quantiles of the weighted draws
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        quantity, unit, 5 %, median, 95 %
+    """
     rows, w = [], injections["weight"]
     for name in (n for n in UNITS if n in injections):
         v = injections[name].astype(float)
@@ -325,14 +523,30 @@ def prior_rows(
 # %% ../../nbs/search/completeness.ipynb #32dc3ee1
 @dataclass(frozen=True)
 class Completeness:
-    "The maps of one search; call it with conditions"
+    """The maps of one search; call it with conditions
+
+    Attributes
+    ----------
+    maps : dict[str, CellMap]
+        By name, such as "theta_E x psfsize_r"
+    absent : tuple[str, ...], default ()
+        Maps that the plan has no column for
+    threshold : float, default float('nan')
+        Logit at and above which an injection counts as found
+    """
 
     maps: dict[str, CellMap]  # By name, such as "theta_E x psfsize_r"
     absent: tuple[str, ...] = ()  # Maps that the plan has no column for
     threshold: float = float("nan")  # Logit at and above which an injection counts as found
 
     def map_of(self, names: Sequence[str]) -> CellMap:
-        "The map over exactly these axes, in any order; raises BadInput naming the maps there are"
+        """The map over exactly these axes, in any order; raises BadInput naming the maps there are
+
+        Raises
+        ------
+        BadInput
+            completeness over {' x '.join(names)}: ... (there are {', '.join(self.maps)})
+        """
         for m in self.maps.values():
             if {a.name for a in m.axes} == set(names):
                 return m
@@ -342,7 +556,13 @@ class Completeness:
         )
 
     def __call__(self, **conditions: Any) -> "Estimate":
-        "Completeness at conditions such as theta_E=1.2, psfsize_r=1.3; raises BadInput outside what was measured, naming it"
+        """Completeness at conditions such as theta_E=1.2, psfsize_r=1.3; raises BadInput outside what was measured, naming it
+
+        Raises
+        ------
+        BadInput
+            completeness: {found.why[refused[0]]}
+        """
         found = estimate(self.map_of(list(conditions)), conditions)
         refused = np.flatnonzero(found.why != "")
         if len(refused):
@@ -355,7 +575,19 @@ def all_maps(
     recipe: CompletenessRecipe | None = None,
     threshold: float = float("nan"),  # Logit; kept beside the maps
 ) -> Completeness:
-    "One map an axis, one a class, and those that the recipe asks for; what the plan has no column for is named"
+    """One map an axis, one a class, and those that the recipe asks for; what the plan has no column for is named
+
+    Parameters
+    ----------
+    injections : Injections
+    recipe : CompletenessRecipe | None, default None
+    threshold : float, default float('nan')
+        Logit; kept beside the maps
+
+    Returns
+    -------
+    Completeness
+    """
     recipe = recipe or CompletenessRecipe()
     axes = {name: Axis(name, edges) for name, edges in recipe.edges.items()}
     for name in CLASSES:
@@ -372,7 +604,13 @@ def map_rows(
     m: CellMap,
     sample: str = "injections",
 ) -> list[dict[str, Any]]:  # Columns of the product
-    "The cells of a map as rows"
+    """The cells of a map as rows
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        Columns of the product
+    """
     rows = []
     for place in np.ndindex(m.status.shape):
         row: dict[str, Any] = {c.name: None for c in COMPLETENESS} | {"sample": sample, "map": m.name, "cell": cell_name(m.axes, place)}
@@ -391,7 +629,19 @@ def completeness_table(
     completeness: Completeness,
     planted: Completeness | None = None,  # The same maps of lenses that another code made
 ) -> pa.Table:  # Product `completeness`
-    "Every cell of every map"
+    """Every cell of every map
+
+    Parameters
+    ----------
+    completeness : Completeness
+    planted : Completeness | None, default None
+        The same maps of lenses that another code made
+
+    Returns
+    -------
+    pa.Table
+        Product `completeness`
+    """
     rows = [row for m in completeness.maps.values() for row in map_rows(m)]
     empty = {c.name: None for c in COMPLETENESS} | {"sample": "injections", "cell": "", "n_injected": 0, "n_found": 0}
     rows += [empty | {"map": name, "status": "not in this plan"} for name in completeness.absent]
@@ -405,7 +655,26 @@ def completeness_from(
     threshold: float = float("nan"),
     level: float = 0.95,
 ) -> Completeness:
-    "The maps read back; raises BadInput when the table has none of the sample"
+    """The maps read back; raises BadInput when the table has none of the sample
+
+    Parameters
+    ----------
+    table : pa.Table
+        Product `completeness`
+    sample : str, default 'injections'
+        or planted
+    threshold : float, default float('nan')
+    level : float, default 0.95
+
+    Returns
+    -------
+    Completeness
+
+    Raises
+    ------
+    BadInput
+        completeness: no rows of sample '{sample}' (there are ...)
+    """
     frame = {c: np.array(table[c].to_pylist(), object) for c in table.column_names}
     mine = frame["sample"] == sample
     absent = tuple(frame["map"][mine & (frame["status"] == "not in this plan")].tolist())
@@ -435,7 +704,18 @@ def _axis_from(frame: Mapping[str, np.ndarray], rows: np.ndarray, i: int) -> Axi
 # %% ../../nbs/search/completeness.ipynb #d27f18a3
 @dataclass(frozen=True)
 class Estimate:
-    "Completeness at some conditions, (n,) each"
+    """Completeness at some conditions, (n,) each
+
+    Attributes
+    ----------
+    value : np.ndarray
+    lo : np.ndarray
+    hi : np.ndarray
+    n_effective : np.ndarray
+        Independent injections behind it
+    why : np.ndarray
+        Empty, or why there is no answer
+    """
 
     value: np.ndarray
     lo: np.ndarray
@@ -448,7 +728,19 @@ def unmeasured(
     m: CellMap,
     given: Sequence[np.ndarray],  # (n,) values, one array an axis
 ) -> np.ndarray:  # (n,) text
-    "Why a map has no answer for some conditions: the first axis that they leave, or the empty cell that they lie in; empty where it has one"
+    """Why a map has no answer for some conditions: the first axis that they leave, or the empty cell that they lie in; empty where it has one
+
+    Parameters
+    ----------
+    m : CellMap
+    given : Sequence[np.ndarray]
+        (n,) values, one array an axis
+
+    Returns
+    -------
+    np.ndarray
+        (n,) text
+    """
     why = np.full(len(given[0]), "", object)
     own = np.stack([a.index(v) for a, v in zip(m.axes, given)])
     for a, v, at in zip(m.axes, given, own):
@@ -468,7 +760,18 @@ def estimate(
     m: CellMap,
     conditions: Mapping[str, Any],  # Axis name -> value or (n,) values
 ) -> Estimate:
-    "Interpolated completeness with its interval; `why` names what lies outside the measured range"
+    """Interpolated completeness with its interval; `why` names what lies outside the measured range
+
+    Parameters
+    ----------
+    m : CellMap
+    conditions : Mapping[str, Any]
+        Axis name -> value or (n,) values
+
+    Returns
+    -------
+    Estimate
+    """
     given = np.broadcast_arrays(*(np.atleast_1d(conditions[a.name]) for a in m.axes))
     why = unmeasured(m, given)
     corners = [_neighbours(a, v) for a, v in zip(m.axes, given)]
@@ -499,7 +802,31 @@ def _neighbours(axis: Axis, values: np.ndarray) -> tuple[tuple[np.ndarray, np.nd
 # %% ../../nbs/search/completeness.ipynb #db437475
 @dataclass(frozen=True)
 class Chance:
-    "Whether a lens at one place could have been found"
+    """Whether a lens at one place could have been found
+
+    Attributes
+    ----------
+    ra : float
+        [deg]
+    dec : float
+        [deg]
+    theta_E : float
+        [arcsec]
+    psfsize_r : float
+        Of the nearest galaxy [arcsec]
+    depth_r : float
+        5-sigma point-source depth there [mag]
+    nearest_arcsec : float
+        Distance to that galaxy
+    observability : str
+        Phase 1's class
+    completeness : float
+        NaN where there is no answer
+    lo : float
+    hi : float
+    why : str
+        Empty, or why there is no answer
+    """
 
     ra: float  # [deg]
     dec: float  # [deg]
@@ -529,7 +856,33 @@ def could_be_found(
     arc_mag_r: float | None = None,  # Total r magnitude of the arcs; None: the prior's mean
     reach: float = 900.0,  # Farthest galaxy whose conditions still count: a brick [arcsec]
 ) -> Chance:
-    "The chance that the search finds a lens here; raises BadInput off the sky, and where no galaxy of the sample is near"
+    """The chance that the search finds a lens here; raises BadInput off the sky, and where no galaxy of the sample is near
+
+    Parameters
+    ----------
+    completeness : Completeness
+    parent : Mapping[str, Any]
+        ra, dec [deg], psfsize_r [arcsec], psfdepth_r [nmgy^-2] of the searched galaxies
+    ra : float
+        [deg]
+    dec : float
+        [deg]
+    theta_E : float
+        [arcsec]
+    arc_mag_r : float | None, default None
+        Total r magnitude of the arcs; None: the prior's mean
+    reach : float, default 900.0
+        Farthest galaxy whose conditions still count: a brick [arcsec]
+
+    Returns
+    -------
+    Chance
+
+    Raises
+    ------
+    BadInput
+        no galaxy of the parent sample within {reach} arcsec of {ra} {dec} (nearest {apart}): not searched there
+    """
     distance = separation(parent["ra"], parent["dec"], ra, dec)
     near = int(np.argmin(distance)) if len(distance) else -1
     apart = float(distance[near]) if len(distance) else np.inf
@@ -548,7 +901,22 @@ def could_be_found(
 # %% ../../nbs/search/completeness.ipynb #685d17bc
 @dataclass(frozen=True)
 class Forecast:
-    "How many of some lenses a map says are found, and how many were"
+    """How many of some lenses a map says are found, and how many were
+
+    Attributes
+    ----------
+    n : int
+        Lenses within the measured range
+    expected : float
+        Found of them, says the map
+    sigma : float
+        Of the forecast
+    found : int
+    p_value : float
+        Two-sided
+    outside : dict[str, int]
+        Reason -> lenses left out
+    """
 
     n: int  # Lenses within the measured range
     expected: float  # Found of them, says the map
@@ -562,7 +930,23 @@ def forecast(
     m: CellMap,
     lenses: Injections,  # With `found` and the map's axes
 ) -> Forecast:
-    "Expected against found; raises BadInput when no lens lies within the measured range"
+    """Expected against found; raises BadInput when no lens lies within the measured range
+
+    Parameters
+    ----------
+    m : CellMap
+    lenses : Injections
+        With `found` and the map's axes
+
+    Returns
+    -------
+    Forecast
+
+    Raises
+    ------
+    BadInput
+        forecast: none of {len(ok)} lenses lies within the map {m.name}, the first: {at.why[0]}
+    """
     at = estimate(m, lenses)
     ok = at.why == ""
     reason, count = np.unique([w.split(" = ")[0] + (" outside" if " = " in w else "") for w in at.why[~ok]], return_counts=True)
@@ -584,7 +968,24 @@ def forecast(
 # %% ../../nbs/search/completeness.ipynb #5b8b5d87
 @dataclass(frozen=True)
 class ForecastBin:
-    "Lenses of another code in one bin: how many the map says are found, and how many were"
+    """Lenses of another code in one bin: how many the map says are found, and how many were
+
+    Attributes
+    ----------
+    axis : str
+    low : float
+    high : float
+    n : int
+        Lenses within the measured range
+    expected : float
+        Found of them, says the map
+    lo : float
+        Interval of the number found
+    hi : float
+    found : int
+    agrees : bool
+        The number found lies in the interval
+    """
 
     axis: str
     low: float
@@ -605,7 +1006,31 @@ def forecast_bins(
     level: float = 0.95,
     draws: int = 4000,  # Of the number found
 ) -> list[ForecastBin]:  # One per bin that holds a lens within the map
-    "Expected against found in bins of one quantity; raises BadInput when the lenses lack it"
+    """Expected against found in bins of one quantity; raises BadInput when the lenses lack it
+
+    Parameters
+    ----------
+    m : CellMap
+    lenses : Injections
+        With `found` and the map's axes
+    axis : str
+        theta_E, arc_mag_r or another column of the lenses
+    edges : Sequence[float]
+        Rising edges; a bin holds its lower edge
+    level : float, default 0.95
+    draws : int, default 4000
+        Of the number found
+
+    Returns
+    -------
+    list[ForecastBin]
+        One per bin that holds a lens within the map
+
+    Raises
+    ------
+    BadInput
+        unknown axis
+    """
     if axis not in lenses:
         raise unknown_name("axis", axis, [c for c in lenses if c in UNITS], "these lenses")
     at, u = estimate(m, lenses), keyed("forecast bins", m.name, axis).random((draws, len(lenses["found"]) + 1))
@@ -627,7 +1052,18 @@ def disputed(
     m: CellMap,
     bins: Sequence[ForecastBin],  # Of one of the map's axes
 ) -> CellMap:
-    "The map with every cell marked that reaches into a bin whose forecast failed"
+    """The map with every cell marked that reaches into a bin whose forecast failed
+
+    Parameters
+    ----------
+    m : CellMap
+    bins : Sequence[ForecastBin]
+        Of one of the map's axes
+
+    Returns
+    -------
+    CellMap
+    """
     status = m.status.astype("<U8").copy()
     for one in (b for b in bins if not b.agrees):
         k = [a.name for a in m.axes].index(one.axis)
@@ -640,7 +1076,17 @@ def disputed(
 # %% ../../nbs/search/completeness.ipynb #2ad2df13
 @dataclass(frozen=True)
 class MixtureRecall:
-    "Recall of a population of known shares by theta_E"
+    """Recall of a population of known shares by theta_E
+
+    Attributes
+    ----------
+    value : float
+        Mean over the measured bins
+    lo : float
+    hi : float
+    unmeasured : float
+        Share of the population outside the measured bins
+    """
 
     value: float  # Mean over the measured bins
     lo: float
@@ -652,7 +1098,25 @@ def mixture_recall(
     m: CellMap,  # Over theta_E alone
     shares: np.ndarray,  # One per cell: the population's share in it
 ) -> MixtureRecall:
-    "Completeness over a population; raises BadInput for another map, or where no bin is measured"
+    """Completeness over a population; raises BadInput for another map, or where no bin is measured
+
+    Parameters
+    ----------
+    m : CellMap
+        Over theta_E alone
+    shares : np.ndarray
+        One per cell: the population's share in it
+
+    Returns
+    -------
+    MixtureRecall
+
+    Raises
+    ------
+    BadInput
+        mixture: map {m.name} of {m.status.size} cells and {len(shares)} shares; expected a map over theta_E and a share for each cell
+        mixture: no cell of {m.name} is measured where the population lies
+    """
     if [a.name for a in m.axes] != ["theta_E"] or len(shares) != len(m.axes[0]):
         raise BadInput(
             f"mixture: map {m.name} of {m.status.size} cells and {len(shares)} shares; expected a map over theta_E and a share for each cell"

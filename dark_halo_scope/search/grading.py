@@ -41,7 +41,20 @@ def once_each(
     keys: Sequence[Any],  # Names or identities
     where: str,  # For the message
 ) -> None:
-    "Raises BadInput when one comes more than once"
+    """Raises BadInput when one comes more than once
+
+    Parameters
+    ----------
+    keys : Sequence[Any]
+        Names or identities
+    where : str
+        For the message
+
+    Raises
+    ------
+    BadInput
+        {where}: {len(again)} name(s) or identities come more than once (first: {again[0]}), expected each candidate once
+    """
     again = [key for key, n in Counter(keys).items() if n > 1]
     if again:
         raise BadInput(f"{where}: {len(again)} name(s) or identities come more than once (first: {again[0]}), expected each candidate once")
@@ -49,7 +62,18 @@ def once_each(
 
 @dataclass(frozen=True)
 class Deck:
-    "What is to be graded; raises BadInput when it is empty, a name comes twice, or a card has no picture"
+    """What is to be graded; raises BadInput when it is empty, a name comes twice, or a card has no picture
+
+    Attributes
+    ----------
+    names : tuple[str, ...]
+        (n,)
+    images : np.ndarray
+        (n, band, y, x) [nmgy / pix]
+    bands : tuple[str, ...]
+    truth : tuple[str, ...]
+        (n,) keys of TRUTHS
+    """
 
     names: tuple[str, ...]  # (n,)
     images: np.ndarray  # (n, band, y, x) [nmgy / pix]
@@ -76,14 +100,39 @@ KEYS = (("name",), ("task_id",), ("release", "brickid", "objid"))
 def parquet_columns(
     uri: str,  # A Parquet file
 ) -> list[str]:
-    "The names of its columns; raises BadInput when it cannot be read"
+    """The names of its columns; raises BadInput when it cannot be read
+
+    Parameters
+    ----------
+    uri : str
+        A Parquet file
+
+    Returns
+    -------
+    list[str]
+    """
     return list(read_schema(uri).names)
 
 
 def parquet_files(
     uri: str,  # A Parquet file, or a folder of them
 ) -> list[str]:
-    "The files meant; raises BadInput when there is none"
+    """The files meant; raises BadInput when there is none
+
+    Parameters
+    ----------
+    uri : str
+        A Parquet file, or a folder of them
+
+    Returns
+    -------
+    list[str]
+
+    Raises
+    ------
+    BadInput
+        {uri}: expected a Parquet file of stamps, or a folder that holds some
+    """
     files = list_files(uri, ".parquet") if is_folder(uri) else [uri] if exists(uri) else []
     if not files:
         raise BadInput(f"{uri}: expected a Parquet file of stamps, or a folder that holds some")
@@ -95,7 +144,27 @@ def shared_key(
     others: Iterable[str],  # Of the other
     where: str = "",  # For the message
 ) -> tuple[str, ...]:  # The columns to join on
-    "What a candidate and its stamp have in common; raises BadInput when that is nothing"
+    """What a candidate and its stamp have in common; raises BadInput when that is nothing
+
+    Parameters
+    ----------
+    columns : Iterable[str]
+        Of one table
+    others : Iterable[str]
+        Of the other
+    where : str, default ''
+        For the message
+
+    Returns
+    -------
+    tuple[str, ...]
+        The columns to join on
+
+    Raises
+    ------
+    BadInput
+        {where}: candidates and stamps share no identity, expected one of: {wanted}
+    """
     have, there = set(columns), set(others)
     for key in KEYS:
         if set(key) <= have and set(key) <= there:
@@ -108,7 +177,26 @@ def stamps_of(
     wanted: pa.Table,  # With one of KEYS, n rows
     uri: str,  # A stamps product: file or folder
 ) -> tuple[np.ndarray, tuple[str, ...]]:  # (n, band, y, x) [nmgy / pix], in the order of `wanted`; bands
-    "The stamp of each row; raises BadInput naming the rows without a usable one, or with two"
+    """The stamp of each row; raises BadInput naming the rows without a usable one, or with two
+
+    Parameters
+    ----------
+    wanted : pa.Table
+        With one of KEYS, n rows
+    uri : str
+        A stamps product: file or folder
+
+    Returns
+    -------
+    tuple[np.ndarray, tuple[str, ...]]
+        (n, band, y, x) [nmgy / pix], in the order of `wanted`; bands
+
+    Raises
+    ------
+    BadInput
+        {uri}: more than one stamp for ..., expected one
+        {uri}: no usable stamp for {len(missing)} of {len(wanted)} candidates (first: {label}), expected one each
+    """
     found: dict[int, np.ndarray] = {}
     bands: tuple[str, ...] = ()
     for file in parquet_files(uri):
@@ -141,7 +229,27 @@ def with_known(
     truth: str,  # "lens" or "non-lens"
     where: str = "",  # For the message
 ) -> Deck:
-    "The deck with some of its candidates counted as planted; raises BadInput for a name that is not in it"
+    """The deck with some of its candidates counted as planted; raises BadInput for a name that is not in it
+
+    Parameters
+    ----------
+    deck : Deck
+    names : Sequence[str]
+        Candidates whose truth is known
+    truth : str
+        "lens" or "non-lens"
+    where : str, default ''
+        For the message
+
+    Returns
+    -------
+    Deck
+
+    Raises
+    ------
+    BadInput
+        {where}: {len(unknown)} of {len(names)} names are not candidates (first: {unknown[0]})
+    """
     unknown = [name for name in names if name not in deck.names]
     if unknown:
         raise BadInput(f"{where}: {len(unknown)} of {len(names)} names are not candidates (first: {unknown[0]})")
@@ -154,7 +262,25 @@ def with_planted(
     uri: str,  # Stamps product, or any list of candidates' names
     truth: str,  # "lens" or "non-lens"
 ) -> Deck:
-    "The deck with known lenses or known non-lenses among its cards"
+    """The deck with known lenses or known non-lenses among its cards
+
+    Parameters
+    ----------
+    deck : Deck
+    uri : str
+        Stamps product, or any list of candidates' names
+    truth : str
+        "lens" or "non-lens"
+
+    Returns
+    -------
+    Deck
+
+    Raises
+    ------
+    BadInput
+        {uri}: {images.shape} in {bands}, expected stamps of {deck.images.shape[1:]} in {deck.bands}
+    """
     if not uri.endswith(".parquet") and not is_folder(uri):
         return with_known(deck, read_names(uri), truth, uri)
     files = parquet_files(uri)
@@ -172,7 +298,22 @@ def with_planted(
 def stamps_beside(
     candidates: str,  # The candidates product
 ) -> str:
-    "The stamps that lie in the same folder; raises BadInput when there are none"
+    """The stamps that lie in the same folder; raises BadInput when there are none
+
+    Parameters
+    ----------
+    candidates : str
+        The candidates product
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    BadInput
+        {candidates}: no _stamps.parquet or stamps.parquet beside it, expected the candidates' stamps there or named with --stamps
+    """
     folder = candidates.rsplit("/", 1)[0] if "/" in candidates else "."
     for name in ("_stamps.parquet", "stamps.parquet", "stamps"):  # of a search, of a list, of a plan
         if exists(join(folder, name)):
@@ -190,7 +331,34 @@ def read_deck(
     known: bool = False,  # Candidates with `known_as` count as planted lenses
     only: str = "",  # List of the candidates' names that are graded; empty: all
 ) -> Deck:
-    "The deck from its files; raises BadInput saying what is missing or wrong where"
+    """The deck from its files; raises BadInput saying what is missing or wrong where
+
+    Parameters
+    ----------
+    candidates : str
+        The candidates product
+    stamps : str, default ''
+        Its stamps: file or folder; beside the list by default
+    lenses : str, default ''
+        Known lenses: stamps product, or list of names
+    non_lenses : str, default ''
+        Known non-lenses: the same
+    known : bool, default False
+        Candidates with `known_as` count as planted lenses
+    only : str, default ''
+        List of the candidates' names that are graded; empty: all
+
+    Returns
+    -------
+    Deck
+
+    Raises
+    ------
+    BadInput
+        {candidates}: lacks column 'name', expected a candidates product
+        {candidates}: the candidate list is empty, expected at least one candidate
+        {only}: {len(strange)} of {len(wanted)} names are not candidates (first: {strange[0]})
+    """
     table = read_table(candidates)
     if "name" not in table.column_names:
         raise BadInput(f"{candidates}: lacks column 'name', expected a candidates product")
@@ -217,7 +385,19 @@ def panel_path(
     folder: str,  # Of `dhs model`
     name: str,  # Of a candidate
 ) -> str:
-    "Where the panel of a candidate's lens model lies"
+    """Where the panel of a candidate's lens model lies
+
+    Parameters
+    ----------
+    folder : str
+        Of `dhs model`
+    name : str
+        Of a candidate
+
+    Returns
+    -------
+    str
+    """
     return join(folder, "panels", re.sub(r"[^\w.+-]", "_", name) + ".png")
 
 
@@ -225,7 +405,25 @@ def read_panels(
     folder: str,  # Of `dhs model`
     names: Sequence[str],  # Of the cards
 ) -> dict[str, bytes]:  # Name -> PNG of its lens model, where there is one
-    "Panels of the cards' lens models; raises BadInput where the folder has none"
+    """Panels of the cards' lens models; raises BadInput where the folder has none
+
+    Parameters
+    ----------
+    folder : str
+        Of `dhs model`
+    names : Sequence[str]
+        Of the cards
+
+    Returns
+    -------
+    dict[str, bytes]
+        Name -> PNG of its lens model, where there is one
+
+    Raises
+    ------
+    BadInput
+        {folder}: no panel of any of {len(names)} cards; expected the folder that dhs model wrote
+    """
     files = {name: panel_path(folder, name) for name in names}
     found = {name: read_bytes(file) for name, file in files.items() if exists(file)}
     if not found:
@@ -237,7 +435,19 @@ def order_for(
     grader: str,
     names: Sequence[str],  # (n,) of the deck
 ) -> np.ndarray:  # (n,) rows of the deck in the order this grader sees them
-    "Shuffled by keyed hash, another order for each grader"
+    """Shuffled by keyed hash, another order for each grader
+
+    Parameters
+    ----------
+    grader : str
+    names : Sequence[str]
+        (n,) of the deck
+
+    Returns
+    -------
+    np.ndarray
+        (n,) rows of the deck in the order this grader sees them
+    """
     draw = uniforms_table("grading order", [[grader] * len(names), list(names)])[:, 0]
     return np.lexsort((np.asarray(names), draw))
 
@@ -246,7 +456,19 @@ def card_key(
     secret: str,  # The grader's
     name: str,
 ) -> str:  # 16 hexadecimal digits
-    "What a grader's browser calls a card"
+    """What a grader's browser calls a card
+
+    Parameters
+    ----------
+    secret : str
+        The grader's
+    name : str
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits
+    """
     return draw_key("grading card", secret, name).hex()[:16]
 
 # %% ../../nbs/search/grading.ipynb #d33f5e73
@@ -263,7 +485,22 @@ CREATE TABLE IF NOT EXISTS mark (
 
 @dataclass(frozen=True)
 class Mark:
-    "One keystroke: what a grader now thinks of a card"
+    """One keystroke: what a grader now thinks of a card
+
+    Attributes
+    ----------
+    id : str
+        Chosen by the browser, once for each keystroke
+    name : str
+        Of the card
+    grade : str | None
+        A key of GRADES; None: not graded (any more)
+    comment : str, default ''
+    seconds : float, default 0.0
+        How long the card was looked at before [s]
+    undo : bool, default False
+        It takes back the one before
+    """
 
     id: str  # Chosen by the browser, once for each keystroke
     name: str  # Of the card
@@ -277,7 +514,27 @@ def open_book(
     path: str | Path,  # Local file
     make: bool = True,  # When it is not there
 ) -> sqlite3.Connection:
-    "The book's database, durable from here on; raises BadInput for a file that is something else, or cannot be written"
+    """The book's database, durable from here on; raises BadInput for a file that is something else, or cannot be written
+
+    Parameters
+    ----------
+    path : str | Path
+        Local file
+    make : bool, default True
+        When it is not there
+
+    Returns
+    -------
+    sqlite3.Connection
+
+    Raises
+    ------
+    BadInput
+        {path}: grades are kept in a local file, expected a local path
+        {path}: no such file, expected a book of grades
+        {path}: is a database of something else, expected a book of grades
+        {path}: cannot be used as a book of grades ({error})
+    """
     if scheme_of(path) != "file":
         raise BadInput(f"{path}: grades are kept in a local file, expected a local path")
     local = Path(filesystem(path)[1])
@@ -301,7 +558,13 @@ def open_book(
 
 # %% ../../nbs/search/grading.ipynb #429a7343
 def pixels_hash(image: np.ndarray) -> str:  # 16 hexadecimal digits
-    "What the book remembers of a picture"
+    """What the book remembers of a picture
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits
+    """
     return hashlib.blake2b(np.ascontiguousarray(image, "<f4").tobytes(), digest_size=8).hexdigest()
 
 
@@ -311,7 +574,15 @@ def now() -> str:
 
 
 class GradeBook:
-    "Who grades, what, and every mark they made; safe to use from several threads and from several processes"
+    """Who grades, what, and every mark they made; safe to use from several threads and from several processes
+
+    Parameters
+    ----------
+    path : str | Path
+        Local file
+    make : bool, default True
+        When it is not there
+    """
 
     def __init__(
         self,
@@ -343,7 +614,18 @@ def add_graders(
     book: GradeBook,
     names: Sequence[str],
 ) -> dict[str, str]:  # Grader -> the secret of their address, kept from one run to the next
-    "Graders with an address each; raises BadInput for a name that is empty, too long or given twice"
+    """Graders with an address each; raises BadInput for a name that is empty, too long or given twice
+
+    Returns
+    -------
+    dict[str, str]
+        Grader -> the secret of their address, kept from one run to the next
+
+    Raises
+    ------
+    BadInput
+        grader '{name[:60]}': expected different names of 1 to 40 printable characters
+    """
     for name in names:
         if not name.strip() or len(name) > 40 or not name.isprintable() or list(names).count(name) > 1:
             raise BadInput(f"grader '{name[:60]}': expected different names of 1 to 40 printable characters")
@@ -356,7 +638,13 @@ def add_cards(
     book: GradeBook,
     deck: Deck,
 ) -> None:
-    "The deck entered into the book; raises BadInput when a card of that name had another picture before"
+    """The deck entered into the book; raises BadInput when a card of that name had another picture before
+
+    Raises
+    ------
+    BadInput
+        {book.path}: {len(other)} candidate(s) had other pixels when grading began (first: {other[0]}), expected a new book for them
+    """
     hashes = {name: pixels_hash(image) for name, image in zip(deck.names, deck.images)}
     before = dict(book.ask("SELECT name, pixels FROM card"))
     other = [name for name, pixels in hashes.items() if before.get(name, pixels) != pixels]
@@ -372,7 +660,20 @@ def record(
     grader: str,
     marks: Sequence[Mark],  # In the order made
 ) -> int:  # How many were new; the rest had come before
-    "Marks written down: all of them are on the disk when this returns"
+    """Marks written down: all of them are on the disk when this returns
+
+    Parameters
+    ----------
+    book : GradeBook
+    grader : str
+    marks : Sequence[Mark]
+        In the order made
+
+    Returns
+    -------
+    int
+        How many were new; the rest had come before
+    """
     rows = [(grader, m.id, m.name, m.grade, m.comment, m.seconds, int(m.undo), now()) for m in marks]
     sql = "INSERT INTO mark (grader, id, name, grade, comment, seconds, undo, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (grader, id) DO NOTHING"
     return book.write(sql, rows)
@@ -382,7 +683,13 @@ def opinions(
     book: GradeBook,
     grader: str,
 ) -> dict[str, tuple[str | None, str]]:  # Card -> grade, comment
-    "What a grader thinks now of every card marked"
+    """What a grader thinks now of every card marked
+
+    Returns
+    -------
+    dict[str, tuple[str | None, str]]
+        Card -> grade, comment
+    """
     last = "SELECT name, grade, comment FROM mark WHERE seq IN (SELECT max(seq) FROM mark WHERE grader = ? GROUP BY name) ORDER BY seq"
     return {name: (grade, comment) for name, grade, comment in book.ask(last, grader)}
 
@@ -391,7 +698,13 @@ def trail(
     book: GradeBook,
     grader: str,
 ) -> list[tuple[str, str | None, str]]:  # Card, and its grade and comment before, for every mark that still stands, oldest first
-    "What undoing would take back, step by step"
+    """What undoing would take back, step by step
+
+    Returns
+    -------
+    list[tuple[str, str | None, str]]
+        Card, and its grade and comment before, for every mark that still stands, oldest first
+    """
     steps: list[tuple[str, str | None, str]] = []
     state: dict[str, tuple[str | None, str]] = {}
     for name, grade, comment, undo in book.ask("SELECT name, grade, comment, undo FROM mark WHERE grader = ? ORDER BY seq", grader):
@@ -410,7 +723,30 @@ def mark_from(
     value: Any,  # {"id", "card", "grade", "comment", "seconds", "undo"}
     names: Mapping[str, str],  # Card's key -> its name
 ) -> Mark:
-    "A mark out of plain values; raises BadInput naming the first one that is wrong"
+    """A mark out of plain values; raises BadInput naming the first one that is wrong
+
+    Parameters
+    ----------
+    value : Any
+        {"id", "card", "grade", "comment", "seconds", "undo"}
+    names : Mapping[str, str]
+        Card's key -> its name
+
+    Returns
+    -------
+    Mark
+
+    Raises
+    ------
+    BadInput
+        mark: expected a map of values, got {type(value).__name__}
+        mark: expected an id of 8 to 64 characters
+        mark: no such card in this deck
+        unknown grade
+        mark: expected an id and a comment of whole letters, not half of a pair
+        mark: expected a comment of at most {COMMENT_MAX} characters
+        mark: expected seconds between 0 and a million, and undo true or false
+    """
     if not isinstance(value, dict):
         raise BadInput(f"mark: expected a map of values, got {type(value).__name__}")
     id_, card, grade, comment = (value.get(k) for k in ("id", "card", "grade", "comment"))

@@ -56,7 +56,25 @@ def admitted(
     tokens: Mapping[str, str],  # Grader -> secret
     hosts: Collection[str],  # Such as "127.0.0.1:8765"
 ) -> str | None:  # The grader; None is a refusal
-    "Whose request it is, if it is anybody's"
+    """Whose request it is, if it is anybody's
+
+    Parameters
+    ----------
+    method : str
+    path : str
+        "/secret/rest"
+    headers : Headers
+        Names in lower case
+    tokens : Mapping[str, str]
+        Grader -> secret
+    hosts : Collection[str]
+        Such as "127.0.0.1:8765"
+
+    Returns
+    -------
+    str | None
+        The grader; None is a refusal
+    """
     found: dict[str, list[str]] = {}
     for name, value in headers:
         found.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
@@ -95,7 +113,19 @@ def guarded(
     tokens: Mapping[str, str],  # Grader -> secret
     hosts: Collection[str],
 ) -> App:
-    "An application that only the admitted reach, its answers sealed for their page alone"
+    """An application that only the admitted reach, its answers sealed for their page alone
+
+    Parameters
+    ----------
+    app : App
+    tokens : Mapping[str, str]
+        Grader -> secret
+    hosts : Collection[str]
+
+    Returns
+    -------
+    App
+    """
     seal = [(name.encode(), value.encode()) for name, value in SAFE.items()]
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,7 +147,16 @@ def guarded(
 # %% ../../nbs/search/grading_server.ipynb #6f00524b
 @dataclass(frozen=True)
 class Desk:
-    "One grader's place"
+    """One grader's place
+
+    Attributes
+    ----------
+    grader : str
+    rows : Mapping[str, int]
+        Card's key -> row of the deck, in this grader's order
+    names : Mapping[str, str]
+        Card's key -> its name
+    """
 
     grader: str
     rows: Mapping[str, int]  # Card's key -> row of the deck, in this grader's order
@@ -140,7 +179,20 @@ def state_of(
     book: GradeBook,
     pixscale: float = 0.262,  # [arcsec / pix]
 ) -> dict[str, Any]:
-    "Everything the page needs to open where its grader stopped"
+    """Everything the page needs to open where its grader stopped
+
+    Parameters
+    ----------
+    deck : Deck
+    desk : Desk
+    book : GradeBook
+    pixscale : float, default 0.262
+        [arcsec / pix]
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     key_of = {name: key for key, name in desk.names.items()}
     return {
         "grader": desk.grader,
@@ -160,7 +212,26 @@ def save(
     book: GradeBook,
     body: bytes,  # {"marks": [...]}
 ) -> dict[str, Any]:  # {"saved": ids}: they are on disk
-    "Marks from a browser into the book; raises BadInput for anything else, and then keeps none of them"
+    """Marks from a browser into the book; raises BadInput for anything else, and then keeps none of them
+
+    Parameters
+    ----------
+    desk : Desk
+    book : GradeBook
+    body : bytes
+        {"marks": [...]}
+
+    Returns
+    -------
+    dict[str, Any]
+        {"saved": ids}: they are on disk
+
+    Raises
+    ------
+    BadInput
+        marks: expected JSON with a list 'marks'
+        marks: expected a list
+    """
     try:
         sent = json.loads(body)["marks"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -179,7 +250,14 @@ PAGE = {"": ("grading.html", "text/html"), "grading.js": ("grading.js", "text/ja
 async def body_of(
     request: Request,
 ) -> bytes:
-    "The body of a request; raises BadInput when it is too long, or not said to be JSON"
+    """The body of a request; raises BadInput when it is too long, or not said to be JSON
+
+    Raises
+    ------
+    BadInput
+        marks: expected content of type application/json
+        marks: expected at most {BODY_MAX} bytes
+    """
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
         raise BadInput("marks: expected content of type application/json")
     body = b""
@@ -197,7 +275,23 @@ def grading_app(
     hosts: Collection[str],  # Hosts it is served under, such as "127.0.0.1:8765"
     panels: Mapping[str, bytes] | None = None,  # Card's name -> PNG of its lens model, shown to a grader who has graded the card
 ) -> App:
-    "The page and what it asks for, as an ASGI application"
+    """The page and what it asks for, as an ASGI application
+
+    Parameters
+    ----------
+    deck : Deck
+    book : GradeBook
+    tokens : Mapping[str, str]
+        Grader -> secret, from `add_graders`
+    hosts : Collection[str]
+        Hosts it is served under, such as "127.0.0.1:8765"
+    panels : Mapping[str, bytes] | None, default None
+        Card's name -> PNG of its lens model, shown to a grader who has graded the card
+
+    Returns
+    -------
+    App
+    """
     desks = {grader: desk_for(deck, grader, secret) for grader, secret in tokens.items()}
     here = Path(dark_halo_scope.__file__).parent / "search"
     parts = {name: (here / file).read_bytes() for name, (file, _) in PAGE.items()}
@@ -240,7 +334,22 @@ def grading_app(
 def listen(
     port: int,  # 0 takes a free one
 ) -> socket.socket:
-    "A socket of this machine alone; raises BadInput when the port is taken"
+    """A socket of this machine alone; raises BadInput when the port is taken
+
+    Parameters
+    ----------
+    port : int
+        0 takes a free one
+
+    Returns
+    -------
+    socket.socket
+
+    Raises
+    ------
+    BadInput
+        port {port}: cannot be used ({error}); expected a free port, or 0 for any
+    """
     try:
         return socket.create_server(("127.0.0.1", port))
     except (OSError, OverflowError) as error:
@@ -252,7 +361,21 @@ def addresses(
     tokens: Mapping[str, str],  # Grader -> secret
     public: str = "",  # Address of a reverse proxy
 ) -> dict[str, str]:  # Grader -> the address to open
-    "Where each grader's page is"
+    """Where each grader's page is
+
+    Parameters
+    ----------
+    port : int
+    tokens : Mapping[str, str]
+        Grader -> secret
+    public : str, default ''
+        Address of a reverse proxy
+
+    Returns
+    -------
+    dict[str, str]
+        Grader -> the address to open
+    """
     root = public.rstrip("/") or f"http://127.0.0.1:{port}"
     return {grader: f"{root}/{secret}/" for grader, secret in tokens.items()}
 
@@ -260,7 +383,22 @@ def addresses(
 def public_host(
     public: str,  # Address of a reverse proxy, or empty
 ) -> tuple[str, ...]:
-    "The host that a proxy's requests name; raises BadInput for an address that is none"
+    """The host that a proxy's requests name; raises BadInput for an address that is none
+
+    Parameters
+    ----------
+    public : str
+        Address of a reverse proxy, or empty
+
+    Returns
+    -------
+    tuple[str, ...]
+
+    Raises
+    ------
+    BadInput
+        --address {public}: expected an address such as https://desk.example.org/grading
+    """
     if not public:
         return ()
     parts = urlsplit(public)
@@ -288,7 +426,22 @@ def serve_grading(
     panels: Mapping[str, bytes] | None = None,  # Card's name -> PNG of its lens model
     public: str = "",  # Address under which a reverse proxy of this machine serves the page, such as https://desk.example.org/grading
 ) -> None:
-    "Serves the page until it is interrupted; raises BadInput for a port, a book or a grader that will not do"
+    """Serves the page until it is interrupted; raises BadInput for a port, a book or a grader that will not do
+
+    Parameters
+    ----------
+    deck : Deck
+    path : str
+        Book of grades
+    graders : Sequence[str]
+    port : int, default 8765
+        0 takes a free one
+    say : Callable[[str], None], default print
+    panels : Mapping[str, bytes] | None, default None
+        Card's name -> PNG of its lens model
+    public : str, default ''
+        Address under which a reverse proxy of this machine serves the page, such as https://desk.example.org/grading
+    """
     book = GradeBook(path)
     tokens = add_graders(book, graders)
     add_cards(book, deck)

@@ -32,7 +32,26 @@ def preview(
     softening: float = 8.0,  # How strongly bright pixels are compressed
     black: float = 0.0,  # Brightness shown as black [nmgy / pix]
 ) -> np.ndarray:  # (y, x, 3) uint8, y up
-    "A colour picture of a stamp or brick"
+    """A colour picture of a stamp or brick
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (band, y, x) [nmgy / pix]
+    bands : Sequence[str], default ('g', 'r', 'z')
+        Names of the bands; the reddest, middle and bluest are shown
+    stretch : float, default 0.1
+        Brightness at which the stretch turns from linear to logarithmic [nmgy / pix]
+    softening : float, default 8.0
+        How strongly bright pixels are compressed
+    black : float, default 0.0
+        Brightness shown as black [nmgy / pix]
+
+    Returns
+    -------
+    np.ndarray
+        (y, x, 3) uint8, y up
+    """
     chosen = (len(bands) - 1, (len(bands) - 1) // 2, 0)
     planes = [np.nan_to_num(image[i]) * WEIGHTS[bands[i]] for i in chosen]
     with np.errstate(invalid="ignore"):  # a pixel that is zero in every band divides by zero, and is black
@@ -43,7 +62,20 @@ def grey(
     plane: np.ndarray,  # (y, x) [nmgy / pix]
     sigma: float,  # Noise per pixel [nmgy / pix]
 ) -> np.ndarray:  # (y, x, 3) uint8, y up
-    "One band in grey, stretched in units of its noise"
+    """One band in grey, stretched in units of its noise
+
+    Parameters
+    ----------
+    plane : np.ndarray
+        (y, x) [nmgy / pix]
+    sigma : float
+        Noise per pixel [nmgy / pix]
+
+    Returns
+    -------
+    np.ndarray
+        (y, x, 3) uint8, y up
+    """
     light = np.nan_to_num(plane) / max(sigma, 1e-12)
     low, high = np.arcsinh(-2 / 3), np.arcsinh(max(float(np.percentile(light, 99.5)), 15.0) / 3)
     level = np.clip((np.arcsinh(light / 3) - low) / (high - low), 0, 1)
@@ -55,7 +87,21 @@ def residual(
     bands: Sequence[str],
     sigma: np.ndarray,  # (band,) noise per pixel [nmgy / pix]
 ) -> np.ndarray:  # (y, x, 3) uint8, y up
-    "The stamp without its smooth galaxy, in colour"
+    """The stamp without its smooth galaxy, in colour
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (band, y, x), galaxy in the middle [nmgy / pix]
+    bands : Sequence[str]
+    sigma : np.ndarray
+        (band,) noise per pixel [nmgy / pix]
+
+    Returns
+    -------
+    np.ndarray
+        (y, x, 3) uint8, y up
+    """
     light = np.nan_to_num(image)
     noise = float(np.median([s * WEIGHTS[b] for s, b in zip(sigma, bands)]))
     return preview(light - host_model(light)[0], bands, stretch=max(8 * noise, 1e-6), black=-3 * noise)
@@ -68,7 +114,18 @@ def model_panel(
     model: LensModel,
     bands: Sequence[str],
 ) -> np.ndarray:  # (y, 6 x x, 3) uint8, y down
-    "The panel of a fitted candidate; raises BadInput where no lens model was fitted"
+    """The panel of a fitted candidate; raises BadInput where no lens model was fitted
+
+    Returns
+    -------
+    np.ndarray
+        (y, 6 x x, 3) uint8, y down
+
+    Raises
+    ------
+    BadInput
+        lens model: none was fitted ({model.why})
+    """
     part = model.lensed
     if model.host is None or model.lens is None or model.rival is None:
         raise BadInput(f"lens model: none was fitted ({model.why})")
@@ -99,7 +156,13 @@ def model_panel(
 def view_names(
     bands: Sequence[str],
 ) -> tuple[str, ...]:  # In the strip's order, left to right
-    "What the views are called"
+    """What the views are called
+
+    Returns
+    -------
+    tuple[str, ...]
+        In the strip's order, left to right
+    """
     return ("colour", "deep", "residual", *bands)
 
 
@@ -107,7 +170,19 @@ def view_strip(
     image: np.ndarray,  # (band, y, x) [nmgy / pix]
     bands: Sequence[str],
 ) -> np.ndarray:  # (y, view x x, 3) uint8, y down
-    "Every view of a stamp, side by side"
+    """Every view of a stamp, side by side
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (band, y, x) [nmgy / pix]
+    bands : Sequence[str]
+
+    Returns
+    -------
+    np.ndarray
+        (y, view x x, 3) uint8, y down
+    """
     sigma = sky_sigma(np.nan_to_num(image)[None])[0]
     colour, deep = preview(image, bands, stretch=0.08), preview(image, bands, stretch=0.02, black=-0.005)
     views = [colour, deep, residual(image, bands, sigma), *(grey(p, float(s)) for p, s in zip(image, sigma))]
@@ -117,7 +192,17 @@ def view_strip(
 def png(
     picture: np.ndarray,  # (y, x, 3) uint8, y down
 ) -> bytes:
-    "A picture as PNG, quickly packed"
+    """A picture as PNG, quickly packed
+
+    Parameters
+    ----------
+    picture : np.ndarray
+        (y, x, 3) uint8, y down
+
+    Returns
+    -------
+    bytes
+    """
     out = io.BytesIO()
     Image.fromarray(picture).save(out, "PNG", compress_level=1)
     return out.getvalue()

@@ -57,7 +57,19 @@ from ..trust.products import PACKAGED, columns_of, list_file
 # %% ../../nbs/search/products.ipynb #78f8b4fc
 @dataclass(frozen=True)
 class Labelled:
-    "Scored stamps whose label is known, with lenses as the candidates' recipe defines them"
+    """Scored stamps whose label is known, with lenses as the candidates' recipe defines them
+
+    Attributes
+    ----------
+    logit : np.ndarray
+        (n,) float32
+    label : np.ndarray
+        (n,) 1 lens, 0 not
+    host : np.ndarray
+        (n,) int64
+    weight : np.ndarray
+        (n,) of the plan
+    """
 
     logit: np.ndarray  # (n,) float32
     label: np.ndarray  # (n,) 1 lens, 0 not
@@ -71,7 +83,13 @@ def labelled(
     split: str,
     lens: LensDefinition,
 ) -> Labelled:
-    "Scored stamps of a split with their labels; raises BadInput when it has none of one class"
+    """Scored stamps of a split with their labels; raises BadInput when it has none of one class
+
+    Raises
+    ------
+    BadInput
+        {scores.uri}: split '{split}' has {others} stamps without a lens and {lenses} lenses ({lens}), expected some of either
+    """
     mine = (pc.field("split") == split) & (pc.field("label") >= 0)
     table = scores.read(["task_id", *IDENTITY, "split", "label", "logit"]).filter(mine)
     about = read_tables(stamps.files(), ["task_id", "theta_E", "arc_mag_r", "weight"], pc.field("split") == split, ["split"])
@@ -93,7 +111,19 @@ def threshold_of(
     stamps: Input,
     recipe: Any,  # A `CandidateRecipe`
 ) -> Threshold:
-    "The candidates' threshold, as the recipe asks for it"
+    """The candidates' threshold, as the recipe asks for it
+
+    Parameters
+    ----------
+    scores : Input
+    stamps : Input
+    recipe : Any
+        A `CandidateRecipe`
+
+    Returns
+    -------
+    Threshold
+    """
     known = labelled(scores, stamps, recipe.threshold_split, recipe.lens)
     return choose_threshold(known.logit, known.label, known.host, recipe, known.weight)
 
@@ -105,7 +135,21 @@ def yield_of(
     threshold: Threshold,
     recipe: Any,  # A `CandidateRecipe`
 ) -> Yield:
-    "Expected purity, and candidates per square degree of the parent sample"
+    """Expected purity, and candidates per square degree of the parent sample
+
+    Parameters
+    ----------
+    scores : Input
+    stamps : Input
+    parent : Input
+    threshold : Threshold
+    recipe : Any
+        A `CandidateRecipe`
+
+    Returns
+    -------
+    Yield
+    """
     known = labelled(scores, stamps, recipe.rates_split, recipe.lens)
     brickid = parent.read(["brickid"])["brickid"].to_numpy()
     density = len(brickid) / float(brick_areas(np.unique(brickid)).sum())
@@ -115,7 +159,17 @@ def yield_of(
 # %% ../../nbs/search/products.ipynb #9550de9a
 @dataclass(frozen=True)
 class Searched:
-    "Galaxies of a search with their scores"
+    """Galaxies of a search with their scores
+
+    Attributes
+    ----------
+    galaxies : dict[str, np.ndarray]
+        Columns of `parent` that a list needs, with `logit`, of those that have a score
+    network : str
+        Name of the network that scored them
+    without : dict[str, int]
+        Galaxies without a score, by reason
+    """
 
     galaxies: dict[str, np.ndarray]  # Columns of `parent` that a list needs, with `logit`, of those that have a score
     network: str  # Name of the network that scored them
@@ -128,7 +182,20 @@ def searched(
     recipe: Any,  # A `CandidateRecipe`
     bands: tuple[str, ...],
 ) -> Searched:
-    "The searched galaxies with their scores; a brick that was not searched is counted apart from a cutout that could not be made"
+    """The searched galaxies with their scores; a brick that was not searched is counted apart from a cutout that could not be made
+
+    Parameters
+    ----------
+    sky : Input
+    parent : Input
+    recipe : Any
+        A `CandidateRecipe`
+    bands : tuple[str, ...]
+
+    Returns
+    -------
+    Searched
+    """
     names = ["release", "brickid", "objid", "brickname", "ra", "dec", "maskbits", "split", "psfdepth_r"]
     names += [f"{c}_{b}" for c in ("mag", "psfsize") for b in bands]
     galaxies = columns_of(searched_galaxies(parent, recipe.splits, names))
@@ -155,7 +222,25 @@ def injections_of(
     split: str,
     threshold: float,  # A logit
 ) -> Injections:
-    "Injections of a split before any visibility cut, found or not; raises BadInput when there is none"
+    """Injections of a split before any visibility cut, found or not; raises BadInput when there is none
+
+    Parameters
+    ----------
+    stamps : Input
+    scores : Input
+    split : str
+    threshold : float
+        A logit
+
+    Returns
+    -------
+    Injections
+
+    Raises
+    ------
+    BadInput
+        {stamps.uri}: no injection in split '{split}'
+    """
     files = stamps.files()
     names = [c for c in PLANNED if c in read_schema(files[0]).names]
     rows = read_tables(files, names, (pc.field("split") == split) & ~pc.field("is_control"), ["split", "is_control"])
@@ -175,7 +260,22 @@ def looked_up(
     names: pa.ChunkedArray,  # (m,) names, each once
     values: np.ndarray,  # (m,)
 ) -> tuple[np.ndarray, np.ndarray]:  # (n,) values, and whether there is one
-    "Values by name"
+    """Values by name
+
+    Parameters
+    ----------
+    wanted : pa.ChunkedArray
+        (n,) names
+    names : pa.ChunkedArray
+        (m,) names, each once
+    values : np.ndarray
+        (m,)
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        (n,) values, and whether there is one
+    """
     row = pc.fill_null(pc.index_in(wanted, value_set=names.combine_chunks()), -1).to_numpy()
     return (values[row] if len(values) else np.zeros(len(row), values.dtype)), row >= 0
 
@@ -185,7 +285,21 @@ def listed_lenses(
     found: Searched,
     threshold: float,  # A logit
 ) -> Injections | None:  # None where no list says enough, or no such galaxy was searched
-    "Known lenses whose galaxy was searched, in the columns of injections"
+    """Known lenses whose galaxy was searched, in the columns of injections
+
+    Parameters
+    ----------
+    anchors : pa.Table
+        name, ra, dec, and where known theta_E, arc_mag_r, z_lens
+    found : Searched
+    threshold : float
+        A logit
+
+    Returns
+    -------
+    Injections | None
+        None where no list says enough, or no such galaxy was searched
+    """
     columns = columns_of(anchors)
     if not {"theta_E", "arc_mag_r"} <= columns.keys() or not len(anchors):
         return None
@@ -223,7 +337,18 @@ def with_checks(
     found: Completeness,
     lenses: Injections,  # Listed lenses
 ) -> tuple[Completeness, list[ForecastBin]]:
-    "The maps with disputed cells marked, and the bins of listed lenses that decided it"
+    """The maps with disputed cells marked, and the bins of listed lenses that decided it
+
+    Parameters
+    ----------
+    found : Completeness
+    lenses : Injections
+        Listed lenses
+
+    Returns
+    -------
+    tuple[Completeness, list[ForecastBin]]
+    """
     if CHECKED not in found.maps:
         return found, []
     bins: list[ForecastBin] = []
@@ -275,7 +400,13 @@ def compared_given(
     recipe: Chosen,
     place: Place,
 ) -> tuple[str, dict[str, Any]]:  # A hash of the content; `lists` of KnownList, and the `census` or None
-    "Lists to compare candidates with: those kept out of training, the recipe's own, and a census where there is one"
+    """Lists to compare candidates with: those kept out of training, the recipe's own, and a census where there is one
+
+    Returns
+    -------
+    tuple[str, dict[str, Any]]
+        A hash of the content; `lists` of KnownList, and the `census` or None
+    """
     names = dict.fromkeys((*recipe.lists.known, *recipe.lists.compare, *PACKAGED))
     lists = [known_list(list_file(name), recipe.candidates.known_leave_out) for name in names]
     census = read_positions(list_file(recipe.lists.census)).columns if recipe.lists.census else None
@@ -286,7 +417,13 @@ def compared_given(
 
 # %% ../../nbs/search/products.ipynb #04724ef8
 def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
-    "Phase 7: the list of candidates; raises BadInput when threshold and scores are of different networks"
+    """Phase 7: the list of candidates; raises BadInput when threshold and scores are of different networks
+
+    Raises
+    ------
+    BadInput
+        the sky was scored by network {found.network}, the threshold's stamps by {named}; run phase5_score again
+    """
     own, scores, release = recipe.candidates, inputs["scores"], Release(inputs["release"].uri)
     found = searched(inputs["sky"], inputs["parent"], own, recipe.sky.bands)
     if (named := scores.read(["model_id"])["model_id"][0].as_py()) != found.network:
@@ -342,7 +479,20 @@ def candidate_stamps(
     release: Release,
     sky: Any,  # A `SkyRecipe`
 ) -> pa.Table:  # Product `stamps`; task_id is the candidate's name
-    "The candidates' cutouts"
+    """The candidates' cutouts
+
+    Parameters
+    ----------
+    listed : CandidateList
+    release : Release
+    sky : Any
+        A `SkyRecipe`
+
+    Returns
+    -------
+    pa.Table
+        Product `stamps`; task_id is the candidate's name
+    """
     columns = columns_of(listed.table)
     stamps = place_stamps(columns, cutouts_at(columns, release, tuple(sky.bands), sky.n_pix))
     for name in ("release", "brickid", "objid", "brickname", "split"):
@@ -352,7 +502,18 @@ def candidate_stamps(
 # %% ../../nbs/search/products.ipynb #96f6ba75
 @dataclass(frozen=True)
 class Census:
-    "What candidates are, where that is known"
+    """What candidates are, where that is known
+
+    Attributes
+    ----------
+    kinds : np.ndarray
+        (n,) of each candidate: lens, lrg, spiral, ring ...
+    purity : Share
+    lenses : list[dict[str, Any]]
+        What became of the lenses: step, lenses
+    prevalence : float
+        Share of lenses among the galaxies searched
+    """
 
     kinds: np.ndarray  # (n,) of each candidate: lens, lrg, spiral, ring ...
     purity: Share
@@ -367,7 +528,23 @@ def beside_census(
     lenses: Mapping[str, np.ndarray],  # ra, dec of the lenses
     radius: float,  # A companion this near to a lens is listed for the lens's sake [arcsec]
 ) -> Census:
-    "Candidates beside all that is known of the sky"
+    """Candidates beside all that is known of the sky
+
+    Parameters
+    ----------
+    listed : CandidateList
+    found : Searched
+    census : Mapping[str, np.ndarray]
+        kind, ra, dec of everything there is
+    lenses : Mapping[str, np.ndarray]
+        ra, dec of the lenses
+    radius : float
+        A companion this near to a lens is listed for the lens's sake [arcsec]
+
+    Returns
+    -------
+    Census
+    """
     rows, galaxies = columns_of(listed.table), found.galaxies
     kinds = census["kind"][nearest(rows["ra"], rows["dec"], census["ra"], census["dec"])[0]].astype(str)
     row, apart = nearest(lenses["ra"], lenses["dec"], galaxies["ra"], galaxies["dec"])

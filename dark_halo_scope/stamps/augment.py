@@ -18,7 +18,29 @@ from ..base.errors import BadInput
 # %% ../../nbs/stamps/augment.ipynb #05d42664
 @dataclass(frozen=True)
 class AugmentRecipe:
-    "What may be done to a stamp"
+    """What may be done to a stamp
+
+    Attributes
+    ----------
+    dihedral : bool, default True
+        One of the eight turns and mirrors of a square
+    max_shift : int, default 0
+        Largest shift in x and in y, whole pixels, edges repeated [pix]
+    band_dropout : float, default 0.0
+        Chance that one band is set to zero
+    core_dropout : float, default 0.0
+        Chance that the core is set to zero
+    core_radius : float, default 4.0
+        Radius of that core [pix]
+    neighbours : float, default 0.0
+        Chance that a negative gets an unlensed galaxy pasted beside its host
+    neighbour_reach : tuple[float, float], default (5.0, 18.0)
+        How far from the host it lands [pix]
+    neighbour_fainter : tuple[float, float], default (1.0, 3.5)
+        How much fainter it is made in the middle band [mag]
+    neighbour_bluer : float, default 0.8
+        By how much at most it is made bluer, from each band to the next [mag]
+    """
 
     dihedral: bool = True  # One of the eight turns and mirrors of a square
     max_shift: int = 0  # Largest shift in x and in y, whole pixels, edges repeated [pix]
@@ -50,7 +72,19 @@ class AugmentRecipe:
 # %% ../../nbs/stamps/augment.ipynb #0e05b9f1
 @dataclass(frozen=True)
 class AugmentDraw:
-    "What is done to each stamp of a batch"
+    """What is done to each stamp of a batch
+
+    Attributes
+    ----------
+    turn : np.ndarray
+        (n,) int64, element of the dihedral group, 0 to 7
+    shift : np.ndarray
+        (n, 2) int64, x and y [pix]
+    band : np.ndarray
+        (n,) int64, band set to zero, -1 none
+    core : np.ndarray
+        (n,) bool, core set to zero
+    """
 
     turn: np.ndarray  # (n,) int64, element of the dihedral group, 0 to 7
     shift: np.ndarray  # (n, 2) int64, x and y [pix]
@@ -65,7 +99,22 @@ def draw_augmentation(
     seed: int = 0,
     epoch: int = 0,
 ) -> AugmentDraw:
-    "Draws that depend on seed, epoch and row alone"
+    """Draws that depend on seed, epoch and row alone
+
+    Parameters
+    ----------
+    recipe : AugmentRecipe
+    rows : np.ndarray
+        (n,) whole numbers that name the stamps
+    n_band : int
+        Number of bands
+    seed : int, default 0
+    epoch : int, default 0
+
+    Returns
+    -------
+    AugmentDraw
+    """
     u = draws.uniforms_table("augment", [np.full(len(rows), seed), np.full(len(rows), epoch), rows], n=6)
     reach = 2 * recipe.max_shift + 1
     return AugmentDraw(
@@ -80,7 +129,20 @@ def dihedral(
     image: torch.Tensor,  # (n, channel, y, x), square
     element: int,  # 0 to 7
 ) -> torch.Tensor:  # The same shape
-    "One element of the dihedral group applied to every stamp"
+    """One element of the dihedral group applied to every stamp
+
+    Parameters
+    ----------
+    image : torch.Tensor
+        (n, channel, y, x), square
+    element : int
+        0 to 7
+
+    Returns
+    -------
+    torch.Tensor
+        The same shape
+    """
     mirrored = image.flip(-1) if element >= 4 else image
     return torch.rot90(mirrored, element % 4, dims=(-1, -2))
 
@@ -99,7 +161,22 @@ def augment(
     draw: AugmentDraw,  # What is done to each
     recipe: AugmentRecipe,  # For the radius of the core
 ) -> torch.Tensor:  # A new tensor of the same shape
-    "Turned, shifted, with a band or the core taken out, as drawn; call it with the same draw for a control"
+    """Turned, shifted, with a band or the core taken out, as drawn; call it with the same draw for a control
+
+    Parameters
+    ----------
+    image : torch.Tensor
+        (n, band, y, x), on any device
+    draw : AugmentDraw
+        What is done to each
+    recipe : AugmentRecipe
+        For the radius of the core
+
+    Returns
+    -------
+    torch.Tensor
+        A new tensor of the same shape
+    """
     out = _turned(image, draw.turn) if draw.turn.any() else image.clone()
     size = image.shape[-1]
     if draw.shift.any():
@@ -124,7 +201,26 @@ def paste_neighbours(
     factor: torch.Tensor,  # (n, band) what its light is multiplied by
     radius: float = 12.0,  # Light beyond this is left out [pix]
 ) -> torch.Tensor:  # (n, band, y, x) [nmgy/pix]
-    "Hosts with an unlensed galaxy beside them; light that would fall outside the stamp is lost, as in the sky"
+    """Hosts with an unlensed galaxy beside them; light that would fall outside the stamp is lost, as in the sky
+
+    Parameters
+    ----------
+    hosts : torch.Tensor
+        (n, band, y, x) stamps that get a neighbour [nmgy/pix]
+    donors : torch.Tensor
+        (n, band, y, x) stamps whose central galaxy is pasted [nmgy/pix]
+    offset : np.ndarray
+        (n, 2) where it lands, x and y from the host, whole pixels [pix]
+    factor : torch.Tensor
+        (n, band) what its light is multiplied by
+    radius : float, default 12.0
+        Light beyond this is left out [pix]
+
+    Returns
+    -------
+    torch.Tensor
+        (n, band, y, x) [nmgy/pix]
+    """
     size = donors.shape[-1]
     away = torch.arange(size, device=donors.device) - (size - 1) / 2
     r = torch.hypot(away[:, None], away[None, :])
@@ -146,7 +242,23 @@ def with_neighbours(
     seed: int = 0,
     epoch: int = 0,
 ) -> torch.Tensor:  # (n, band, y, x), those that were drawn with a neighbour [nmgy/pix]
-    "Unlensed stamps, some with another one's galaxy beside the host"
+    """Unlensed stamps, some with another one's galaxy beside the host
+
+    Parameters
+    ----------
+    image : torch.Tensor
+        (n, band, y, x), all unlensed [nmgy/pix]
+    recipe : AugmentRecipe
+    rows : np.ndarray
+        (n,) whole numbers that name the stamps
+    seed : int, default 0
+    epoch : int, default 0
+
+    Returns
+    -------
+    torch.Tensor
+        (n, band, y, x), those that were drawn with a neighbour [nmgy/pix]
+    """
     n, n_band = image.shape[:2]
     u = draws.uniforms_table("neighbours", [np.full(n, seed), np.full(n, epoch), rows], n=6)
     which = np.flatnonzero(u[:, 0] < recipe.neighbours)

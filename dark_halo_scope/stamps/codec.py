@@ -36,7 +36,18 @@ SKY_STEPS_MIN = 2.0  # int16: never fewer; brighter pixels are clipped and count
 def sky_sigma(
     images: np.ndarray,  # (n, band, y, x) [nmgy/pix]
 ) -> np.ndarray:  # (n, band) float32, noise per pixel [nmgy/pix]
-    "Noise per pixel from the median difference between neighbours along every other row"
+    """Noise per pixel from the median difference between neighbours along every other row
+
+    Parameters
+    ----------
+    images : np.ndarray
+        (n, band, y, x) [nmgy/pix]
+
+    Returns
+    -------
+    np.ndarray
+        (n, band) float32, noise per pixel [nmgy/pix]
+    """
     difference = np.abs(np.diff(images[:, :, ::2], axis=-1)).reshape(*images.shape[:2], -1)
     middle = difference.shape[-1] // 2
     return (np.partition(difference, middle, axis=-1)[..., middle] / (0.6744898 * np.sqrt(2.0))).astype(np.float32)
@@ -46,7 +57,20 @@ def int16_step(
     sigma: np.ndarray,  # (n, band), noise per pixel [nmgy/pix]
     peak: np.ndarray,  # (n, band), largest absolute pixel [nmgy/pix]
 ) -> np.ndarray:  # (n, band) float32, > 0 [nmgy/pix]
-    "One int16 step: sigma/8, or what holds the peak if that is coarser, at most sigma/2; a stamp without noise is held whole"
+    """One int16 step: sigma/8, or what holds the peak if that is coarser, at most sigma/2; a stamp without noise is held whole
+
+    Parameters
+    ----------
+    sigma : np.ndarray
+        (n, band), noise per pixel [nmgy/pix]
+    peak : np.ndarray
+        (n, band), largest absolute pixel [nmgy/pix]
+
+    Returns
+    -------
+    np.ndarray
+        (n, band) float32, > 0 [nmgy/pix]
+    """
     fine, hold = sigma / SKY_STEPS, peak / STEPS_MAX
     step = np.where(sigma > 0, np.clip(hold, fine, sigma / SKY_STEPS_MIN), hold)
     return np.where(step > 0, step, 1.0).astype(np.float32)
@@ -55,7 +79,18 @@ def int16_step(
 def to_planes(
     steps: np.ndarray,  # (n, pixels) int16
 ) -> np.ndarray:  # (n, pixels) int16 words: the low bytes of all pixels, then the high bytes
-    "Zigzag steps as two planes of bytes"
+    """Zigzag steps as two planes of bytes
+
+    Parameters
+    ----------
+    steps : np.ndarray
+        (n, pixels) int16
+
+    Returns
+    -------
+    np.ndarray
+        (n, pixels) int16 words: the low bytes of all pixels, then the high bytes
+    """
     folded = ((steps << 1) ^ (steps >> 15)).astype("<i2")
     halves = folded.view(np.uint8).reshape(len(steps), -1, 2)
     return np.ascontiguousarray(halves.transpose(0, 2, 1)).reshape(len(steps), -1).view("<i2")
@@ -64,7 +99,18 @@ def to_planes(
 def from_planes(
     words: np.ndarray,  # (n, pixels) int16 words, as from `to_planes`
 ) -> np.ndarray:  # (n, pixels) int16
-    "The steps of two planes of bytes"
+    """The steps of two planes of bytes
+
+    Parameters
+    ----------
+    words : np.ndarray
+        (n, pixels) int16 words, as from `to_planes`
+
+    Returns
+    -------
+    np.ndarray
+        (n, pixels) int16
+    """
     pixels = words.shape[1]
     planes = words.view(np.uint8)
     folded = planes[:, pixels:].astype(np.uint16)
@@ -79,7 +125,23 @@ def from_planes(
 def column_prefix(
     column: str,  # "stamp" or "ctrl_stamp"
 ) -> str:  # "" or "ctrl_"
-    "What the scale columns of a pixel column begin with; raises BadInput for another name"
+    """What the scale columns of a pixel column begin with; raises BadInput for another name
+
+    Parameters
+    ----------
+    column : str
+        "stamp" or "ctrl_stamp"
+
+    Returns
+    -------
+    str
+        "" or "ctrl_"
+
+    Raises
+    ------
+    BadInput
+        unknown pixel column
+    """
     if column not in ("stamp", "ctrl_stamp"):
         raise unknown_name("pixel column", column, ("stamp", "ctrl_stamp"))
     return column.removesuffix("stamp")
@@ -89,7 +151,26 @@ def check_images(
     images: np.ndarray,  # To be (n, band, y, x), square and finite
     bands: Sequence[str],  # Their bands
 ) -> np.ndarray:  # The same, float32
-    "Raises BadInput for a wrong shape, or naming the first stamp and band with a pixel that is not finite"
+    """Raises BadInput for a wrong shape, or naming the first stamp and band with a pixel that is not finite
+
+    Parameters
+    ----------
+    images : np.ndarray
+        To be (n, band, y, x), square and finite
+    bands : Sequence[str]
+        Their bands
+
+    Returns
+    -------
+    np.ndarray
+        The same, float32
+
+    Raises
+    ------
+    BadInput
+        stamps have shape {images.shape}; expected (n, {len(bands)}, size, size) for bands {','.join(bands)}
+        stamp {row}, band {bands[band]}: a pixel is not finite; expected nanomaggies, masked pixels filled
+    """
     if images.ndim != 4 or images.shape[1] != len(bands) or images.shape[2] != images.shape[3]:
         raise BadInput(f"stamps have shape {images.shape}; expected (n, {len(bands)}, size, size) for bands {','.join(bands)}")
     bad = ~np.isfinite(images).all(axis=(2, 3))
@@ -116,7 +197,18 @@ def _halves(values: np.ndarray, bits: np.ndarray, out: np.ndarray) -> None:
 def to_half(
     values: np.ndarray,  # float32, finite, at most FLOAT16_MAX in size
 ) -> np.ndarray:  # int16 words of the same shape: the bits of float16
-    "float16 as numpy rounds it"
+    """float16 as numpy rounds it
+
+    Parameters
+    ----------
+    values : np.ndarray
+        float32, finite, at most FLOAT16_MAX in size
+
+    Returns
+    -------
+    np.ndarray
+        int16 words of the same shape: the bits of float16
+    """
     flat = np.ascontiguousarray(values, np.float32).reshape(-1)
     out = np.empty(flat.shape, np.uint16)
     compiled(_halves)(flat, flat.view(np.uint32), out)
@@ -150,7 +242,31 @@ def encode(
     column: str = "stamp",  # "stamp" or "ctrl_stamp"
     sigma: np.ndarray | None = None,  # (n, band), noise per pixel where known [nmgy/pix]
 ) -> dict[str, pa.Array]:  # Pixel, scale and saturation columns
-    "Stamps as columns of the `stamps` product; raises BadInput for pixels that are not finite or a codec that does not exist"
+    """Stamps as columns of the `stamps` product; raises BadInput for pixels that are not finite or a codec that does not exist
+
+    Parameters
+    ----------
+    images : np.ndarray
+        (n, band, y, x) [nmgy/pix]
+    codec : str, default 'float16'
+        "float16" or "int16"
+    bands : Sequence[str], default ('g', 'r', 'z')
+        Names of the bands, in order
+    column : str, default 'stamp'
+        "stamp" or "ctrl_stamp"
+    sigma : np.ndarray | None, default None
+        (n, band), noise per pixel where known [nmgy/pix]
+
+    Returns
+    -------
+    dict[str, pa.Array]
+        Pixel, scale and saturation columns
+
+    Raises
+    ------
+    BadInput
+        unknown codec
+    """
     if codec not in CODECS:
         raise unknown_name("codec", codec, CODECS)
     prefix, images = column_prefix(column), check_images(images, bands)
@@ -172,7 +288,25 @@ def stored_bands(
     names: Sequence[str],  # Column names of a stamps table
     column: str = "stamp",  # Which pixel column
 ) -> tuple[str, ...]:  # Its bands, in order
-    "The bands of a pixel column, from the names of its scale columns; raises BadInput where there are none"
+    """The bands of a pixel column, from the names of its scale columns; raises BadInput where there are none
+
+    Parameters
+    ----------
+    names : Sequence[str]
+        Column names of a stamps table
+    column : str, default 'stamp'
+        Which pixel column
+
+    Returns
+    -------
+    tuple[str, ...]
+        Its bands, in order
+
+    Raises
+    ------
+    BadInput
+        stamps table: column '{column}' has no scale columns ({head}g ...) beside it
+    """
     head = f"{column_prefix(column)}scale_"
     bands = tuple(name.removeprefix(head) for name in names if name.startswith(head))
     if not bands:
@@ -183,7 +317,24 @@ def stored_bands(
 def pixel_words(
     values: pa.FixedSizeBinaryArray,  # One chunk of a pixel column, without nulls
 ) -> tuple[np.ndarray, str]:  # (n, words) view of the stored 16-bit numbers, and their codec
-    "A view of the stored numbers; raises BadInput for nulls, an unknown codec word, or codecs mixed in one chunk"
+    """A view of the stored numbers; raises BadInput for nulls, an unknown codec word, or codecs mixed in one chunk
+
+    Parameters
+    ----------
+    values : pa.FixedSizeBinaryArray
+        One chunk of a pixel column, without nulls
+
+    Returns
+    -------
+    tuple[np.ndarray, str]
+        (n, words) view of the stored 16-bit numbers, and their codec
+
+    Raises
+    ------
+    BadInput
+        stamps table: {values.null_count} of {len(values)} stamps are null; expected pixels in every row
+        stamps table: values start with the words {kinds.tolist()[:4]}; expected one codec out of {CODECS}
+    """
     if values.null_count:
         raise BadInput(f"stamps table: {values.null_count} of {len(values)} stamps are null; expected pixels in every row")
     width = values.type.byte_width // 2
@@ -200,7 +351,28 @@ def decode(
     column: str = "stamp",  # "stamp" or "ctrl_stamp"
     bands: Sequence[str] | None = None,  # Bands wanted; all that are stored by default
 ) -> np.ndarray:  # (n, band, y, x) float32 [nmgy/pix]
-    "Stamps back as pixels; reads `stamp_npz` where there is no `stamp`; raises BadInput naming what is missing or broken"
+    """Stamps back as pixels; reads `stamp_npz` where there is no `stamp`; raises BadInput naming what is missing or broken
+
+    Parameters
+    ----------
+    table : pa.Table | pa.RecordBatch
+        With the pixel column and its scale columns, or the earlier pipeline's npz column
+    column : str, default 'stamp'
+        "stamp" or "ctrl_stamp"
+    bands : Sequence[str] | None, default None
+        Bands wanted; all that are stored by default
+
+    Returns
+    -------
+    np.ndarray
+        (n, band, y, x) float32 [nmgy/pix]
+
+    Raises
+    ------
+    BadInput
+        stamps table has no column '{column}' (nor '{column}_npz'); it has {', '.join(table.column_names[:12])} ...
+        unknown band
+    """
     table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
     if column not in table.column_names and f"{column}_npz" in table.column_names:
         return decode_npz(table[f"{column}_npz"], bands or ("g", "r", "z"))
@@ -230,7 +402,20 @@ def load_stamps(
     uri: str,  # A stamps product, Parquet
     column: str = "stamp",  # "stamp" or "ctrl_stamp"
 ) -> tuple[np.ndarray, pa.Table]:  # (n, band, y, x) float32 [nmgy/pix], and the other columns
-    "The pixels of a file of stamps, and what it says of them; raises BadInput where it holds none"
+    """The pixels of a file of stamps, and what it says of them; raises BadInput where it holds none
+
+    Parameters
+    ----------
+    uri : str
+        A stamps product, Parquet
+    column : str, default 'stamp'
+        "stamp" or "ctrl_stamp"
+
+    Returns
+    -------
+    tuple[np.ndarray, pa.Table]
+        (n, band, y, x) float32 [nmgy/pix], and the other columns
+    """
     table = read_table(uri)
     return decode(table, column), table.drop_columns([c for c in ("stamp", "ctrl_stamp") if c in table.column_names])
 
@@ -239,7 +424,20 @@ def export_stamps(
     uri: str,  # A stamps product, Parquet
     out: str,  # Folder to make
 ) -> str:  # The file in it, data/train-00000-of-00001.parquet
-    "Stamps as plain arrays in the layout that `datasets.load_dataset(folder)` reads: a column `image` of float32 (band, y, x) beside the others"
+    """Stamps as plain arrays in the layout that `datasets.load_dataset(folder)` reads: a column `image` of float32 (band, y, x) beside the others
+
+    Parameters
+    ----------
+    uri : str
+        A stamps product, Parquet
+    out : str
+        Folder to make
+
+    Returns
+    -------
+    str
+        The file in it, data/train-00000-of-00001.parquet
+    """
     images, table = load_stamps(uri)
     kind = pa.float32()
     for side in reversed(images.shape[1:]):
@@ -259,7 +457,20 @@ def parquet_options(
     table: pa.Table,  # The table to be written
     codec: str,  # "float16" or "int16"
 ) -> dict:  # Keyword arguments of pyarrow.parquet.write_table
-    "Compression, dictionaries and row groups that stream fast"
+    """Compression, dictionaries and row groups that stream fast
+
+    Parameters
+    ----------
+    table : pa.Table
+        The table to be written
+    codec : str
+        "float16" or "int16"
+
+    Returns
+    -------
+    dict
+        Keyword arguments of pyarrow.parquet.write_table
+    """
     pixels = [f.name for f in table.schema if pa.types.is_fixed_size_binary(f.type)]
     squeeze = "zstd" if codec == "int16" else "none"
     return {
@@ -283,7 +494,18 @@ def _npy_header(header: bytes) -> tuple[np.dtype, tuple[int, ...]]:
 def npz_arrays(
     value: bytes,  # An .npz file, stored or deflated
 ) -> dict[str, np.ndarray]:  # Array name -> array
-    "The arrays of an npz held in memory; raises struct.error, ValueError or zlib.error where it is broken"
+    """The arrays of an npz held in memory; raises struct.error, ValueError or zlib.error where it is broken
+
+    Parameters
+    ----------
+    value : bytes
+        An .npz file, stored or deflated
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        Array name -> array
+    """
     end = value.rindex(b"PK\x05\x06")
     count, _, at = struct.unpack_from("<HII", value, end + 10)
     view, out = memoryview(value), {}
@@ -305,7 +527,25 @@ def decode_npz(
     values: pa.Array | pa.ChunkedArray,  # Binary column of npz files
     bands: Sequence[str] = ("g", "r", "z"),  # Arrays image_<band> wanted
 ) -> np.ndarray:  # (n, band, y, x) float32 [nmgy/pix]
-    "Stamps from the earlier pipeline's column; raises BadInput naming the row that is broken or lacks a band"
+    """Stamps from the earlier pipeline's column; raises BadInput naming the row that is broken or lacks a band
+
+    Parameters
+    ----------
+    values : pa.Array | pa.ChunkedArray
+        Binary column of npz files
+    bands : Sequence[str], default ('g', 'r', 'z')
+        Arrays image_<band> wanted
+
+    Returns
+    -------
+    np.ndarray
+        (n, band, y, x) float32 [nmgy/pix]
+
+    Raises
+    ------
+    BadInput
+        npz column, row {row}: not an npz with {', '.join((f'image_{b}' for b in bands))} ({error})
+    """
     out = np.empty((len(values), len(bands), 64, 64), np.float32)
     for row, value in enumerate(values):
         try:
@@ -323,7 +563,20 @@ def encode_npz(
     images: np.ndarray,  # (n, band, y, x) [nmgy/pix]
     bands: Sequence[str] = ("g", "r", "z"),  # Names of the bands, in order
 ) -> pa.Array:  # Binary column, one npz a row
-    "Stamps as the earlier pipeline wrote them"
+    """Stamps as the earlier pipeline wrote them
+
+    Parameters
+    ----------
+    images : np.ndarray
+        (n, band, y, x) [nmgy/pix]
+    bands : Sequence[str], default ('g', 'r', 'z')
+        Names of the bands, in order
+
+    Returns
+    -------
+    pa.Array
+        Binary column, one npz a row
+    """
     values = []
     for image in check_images(images, bands):
         buffer = io.BytesIO()

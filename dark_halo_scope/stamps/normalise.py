@@ -22,7 +22,21 @@ METHODS = ("full", "outer", "robust", "asinh")
 
 @dataclass(frozen=True)
 class NormaliseRecipe:
-    "How a stamp is put on scale"
+    """How a stamp is put on scale
+
+    Attributes
+    ----------
+    method : str, default 'outer'
+        One of METHODS
+    r_in : float, default 20.0
+        Inner radius of the annulus [pix]
+    r_out : float, default 32.0
+        Outer radius of the annulus [pix]
+    clip_low : float, default -5.0
+        robust: lowest value kept [sigma]
+    clip_high : float, default 20.0
+        robust: highest value kept [sigma]
+    """
 
     method: str = "outer"  # One of METHODS
     r_in: float = 20.0  # Inner radius of the annulus [pix]
@@ -44,7 +58,27 @@ def annulus(
     r_in: float,  # Inner radius [pix]
     r_out: float,  # Outer radius [pix]
 ) -> torch.Tensor:  # Indices of the annulus' pixels in the flattened stamp
-    "Pixels between two radii around the stamp's geometric centre; raises BadInput when there are none"
+    """Pixels between two radii around the stamp's geometric centre; raises BadInput when there are none
+
+    Parameters
+    ----------
+    size : int
+        Side of the stamp [pix]
+    r_in : float
+        Inner radius [pix]
+    r_out : float
+        Outer radius [pix]
+
+    Returns
+    -------
+    torch.Tensor
+        Indices of the annulus' pixels in the flattened stamp
+
+    Raises
+    ------
+    BadInput
+        normalisation: no pixel of a {size}-px stamp lies between {r_in} and {r_out} px
+    """
     offset = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     radius = torch.hypot(offset[:, None], offset[None, :]).flatten()
     inside = torch.nonzero((radius >= r_in) & (radius <= r_out)).flatten()
@@ -57,7 +91,19 @@ def statistics(
     image: torch.Tensor,  # (n, channel, y, x) float32 [nmgy/pix]
     recipe: NormaliseRecipe,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # Centre and scale, (n, channel, 1, 1) each; a scale of 0 becomes 1
-    "What the recipe subtracts and divides by"
+    """What the recipe subtracts and divides by
+
+    Parameters
+    ----------
+    image : torch.Tensor
+        (n, channel, y, x) float32 [nmgy/pix]
+    recipe : NormaliseRecipe
+
+    Returns
+    -------
+    tuple[torch.Tensor, torch.Tensor]
+        Centre and scale, (n, channel, 1, 1) each; a scale of 0 becomes 1
+    """
     flat = image.flatten(2)
     if recipe.method == "full":
         scale, centre = torch.std_mean(flat, dim=-1, correction=0)
@@ -78,7 +124,22 @@ def sky_steps(
     recipe: NormaliseRecipe | None = None,  # Its annulus is the sky
     most: int = 600,  # Pixels looked at, at most
 ) -> np.ndarray:  # (n, band) float64; 0 for a constant sky
-    "Median absolute deviation of each stamp's sky, in quantisation steps"
+    """Median absolute deviation of each stamp's sky, in quantisation steps
+
+    Parameters
+    ----------
+    images : np.ndarray
+        (n, band, y, x), in any unit
+    recipe : NormaliseRecipe | None, default None
+        Its annulus is the sky
+    most : int, default 600
+        Pixels looked at, at most
+
+    Returns
+    -------
+    np.ndarray
+        (n, band) float64; 0 for a constant sky
+    """
     recipe = recipe or NormaliseRecipe()
     flat = np.asarray(images, np.float64).reshape(*images.shape[:2], -1)
     if recipe.method in ("outer", "asinh"):
@@ -96,7 +157,19 @@ def refuse_coarse(
     images: np.ndarray,  # (n, band, y, x)
     recipe: NormaliseRecipe | None = None,
 ) -> None:
-    "Raises BadInput, naming the first stamp and band, where the sky varies by fewer than `FEWEST_STEPS` quantisation steps"
+    """Raises BadInput, naming the first stamp and band, where the sky varies by fewer than `FEWEST_STEPS` quantisation steps
+
+    Parameters
+    ----------
+    images : np.ndarray
+        (n, band, y, x)
+    recipe : NormaliseRecipe | None, default None
+
+    Raises
+    ------
+    BadInput
+        stamp {row}, band {band}: its sky varies by {steps[row, band]} quantisation steps, expected at least {FEWEST_STEPS} ({len(np.unique(bad[:, 0]))} of {len(steps)} stamps are so): a clipped or 8-bit picture is no flux; restore it first (survey.pictures, trust.exam)
+    """
     steps = sky_steps(images, recipe)
     bad = np.argwhere(steps < FEWEST_STEPS)
     if len(bad):
@@ -113,7 +186,23 @@ def apply(
     scale: torch.Tensor,  # From `statistics`
     recipe: NormaliseRecipe,
 ) -> torch.Tensor:  # (n, channel, y, x), no unit
-    "Subtract, divide, then clip or asinh as the recipe says"
+    """Subtract, divide, then clip or asinh as the recipe says
+
+    Parameters
+    ----------
+    image : torch.Tensor
+        (n, channel, y, x) [nmgy/pix]
+    centre : torch.Tensor
+        From `statistics`
+    scale : torch.Tensor
+        From `statistics`
+    recipe : NormaliseRecipe
+
+    Returns
+    -------
+    torch.Tensor
+        (n, channel, y, x), no unit
+    """
     out = (image - centre) / scale
     if recipe.method == "robust":
         return out.clamp_(recipe.clip_low, recipe.clip_high)
@@ -125,7 +214,21 @@ def normalise(
     recipe: NormaliseRecipe | None = None,
     control: torch.Tensor | None = None,  # The same cutouts unpainted [nmgy/pix]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # The stamps, and the controls where they were given
-    "Stamps on scale, with their controls on the same scale"
+    """Stamps on scale, with their controls on the same scale
+
+    Parameters
+    ----------
+    image : torch.Tensor
+        (n, channel, y, x) float32 [nmgy/pix]
+    recipe : NormaliseRecipe | None, default None
+    control : torch.Tensor | None, default None
+        The same cutouts unpainted [nmgy/pix]
+
+    Returns
+    -------
+    tuple[torch.Tensor, torch.Tensor | None]
+        The stamps, and the controls where they were given
+    """
     recipe = recipe or NormaliseRecipe()
     centre, scale = statistics(image, recipe)
     return apply(image, centre, scale, recipe), None if control is None else apply(control, centre, scale, recipe)

@@ -66,7 +66,30 @@ def column_pages(
     width: int,  # Bytes of a value
     compare: bool = True,  # Whether pages are compared with their checksums
 ) -> list[np.ndarray] | None:  # (values, width / 2) int16 views of each page; None where the pages are of another make
-    "The values of a fixed-size binary column, where they lie; raises BadInput for a page that is not as it was written"
+    """The values of a fixed-size binary column, where they lie; raises BadInput for a page that is not as it was written
+
+    Parameters
+    ----------
+    source : pa.NativeFile
+        The open file
+    chunk : pq.ColumnChunkMetaData
+        The column in one row group
+    width : int
+        Bytes of a value
+    compare : bool, default True
+        Whether pages are compared with their checksums
+
+    Returns
+    -------
+    list[np.ndarray] | None
+        (values, width / 2) int16 views of each page; None where the pages are of another make
+
+    Raises
+    ------
+    BadInput
+        page header: field {number} is of kind {kind}
+        the page of row {found} {CHANGED}
+    """
     if chunk.has_dictionary_page or chunk.compression not in ("UNCOMPRESSED", "ZSTD"):
         return None
     source.seek(chunk.data_page_offset)
@@ -95,7 +118,13 @@ _free: deque[np.ndarray] = deque(maxlen=12)  # Blocks that nobody holds
 def pooled(
     shape: tuple[int, ...],
 ) -> np.ndarray:  # float32, contents undefined
-    "An empty array in memory that an earlier one has left"
+    """An empty array in memory that an earlier one has left
+
+    Returns
+    -------
+    np.ndarray
+        float32, contents undefined
+    """
     size = math.prod(shape)
     block = np.empty(0, np.float32)
     for _ in range(len(_free)):
@@ -120,7 +149,21 @@ def light_of_steps(
     scale: np.ndarray,  # (n, band) float32 [nmgy/pix a step]
     out: np.ndarray,  # (n, band, pixels) float32, filled [nmgy/pix]
 ) -> None:
-    "Light of stored int16 stamps; a plain function, `base.kernels.compiled` before use"
+    """Light of stored int16 stamps; a plain function, `base.kernels.compiled` before use
+
+    Parameters
+    ----------
+    page : np.ndarray
+        (values, bytes) uint8: the codec's word, low bytes, high bytes of zigzag steps
+    rows : np.ndarray
+        (n,) int64, values taken
+    picks : np.ndarray
+        (band,) int64, stored bands taken
+    scale : np.ndarray
+        (n, band) float32 [nmgy/pix a step]
+    out : np.ndarray
+        (n, band, pixels) float32, filled [nmgy/pix]
+    """
     pixels = out.shape[2]
     plane = (page.shape[1] - 2) // 2
     for i in range(len(rows)):
@@ -136,7 +179,21 @@ def light_of_steps(
 # %% ../../nbs/stamps/pages.ipynb #e9dc013e
 @dataclass
 class Pixels:
-    "The stored stamps of one column in one row group"
+    """The stored stamps of one column in one row group
+
+    Attributes
+    ----------
+    starts : np.ndarray
+        First row of each page
+    pages : list[np.ndarray]
+        (rows, words): int16 words with the codec's word first, or float32 pixels
+    shape : tuple[int, int, int]
+        (stored bands, y, x)
+    codec : str
+        "float16", "int16" or "float32"
+    picks : list[int] | None
+        Which stored bands, in order; None: all as they are
+    """
 
     starts: np.ndarray  # First row of each page
     pages: list[np.ndarray]  # (rows, words): int16 words with the codec's word first, or float32 pixels
@@ -150,7 +207,17 @@ class Pixels:
         scale: np.ndarray,  # (len(rows), band) float32, what one int16 step is worth [nmgy/pix]
         out: np.ndarray,  # (len(rows), band, y, x) float32, filled [nmgy/pix]
     ) -> None:
-        "Pixels of some rows"
+        """Pixels of some rows
+
+        Parameters
+        ----------
+        rows : np.ndarray
+            Rows of the row group, ascending
+        scale : np.ndarray
+            (len(rows), band) float32, what one int16 step is worth [nmgy/pix]
+        out : np.ndarray
+            (len(rows), band, y, x) float32, filled [nmgy/pix]
+        """
         cuts = np.searchsorted(rows, self.starts)
         bands = np.arange(self.shape[0]) if self.picks is None else np.array(self.picks)
         for page, start, lo, hi in zip(self.pages, self.starts, cuts, [*cuts[1:], len(rows)]):
@@ -172,7 +239,21 @@ def stored_pixels(
     stored: Sequence[str],  # Bands as stored
     bands: Sequence[str],  # Bands wanted
 ) -> Pixels:
-    "Pages with their codec and shape; raises BadInput for values that do not name one codec"
+    """Pages with their codec and shape; raises BadInput for values that do not name one codec
+
+    Parameters
+    ----------
+    pages : Sequence[np.ndarray]
+        Pages of 16-bit words
+    stored : Sequence[str]
+        Bands as stored
+    bands : Sequence[str]
+        Bands wanted
+
+    Returns
+    -------
+    Pixels
+    """
     kinds = np.unique(np.concatenate([page[:, 0] for page in pages]))
     probe = pages[0][:1] if len(kinds) == 1 else np.concatenate([page[:, :1] for page in pages])
     width = probe.shape[1] * 2

@@ -38,7 +38,29 @@ from ..survey.bricks import brick_ids
 # %% ../../nbs/stamps/reader.ipynb #b58d45f8
 @dataclass(frozen=True)
 class StampSet:
-    "Files of stamps that are read alike"
+    """Files of stamps that are read alike
+
+    Attributes
+    ----------
+    paths : tuple[str, ...]
+        Parquet files or folders of them, local or s3://
+    name : str, default 'sim'
+        For counts and messages
+    column : str, default 'stamp'
+        "stamp" or "ctrl_stamp"
+    label : int | None, default None
+        1 lens, 0 not; None: 1 unless is_control, or the label column where there is one
+    only : str, default 'all'
+        "all" rows, the "injected" or the "controls"
+    weight : float, default 1.0
+        Copies of each row in an epoch, on average
+    split : str | SplitRecipe, default ''
+        Of all its rows, or how cells of the sky are dealt; empty: the column `split`
+    avoid : tuple[np.ndarray, np.ndarray] | None, optional
+        Right ascension and declination of places whose rows are left out [deg]
+    avoid_arcsec : float, default 0.0
+        So near to one of them
+    """
 
     paths: tuple[str, ...]  # Parquet files or folders of them, local or s3://
     name: str = "sim"  # For counts and messages
@@ -61,7 +83,29 @@ class StampSet:
 # %% ../../nbs/stamps/reader.ipynb #96b462ed
 @dataclass(frozen=True)
 class Selection:
-    "Which rows are used"
+    """Which rows are used
+
+    Attributes
+    ----------
+    splits : tuple[str, ...], default ('train',)
+        Splits read; empty: all
+    min_theta_over_psf : float, default 0.0
+        Injections: theta_E over the PSF's FWHM at least this
+    min_arc_snr : float, default 0.0
+        Injections: arc S/N of all bands together at least this
+    min_arc_snr_g : float, default 0.0
+        Injections: arc S/N in g at least this
+    exclude_arc_snr_0 : bool, default False
+        Injections: arc S/N above 0 (the ring not wholly masked)
+    min_magnification : float, default 0.0
+        Injections: magnification at least this
+    min_arc_inside : float, default 0.0
+        Injections: share of the arc's light in the stamp at least this
+    metrics_ok : bool, default True
+        Injections: only those with enough of the ring unmasked to be measured
+    exclude_bricks : tuple[str, ...], default ()
+        Bricks left out whole
+    """
 
     splits: tuple[str, ...] = ("train",)  # Splits read; empty: all
     min_theta_over_psf: float = 0.0  # Injections: theta_E over the PSF's FWHM at least this
@@ -87,7 +131,31 @@ class Selection:
 # %% ../../nbs/stamps/reader.ipynb #109b54c5
 @dataclass(frozen=True)
 class ReadRecipe:
-    "How rows become batches"
+    """How rows become batches
+
+    Attributes
+    ----------
+    batch_size : int, default 256
+        Stamps in a global batch
+    shuffle : bool, default True
+        False: file order, for scoring
+    window : int, default 4096
+        Stamps shuffled together in a lane
+    lanes : int, default 1
+        Streams a batch is drawn from; a multiple of the processes
+    workers : int, default 1
+        Decoding threads per lane; 0: none
+    positive_fraction : float | None, default None
+        Share of label 1 in an epoch, by showing fewer of the larger class
+    hard_negatives : str, default ''
+        Table with ra, dec of negatives to be shown more often
+    hard_negative_weight : float, default 5.0
+        Copies of those
+    bands : tuple[str, ...], default ('g', 'r', 'z')
+        Bands wanted, in order
+    meta_columns : tuple[str, ...], default ()
+        Observing conditions given beside the image
+    """
 
     batch_size: int = 256  # Stamps in a global batch
     shuffle: bool = True  # False: file order, for scoring
@@ -111,7 +179,17 @@ class ReadRecipe:
 
 @dataclass(frozen=True)
 class Reading(ReadRecipe):
-    "What is read, with what follows from the rest of a recipe and is no choice of its own"
+    """What is read, with what follows from the rest of a recipe and is no choice of its own
+
+    Attributes
+    ----------
+    with_control : bool, default False
+        Also read the same cutout before painting
+    keep_columns : tuple[str, ...], default ()
+        Further columns kept in the index
+    seed : int, default 0
+        Of the order
+    """
 
     with_control: bool = False  # Also read the same cutout before painting
     keep_columns: tuple[str, ...] = ()  # Further columns kept in the index
@@ -121,7 +199,23 @@ class Reading(ReadRecipe):
 def stamp_files(
     paths: Sequence[str],  # Files or folders
 ) -> list[str]:  # Parquet files, sorted within each folder
-    "The Parquet files meant; raises BadInput for a path that holds none"
+    """The Parquet files meant; raises BadInput for a path that holds none
+
+    Parameters
+    ----------
+    paths : Sequence[str]
+        Files or folders
+
+    Returns
+    -------
+    list[str]
+        Parquet files, sorted within each folder
+
+    Raises
+    ------
+    BadInput
+        {path}: expected a Parquet file of stamps, or a folder that holds some
+    """
     out: list[str] = []
     for path in paths:
         found = [str(path)] if str(path).endswith(".parquet") else storage.list_files(path, ".parquet")
@@ -134,7 +228,17 @@ def stamp_files(
 def open_source(
     uri: str,  # A file, local or s3://
 ) -> pa.NativeFile:
-    "The open file, memory-mapped where it is local"
+    """The open file, memory-mapped where it is local
+
+    Parameters
+    ----------
+    uri : str
+        A file, local or s3://
+
+    Returns
+    -------
+    pa.NativeFile
+    """
     system, path = storage.filesystem(uri)
     return pa.memory_map(path) if storage.scheme_of(uri) == "file" else system.open_input_file(path)
 
@@ -144,7 +248,21 @@ def open_stamps(
     metadata: Any = None,  # Its footer, where it is known already
     written: Sequence[Any] | None = None,  # What its receipt says of it, see `written_file`, where that is known already
 ) -> pq.ParquetFile:
-    "The file, memory-mapped where it is local; raises BadInput where it is not whole"
+    """The file, memory-mapped where it is local; raises BadInput where it is not whole
+
+    Parameters
+    ----------
+    uri : str
+        A Parquet file, local or s3://
+    metadata : Any, default None
+        Its footer, where it is known already
+    written : Sequence[Any] | None, default None
+        What its receipt says of it, see `written_file`, where that is known already
+
+    Returns
+    -------
+    pq.ParquetFile
+    """
     with readable(uri):
         return open_table(uri, open_source(uri), written, metadata=metadata, pre_buffer=storage.scheme_of(uri) != "file")
 
@@ -155,7 +273,29 @@ def selected(
     selection: Selection,  # The cuts
     where: str = "stamps",  # File, for messages
 ) -> tuple[np.ndarray, dict[str, int]]:  # (n,) bool, and rows lost to each cut
-    "Which rows pass, and how many each cut took; raises BadInput when a cut needs a column that is not there"
+    """Which rows pass, and how many each cut took; raises BadInput when a cut needs a column that is not there
+
+    Parameters
+    ----------
+    rows : dict[str, np.ndarray]
+        Small columns of the rows
+    label : np.ndarray
+        (n,) 1 lens, 0 not
+    selection : Selection
+        The cuts
+    where : str, default 'stamps'
+        File, for messages
+
+    Returns
+    -------
+    tuple[np.ndarray, dict[str, int]]
+        (n,) bool, and rows lost to each cut
+
+    Raises
+    ------
+    BadInput
+        {where}: lacks column '{name}', which the selection cuts on
+    """
     keep, lost = np.ones(len(label), bool), {}
 
     def cut(name: str, passes: np.ndarray) -> None:
@@ -191,7 +331,36 @@ def selected(
 # %% ../../nbs/stamps/reader.ipynb #d73f72c4
 @dataclass(frozen=True)
 class StampIndex:
-    "Where every usable stamp is, and what is known of it"
+    """Where every usable stamp is, and what is known of it
+
+    Attributes
+    ----------
+    units : list[tuple[int, str, int]]
+        (set, file, row group)
+    sets : tuple[StampSet, ...]
+    unit : np.ndarray
+        (n,) int32, which unit; ascending
+    row : np.ndarray
+        (n,) int32, row within it
+    label : np.ndarray
+        (n,) float32, 1 lens, 0 not
+    weight : np.ndarray
+        (n,) float32, weight in the loss
+    copies : np.ndarray
+        (n,) float64, times shown in an epoch, on average
+    meta : np.ndarray
+        (n, k) float32, observing conditions
+    identity : dict[str, np.ndarray]
+        task_id (as bytes), brickname ... for scoring
+    scale : list[np.ndarray]
+        (n, band) float32, nanomaggies a stored step: of the pixel column, then of ctrl_stamp where it is read
+    lost : dict[str, int], optional
+        Rows lost to each cut
+    written : dict[str, list], optional
+        File -> what its receipt says of it
+    compared : Any, optional
+        Units and columns whose pages were compared with their checksums
+    """
 
     units: list[tuple[int, str, int]]  # (set, file, row group)
     sets: tuple[StampSet, ...]
@@ -237,7 +406,27 @@ def given_split(
     chosen: StampSet,  # With a split of its own
     where: str = "stamps",  # File, for messages
 ) -> np.ndarray:  # (n,) names; "edge" for galaxies too near to another split
-    "The split that a set gives its rows; raises BadInput when they are to be dealt by the sky and have no positions"
+    """The split that a set gives its rows; raises BadInput when they are to be dealt by the sky and have no positions
+
+    Parameters
+    ----------
+    rows : dict[str, np.ndarray]
+        Small columns of the rows
+    chosen : StampSet
+        With a split of its own
+    where : str, default 'stamps'
+        File, for messages
+
+    Returns
+    -------
+    np.ndarray
+        (n,) names; "edge" for galaxies too near to another split
+
+    Raises
+    ------
+    BadInput
+        {where}: lacks ra and dec, by which set '{chosen.name}' is dealt to splits
+    """
     n = len(next(iter(rows.values())))
     if isinstance(chosen.split, str):
         return np.full(n, chosen.split)
@@ -253,7 +442,27 @@ def near_avoided(
     chosen: StampSet,  # With places to avoid
     where: str = "stamps",  # File, for messages
 ) -> np.ndarray:  # (n,) bool
-    "Rows within reach of a place that the set avoids; raises BadInput when they have no positions"
+    """Rows within reach of a place that the set avoids; raises BadInput when they have no positions
+
+    Parameters
+    ----------
+    rows : dict[str, np.ndarray]
+        Small columns of the rows
+    chosen : StampSet
+        With places to avoid
+    where : str, default 'stamps'
+        File, for messages
+
+    Returns
+    -------
+    np.ndarray
+        (n,) bool
+
+    Raises
+    ------
+    BadInput
+        {where}: lacks ra and dec, by which known lenses among set '{chosen.name}' are found
+    """
     if not {"ra", "dec"} <= rows.keys():
         raise BadInput(f"{where}: lacks ra and dec, by which known lenses among set '{chosen.name}' are found")
     assert chosen.avoid is not None
@@ -264,7 +473,13 @@ def pixel_columns(
     chosen: StampSet,
     recipe: Reading,
 ) -> list[str]:  # The stamps, then the same before painting where the recipe wants it beside the image
-    "The pixel columns read of a set; stamps with a label of their own were never painted, and stand beside themselves"
+    """The pixel columns read of a set; stamps with a label of their own were never painted, and stand beside themselves
+
+    Returns
+    -------
+    list[str]
+        The stamps, then the same before painting where the recipe wants it beside the image
+    """
     before = "ctrl_stamp" if chosen.label is None else chosen.column
     return [chosen.column, *([before] if recipe.with_control else [])]
 
@@ -287,7 +502,17 @@ SIDE_BY_SIDE = 4  # Files read at once
 
 @dataclass(frozen=True)
 class FileFacts:
-    "What an index needs to know of a file before it reads it"
+    """What an index needs to know of a file before it reads it
+
+    Attributes
+    ----------
+    groups : tuple[int, ...]
+        Rows of each row group
+    splits : tuple[str, ...] | None
+        The splits of its rows, where its footer says that each row group has one; None where it does not
+    written : tuple[Any, ...], default ()
+        What its receipt says of it, see `written_file`
+    """
 
     groups: tuple[int, ...]  # Rows of each row group
     splits: tuple[str, ...] | None  # The splits of its rows, where its footer says that each row group has one; None where it does not
@@ -304,7 +529,17 @@ class FileFacts:
 def file_facts(
     uri: str,  # A Parquet file, local or s3://
 ) -> FileFacts:
-    "A file's facts, read once as long as the file stays as it is; raises BadInput where it is not whole"
+    """A file's facts, read once as long as the file stays as it is; raises BadInput where it is not whole
+
+    Parameters
+    ----------
+    uri : str
+        A Parquet file, local or s3://
+
+    Returns
+    -------
+    FileFacts
+    """
     system, path = storage.filesystem(uri)
     with readable(uri):
         info = system.get_file_info(path)
@@ -326,7 +561,13 @@ def _facts(uri: str, size: int, changed: int) -> FileFacts:
 
 
 class Filled:
-    "Columns filled file by file in the place where they stay: joining parts at the end would hold every row twice"
+    """Columns filled file by file in the place where they stay: joining parts at the end would hold every row twice
+
+    Parameters
+    ----------
+    most : int
+        Rows at most; memory is taken as it is filled
+    """
 
     def __init__(
         self,
@@ -339,7 +580,13 @@ class Filled:
         self,
         part: dict[str, np.ndarray],  # Columns of equal length; those that another part lacks are dropped
     ) -> None:
-        "Takes in a part"
+        """Takes in a part
+
+        Parameters
+        ----------
+        part : dict[str, np.ndarray]
+            Columns of equal length; those that another part lacks are dropped
+        """
         n = len(next(iter(part.values())))
         if self._columns is None:
             self._columns = {name: np.empty((self.most, *values.shape[1:]), values.dtype) for name, values in part.items()}
@@ -437,7 +684,32 @@ def build_index(
     selection: Selection | None = None,  # Which rows
     recipe: Reading | None = None,  # Bands, metadata, hard negatives
 ) -> StampIndex:
-    "Reads all but the pixels; raises BadInput naming the file, column or set that is wrong, or when no row is left"
+    """Reads all but the pixels; raises BadInput naming the file, column or set that is wrong, or when no row is left
+
+    Parameters
+    ----------
+    sets : Sequence[StampSet]
+        What to read
+    selection : Selection | None, default None
+        Which rows
+    recipe : Reading | None, default None
+        Bands, metadata, hard negatives
+
+    Returns
+    -------
+    StampIndex
+
+    Raises
+    ------
+    BadInput
+        {uri}: lacks column(s) {', '.join(lacking)}
+        {uri}: has no column '{column}' (nor '{column}_npz')
+        unknown band
+        {uri}: has none of the columns {', '.join(sorted(wanted))}
+        {where}: has neither 'label' nor 'is_control', and set '{chosen.name}' gives no label
+        {uri}: lacks column 'is_control', which set '{chosen.name}' chooses by
+        no stamp is left in {', '.join((s.name for s in sets))} after the selection (lost: {lost or 'nothing to read'})
+    """
     selection, recipe = selection or Selection(), recipe or Reading()
     units: list[tuple[int, str, int]] = []
     lost: dict[str, int] = {}
@@ -466,7 +738,23 @@ SAME_GALAXY = 1.0  # Positions this close are one galaxy [arcsec]
 def hard_positions(
     uri: str,  # Parquet table with ra and dec, or the earlier pipeline's ra_key and dec_key
 ) -> tuple[np.ndarray, np.ndarray]:  # [deg]
-    "Positions of hard negatives; raises BadInput when there is no such file, or no positions in it"
+    """Positions of hard negatives; raises BadInput when there is no such file, or no positions in it
+
+    Parameters
+    ----------
+    uri : str
+        Parquet table with ra and dec, or the earlier pipeline's ra_key and dec_key
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        [deg]
+
+    Raises
+    ------
+    BadInput
+        {uri}: no such file; expected a table of hard negatives with ra and dec
+    """
     if not storage.exists(uri):
         raise BadInput(f"{uri}: no such file; expected a table of hard negatives with ra and dec")
     return lookup_positions(read_table(uri), uri)
@@ -476,7 +764,25 @@ def lookup_positions(
     table: pa.Table,  # With ra and dec, or the earlier pipeline's ra_key and dec_key
     where: str = "hard negatives",  # For the message
 ) -> tuple[np.ndarray, np.ndarray]:  # [deg]
-    "Positions of a look-up table of either form; raises BadInput when it has neither"
+    """Positions of a look-up table of either form; raises BadInput when it has neither
+
+    Parameters
+    ----------
+    table : pa.Table
+        With ra and dec, or the earlier pipeline's ra_key and dec_key
+    where : str, default 'hard negatives'
+        For the message
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        [deg]
+
+    Raises
+    ------
+    BadInput
+        {where}: has columns {', '.join(table.column_names)}; expected ra, dec or ra_key, dec_key
+    """
     for pair in (("ra", "dec"), ("ra_key", "dec_key")):
         if set(pair) <= set(table.column_names):
             return table[pair[0]].to_numpy(), table[pair[1]].to_numpy()
@@ -487,7 +793,26 @@ def upsample_hard(
     index: StampIndex,  # With ra and dec
     recipe: Reading,  # hard_negatives and their weight
 ) -> StampIndex:  # Copies raised where a label-0 row stands in the table
-    "Shows listed negatives more often; raises BadInput when the table lacks ra and dec or matches no row"
+    """Shows listed negatives more often; raises BadInput when the table lacks ra and dec or matches no row
+
+    Parameters
+    ----------
+    index : StampIndex
+        With ra and dec
+    recipe : Reading
+        hard_negatives and their weight
+
+    Returns
+    -------
+    StampIndex
+        Copies raised where a label-0 row stands in the table
+
+    Raises
+    ------
+    BadInput
+        stamps lack ra and dec, by which the hard negatives of {recipe.hard_negatives} are found
+        {recipe.hard_negatives}: none of its {len(ra)} positions is a negative of the set
+    """
     ra, dec = hard_positions(recipe.hard_negatives)
     if not {"ra", "dec"} <= index.identity.keys():
         raise BadInput(f"stamps lack ra and dec, by which the hard negatives of {recipe.hard_negatives} are found")
@@ -504,7 +829,18 @@ def epoch_copies(
     recipe: Reading,
     epoch: int,
 ) -> np.ndarray:  # (n,) int64, times each row is shown in this epoch
-    "Whole copies of every row; exactly one each when every weight is 1 and the classes are not balanced"
+    """Whole copies of every row; exactly one each when every weight is 1 and the classes are not balanced
+
+    Returns
+    -------
+    np.ndarray
+        (n,) int64, times each row is shown in this epoch
+
+    Raises
+    ------
+    BadInput
+        positive_fraction needs both classes; the selection leaves one of them empty
+    """
     copies = index.copies.copy()
     if recipe.positive_fraction is not None:
         lens = index.label > 0.5
@@ -523,7 +859,13 @@ def lane_units(
     recipe: Reading,
     epoch: int,
 ) -> list[np.ndarray]:  # Units of each lane, in the order of reading
-    "Row groups with usable rows, permuted and dealt to the lanes"
+    """Row groups with usable rows, permuted and dealt to the lanes
+
+    Returns
+    -------
+    list[np.ndarray]
+        Units of each lane, in the order of reading
+    """
     units = np.unique(index.unit)
     if recipe.shuffle:
         units = draws.rng("units", recipe.seed, epoch).permutation(units)
@@ -535,13 +877,35 @@ def shard(
     part: int,  # Which part is asked for
     parts: int,  # How many parts there are; 0 counts as 1
 ) -> range:
-    "The things that belong to one part; the parts are disjoint and complete"
+    """The things that belong to one part; the parts are disjoint and complete
+
+    Parameters
+    ----------
+    n : int
+        Things to deal
+    part : int
+        Which part is asked for
+    parts : int
+        How many parts there are; 0 counts as 1
+
+    Returns
+    -------
+    range
+    """
     return range(part, n, max(parts, 1))
 
 # %% ../../nbs/stamps/reader.ipynb #d0d21cd1
 @dataclass
 class Unit:
-    "A row group, ready to be taken from"
+    """A row group, ready to be taken from
+
+    Attributes
+    ----------
+    number : int
+        Which unit of the index
+    pixels : list[Pixels]
+        Of the pixel column, and of ctrl_stamp where it is read
+    """
 
     number: int  # Which unit of the index
     pixels: list[Pixels]  # Of the pixel column, and of ctrl_stamp where it is read
@@ -565,7 +929,27 @@ def decode_unit(
     recipe: Reading,  # Bands, and whether ctrl_stamp is wanted
     footers: dict,  # Footers, columns and open files met before, by file; one thread's own
 ) -> Unit:
-    "Finds the pixels of one row group; raises BadInput naming file and row group when they are not readable"
+    """Finds the pixels of one row group; raises BadInput naming file and row group when they are not readable
+
+    Parameters
+    ----------
+    index : StampIndex
+    number : int
+        Which unit
+    recipe : Reading
+        Bands, and whether ctrl_stamp is wanted
+    footers : dict
+        Footers, columns and open files met before, by file; one thread's own
+
+    Returns
+    -------
+    Unit
+
+    Raises
+    ------
+    BadInput
+        {uri}: row group {group} is not readable ({' '.join(str(error).split())[:200]})
+    """
     chosen, uri, group = index.units[number]
     if uri not in footers:
         footers.clear() if len(footers) > 256 else None
@@ -596,7 +980,21 @@ def stream_units(
     recipe: Reading,
     ahead: int = 4,  # Units decoded ahead of their use
 ) -> Iterator[Unit]:
-    "The units decoded, in order, by recipe.workers threads; an error in a thread is raised here"
+    """The units decoded, in order, by recipe.workers threads; an error in a thread is raised here
+
+    Parameters
+    ----------
+    index : StampIndex
+    units : np.ndarray
+        Units to decode, in order
+    recipe : Reading
+    ahead : int, default 4
+        Units decoded ahead of their use
+
+    Returns
+    -------
+    Iterator[Unit]
+    """
     if recipe.workers == 0:
         footers: dict = {}
         yield from (decode_unit(index, int(units[i]), recipe, footers) for i in shard(len(units), 0, 1))
@@ -645,7 +1043,23 @@ def stream_units(
 # %% ../../nbs/stamps/reader.ipynb #f4cf579b
 @dataclass
 class Batch:
-    "Stamps on their way to a model"
+    """Stamps on their way to a model
+
+    Attributes
+    ----------
+    image : torch.Tensor
+        (n, band, y, x) float32 [nmgy/pix]
+    label : torch.Tensor
+        (n,) float32, 1 lens, 0 not
+    weight : torch.Tensor
+        (n,) float32, weight in the loss
+    meta : torch.Tensor
+        (n, k) float32, observing conditions
+    row : np.ndarray
+        (n,) int64, rows of the index
+    control : torch.Tensor | None, default None
+        (n, band, y, x) float32, the same cutouts unpainted [nmgy/pix]
+    """
 
     image: torch.Tensor  # (n, band, y, x) float32 [nmgy/pix]
     label: torch.Tensor  # (n,) float32, 1 lens, 0 not
@@ -661,7 +1075,17 @@ class Batch:
 def join_batches(
     parts: Sequence[Batch],  # At least one
 ) -> Batch:
-    "Batches one after another"
+    """Batches one after another
+
+    Parameters
+    ----------
+    parts : Sequence[Batch]
+        At least one
+
+    Returns
+    -------
+    Batch
+    """
     if len(parts) == 1:
         return parts[0]
     control = torch.cat([p.control for p in parts if p.control is not None]) if parts[0].control is not None else None
@@ -685,7 +1109,20 @@ def gather(
     index: StampIndex,
     rows: np.ndarray,  # Rows of the index
 ) -> Batch:
-    "One batch out of decoded units"
+    """One batch out of decoded units
+
+    Parameters
+    ----------
+    units : dict[int, Unit]
+        Decoded units by number
+    index : StampIndex
+    rows : np.ndarray
+        Rows of the index
+
+    Returns
+    -------
+    Batch
+    """
     rows = np.sort(rows)
     read_control = len(next(iter(units.values())).pixels) > 1
     return Batch(
@@ -704,7 +1141,22 @@ def lane_windows(
     copies: np.ndarray,  # (n,) copies of every row this epoch
     recipe: Reading,
 ) -> tuple[np.ndarray, np.ndarray]:  # Window of each unit, and samples in each window
-    "How a lane's units fall into windows"
+    """How a lane's units fall into windows
+
+    Parameters
+    ----------
+    index : StampIndex
+    units : np.ndarray
+        Units of the lane, in order
+    copies : np.ndarray
+        (n,) copies of every row this epoch
+    recipe : Reading
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Window of each unit, and samples in each window
+    """
     totals = np.concatenate([[0], np.cumsum(copies)])
     samples = totals[np.searchsorted(index.unit, units, side="right")] - totals[np.searchsorted(index.unit, units)]
     window = np.unique((np.cumsum(samples) - samples) // max(recipe.window, 1), return_inverse=True)[1]
@@ -716,7 +1168,21 @@ def window_rows(
     held: Sequence[Unit],  # The units of a window, as they were decoded
     copies: np.ndarray,  # (n,) copies of every row this epoch
 ) -> np.ndarray:  # Rows of the index, each as often as it is to be shown
-    "The samples of a window"
+    """The samples of a window
+
+    Parameters
+    ----------
+    index : StampIndex
+    held : Sequence[Unit]
+        The units of a window, as they were decoded
+    copies : np.ndarray
+        (n,) copies of every row this epoch
+
+    Returns
+    -------
+    np.ndarray
+        Rows of the index, each as often as it is to be shown
+    """
     rows = np.concatenate([np.arange(*np.searchsorted(index.unit, [u.number, u.number + 1])) for u in held])
     return np.repeat(rows, copies[rows])
 
@@ -753,7 +1219,17 @@ def _lane_batches(
 # %% ../../nbs/stamps/reader.ipynb #c2b23bf9
 @dataclass(frozen=True)
 class Reader:
-    "Batches of an index, epoch by epoch"
+    """Batches of an index, epoch by epoch
+
+    Attributes
+    ----------
+    index : StampIndex
+    recipe : Reading
+    rank : int, default 0
+        Which process
+    world : int, default 1
+        Of how many
+    """
 
     index: StampIndex
     recipe: Reading
@@ -794,7 +1270,19 @@ def prefetched(
     batches: Iterator[Batch],  # Any stream of batches
     depth: int = 2,  # Batches kept ready
 ) -> Iterator[Batch]:
-    "The same stream, produced in a thread of its own; an error there is raised here"
+    """The same stream, produced in a thread of its own; an error there is raised here
+
+    Parameters
+    ----------
+    batches : Iterator[Batch]
+        Any stream of batches
+    depth : int, default 2
+        Batches kept ready
+
+    Returns
+    -------
+    Iterator[Batch]
+    """
     ready: queue.Queue = queue.Queue(maxsize=depth)
     stop = threading.Event()
 

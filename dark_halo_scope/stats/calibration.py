@@ -28,7 +28,23 @@ from dark_halo_scope.stats.metrics import (
 # %% ../../nbs/stats/calibration.ipynb #f74559f2
 @dataclass(frozen=True)
 class Calibrator:
-    "From a float32 logit to a probability"
+    """From a float32 logit to a probability
+
+    Attributes
+    ----------
+    kind : str
+        platt, temperature or isotonic
+    knots : tuple[float, ...]
+        logits
+    values : tuple[float, ...]
+        calibrated log-odds at the knots, linear between and (platt, temperature) beyond
+    prevalence : float
+        of the set it was fitted on
+    n : int
+        stamps fitted
+    hosts : int
+        unique hosts among them
+    """
 
     kind: str  # platt, temperature or isotonic
     knots: tuple[float, ...]  # logits
@@ -42,7 +58,20 @@ class Calibrator:
         logit: Any,  # (n,) raw logits
         prevalence: float | None = None,  # where it is read; the fitted set's if None
     ) -> np.ndarray:  # (n,) probability of a lens
-        "Calibrated probabilities at a prevalence"
+        """Calibrated probabilities at a prevalence
+
+        Parameters
+        ----------
+        logit : Any
+            (n,) raw logits
+        prevalence : float | None, default None
+            where it is read; the fitted set's if None
+
+        Returns
+        -------
+        np.ndarray
+            (n,) probability of a lens
+        """
         x = np.asarray(logit, np.float64)
         odds = np.interp(x, self.knots, self.values)
         if self.kind != "isotonic":
@@ -59,6 +88,24 @@ def shift_prior(
     """Probabilities moved from one prevalence to another
 
     `logit p' = logit p + logit new - logit old` [Saerens2002].
+
+    Parameters
+    ----------
+    p : Any
+        (n,) probabilities at the old prevalence
+    old : float
+        fraction of lenses they were made for
+    new : float
+        fraction of lenses where they are read
+
+    Returns
+    -------
+    np.ndarray
+
+    Raises
+    ------
+    BadInput
+        {name} prevalence: {v}, expected a fraction between 0 and 1
     """
     for name, v in (("old", old), ("new", new)):
         if not 0 < v < 1:
@@ -75,6 +122,20 @@ def log_loss_fit(
     """The line in the logit with the highest likelihood
 
     Minimises `mean(log(1 + exp(z)) - y z)` over `z = slope x + intercept`; with the intercept fixed it is temperature scaling [Guo2017].
+
+    Parameters
+    ----------
+    x : np.ndarray
+        (n,) logits
+    y : np.ndarray
+        (n,) bool
+    offset : float | None
+        fixed intercept; None to fit it
+
+    Returns
+    -------
+    tuple[float, float]
+        slope and intercept
     """
 
     def loss(v: np.ndarray) -> tuple[float, np.ndarray]:
@@ -96,7 +157,29 @@ def fit_calibrator(
     kind: str = "platt",  # one of KINDS
     hosts: Any = None,  # (n,) hosts, counted
 ) -> Calibrator:
-    "A calibrator from a labelled split"
+    """A calibrator from a labelled split
+
+    Parameters
+    ----------
+    logit : Any
+        (n,) raw logits of a split kept for calibration
+    labels : Any
+        (n,) 0 or 1
+    kind : str, default 'platt'
+        one of KINDS
+    hosts : Any, default None
+        (n,) hosts, counted
+
+    Returns
+    -------
+    Calibrator
+
+    Raises
+    ------
+    BadInput
+        unknown calibrator
+        calibration: all {int(y.sum())} lenses score above all {int((~y).sum())} others, expected scores that overlap
+    """
     if kind not in KINDS:
         raise unknown_name("calibrator", kind, KINDS)
     s, y = checked(logit, labels)
@@ -118,7 +201,26 @@ def fit_calibrator(
 # %% ../../nbs/stats/calibration.ipynb #0c715d08
 @dataclass(frozen=True)
 class Reliability:
-    "Probability against frequency, bin by bin"
+    """Probability against frequency, bin by bin
+
+    Attributes
+    ----------
+    predicted : np.ndarray
+        (bins,) mean probability
+    observed : np.ndarray
+        (bins,) frequency of lenses
+    lo : np.ndarray
+        (bins,) exact limits of the frequency
+    hi : np.ndarray
+    n : np.ndarray
+        (bins,) stamps
+    ece : float
+        expected calibration error
+    ece_chance : float
+        the error of perfect probabilities is larger with chance `alpha`
+    agreement : float, default 0.0
+        share of pairs of stamps of one host whose labels are one draw
+    """
 
     predicted: np.ndarray  # (bins,) mean probability
     observed: np.ndarray  # (bins,) frequency of lenses
@@ -135,7 +237,22 @@ def label_agreement(
     rate: np.ndarray,  # (n,) frequency of label 1 among stamps of the same probability
     hosts: np.ndarray,  # (n,) host index, int
 ) -> float:  # 0 to 1
-    "Share of pairs of stamps of one host whose labels are one draw, beyond what their rates explain"
+    """Share of pairs of stamps of one host whose labels are one draw, beyond what their rates explain
+
+    Parameters
+    ----------
+    y : np.ndarray
+        (n,) 0 or 1
+    rate : np.ndarray
+        (n,) frequency of label 1 among stamps of the same probability
+    hosts : np.ndarray
+        (n,) host index, int
+
+    Returns
+    -------
+    float
+        0 to 1
+    """
     order = np.lexsort((rate, hosts))
     q, slip, h = rate[order], (y - rate)[order], hosts[order]
     first = np.flatnonzero(np.append(True, h[1:] != h[:-1]))
@@ -154,7 +271,24 @@ def chance_error(
     agreement: float,  # share of pairs of stamps of one host whose labels are one draw
     rng: np.random.Generator,
 ) -> float:
-    "Expected calibration error of labels drawn from the probabilities, some of them one draw for the host"
+    """Expected calibration error of labels drawn from the probabilities, some of them one draw for the host
+
+    Parameters
+    ----------
+    q : np.ndarray
+        (n,) probabilities, rising
+    edge : np.ndarray
+        (bins + 1,) first row of each bin, and n
+    hosts : np.ndarray
+        (n,) host index, int
+    agreement : float
+        share of pairs of stamps of one host whose labels are one draw
+    rng : np.random.Generator
+
+    Returns
+    -------
+    float
+    """
     n = len(q)
     shared = rng.random(n) < np.sqrt(agreement)  # of both stamps of a pair: `agreement`
     u = np.where(shared, rng.random(int(hosts.max()) + 1)[hosts], rng.random(n))
@@ -172,6 +306,30 @@ def reliability(
     """Reliability curve and expected calibration error in equal-mass bins, with the error that chance gives so many stamps of so many hosts
 
     `ECE = sum_bins n_bin / n |frequency - mean probability|` [Guo2017, whose bins are of equal width].
+
+    Parameters
+    ----------
+    p : Any
+        (n,) probabilities
+    labels : Any
+        (n,) 0 or 1
+    bins : int, default 15
+        of equal numbers; fewer where there are fewer stamps
+    draws : int, default 300
+        of labels, for the chance level
+    hosts : Any, default None
+        (n,) hosts; every stamp its own if None
+    alpha : float, default 0.001
+        chance that perfect probabilities exceed `ece_chance`
+
+    Returns
+    -------
+    Reliability
+
+    Raises
+    ------
+    BadInput
+        probabilities between {q.min()} and {q.max()}, expected 0 to 1
     """
     q, y = checked(p, labels)
     if q.min() < 0 or q.max() > 1:
@@ -197,14 +355,50 @@ def binary_score_frac(
     p: Any,  # (n,) probabilities
     edge: float = 0.01,  # how close to 0 or 1
 ) -> float:
-    "Share of scores within `edge` of 0 or 1: watched every epoch, because overconfidence comes before ties"
+    """Share of scores within `edge` of 0 or 1: watched every epoch, because overconfidence comes before ties
+
+    Parameters
+    ----------
+    p : Any
+        (n,) probabilities
+    edge : float, default 0.01
+        how close to 0 or 1
+
+    Returns
+    -------
+    float
+    """
     q = np.asarray(p, np.float64)
     return float(np.mean((q < edge) | (q > 1 - edge)))
 
 # %% ../../nbs/stats/calibration.ipynb #e35993cf
 @dataclass(frozen=True)
 class Yield:
-    "What a threshold gives in the survey"
+    """What a threshold gives in the survey
+
+    Attributes
+    ----------
+    purity : float
+    purity_lo : float
+    purity_hi : float
+    candidates : float
+        per square degree
+    candidates_lo : float
+    candidates_hi : float
+    lenses : float
+        of them lenses, per square degree
+    method : str
+        exact or mixture
+    false_positives : int
+        counted
+    negatives : int
+    hosts : int
+        unique hosts among the negatives
+    prevalence : tuple[float, float]
+        range assumed
+    lens : str, default ''
+        what both the prevalence and the recall count as a lens
+    """
 
     purity: float
     purity_lo: float
@@ -232,7 +426,39 @@ def survey_yield(
     weights: Any = None,  # (n,) weights of the plan; ones if None
     lens: str = "",  # what label 1 and the prevalence count as a lens, in words
 ) -> Yield:
-    "Purity and candidates per square degree at a threshold, with intervals; raises BadInput for weights that are none"
+    """Purity and candidates per square degree at a threshold, with intervals; raises BadInput for weights that are none
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) logits of a labelled set, not the one that chose the threshold
+    labels : Any
+        (n,) 0 or 1
+    threshold : float
+        score at and above which a galaxy is a candidate
+    prevalence : float | tuple[float, float], default (0.0001, 0.001)
+        fraction of lenses, or its range
+    density : float, default 140.0
+        galaxies searched per square degree
+    hosts : Any, default None
+        (n,) hosts
+    level : float, default 0.95
+        confidence
+    weights : Any, default None
+        (n,) weights of the plan; ones if None
+    lens : str, default ''
+        what label 1 and the prevalence count as a lens, in words
+
+    Returns
+    -------
+    Yield
+
+    Raises
+    ------
+    BadInput
+        weights of shape {w.shape} for {len(s)} scores: expected one for each, finite, not negative, and some in either class
+        prevalence: {prevalence}, expected a fraction or a rising range between 0 and 1
+    """
     s, y = checked(scores, labels)
     w = np.ones(len(s)) if weights is None else np.asarray(weights, float)
     if w.shape != s.shape or not (np.isfinite(w).all() and (w >= 0).all() and w[y].sum() > 0 and w[~y].sum() > 0):
@@ -286,6 +512,25 @@ def rate_draws(
     """Pairs of rates: the corners of the exact limits, or a grid over the two Jeffreys posteriors
 
     A Jeffreys posterior is `Beta(k + 1/2, n - k + 1/2)` [Brown2001]; exact limits are those of [Clopper1934].
+
+    Parameters
+    ----------
+    s : np.ndarray
+        (n,) scores
+    y : np.ndarray
+        (n,) bool
+    h : np.ndarray | None
+        (n,) host index
+    hit : np.ndarray
+        (n,) bool: above the threshold
+    w : np.ndarray
+        (n,) weights
+    level : float
+
+    Returns
+    -------
+    tuple[tuple[np.ndarray, np.ndarray], str]
+        true- and false-positive rates, and the method
     """
     deff = [1.0, 1.0] if h is None else [design_effect(hit[c], h[c]) for c in (y, ~y)]
     n = [effective(w[c]) / d for c, d in zip((y, ~y), deff)]
@@ -306,5 +551,15 @@ def rate_draws(
 def effective(
     w: np.ndarray,  # (n,) weights, not all 0
 ) -> float:
-    "How many equally weighted stamps would measure a rate as well: (sum of w)^2 over sum of w^2"
+    """How many equally weighted stamps would measure a rate as well: (sum of w)^2 over sum of w^2
+
+    Parameters
+    ----------
+    w : np.ndarray
+        (n,) weights, not all 0
+
+    Returns
+    -------
+    float
+    """
     return float(w.sum() ** 2 / (w**2).sum())

@@ -27,7 +27,29 @@ def checked(
     scores: Any,  # (n,) scores, higher is more lens-like
     labels: Any,  # (n,) 0 or 1 (or bool)
 ) -> tuple[np.ndarray, np.ndarray]:  # float scores as given, labels as bool
-    "Scores and labels as arrays; `BadInput` names the first thing wrong with them"
+    """Scores and labels as arrays; `BadInput` names the first thing wrong with them
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) scores, higher is more lens-like
+    labels : Any
+        (n,) 0 or 1 (or bool)
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        float scores as given, labels as bool
+
+    Raises
+    ------
+    BadInput
+        scores and labels: shapes {s.shape} and {y.shape}, expected two 1-D arrays of one length
+        scores: dtype {s.dtype}, expected floating point (float32 logits)
+        scores: {len(bad)} of {len(s)} are not finite (first at row {bad[0]}), expected finite scores
+        labels: values {np.unique(y)[:5].tolist()}, expected 0 (not a lens) and 1 (lens)
+        labels: {int(y.sum())} lenses among {len(y)} rows, expected at least one of each class
+    """
     s, y = np.asarray(scores), np.asarray(labels)
     if s.ndim != 1 or y.shape != s.shape:
         raise BadInput(f"scores and labels: shapes {s.shape} and {y.shape}, expected two 1-D arrays of one length")
@@ -47,7 +69,21 @@ def checked(
 # %% ../../nbs/stats/metrics.ipynb #81bbb0ce
 @dataclass(frozen=True)
 class Roc:
-    "Counts at or above every distinct score, from the highest score down"
+    """Counts at or above every distinct score, from the highest score down
+
+    Attributes
+    ----------
+    threshold : np.ndarray
+        (k,) distinct scores, descending
+    tp : np.ndarray
+        (k,) lenses at or above each
+    fp : np.ndarray
+        (k,) others at or above each
+    n_pos : int
+        lenses in all
+    n_neg : int
+        others in all
+    """
 
     threshold: np.ndarray  # (k,) distinct scores, descending
     tp: np.ndarray  # (k,) lenses at or above each
@@ -57,12 +93,24 @@ class Roc:
 
     @property
     def tpr(self) -> np.ndarray:  # (k,)
-        "True-positive rate at each threshold"
+        """True-positive rate at each threshold
+
+        Returns
+        -------
+        np.ndarray
+            (k,)
+        """
         return self.tp / self.n_pos
 
     @property
     def fpr(self) -> np.ndarray:  # (k,)
-        "False-positive rate at each threshold"
+        """False-positive rate at each threshold
+
+        Returns
+        -------
+        np.ndarray
+            (k,)
+        """
         return self.fp / self.n_neg
 
 # %% ../../nbs/stats/metrics.ipynb #046c803a
@@ -70,7 +118,19 @@ def roc(
     scores: Any,  # (n,) scores
     labels: Any,  # (n,) 0 or 1
 ) -> Roc:
-    "The receiver operating characteristic as counts, ties kept together"
+    """The receiver operating characteristic as counts, ties kept together
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) scores
+    labels : Any
+        (n,) 0 or 1
+
+    Returns
+    -------
+    Roc
+    """
     s, y = checked(scores, labels)
     order = np.argsort(s)[::-1]
     s, y = s[order], y[order]
@@ -86,7 +146,25 @@ def narrow_sigmoid(
     logit: Any,  # (n,) logits
     kind: str = "bf16",  # a key of MANTISSA
 ) -> np.ndarray:  # (n,) float32 probabilities with that many bits
-    "The sigmoid as a narrow float keeps it (round to nearest even; subnormals not flushed)"
+    """The sigmoid as a narrow float keeps it (round to nearest even; subnormals not flushed)
+
+    Parameters
+    ----------
+    logit : Any
+        (n,) logits
+    kind : str, default 'bf16'
+        a key of MANTISSA
+
+    Returns
+    -------
+    np.ndarray
+        (n,) float32 probabilities with that many bits
+
+    Raises
+    ------
+    BadInput
+        unknown float
+    """
     if kind not in MANTISSA:
         raise unknown_name("float", kind, MANTISSA)
     with np.errstate(over="ignore"):
@@ -98,7 +176,27 @@ def narrow_sigmoid(
 # %% ../../nbs/stats/metrics.ipynb #da9290bc
 @dataclass(frozen=True)
 class TieRange:
-    "A rate in the three tie conventions, and the block of equal scores in which it is decided"
+    """A rate in the three tie conventions, and the block of equal scores in which it is decided
+
+    Attributes
+    ----------
+    pessimistic : float
+        what a threshold reaches
+    midrank : float
+        expectation over random order within the block
+    optimistic : float
+        if every tie fell in the finder's favour
+    threshold : float
+        score of the last threshold that keeps to the request
+    above : int
+        negatives at or above that threshold
+    tied_score : float
+        score of the deciding block
+    tied_pos : int
+        lenses in it
+    tied_neg : int
+        others in it
+    """
 
     pessimistic: float  # what a threshold reaches
     midrank: float  # expectation over random order within the block
@@ -119,7 +217,24 @@ def tpr_range_at_fpr(
     curve: Roc,  # from `roc`
     fpr: float,  # false-positive rate allowed, 0 <= fpr < 1
 ) -> TieRange:
-    "True-positive rate at a false-positive rate, in all three tie conventions"
+    """True-positive rate at a false-positive rate, in all three tie conventions
+
+    Parameters
+    ----------
+    curve : Roc
+        from `roc`
+    fpr : float
+        false-positive rate allowed, 0 <= fpr < 1
+
+    Returns
+    -------
+    TieRange
+
+    Raises
+    ------
+    BadInput
+        fpr: {fpr}, expected 0 <= fpr < 1
+    """
     if not 0 <= fpr < 1:
         raise BadInput(f"fpr: {fpr}, expected 0 <= fpr < 1")
     allowed = fpr * curve.n_neg
@@ -138,7 +253,24 @@ def fpr_range_at_tpr(
     curve: Roc,  # from `roc`
     tpr: float,  # true-positive rate wanted, 0 < tpr <= 1
 ) -> TieRange:
-    "False-positive rate at a true-positive rate, in all three tie conventions"
+    """False-positive rate at a true-positive rate, in all three tie conventions
+
+    Parameters
+    ----------
+    curve : Roc
+        from `roc`
+    tpr : float
+        true-positive rate wanted, 0 < tpr <= 1
+
+    Returns
+    -------
+    TieRange
+
+    Raises
+    ------
+    BadInput
+        tpr: {tpr}, expected 0 < tpr <= 1
+    """
     if not 0 < tpr <= 1:
         raise BadInput(f"tpr: {tpr}, expected 0 < tpr <= 1")
     wanted = tpr * curve.n_pos
@@ -151,7 +283,15 @@ def fpr_range_at_tpr(
 
 # %% ../../nbs/stats/metrics.ipynb #4c49c8cf
 class RunningRoc:
-    "The characteristic of scores that come in pieces, in any order"
+    """The characteristic of scores that come in pieces, in any order
+
+    Parameters
+    ----------
+    most : int, default 4000000
+        Distinct scores kept one by one
+    coarse : int, default 64
+        Of those below the floor, one in so many stays a threshold
+    """
 
     def __init__(
         self,
@@ -167,7 +307,24 @@ class RunningRoc:
         scores: Any,  # (n,) finite scores
         labels: Any,  # (n,) 0 or 1
     ) -> "RunningRoc":
-        "Counts further scores; raises BadInput for one that is not finite, or columns of unequal length"
+        """Counts further scores; raises BadInput for one that is not finite, or columns of unequal length
+
+        Parameters
+        ----------
+        scores : Any
+            (n,) finite scores
+        labels : Any
+            (n,) 0 or 1
+
+        Returns
+        -------
+        'RunningRoc'
+
+        Raises
+        ------
+        BadInput
+            scores and labels: shapes {s.shape} and {y.shape}, expected finite scores and as many labels
+        """
         s, y = np.asarray(scores, np.float64), np.asarray(labels).astype(bool)
         if s.shape != y.shape or not np.isfinite(s).all():
             raise BadInput(f"scores and labels: shapes {s.shape} and {y.shape}, expected finite scores and as many labels")
@@ -189,7 +346,13 @@ class RunningRoc:
         self.floor, self._score, self._count = float(self._score[half]), self._score[half:], self._count[half:]
 
     def curve(self) -> Roc:
-        "The counts at or above every threshold kept; raises BadInput when a class is missing"
+        """The counts at or above every threshold kept; raises BadInput when a class is missing
+
+        Raises
+        ------
+        BadInput
+            scores: one class has none, expected at least one of each
+        """
         scores, counts = np.concatenate([self._grid, self._score]), np.concatenate([self._below, self._count])
         kept = counts.sum(axis=1) > 0
         fp, tp = np.cumsum(counts[kept][::-1], axis=0).T
@@ -227,7 +390,24 @@ def refuse_ties(
     curve: Roc,  # the curve it came from
     allowed: str,  # what the request allows, in words
 ) -> None:
-    "Raise `TiedScores`, with the counts, when ties decide `what`"
+    """Raise `TiedScores`, with the counts, when ties decide `what`
+
+    Parameters
+    ----------
+    found : TieRange
+        a rate in three conventions
+    what : str
+        the metric's name, for the message
+    curve : Roc
+        the curve it came from
+    allowed : str
+        what the request allows, in words
+
+    Raises
+    ------
+    TiedScores
+        {what}: {found.tied_neg} negatives and {found.tied_pos} lenses share the score {found.tied_score}, {allowed}; the ties decide the answer ({found.pessimistic} to {found.optimistic}), expected float32 logits
+    """
     one = 1.5 / (curve.n_pos if what.startswith("tpr") else curve.n_neg)
     relative = found.spread / max(found.pessimistic, one) if what.startswith("fpr") else found.spread
     if found.spread > one and found.tied_pos > 1 and relative > (0.5 if what.startswith("fpr") else TIE_TOLERANCE):
@@ -245,6 +425,20 @@ def clopper_pearson(
     """Exact two-sided interval of a binomial rate (works on arrays)
 
     Quantiles `B(alpha / 2; k, n - k + 1)` and `B(1 - alpha / 2; k + 1, n - k)` of beta laws [Clopper1934].
+
+    Parameters
+    ----------
+    k : Any
+        successes
+    n : Any
+        trials
+    level : float, default 0.95
+        confidence, two-sided
+
+    Returns
+    -------
+    tuple[Any, Any]
+        lower and upper limit of the rate
     """
     k, n = np.asarray(k, float), np.asarray(n, float)
     tail = (1 - level) / 2
@@ -262,6 +456,20 @@ def upper_limit(
     """One-sided upper limit of a binomial rate: 0 of 30 means below 9.5 %
 
     `B(level; k + 1, n - k)`; for k = 0 it is `1 - (1 - level)^(1/n)` [Clopper1934].
+
+    Parameters
+    ----------
+    k : int
+        successes
+    n : int
+        trials
+    level : float, default 0.95
+        confidence, one-sided
+
+    Returns
+    -------
+    float
+        the rate is below this
     """
     return float(special.betaincinv(k + 1, n - k, level)) if k < n else 1.0
 
@@ -271,7 +479,22 @@ def others_between(
     other: np.ndarray,  # (k,) cumulative counts of the other sample
     k: np.ndarray,  # numbers of reference stamps above the true threshold
 ) -> tuple[np.ndarray, np.ndarray]:  # fewest and most of the other sample above it
-    "How many of the other sample can lie above a threshold that has k reference stamps above it"
+    """How many of the other sample can lie above a threshold that has k reference stamps above it
+
+    Parameters
+    ----------
+    ref : np.ndarray
+        (k,) cumulative counts of the sample that sets the threshold, by descending score
+    other : np.ndarray
+        (k,) cumulative counts of the other sample
+    k : np.ndarray
+        numbers of reference stamps above the true threshold
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        fewest and most of the other sample above it
+    """
     k = np.asarray(k)
     at = np.searchsorted(ref, k, side="left")
     fewest = np.where((k > 0) & (at > 0), other[np.maximum(at - 1, 0)], 0)
@@ -286,7 +509,24 @@ def exact_interval(
     q: float,  # fraction of the first sample above the threshold
     level: float = 0.95,  # confidence
 ) -> tuple[float, float]:  # limits of the measured sample's rate
-    "Limits of one sample's rate at the other's quantile; never covers less than `level`"
+    """Limits of one sample's rate at the other's quantile; never covers less than `level`
+
+    Parameters
+    ----------
+    ref : np.ndarray
+        (k,) cumulative counts of the threshold-setting sample
+    other : np.ndarray
+        (k,) cumulative counts of the measured sample
+    q : float
+        fraction of the first sample above the threshold
+    level : float, default 0.95
+        confidence
+
+    Returns
+    -------
+    tuple[float, float]
+        limits of the measured sample's rate
+    """
     tail = (1 - level) / 4
     n, p = int(ref[-1]), int(other[-1])
     k = np.array([stats.binom.ppf(tail, n, q), stats.binom.isf(tail, n, q)])
@@ -299,7 +539,22 @@ def count_points(
     q: float,  # rate
     most: int = 800,  # use quantiles instead of every count beyond this many
 ) -> tuple[np.ndarray, np.ndarray]:  # counts and their weights
-    "The binomial distribution as counts and weights, thinned to quantiles when it is wide"
+    """The binomial distribution as counts and weights, thinned to quantiles when it is wide
+
+    Parameters
+    ----------
+    n : float
+        trials
+    q : float
+        rate
+    most : int, default 800
+        use quantiles instead of every count beyond this many
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        counts and their weights
+    """
     lo, hi = stats.binom.ppf(1e-7, n, q), stats.binom.isf(1e-7, n, q)
     if hi - lo <= most:
         k = np.arange(lo, hi + 1)
@@ -315,7 +570,26 @@ def mixture_interval(
     level: float = 0.95,  # confidence
     deff: tuple[float, float] = (1.0, 1.0),  # variance over that of independent stamps, of each sample
 ) -> tuple[float, float]:  # limits of the measured sample's rate
-    "Limits from the mixture of Clopper-Pearson distributions over the threshold's scatter"
+    """Limits from the mixture of Clopper-Pearson distributions over the threshold's scatter
+
+    Parameters
+    ----------
+    ref : np.ndarray
+        (k,) cumulative counts of the threshold-setting sample
+    other : np.ndarray
+        (k,) cumulative counts of the measured sample
+    q : float
+        fraction of the first sample above the threshold
+    level : float, default 0.95
+        confidence
+    deff : tuple[float, float], default (1.0, 1.0)
+        variance over that of independent stamps, of each sample
+
+    Returns
+    -------
+    tuple[float, float]
+        limits of the measured sample's rate
+    """
     k, w = count_points(round(ref[-1] / deff[0]), q)
     fewest, most = (np.asarray(x) / deff[1] for x in others_between(ref, other, np.round(k * deff[0])))
     p, tail = other[-1] / deff[1], (1 - level) / 2
@@ -334,7 +608,22 @@ def bisect(
     target: float,  # value to reach
     rising: bool,  # whether it rises
 ) -> float:  # the rate, to 1e-9
-    "Where a monotone function of a rate crosses a value; 0 or 1 when it never does"
+    """Where a monotone function of a rate crosses a value; 0 or 1 when it never does
+
+    Parameters
+    ----------
+    chance : Any
+        monotone function of a rate in [0, 1]
+    target : float
+        value to reach
+    rising : bool
+        whether it rises
+
+    Returns
+    -------
+    float
+        the rate, to 1e-9
+    """
     lo, hi = 0.0, 1.0
     for _ in range(40):
         mid = (lo + hi) / 2
@@ -346,7 +635,13 @@ def bisect(
 
 # %% ../../nbs/stats/metrics.ipynb #0f5ed227
 def mixed_bits(x: np.ndarray) -> np.ndarray:  # (n,) uint64, unrelated to the order of x
-    "A fixed scramble of the bits of numbers (the finaliser of splitmix64)"
+    """A fixed scramble of the bits of numbers (the finaliser of splitmix64)
+
+    Returns
+    -------
+    np.ndarray
+        (n,) uint64, unrelated to the order of x
+    """
     z = np.asarray(x, np.float64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -358,7 +653,22 @@ def one_per_host(
     labels: np.ndarray,  # (n,) bool
     hosts: np.ndarray,  # (n,) host index, int
 ) -> np.ndarray:  # (m,) rows kept
-    "Rows with one stamp of every host and class, the same whatever the order of the rows"
+    """Rows with one stamp of every host and class, the same whatever the order of the rows
+
+    Parameters
+    ----------
+    scores : np.ndarray
+        (n,) scores
+    labels : np.ndarray
+        (n,) bool
+    hosts : np.ndarray
+        (n,) host index, int
+
+    Returns
+    -------
+    np.ndarray
+        (m,) rows kept
+    """
     key = hosts.astype(np.int64) * 2 + labels
     order = np.lexsort((mixed_bits(scores), key))
     return np.sort(order[np.append(True, np.diff(key[order]) != 0)])
@@ -371,6 +681,18 @@ def design_effect(
     """Variance of the number above a threshold over that of independent stamps
 
     `sum_h (hits_h - rate size_h)^2 m / (m - 1) / (n rate (1 - rate))` over m hosts, and at least 1 [Obuchowski1997 has the AUROC's].
+
+    Parameters
+    ----------
+    above : np.ndarray
+        (n,) bool: above the threshold
+    hosts : np.ndarray
+        (n,) host index, int
+
+    Returns
+    -------
+    float
+        at least 1
     """
     _, group = np.unique(hosts, return_inverse=True)
     size, hit = np.bincount(group), np.bincount(group, above)
@@ -383,7 +705,41 @@ def design_effect(
 # %% ../../nbs/stats/metrics.ipynb #a1521be5
 @dataclass(frozen=True)
 class Measured:
-    "A number with its interval and the counts behind it"
+    """A number with its interval and the counts behind it
+
+    Attributes
+    ----------
+    name : str
+        what was measured
+    value : float
+        the number; nan when `status` is not "ok"
+    lo : float
+        lower limit
+    hi : float
+        upper limit
+    method : str
+        how the interval was made: exact, mixture, delong, disjoint pairs
+    n_pos : int
+        lenses
+    n_neg : int
+        others
+    hosts_pos : int
+        unique hosts among the lenses
+    hosts_neg : int
+        unique hosts among the others
+    threshold : float, default float('nan')
+        score at which it is reached
+    above : int, default -1
+        others at or above that score
+    tied_pos : int, default 0
+        lenses in the block of equal scores that decides it
+    tied_neg : int, default 0
+        others in it
+    level : float, default 0.95
+        confidence of the interval
+    status : str, default 'ok'
+        or why there is no value
+    """
 
     name: str  # what was measured
     value: float  # the number; nan when `status` is not "ok"
@@ -408,7 +764,13 @@ class Measured:
 
 # %% ../../nbs/stats/metrics.ipynb #66c73d6e
 def measured_table(rows: Sequence[Measured]) -> list[dict[str, Any]]:  # one plain dictionary a row
-    "Measured values as plain rows, for a table or JSON"
+    """Measured values as plain rows, for a table or JSON
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        one plain dictionary a row
+    """
     return [asdict(r) for r in rows]
 
 # %% ../../nbs/stats/metrics.ipynb #0fb3b1ab
@@ -416,7 +778,25 @@ def host_index(
     hosts: Any,  # (n,) identities of any type, or None: every stamp its own host
     n: int,  # rows
 ) -> np.ndarray | None:  # (n,) integers from 0, equal where the hosts are; None if no host repeats
-    "Hosts as integers, or None when every stamp is its own"
+    """Hosts as integers, or None when every stamp is its own
+
+    Parameters
+    ----------
+    hosts : Any
+        (n,) identities of any type, or None: every stamp its own host
+    n : int
+        rows
+
+    Returns
+    -------
+    np.ndarray | None
+        (n,) integers from 0, equal where the hosts are; None if no host repeats
+
+    Raises
+    ------
+    BadInput
+        hosts: {len(h)} rows, expected {n}, one for each score
+    """
     if hosts is None:
         return None
     h = np.asarray(hosts)
@@ -430,7 +810,19 @@ def n_hosts(
     index: np.ndarray | None,  # (n,) from `host_index`
     rows: np.ndarray,  # (n,) bool: the rows to look at
 ) -> int:
-    "How many different hosts some rows have"
+    """How many different hosts some rows have
+
+    Parameters
+    ----------
+    index : np.ndarray | None
+        (n,) from `host_index`
+    rows : np.ndarray
+        (n,) bool: the rows to look at
+
+    Returns
+    -------
+    int
+    """
     return int(np.count_nonzero(rows if index is None else np.bincount(index[rows])))
 
 # %% ../../nbs/stats/metrics.ipynb #d192f803
@@ -441,6 +833,17 @@ def negatives_needed(
     """Independent negatives below which the sample cannot bound the threshold at `fpr` from above
 
     `n >= ln((1 - level) / 4) / ln(1 - fpr)`: so many that at least one lies above the true threshold, but for a chance of `(1 - level) / 4`.
+
+    Parameters
+    ----------
+    fpr : float
+        false-positive rate
+    level : float, default 0.95
+        confidence
+
+    Returns
+    -------
+    int
     """
     return int(np.ceil(np.log((1 - level) / 4) / np.log1p(-fpr)))
 
@@ -449,7 +852,19 @@ def lowest_fpr(
     negatives: int,  # independent negatives
     level: float = 0.95,  # confidence
 ) -> float:
-    "The lowest false-positive rate at which so many negatives bound the threshold: `negatives_needed` the other way round"
+    """The lowest false-positive rate at which so many negatives bound the threshold: `negatives_needed` the other way round
+
+    Parameters
+    ----------
+    negatives : int
+        independent negatives
+    level : float, default 0.95
+        confidence
+
+    Returns
+    -------
+    float
+    """
     return 1.0 if negatives < 1 else float(-np.expm1(np.log((1 - level) / 4) / negatives))
 
 # %% ../../nbs/stats/metrics.ipynb #8560ff01
@@ -466,7 +881,32 @@ def rate_interval(
     negatives_set: bool,  # whether the negatives set the threshold
     level: float,  # confidence
 ) -> tuple[float, float, str]:  # limits and method
-    "The interval of one class's rate at the other class's quantile, hosts respected"
+    """The interval of one class's rate at the other class's quantile, hosts respected
+
+    Parameters
+    ----------
+    s : np.ndarray
+        (n,) scores
+    y : np.ndarray
+        (n,) bool
+    h : np.ndarray | None
+        (n,) host index, None if no host repeats
+    curve : Roc
+        their curve
+    q : float
+        fraction of the threshold-setting class above it
+    threshold : float
+        where the value was read
+    negatives_set : bool
+        whether the negatives set the threshold
+    level : float
+        confidence
+
+    Returns
+    -------
+    tuple[float, float, str]
+        limits and method
+    """
     pair = (curve.fp, curve.tp) if negatives_set else (curve.tp, curve.fp)
     events, deff = min(q, 1 - q) * float(pair[0][-1]), (1.0, 1.0)
     if h is not None:
@@ -490,7 +930,27 @@ def tpr_at_fpr(
     level: float = 0.95,  # confidence
     ties: str = "refuse",  # or pessimistic, midrank, optimistic
 ) -> Measured:
-    "True-positive rate at a false-positive rate; `TiedScores` when ties decide it, no value when negatives are too few"
+    """True-positive rate at a false-positive rate; `TiedScores` when ties decide it, no value when negatives are too few
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) float32 logits
+    labels : Any
+        (n,) 0 or 1
+    fpr : float
+        false-positive rate
+    hosts : Any, default None
+        (n,) host of every stamp
+    level : float, default 0.95
+        confidence
+    ties : str, default 'refuse'
+        or pessimistic, midrank, optimistic
+
+    Returns
+    -------
+    Measured
+    """
     s, y = checked(scores, labels)
     curve, h = roc(s, y), host_index(hosts, len(s))
     found = tpr_range_at_fpr(curve, fpr)
@@ -528,7 +988,27 @@ def fpr_at_tpr(
     level: float = 0.95,  # confidence
     ties: str = "refuse",  # or pessimistic, midrank, optimistic
 ) -> Measured:
-    "False-positive rate at a true-positive rate; `TiedScores` when ties decide it"
+    """False-positive rate at a true-positive rate; `TiedScores` when ties decide it
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) float32 logits
+    labels : Any
+        (n,) 0 or 1
+    tpr : float
+        true-positive rate
+    hosts : Any, default None
+        (n,) host of every stamp
+    level : float, default 0.95
+        confidence
+    ties : str, default 'refuse'
+        or pessimistic, midrank, optimistic
+
+    Returns
+    -------
+    Measured
+    """
     s, y = checked(scores, labels)
     curve, h = roc(s, y), host_index(hosts, len(s))
     found = fpr_range_at_tpr(curve, tpr)
@@ -550,6 +1030,18 @@ def auc_influence(
     """AUROC with mid-ranks, and the influence of every stamp on it (DeLong's components)
 
     A lens's component is the share of the others below it, ties by half; another stamp's the share of lenses above it [DeLong1988].
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) scores
+    labels : Any
+        (n,) 0 or 1
+
+    Returns
+    -------
+    tuple[float, np.ndarray]
+        AUROC, and each row's share of its deviation (n,)
     """
     s, y = checked(scores, labels)
     ranks = stats.rankdata(s)
@@ -569,6 +1061,17 @@ def clustered_sd(
     """Standard error of an estimate from its influence values, stamps of one host taken together
 
     `sqrt(m / (m - 1) sum_h (sum_{i in h} influence_i)^2)` over m hosts [Obuchowski1997].
+
+    Parameters
+    ----------
+    influence : np.ndarray
+        (n,) influence values
+    hosts : np.ndarray | None
+        (n,) host index, None if no host repeats
+
+    Returns
+    -------
+    float
     """
     if hosts is None:
         return float(np.sqrt((influence**2).sum()))
@@ -583,7 +1086,23 @@ def auroc(
     hosts: Any = None,  # (n,) host of every stamp
     level: float = 0.95,  # confidence
 ) -> Measured:
-    "Area under the ROC curve with an interval that takes stamps of one host together"
+    """Area under the ROC curve with an interval that takes stamps of one host together
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) scores
+    labels : Any
+        (n,) 0 or 1
+    hosts : Any, default None
+        (n,) host of every stamp
+    level : float, default 0.95
+        confidence
+
+    Returns
+    -------
+    Measured
+    """
     s, y = checked(scores, labels)
     h = host_index(hosts, len(s))
     auc, influence = auc_influence(s, y)
@@ -607,6 +1126,25 @@ def partial_auroc(
     """Standardised area under the ROC curve up to a false-positive rate
 
     `(1 + (A - a) / (f - a)) / 2`, A the area up to the rate f and `a = f^2 / 2` that of chance [McClish1989].
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) scores
+    labels : Any
+        (n,) 0 or 1
+    max_fpr : float, default 0.01
+        upper end of the range, 0 < max_fpr <= 1
+
+    Returns
+    -------
+    float
+        0.5 is chance, 1 is perfect
+
+    Raises
+    ------
+    BadInput
+        max_fpr: {max_fpr}, expected 0 < max_fpr <= 1
     """
     if not 0 < max_fpr <= 1:
         raise BadInput(f"max_fpr: {max_fpr}, expected 0 < max_fpr <= 1")
@@ -625,6 +1163,17 @@ def auprc(
     """Average precision, at the prevalence of the sample
 
     `sum_k (tpr_k - tpr_{k-1}) tp_k / (tp_k + fp_k)`, tied scores as one step.
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) scores
+    labels : Any
+        (n,) 0 or 1
+
+    Returns
+    -------
+    float
     """
     curve = roc(scores, labels)
     return float(np.sum(np.diff(curve.tpr, prepend=0.0) * curve.tp / (curve.tp + curve.fp)))
@@ -638,6 +1187,19 @@ def precision_from_rates(
     """Precision of a cut with these rates at this prevalence (1 where nothing passes)
 
     `pi tpr / (pi tpr + (1 - pi) fpr)`, pi the prevalence: Bayes' rule.
+
+    Parameters
+    ----------
+    tpr : Any
+        true-positive rate
+    fpr : Any
+        false-positive rate
+    prevalence : float
+        fraction of lenses
+
+    Returns
+    -------
+    Any
     """
     hit, miss = prevalence * np.asarray(tpr, float), (1 - prevalence) * np.asarray(fpr, float)
     return np.where(hit + miss > 0, hit / np.where(hit + miss > 0, hit + miss, 1), 1.0)[()]
@@ -651,7 +1213,27 @@ def precision_at_recall(
     hosts: Any = None,  # (n,) host of every stamp
     level: float = 0.95,  # confidence
 ) -> Measured:
-    "Precision where a recall is first reached"
+    """Precision where a recall is first reached
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) float32 logits
+    labels : Any
+        (n,) 0 or 1
+    recall : float, default 0.9
+        recall wanted
+    prevalence : float | None, default None
+        fraction of lenses; the sample's own if None
+    hosts : Any, default None
+        (n,) host of every stamp
+    level : float, default 0.95
+        confidence
+
+    Returns
+    -------
+    Measured
+    """
     rate = fpr_at_tpr(scores, labels, recall, hosts, level)
     share = rate.n_pos / (rate.n_pos + rate.n_neg) if prevalence is None else prevalence
     reached = float(np.mean(np.asarray(scores)[np.asarray(labels, bool)] >= rate.threshold))
@@ -668,7 +1250,27 @@ def recall_at_precision(
     hosts: Any = None,  # (n,) host of every stamp
     level: float = 0.95,  # confidence
 ) -> Measured:
-    "The largest recall with at least this precision; its limits are the recalls whose precision interval touches it"
+    """The largest recall with at least this precision; its limits are the recalls whose precision interval touches it
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) float32 logits
+    labels : Any
+        (n,) 0 or 1
+    precision : float, default 0.95
+        precision wanted
+    prevalence : float | None, default None
+        fraction of lenses; the sample's own if None
+    hosts : Any, default None
+        (n,) host of every stamp
+    level : float, default 0.95
+        confidence
+
+    Returns
+    -------
+    Measured
+    """
     s, y = checked(scores, labels)
     curve, h = roc(s, y), host_index(hosts, len(s))
     share = curve.n_pos / len(s) if prevalence is None else prevalence
@@ -695,7 +1297,20 @@ def bin_names(
     edges: Sequence[float],  # rising edges; the outer bins are open
     unit: str = "",  # written after each number
 ) -> list[str]:  # one more than edges, in rising order
-    "The names of bins, such as '1-2 arcsec'"
+    """The names of bins, such as '1-2 arcsec'
+
+    Parameters
+    ----------
+    edges : Sequence[float]
+        rising edges; the outer bins are open
+    unit : str, default ''
+        written after each number
+
+    Returns
+    -------
+    list[str]
+        one more than edges, in rising order
+    """
     u = f" {unit}" if unit else ""
     return [f"< {edges[0]:g}{u}", *(f"{a:g}-{b:g}{u}" for a, b in zip(edges, edges[1:])), f">= {edges[-1]:g}{u}"]
 
@@ -705,7 +1320,22 @@ def binned(
     edges: Sequence[float],  # rising edges; the outer bins are open
     unit: str = "",  # written after each number
 ) -> np.ndarray:  # (n,) names, as from `bin_names`
-    "The bin of every value, by name"
+    """The bin of every value, by name
+
+    Parameters
+    ----------
+    values : Any
+        (n,) numbers; not-a-number is its own bin, "unknown"
+    edges : Sequence[float]
+        rising edges; the outer bins are open
+    unit : str, default ''
+        written after each number
+
+    Returns
+    -------
+    np.ndarray
+        (n,) names, as from `bin_names`
+    """
     v = np.asarray(values, float)
     return np.where(np.isnan(v), "unknown", np.array(bin_names(edges, unit), dtype=object)[np.digitize(v, edges)])
 
@@ -717,7 +1347,26 @@ def fpr_by_class(
     threshold: float,  # score at and above which a stamp is called a lens
     level: float = 0.95,  # confidence
 ) -> list[Measured]:  # one per class
-    "False-positive rate of every class of negative above a given threshold (Clopper-Pearson: the threshold is given)"
+    """False-positive rate of every class of negative above a given threshold (Clopper-Pearson: the threshold is given)
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) float32 logits
+    labels : Any
+        (n,) 0 or 1
+    classes : Any
+        (n,) class of every row; only the negatives' are read
+    threshold : float
+        score at and above which a stamp is called a lens
+    level : float, default 0.95
+        confidence
+
+    Returns
+    -------
+    list[Measured]
+        one per class
+    """
     s, y = checked(scores, labels)
     group, out = np.asarray(classes), []
     for name in sorted(set(group[~y].tolist()), key=str):
@@ -737,7 +1386,26 @@ def labelled_and_vetted(
     fpr: float,  # false-positive rate
     hosts: Any = None,  # (n,) host of every stamp
 ) -> tuple[Measured, Measured]:  # as labelled, as vetted
-    "The true-positive rate at a false-positive rate before and after vetting the negatives"
+    """The true-positive rate at a false-positive rate before and after vetting the negatives
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) float32 logits
+    labels : Any
+        (n,) 0 or 1
+    found_lenses : Any
+        (n,) True where vetting found a lens among the negatives
+    fpr : float
+        false-positive rate
+    hosts : Any, default None
+        (n,) host of every stamp
+
+    Returns
+    -------
+    tuple[Measured, Measured]
+        as labelled, as vetted
+    """
     s, y = checked(scores, labels)
     h, out = host_index(hosts, len(s)), np.asarray(found_lenses, bool) & ~y
     a = tpr_at_fpr(s, y, fpr, h)
@@ -750,7 +1418,22 @@ def top_negatives(
     labels: Any,  # (n,) 0 or 1
     n: int = 50,  # how many
 ) -> np.ndarray:  # rows, highest score first
-    "The highest-scoring negatives: the ones to look at"
+    """The highest-scoring negatives: the ones to look at
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) scores
+    labels : Any
+        (n,) 0 or 1
+    n : int, default 50
+        how many
+
+    Returns
+    -------
+    np.ndarray
+        rows, highest score first
+    """
     s, y = checked(scores, labels)
     rows = np.flatnonzero(~y)
     return rows[np.argsort(-s[rows], kind="stable")[:n]]
@@ -761,7 +1444,21 @@ def top_of_scores(
     labels: Any,  # (n,) 0 or 1
     n: int = 100,  # negatives to look at
 ) -> dict[str, float]:
-    "How many of the highest negatives have distinct scores, and who shares the highest score"
+    """How many of the highest negatives have distinct scores, and who shares the highest score
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) scores
+    labels : Any
+        (n,) 0 or 1
+    n : int, default 100
+        negatives to look at
+
+    Returns
+    -------
+    dict[str, float]
+    """
     s, y = checked(scores, labels)
     top, best = s[top_negatives(s, y, n)], s.max()
     return {
@@ -775,7 +1472,16 @@ def top_of_scores(
 # %% ../../nbs/stats/metrics.ipynb #93cf9a63
 @dataclass(frozen=True)
 class BestEpoch:
-    "An epoch chosen on one split and reported on another"
+    """An epoch chosen on one split and reported on another
+
+    Attributes
+    ----------
+    epoch : int
+    chosen : float
+        its value on the split that chose it: too good
+    reported : float
+        its value on the other: the one to quote
+    """
 
     epoch: int
     chosen: float  # its value on the split that chose it: too good
@@ -786,7 +1492,24 @@ def best_epoch(
     select: Sequence[float],  # metric of every epoch on the choosing split; not-a-number is never best
     report: Sequence[float],  # the same epochs on another split
 ) -> BestEpoch:
-    "The best epoch by one split, with its value on another"
+    """The best epoch by one split, with its value on another
+
+    Parameters
+    ----------
+    select : Sequence[float]
+        metric of every epoch on the choosing split; not-a-number is never best
+    report : Sequence[float]
+        the same epochs on another split
+
+    Returns
+    -------
+    BestEpoch
+
+    Raises
+    ------
+    BadInput
+        best epoch: {a.shape} and {b.shape} values, expected as many on either split and one that is a number
+    """
     a, b = np.asarray(select, float), np.asarray(report, float)
     if a.shape != b.shape or not len(a) or np.isnan(a).all():
         raise BadInput(f"best epoch: {a.shape} and {b.shape} values, expected as many on either split and one that is a number")
@@ -803,7 +1526,29 @@ def operating_points(
     level: float = 0.95,  # confidence
     ties: str = "refuse",  # or pessimistic, midrank, optimistic
 ) -> list[Measured]:
-    "The table of operating points: tpr at each fpr, fpr at each tpr, and the area beside them"
+    """The table of operating points: tpr at each fpr, fpr at each tpr, and the area beside them
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) float32 logits
+    labels : Any
+        (n,) 0 or 1
+    fprs : Sequence[float], default (0.01, 0.001, 0.0001, 1e-05)
+        false-positive rates
+    tprs : Sequence[float], default (0.5, 0.7, 0.85)
+        true-positive rates
+    hosts : Any, default None
+        (n,) host of every stamp
+    level : float, default 0.95
+        confidence
+    ties : str, default 'refuse'
+        or pessimistic, midrank, optimistic
+
+    Returns
+    -------
+    list[Measured]
+    """
     rows = [tpr_at_fpr(scores, labels, f, hosts, level, ties) for f in fprs]
     rows += [fpr_at_tpr(scores, labels, t, hosts, level, ties) for t in tprs]
     return [*rows, auroc(scores, labels, hosts, level)]

@@ -22,7 +22,13 @@ N_ROWS = 721
 
 @cache
 def row_columns() -> np.ndarray:  # (721,) int64
-    "Number of bricks in each row of declination, from the south pole"
+    """Number of bricks in each row of declination, from the south pole
+
+    Returns
+    -------
+    np.ndarray
+        (721,) int64
+    """
     centre = np.arange(N_ROWS) * BRICK_SIZE - 90.0
     nearest_equator = np.maximum(0.0, np.abs(centre) - BRICK_SIZE / 2)
     columns = 2 * np.ceil(360 / BRICK_SIZE * np.cos(np.deg2rad(nearest_equator)) / 2).astype(np.int64)
@@ -32,7 +38,13 @@ def row_columns() -> np.ndarray:  # (721,) int64
 # %% ../../nbs/survey/bricks.ipynb #4823772c
 @cache
 def row_starts() -> np.ndarray:  # (722,) int64
-    "Number of bricks before each row; the last entry is the number of bricks of the sky"
+    """Number of bricks before each row; the last entry is the number of bricks of the sky
+
+    Returns
+    -------
+    np.ndarray
+        (722,) int64
+    """
     return np.concatenate([[0], np.cumsum(row_columns())])
 
 # %% ../../nbs/survey/bricks.ipynb #e48b27d7
@@ -40,7 +52,20 @@ def brick_ids(
     ra: ArrayLike,  # Right ascension, any turn of the circle [deg]
     dec: ArrayLike,  # Declination [deg]
 ) -> np.ndarray:  # int64 ids, 1..662174
-    "The brick whose own area holds each position; raises BadInput where a position is not on the sky"
+    """The brick whose own area holds each position; raises BadInput where a position is not on the sky
+
+    Parameters
+    ----------
+    ra : ArrayLike
+        Right ascension, any turn of the circle [deg]
+    dec : ArrayLike
+        Declination [deg]
+
+    Returns
+    -------
+    np.ndarray
+        int64 ids, 1..662174
+    """
     ra, dec = on_sky(ra, dec)
     ra = ra % 360.0
     row = np.clip(np.floor((dec + 90.0 + BRICK_SIZE / 2) / BRICK_SIZE).astype(np.int64), 0, N_ROWS - 1)
@@ -61,7 +86,23 @@ def _rows_of(brickid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def brick_centres(
     brickid: np.ndarray | int,  # Ids
 ) -> tuple[np.ndarray, np.ndarray]:  # (ra, dec) [deg]
-    "Centres of bricks; raises BadInput for an id that does not exist"
+    """Centres of bricks; raises BadInput for an id that does not exist
+
+    Parameters
+    ----------
+    brickid : np.ndarray | int
+        Ids
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        (ra, dec) [deg]
+
+    Raises
+    ------
+    BadInput
+        brick ids: expected whole numbers from 1 to {row_starts()[-1]}
+    """
     row, column = _rows_of(np.asarray(brickid))
     return 360.0 * (column + 0.5) / row_columns()[row], row * BRICK_SIZE - 90.0
 
@@ -69,7 +110,23 @@ def brick_centres(
 def brick_edges(
     brickid: np.ndarray | int,  # Ids
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # (ra1, ra2, dec1, dec2) [deg]
-    "Edges of the area that a brick owns: ra1 <= ra < ra2 and dec1 <= dec < dec2; raises BadInput for an id that does not exist"
+    """Edges of the area that a brick owns: ra1 <= ra < ra2 and dec1 <= dec < dec2; raises BadInput for an id that does not exist
+
+    Parameters
+    ----------
+    brickid : np.ndarray | int
+        Ids
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+        (ra1, ra2, dec1, dec2) [deg]
+
+    Raises
+    ------
+    BadInput
+        brick ids: expected whole numbers from 1 to {row_starts()[-1]}
+    """
     row, column = _rows_of(np.asarray(brickid))
     columns, dec = row_columns()[row], row * BRICK_SIZE - 90.0
     dec1, dec2 = np.maximum(dec - BRICK_SIZE / 2, -90.0), np.minimum(dec + BRICK_SIZE / 2, 90.0)
@@ -79,7 +136,18 @@ def brick_edges(
 def brick_names(
     brickid: np.ndarray | int,  # Ids
 ) -> np.ndarray:  # Strings of 8 characters
-    "Names of bricks; raises BadInput for an id that does not exist"
+    """Names of bricks; raises BadInput for an id that does not exist
+
+    Parameters
+    ----------
+    brickid : np.ndarray | int
+        Ids
+
+    Returns
+    -------
+    np.ndarray
+        Strings of 8 characters
+    """
     ra, dec = (np.atleast_1d(part) for part in brick_centres(brickid))
     tens_ra = np.rint(ra * 10_000).astype(np.int64) // 1000
     tens_dec = np.rint(np.abs(dec) * 10_000).astype(np.int64) // 1000
@@ -91,7 +159,18 @@ def brick_names(
 def brick_areas(
     brickid: np.ndarray | int,  # Ids
 ) -> np.ndarray:  # [deg^2]
-    "Area that a brick owns; raises BadInput for an id that does not exist"
+    """Area that a brick owns; raises BadInput for an id that does not exist
+
+    Parameters
+    ----------
+    brickid : np.ndarray | int
+        Ids
+
+    Returns
+    -------
+    np.ndarray
+        [deg^2]
+    """
     ra1, ra2, dec1, dec2 = brick_edges(brickid)
     return (ra2 - ra1) * np.rad2deg(np.sin(np.deg2rad(dec2)) - np.sin(np.deg2rad(dec1)))
 
@@ -99,7 +178,23 @@ def brick_areas(
 def ids_of_names(
     names: np.ndarray | list[str],  # Brick names
 ) -> np.ndarray:  # int64 ids
-    "Ids of named bricks; raises BadInput for a name that no brick has"
+    """Ids of named bricks; raises BadInput for a name that no brick has
+
+    Parameters
+    ----------
+    names : np.ndarray | list[str]
+        Brick names
+
+    Returns
+    -------
+    np.ndarray
+        int64 ids
+
+    Raises
+    ------
+    BadInput
+        unknown brick
+    """
     names = np.asarray(names, dtype="U8")
     letters = np.ascontiguousarray(names.reshape(-1)).view(np.uint32).reshape(-1, 8).astype(np.int64)
     digits = np.delete(letters, 4, axis=1) - ord("0")
@@ -122,14 +217,45 @@ def is_brick_primary(
     ra: np.ndarray,  # [deg]
     dec: np.ndarray,  # [deg]
 ) -> np.ndarray:  # bool
-    "Whether the brick that lists an object owns its position; raises BadInput for bad ids or positions"
+    """Whether the brick that lists an object owns its position; raises BadInput for bad ids or positions
+
+    Parameters
+    ----------
+    brickid : np.ndarray
+        Brick that lists the object
+    ra : np.ndarray
+        [deg]
+    dec : np.ndarray
+        [deg]
+
+    Returns
+    -------
+    np.ndarray
+        bool
+    """
     return brick_ids(ra, dec) == np.asarray(brickid)
 
 # %% ../../nbs/survey/bricks.ipynb #5585719e
 def brick_neighbours(
     brickid: int,  # Id
 ) -> np.ndarray:  # Sorted ids, the brick itself not among them
-    "Bricks that share an edge or a corner with one; raises BadInput for an id that does not exist"
+    """Bricks that share an edge or a corner with one; raises BadInput for an id that does not exist
+
+    Parameters
+    ----------
+    brickid : int
+        Id
+
+    Returns
+    -------
+    np.ndarray
+        Sorted ids, the brick itself not among them
+
+    Raises
+    ------
+    BadInput
+        brick ids: expected whole numbers from 1 to {row_starts()[-1]}
+    """
     ra1, ra2, _, _ = (float(edge) for edge in brick_edges(brickid))
     row = int(_rows_of(np.asarray(brickid))[0])
     step, found = 1e-6, []

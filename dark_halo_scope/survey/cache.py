@@ -49,7 +49,17 @@ def brick_files(
 # %% ../../nbs/survey/cache.ipynb #bb9bb1f6
 @dataclass(frozen=True)
 class FetchPlan:
-    "Files to copy, and what that will take"
+    """Files to copy, and what that will take
+
+    Attributes
+    ----------
+    todo : tuple[tuple[str, str], ...]
+        (from, to)
+    done : int
+        Files that are there already
+    bytes_todo : float
+        Expected from the typical size of each kind of file [bytes]
+    """
 
     todo: tuple[tuple[str, str], ...]  # (from, to)
     done: int  # Files that are there already
@@ -70,7 +80,22 @@ def plan_fetch(
     bricks: Iterable[str],  # Brick names; repeats do not matter
     bands: Sequence[str] = ("g", "r", "z"),
 ) -> FetchPlan:
-    "The files that are missing from a copy, brick by brick; raises BadInput for an unknown band or brick name"
+    """The files that are missing from a copy, brick by brick; raises BadInput for an unknown band or brick name
+
+    Parameters
+    ----------
+    source : Release
+        Where the files are
+    copy : Release
+        Where they shall be
+    bricks : Iterable[str]
+        Brick names; repeats do not matter
+    bands : Sequence[str], default ('g', 'r', 'z')
+
+    Returns
+    -------
+    FetchPlan
+    """
     names, kinds = sorted(set(bricks)), [*(kind for kind in KINDS for _ in parse_bands(bands)), "maskbits"]
     files = [(brick_files(source, brick, bands), brick_files(copy, brick, bands)) for brick in names]
     pairs = [(kind, pair) for here, there in files for kind, pair in zip(kinds, zip(here, there), strict=True)]
@@ -83,7 +108,15 @@ def check_whole(
     data: bytes,  # A FITS file
     where: str,  # Its name, for the message
 ) -> None:
-    "Goes from header to header to the end; raises BadInput when the file is not FITS or not whole"
+    """Goes from header to header to the end; raises BadInput when the file is not FITS or not whole
+
+    Parameters
+    ----------
+    data : bytes
+        A FITS file
+    where : str
+        Its name, for the message
+    """
     file, start = pa.BufferReader(data), 0
     while start < len(data) or start == 0:
         start = read_header(file, start, where).end
@@ -94,7 +127,21 @@ def fetch_file(
     target: str,  # Path or s3 address
     client: HttpClient,
 ) -> int:  # Bytes
-    "Copies one file, checked, its checksum last; raises BadInput or Unavailable"
+    """Copies one file, checked, its checksum last; raises BadInput or Unavailable
+
+    Parameters
+    ----------
+    source : str
+        Address or path
+    target : str
+        Path or s3 address
+    client : HttpClient
+
+    Returns
+    -------
+    int
+        Bytes
+    """
     data = client.get(source) if scheme_of(source) == "https" else read_bytes(source)
     check_whole(data, source)
     write_summed(data, target)
@@ -104,7 +151,17 @@ def fetch_file(
 def is_intact(
     target: str,  # A file of the copy
 ) -> bool:
-    "Whether a file of the copy is there and is what was fetched"
+    """Whether a file of the copy is there and is what was fetched
+
+    Parameters
+    ----------
+    target : str
+        A file of the copy
+
+    Returns
+    -------
+    bool
+    """
     if not (exists(target) and exists(sum_path(target))):
         return False
     data = read_bytes(target)
@@ -113,7 +170,17 @@ def is_intact(
 # %% ../../nbs/survey/cache.ipynb #880788a9
 @dataclass(frozen=True)
 class FetchResult:
-    "What a fetch did"
+    """What a fetch did
+
+    Attributes
+    ----------
+    files : int
+        Copied now
+    size : int
+        Of them [bytes]
+    set_aside : dict[str, str]
+        Address -> reason
+    """
 
     files: int  # Copied now
     size: int  # Of them [bytes]
@@ -125,7 +192,20 @@ def fetch(
     client: HttpClient | None = None,  # Another one for another request policy
     progress: Callable[[int, int, int], None] | None = None,  # Told (files done, files in all, bytes so far) after each file
 ) -> FetchResult:
-    "Copies what a plan lacks over the client's connections; files that fail are set aside"
+    """Copies what a plan lacks over the client's connections; files that fail are set aside
+
+    Parameters
+    ----------
+    plan : FetchPlan
+    client : HttpClient | None, default None
+        Another one for another request policy
+    progress : Callable[[int, int, int], None] | None, default None
+        Told (files done, files in all, bytes so far) after each file
+
+    Returns
+    -------
+    FetchResult
+    """
     client, size, set_aside = client or HttpClient(), 0, {}
 
     def one(pair: tuple[str, str]) -> int | str:
@@ -155,7 +235,33 @@ def copy_bricks(
     client: HttpClient | None = None,  # Another one for another request policy
     progress: Callable[[int, int, int], None] | None = None,  # As for `fetch`
 ) -> Receipt:
-    "Copies what is missing and writes the receipt; raises BadInput when files had to be set aside and that is not allowed"
+    """Copies what is missing and writes the receipt; raises BadInput when files had to be set aside and that is not allowed
+
+    Parameters
+    ----------
+    source : Release
+    copy : Release
+    bricks : Iterable[str]
+        Brick names; repeats do not matter
+    bands : Sequence[str], default ('g', 'r', 'z')
+    inputs : Mapping[str, str] | None, default None
+        Name of each input -> its receipt's name, such as the plan's
+    allow_missing : bool, default False
+        Accept files that had to be set aside
+    client : HttpClient | None, default None
+        Another one for another request policy
+    progress : Callable[[int, int, int], None] | None, default None
+        As for `fetch`
+
+    Returns
+    -------
+    Receipt
+
+    Raises
+    ------
+    BadInput
+        {len(result.set_aside)} files set aside (the rest is kept), the first: {next(iter(result.set_aside.values()))}
+    """
     started, names = time.perf_counter(), sorted(set(bricks))
     result = fetch(plan_fetch(source, copy, names, bands), client, progress)
     if result.set_aside and not allow_missing:
@@ -174,7 +280,14 @@ def mark_used(
     copy: Release,  # On a local disk
     brickname: str,
 ) -> None:
-    "Notes that a brick is in use now"
+    """Notes that a brick is in use now
+
+    Parameters
+    ----------
+    copy : Release
+        On a local disk
+    brickname : str
+    """
     folder = Path(copy.coadd_folder(brickname))
     if folder.is_dir():
         (folder / ".used").touch()
@@ -185,7 +298,27 @@ def trim(
     max_bytes: float,  # Limit of all bricks together [bytes]
     keep: Iterable[str] = (),  # Bricks that must stay
 ) -> list[str]:  # Bricks that went
-    "Deletes least recently used bricks until the rest fits; raises BadInput when the copy is not on a local disk"
+    """Deletes least recently used bricks until the rest fits; raises BadInput when the copy is not on a local disk
+
+    Parameters
+    ----------
+    copy : Release
+        On a local disk
+    max_bytes : float
+        Limit of all bricks together [bytes]
+    keep : Iterable[str], default ()
+        Bricks that must stay
+
+    Returns
+    -------
+    list[str]
+        Bricks that went
+
+    Raises
+    ------
+    BadInput
+        {copy.root}: only a copy on a local disk can be trimmed
+    """
     if scheme_of(copy.root) != "file":
         raise BadInput(f"{copy.root}: only a copy on a local disk can be trimmed")
     kept, bricks = set(keep), []
@@ -211,7 +344,29 @@ def ensure_brick(
     max_bytes: float = 100e9,  # Limit of the copy [bytes]
     client: HttpClient | None = None,  # Another one for another request policy
 ) -> Release:  # The copy
-    "A copy that holds a brick, whole; raises BadInput naming the first file that could not be had"
+    """A copy that holds a brick, whole; raises BadInput naming the first file that could not be had
+
+    Parameters
+    ----------
+    source : Release
+    copy : Release
+        On a local disk
+    brickname : str
+    bands : Sequence[str], default ('g', 'r', 'z')
+    max_bytes : float, default 100000000000.0
+        Limit of the copy [bytes]
+    client : HttpClient | None, default None
+        Another one for another request policy
+
+    Returns
+    -------
+    Release
+        The copy
+
+    Raises
+    ------
+    BadInput
+    """
     result = fetch(plan_fetch(source, copy, [brickname], bands), client)
     if result.set_aside:
         raise BadInput(next(iter(result.set_aside.values())))

@@ -24,7 +24,20 @@ from .tiles import TiledImage, open_tiled, read_stamps
 # %% ../../nbs/survey/coadds.ipynb #28e7bebb
 @dataclass(frozen=True)
 class TangentPlane:
-    "The world coordinates of a coadd"
+    """The world coordinates of a coadd
+
+    Attributes
+    ----------
+    ra : float
+        Tangent point [deg]
+    dec : float
+        [deg]
+    x : float
+        Pixel of the tangent point, 0-indexed
+    y : float
+    cd : tuple[float, float, float, float]
+        CD1_1, CD1_2, CD2_1, CD2_2 [deg/pixel]
+    """
 
     ra: float  # Tangent point [deg]
     dec: float  # [deg]
@@ -37,7 +50,24 @@ def tangent_plane(
     header: dict[str, CardValue],
     where: str,  # Name of the file, for the message
 ) -> TangentPlane:
-    "The projection of a coadd's header; raises BadInput when it is not a tangent plane with a CD matrix"
+    """The projection of a coadd's header; raises BadInput when it is not a tangent plane with a CD matrix
+
+    Parameters
+    ----------
+    header : dict[str, CardValue]
+    where : str
+        Name of the file, for the message
+
+    Returns
+    -------
+    TangentPlane
+
+    Raises
+    ------
+    BadInput
+        {where}: CTYPE {header.get('CTYPE1')}, {header.get('CTYPE2')}; expected RA---TAN, DEC--TAN
+        {where}: {', '.join(keys)} = {raw}; expected finite numbers and a CD matrix that can be inverted
+    """
     if (header.get("CTYPE1"), header.get("CTYPE2")) != ("RA---TAN", "DEC--TAN"):
         raise BadInput(f"{where}: CTYPE {header.get('CTYPE1')!r}, {header.get('CTYPE2')!r}; expected RA---TAN, DEC--TAN")
     keys = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
@@ -54,7 +84,21 @@ def sky_to_pixels(
     ra: np.ndarray,  # [deg]
     dec: np.ndarray,  # [deg]
 ) -> tuple[np.ndarray, np.ndarray]:  # x, y, 0-indexed; NaN on the far side of the sky
-    "Where positions fall on a coadd"
+    """Where positions fall on a coadd
+
+    Parameters
+    ----------
+    plane : TangentPlane
+    ra : np.ndarray
+        [deg]
+    dec : np.ndarray
+        [deg]
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        x, y, 0-indexed; NaN on the far side of the sky
+    """
     lon, lat = np.deg2rad(np.asarray(ra, np.float64) - plane.ra), np.deg2rad(np.asarray(dec, np.float64))
     lat0 = np.deg2rad(plane.dec)
     c = np.sin(lat0) * np.sin(lat) + np.cos(lat0) * np.cos(lat) * np.cos(lon)
@@ -70,7 +114,20 @@ def stamp_corner(
     position: np.ndarray,  # x or y of the galaxies, 0-indexed [pixels]
     n_pix: int,  # Side of the stamp [pixels]
 ) -> np.ndarray:  # int64
-    "The first pixel of the stamp whose middle is nearest"
+    """The first pixel of the stamp whose middle is nearest
+
+    Parameters
+    ----------
+    position : np.ndarray
+        x or y of the galaxies, 0-indexed [pixels]
+    n_pix : int
+        Side of the stamp [pixels]
+
+    Returns
+    -------
+    np.ndarray
+        int64
+    """
     return np.floor(np.asarray(position) - (n_pix - 1) / 2 + 0.5).astype(np.int64)
 
 # %% ../../nbs/survey/coadds.ipynb #81873bee
@@ -79,7 +136,28 @@ MAX_EMPTY = 0.5  # A band with fewer pixels of data than this share has no stamp
 
 @dataclass(frozen=True)
 class Cutouts:
-    "Stamps of one brick, in the order of the positions asked for"
+    """Stamps of one brick, in the order of the positions asked for
+
+    Attributes
+    ----------
+    image : np.ndarray
+        (n, band, y, x) float32 [nanomaggies/pixel]; NaN where no stamp could be cut
+    invvar : np.ndarray
+        (n, band, y, x) float32 [nanomaggies^-2]; 0 where there is no data
+    maskbits : np.ndarray
+        (n, y, x) int32
+    psfsize : np.ndarray
+        (n, band) float32, at the galaxy [arcsec]; 0 where there is no data
+    dx : np.ndarray
+        (n,) float64: galaxy minus middle of the stamp, to the right [arcsec]
+    dy : np.ndarray
+        (n,) float64: upwards [arcsec]
+    ok : np.ndarray
+        (n,) bool: the stamp lies in the brick and has data in every band
+    why : np.ndarray
+        (n,) text: what is wrong where it is not
+    bands : tuple[str, ...]
+    """
 
     image: np.ndarray  # (n, band, y, x) float32 [nanomaggies/pixel]; NaN where no stamp could be cut
     invvar: np.ndarray  # (n, band, y, x) float32 [nanomaggies^-2]; 0 where there is no data
@@ -98,7 +176,19 @@ class Cutouts:
 # %% ../../nbs/survey/coadds.ipynb #358341b3
 @dataclass(frozen=True)
 class BrickImages:
-    "The open coadds of one brick"
+    """The open coadds of one brick
+
+    Attributes
+    ----------
+    image : tuple[TiledImage, ...]
+        One a band
+    invvar : tuple[TiledImage, ...]
+    psfsize : tuple[TiledImage, ...]
+    maskbits : TiledImage
+    plane : TangentPlane
+    pixscale : float
+        [arcsec]
+    """
 
     image: tuple[TiledImage, ...]  # One a band
     invvar: tuple[TiledImage, ...]
@@ -118,7 +208,14 @@ def open_brick(
     brickname: str,
     bands: tuple[str, ...],
 ) -> BrickImages:
-    "Opens a brick's coadds; raises BadInput when one is missing, broken, or not on the grid of the others"
+    """Opens a brick's coadds; raises BadInput when one is missing, broken, or not on the grid of the others
+
+    Raises
+    ------
+    BadInput
+        {one.where}: {one.shape} of {one.dtype}; expected {mask.shape} of float32, as the mask of the brick
+        {mask.where}: mask of {mask.dtype}; expected whole numbers
+    """
     planes = {kind: tuple(open_tiled(release.coadd(brickname, kind, band)) for band in bands) for kind in ("image", "invvar", "psfsize")}
     mask = open_tiled(release.coadd(brickname, "maskbits"))
     for one in (*planes["image"], *planes["invvar"], *planes["psfsize"]):
@@ -140,7 +237,24 @@ def read_cutouts(
     bands: str | Sequence[str] = ("g", "r", "z"),
     n_pix: int = 64,  # Side of a stamp [pixels]
 ) -> Cutouts:
-    "Stamps around positions from one brick; raises BadInput when a file of the brick is missing or broken"
+    """Stamps around positions from one brick; raises BadInput when a file of the brick is missing or broken
+
+    Parameters
+    ----------
+    release : Release
+    brickname : str
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    bands : str | Sequence[str], default ('g', 'r', 'z')
+    n_pix : int, default 64
+        Side of a stamp [pixels]
+
+    Returns
+    -------
+    Cutouts
+    """
     bands = parse_bands(bands)
     brick = open_brick(release, brickname, bands)
     x, y = sky_to_pixels(brick.plane, np.atleast_1d(ra), np.atleast_1d(dec))
@@ -171,7 +285,26 @@ def what_is_wrong(
     bands: tuple[str, ...],
     brickname: str,
 ) -> np.ndarray:  # (n,) text, empty where nothing is wrong
-    "The first reason why each stamp cannot be used"
+    """The first reason why each stamp cannot be used
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (n, band, y, x)
+    invvar : np.ndarray
+        (n, band, y, x)
+    psfsize : np.ndarray
+        (n, band)
+    inside : np.ndarray
+        (n,) bool: the stamp lies in the brick
+    bands : tuple[str, ...]
+    brickname : str
+
+    Returns
+    -------
+    np.ndarray
+        (n,) text, empty where nothing is wrong
+    """
     why = np.where(inside, "", f"reaches over the edge of brick {brickname}").astype(object)
     for b, band in enumerate(bands):
         empty = (~(invvar[:, b] > 0)).mean(axis=(1, 2))
@@ -192,7 +325,22 @@ def cutouts_at(
     bands: str | Sequence[str] = ("g", "r", "z"),
     n_pix: int = 64,  # Side of a stamp [pixels]
 ) -> Cutouts:  # In the order of the table; a place whose brick cannot be read has its reason
-    "Stamps around positions from all over a release"
+    """Stamps around positions from all over a release
+
+    Parameters
+    ----------
+    table : Mapping[str, np.ndarray]
+        ra, dec [deg], (n,) each
+    release : Release
+    bands : str | Sequence[str], default ('g', 'r', 'z')
+    n_pix : int, default 64
+        Side of a stamp [pixels]
+
+    Returns
+    -------
+    Cutouts
+        In the order of the table; a place whose brick cannot be read has its reason
+    """
     bands, n = parse_bands(bands), len(table["ra"])
     ra, dec = np.asarray(table["ra"], float), np.asarray(table["dec"], float)
     brick, shape = brick_names(brick_ids(ra, dec)), (n, len(bands), n_pix, n_pix)
@@ -215,7 +363,26 @@ def observing_columns(
     names: Sequence[str],  # psfsize_<band> and psfdepth_<band>
     pixscale: float = 0.262,  # [arcsec / pix]
 ) -> np.ndarray:  # (n, names), in the catalogue's units
-    "Observing conditions measured on cutouts; raises BadInput for a column that a cutout cannot give"
+    """Observing conditions measured on cutouts; raises BadInput for a column that a cutout cannot give
+
+    Parameters
+    ----------
+    cut : Cutouts
+    names : Sequence[str]
+        psfsize_<band> and psfdepth_<band>
+    pixscale : float, default 0.262
+        [arcsec / pix]
+
+    Returns
+    -------
+    np.ndarray
+        (n, names), in the catalogue's units
+
+    Raises
+    ------
+    BadInput
+        metadata column(s) {', '.join(lacking)} cannot be measured on a cutout (known: {', '.join(known)})
+    """
     area = 4 * np.pi * (cut.psfsize / np.sqrt(8 * np.log(2)) / pixscale) ** 2
     depth = np.median(cut.invvar, axis=(2, 3)) / np.maximum(area, 1e-3)
     known = {

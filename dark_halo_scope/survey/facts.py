@@ -36,7 +36,19 @@ FILES = {  # Kind of file -> placeholders that its path must hold
 
 @dataclass(frozen=True)
 class TapTable:
-    "Where a release's Tractor catalogue can be asked for rows"
+    """Where a release's Tractor catalogue can be asked for rows
+
+    Attributes
+    ----------
+    url : str
+        Of the TAP service
+    table : str
+        Its name there
+    healpix : str, default 'nest4096'
+        Its column of HEALPix cells, nested
+    healpix_order : int, default 12
+        Their order: nside is 2 to this power
+    """
 
     url: str  # Of the TAP service
     table: str  # Its name there
@@ -46,7 +58,39 @@ class TapTable:
 
 @dataclass(frozen=True)
 class SurveyFacts:
-    "What one region of one release says of itself"
+    """What one region of one release says of itself
+
+    Attributes
+    ----------
+    meaning : str
+        One line for a person
+    root : str
+        Folder, bucket or web address that holds it
+    bands : tuple[str, ...]
+        Optical bands of its images and catalogues
+    files : dict[str, str]
+        Kind of file -> path below the root, with placeholders; see FILES
+    maskbits : dict[str, int]
+        Names of MASKBITS -> the bits that this release writes them to
+    cameras : tuple[str, ...], default ()
+        That took the images
+    releases : tuple[int, ...], default (0,)
+        RELEASE in its tables; the first is that of most rows
+    region : str, default ''
+        Folder of the region below the root
+    system : str, default 'south'
+        One of SYSTEMS: whose filters it has
+    sweep_size : tuple[int, int], default (5, 5)
+        Of a sweep, in right ascension and declination [deg]
+    layers : dict[str, str], optional
+        Layer of the viewer -> its bands
+    link_layer : str, default ''
+        Layer that a link for a person shows
+    tap : TapTable | None, default None
+        None where no service was seen
+    unverified : str, default ''
+        What was not seen written by the survey
+    """
 
     meaning: str  # One line for a person
     root: str  # Folder, bucket or web address that holds it
@@ -96,7 +140,21 @@ def release_names() -> list[str]:
 def facts_in(
     uri: str,  # A YAML file
 ) -> SurveyFacts:
-    "The facts in a file; raises BadInput naming file and key"
+    """The facts in a file; raises BadInput naming file and key
+
+    Parameters
+    ----------
+    uri : str
+        A YAML file
+
+    Returns
+    -------
+    SurveyFacts
+
+    Raises
+    ------
+    BadInput
+    """
     where = Path(uri).name
     try:
         return recipe_from(SurveyFacts, read_yaml(uri), where)
@@ -108,7 +166,23 @@ def facts_in(
 def survey_facts(
     name: str = DEFAULT,  # A release's name, or a YAML file
 ) -> SurveyFacts:
-    "The facts of a release; raises BadInput for a name that does not exist, or a file that lacks something"
+    """The facts of a release; raises BadInput for a name that does not exist, or a file that lacks something
+
+    Parameters
+    ----------
+    name : str, default DEFAULT
+        A release's name, or a YAML file
+
+    Returns
+    -------
+    SurveyFacts
+
+    Raises
+    ------
+    BadInput
+        {name}: no such file; expected the facts of a release, as in data_manifests/releases
+        unknown release
+    """
     if name.endswith((".yaml", ".yml")):
         if not exists(name):
             raise BadInput(f"{name}: no such file; expected the facts of a release, as in data_manifests/releases")
@@ -122,7 +196,23 @@ def survey_facts(
 def layer_release(
     layer: str,  # Of the viewer
 ) -> str:  # Name of a release
-    "The release that a layer shows; raises BadInput naming the layers there are"
+    """The release that a layer shows; raises BadInput naming the layers there are
+
+    Parameters
+    ----------
+    layer : str
+        Of the viewer
+
+    Returns
+    -------
+    str
+        Name of a release
+
+    Raises
+    ------
+    BadInput
+        unknown layer
+    """
     owners = {one: name for name in release_names() for one in survey_facts(name).layers}
     if layer not in owners:
         raise unknown_name("layer", layer, owners)
@@ -132,14 +222,36 @@ def layer_release(
 def layer_bands(
     layer: str,  # Of the viewer
 ) -> str:  # Such as "griz"
-    "The bands of a layer; raises BadInput naming the layers there are"
+    """The bands of a layer; raises BadInput naming the layers there are
+
+    Parameters
+    ----------
+    layer : str
+        Of the viewer
+
+    Returns
+    -------
+    str
+        Such as "griz"
+    """
     return survey_facts(layer_release(layer)).layers[layer]
 
 # %% ../../nbs/survey/facts.ipynb #fed533aa
 def numbers_seen(
     numbers: np.ndarray,  # RELEASE of rows, in any order
 ) -> dict[str, list]:  # numbers, releases and cameras, sorted
-    "The releases and cameras that rows come from; a number that no release of the package has is there as a number alone"
+    """The releases and cameras that rows come from; a number that no release of the package has is there as a number alone
+
+    Parameters
+    ----------
+    numbers : np.ndarray
+        RELEASE of rows, in any order
+
+    Returns
+    -------
+    dict[str, list]
+        numbers, releases and cameras, sorted
+    """
     found = sorted({int(number) for number in np.unique(numbers)})
     names = [name for name in release_names() if set(found) & set(survey_facts(name).releases)]
     return {"numbers": found, "releases": names, "cameras": sorted({camera for name in names for camera in survey_facts(name).cameras})}
@@ -149,7 +261,20 @@ def house_bits(
     maskbits: np.ndarray,  # As a release writes them, any shape, integers
     numbers: Mapping[str, int],  # Name -> bit in that release
 ) -> np.ndarray:  # The same where the release numbers its bits as `survey.maskbits` does
-    "MASKBITS in the numbers of `survey.maskbits`"
+    """MASKBITS in the numbers of `survey.maskbits`
+
+    Parameters
+    ----------
+    maskbits : np.ndarray
+        As a release writes them, any shape, integers
+    numbers : Mapping[str, int]
+        Name -> bit in that release
+
+    Returns
+    -------
+    np.ndarray
+        The same where the release numbers its bits as `survey.maskbits` does
+    """
     if all(MASKBITS[name] == bit for name, bit in numbers.items()):
         return maskbits
     moved = np.zeros(maskbits.shape, np.int32)
@@ -162,7 +287,20 @@ def release_bits(
     maskbits: np.ndarray,  # In the numbers of `survey.maskbits`
     numbers: Mapping[str, int],  # Name -> bit in a release
 ) -> np.ndarray:  # int32
-    "MASKBITS as a release writes them: the way back"
+    """MASKBITS as a release writes them: the way back
+
+    Parameters
+    ----------
+    maskbits : np.ndarray
+        In the numbers of `survey.maskbits`
+    numbers : Mapping[str, int]
+        Name -> bit in a release
+
+    Returns
+    -------
+    np.ndarray
+        int32
+    """
     if all(MASKBITS[name] == bit for name, bit in numbers.items()):
         return maskbits
     moved = np.zeros(maskbits.shape, np.int32)

@@ -23,7 +23,22 @@ from ..base.tables import gunzip
 def open_random(
     uri: str,  # Local path or address; a name that ends in .gz is unpacked
 ) -> pa.NativeFile:
-    "A file for reading at any offset, compared with its checksums where they stand beside it; raises BadInput when it is missing or its gzip stream is broken"
+    """A file for reading at any offset, compared with its checksums where they stand beside it; raises BadInput when it is missing or its gzip stream is broken
+
+    Parameters
+    ----------
+    uri : str
+        Local path or address; a name that ends in .gz is unpacked
+
+    Returns
+    -------
+    pa.NativeFile
+
+    Raises
+    ------
+    BadInput
+        {uri}: cannot be opened ({error.strerror or 'no such file'})
+    """
     if str(uri).endswith(".gz"):
         return pa.BufferReader(gunzip(read_bytes(uri), str(uri)))
     system, path = filesystem(uri)
@@ -40,7 +55,27 @@ def read_at(
     size: int,  # How much [bytes]
     where: str,  # Name of the file, for the message
 ) -> memoryview:
-    "Exactly so many bytes; raises BadInput when the file ends before"
+    """Exactly so many bytes; raises BadInput when the file ends before
+
+    Parameters
+    ----------
+    file : pa.NativeFile
+    start : int
+        Offset [bytes]
+    size : int
+        How much [bytes]
+    where : str
+        Name of the file, for the message
+
+    Returns
+    -------
+    memoryview
+
+    Raises
+    ------
+    BadInput
+        {where}: ends {size - len(data)} bytes early (truncated file?); expected {size} bytes at offset {start}
+    """
     data = file.read_at(size, start)
     if len(data) != size:
         raise BadInput(f"{where}: ends {size - len(data)} bytes early (truncated file?); expected {size} bytes at offset {start}")
@@ -56,7 +91,17 @@ _CARD = re.compile(rb"([A-Z0-9_-]{1,8}) *= *('(?:[^']|'')*'|[^/]*)")
 def parse_value(
     text: bytes,  # What stands between "=" and the comment
 ) -> CardValue:
-    "The value of a card; text that is no number, truth value or quoted string stays text"
+    """The value of a card; text that is no number, truth value or quoted string stays text
+
+    Parameters
+    ----------
+    text : bytes
+        What stands between "=" and the comment
+
+    Returns
+    -------
+    CardValue
+    """
     text = text.strip()
     if text.startswith(b"'"):
         return text[1:-1].decode("ascii", "replace").replace("''", "'").rstrip()
@@ -73,7 +118,17 @@ def parse_value(
 def parse_cards(
     block: bytes,  # A whole header
 ) -> dict[str, CardValue]:
-    "The keywords of a header that have a value; the first of a repeated keyword wins"
+    """The keywords of a header that have a value; the first of a repeated keyword wins
+
+    Parameters
+    ----------
+    block : bytes
+        A whole header
+
+    Returns
+    -------
+    dict[str, CardValue]
+    """
     header: dict[str, CardValue] = {}
     for start in range(0, len(block), CARD):
         found = _CARD.match(block, start, start + CARD)
@@ -84,7 +139,16 @@ def parse_cards(
 # %% ../../nbs/survey/fitsfile.ipynb #b26bef7c
 @dataclass(frozen=True)
 class Hdu:
-    "One header and where its data lie"
+    """One header and where its data lie
+
+    Attributes
+    ----------
+    header : dict[str, CardValue]
+    start : int
+        First byte of the data
+    size : int
+        Bytes of data, without the padding to a whole block
+    """
 
     header: dict[str, CardValue]
     start: int  # First byte of the data
@@ -104,7 +168,30 @@ def header_int(
     high: int = 2**40,  # Largest
     default: int | None = None,  # Used when the key is absent; None makes that an error
 ) -> int:
-    "A whole number from a header; raises BadInput when it is absent, no whole number, or absurd"
+    """A whole number from a header; raises BadInput when it is absent, no whole number, or absurd
+
+    Parameters
+    ----------
+    header : dict[str, CardValue]
+    key : str
+    where : str
+        Name of the file, for the message
+    low : int, default 0
+        Smallest value that makes sense
+    high : int, default 2 ** 40
+        Largest
+    default : int | None, default None
+        Used when the key is absent; None makes that an error
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    BadInput
+        {where}: {key} = {value}; expected a whole number from {low} to {high}
+    """
     value = header.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise BadInput(f"{where}: {key} = {value!r}; expected a whole number from {low} to {high}")
@@ -115,7 +202,24 @@ def data_size(
     header: dict[str, CardValue],
     where: str,  # Name of the file, for the message
 ) -> int:  # [bytes]
-    "How many bytes of data a header promises; raises BadInput when it makes no sense"
+    """How many bytes of data a header promises; raises BadInput when it makes no sense
+
+    Parameters
+    ----------
+    header : dict[str, CardValue]
+    where : str
+        Name of the file, for the message
+
+    Returns
+    -------
+    int
+        [bytes]
+
+    Raises
+    ------
+    BadInput
+        {where}: BITPIX = {bits}; expected 8, 16, 32, 64, -32 or -64
+    """
     axes = header_int(header, "NAXIS", where, high=999)
     if not axes:
         return 0
@@ -132,7 +236,27 @@ def read_header(
     start: int,  # Offset of the header [bytes]
     where: str,  # Name of the file, for the message
 ) -> Hdu:
-    "One header; raises BadInput when there is none there, it never ends, or it promises more data than the file holds"
+    """One header; raises BadInput when there is none there, it never ends, or it promises more data than the file holds
+
+    Parameters
+    ----------
+    file : pa.NativeFile
+    start : int
+        Offset of the header [bytes]
+    where : str
+        Name of the file, for the message
+
+    Returns
+    -------
+    Hdu
+
+    Raises
+    ------
+    BadInput
+        {where}: no FITS header at offset {start} (truncated file?)
+        {where}: not a FITS file at offset {start}; expected SIMPLE or XTENSION, got {block[:16]}
+        {where}: header promises {hdu.size} bytes of data, the file has {max(0, size - hdu.start)} left (truncated file?)
+    """
     block, step, size = b"", 4 * BLOCK, file.size()
     while not (ends := _end_of_header(block)):
         if start + len(block) >= size or len(block) >= MAX_HEADER_BLOCKS * BLOCK:
@@ -160,7 +284,25 @@ def find_hdu(
     extension: int | str,  # Number (0 is the primary HDU) or EXTNAME
     where: str,  # Name of the file, for the message
 ) -> Hdu:
-    "An HDU by number or by name; raises BadInput when the file has no such one"
+    """An HDU by number or by name; raises BadInput when the file has no such one
+
+    Parameters
+    ----------
+    file : pa.NativeFile
+    extension : int | str
+        Number (0 is the primary HDU) or EXTNAME
+    where : str
+        Name of the file, for the message
+
+    Returns
+    -------
+    Hdu
+
+    Raises
+    ------
+    BadInput
+        {where}: no HDU {extension}; expected one among the {len(names)} of this file ({', '.join(map(repr, names))})
+    """
     start, size, names = 0, file.size(), []
     while start < size:
         hdu = read_header(file, start, where)
@@ -180,7 +322,30 @@ def row_dtype(
     where: str,  # Name of the file, for the message
     wanted: tuple[str, ...] | None = None,  # Lower-case names; None for all
 ) -> np.dtype:  # Structured, big-endian, of one row's size; names in lower case
-    "Layout of the wanted columns of a table; raises BadInput when one is missing or the header contradicts itself"
+    """Layout of the wanted columns of a table; raises BadInput when one is missing or the header contradicts itself
+
+    Parameters
+    ----------
+    hdu : Hdu
+    where : str
+        Name of the file, for the message
+    wanted : tuple[str, ...] | None, default None
+        Lower-case names; None for all
+
+    Returns
+    -------
+    np.dtype
+        Structured, big-endian, of one row's size; names in lower case
+
+    Raises
+    ------
+    BadInput
+        {where}: {hdu.header.get('XTENSION', 'an image')} found; expected a binary table
+        {where}: column {i} has TFORM{i} = {hdu.header.get(f'TFORM{i}')}; expected a FITS column type
+        {where}: columns take {offset} bytes a row, NAXIS1 says {width}
+        {where}: column '{name}' is scaled or of type {code}; expected plain numbers or text
+        {where}: no column '{name}'; expected it among {', '.join(list(fields)[:12])}{', ...' if len(fields) > 12 else ''}
+    """
     if hdu.header.get("XTENSION") != "BINTABLE":
         raise BadInput(f"{where}: {hdu.header.get('XTENSION', 'an image')!r} found; expected a binary table")
     width = header_int(hdu.header, "NAXIS1", where)

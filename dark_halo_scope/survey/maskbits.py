@@ -40,7 +40,22 @@ MASKBITS = {
 def mask_value(
     names: Iterable[str],  # Names of bits
 ) -> int:
-    "The bits together; raises BadInput for a name that no release has"
+    """The bits together; raises BadInput for a name that no release has
+
+    Parameters
+    ----------
+    names : Iterable[str]
+        Names of bits
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    BadInput
+        unknown mask bit
+    """
     value = 0
     for name in names:
         if name not in MASKBITS:
@@ -52,7 +67,22 @@ def mask_value(
 def mask_names(
     value: int,  # One MASKBITS value
 ) -> tuple[str, ...]:
-    "The names of the bits that are set; raises BadInput for a bit that no release has"
+    """The names of the bits that are set; raises BadInput for a bit that no release has
+
+    Parameters
+    ----------
+    value : int
+        One MASKBITS value
+
+    Returns
+    -------
+    tuple[str, ...]
+
+    Raises
+    ------
+    BadInput
+        MASKBITS value {value}: expected bits 0 to {max(MASKBITS.values())}
+    """
     if value & ~mask_value(MASKBITS):
         raise BadInput(f"MASKBITS value {value}: expected bits 0 to {max(MASKBITS.values())}")
     return tuple(name for name, bit in MASKBITS.items() if value >> bit & 1)
@@ -62,7 +92,26 @@ def any_bit(
     maskbits: np.ndarray,  # MASKBITS, any shape, integers
     names: Iterable[str],  # Names of bits
 ) -> np.ndarray:  # bool, same shape
-    "Where any of the bits is set; raises BadInput when the array is not of integers, or too narrow to hold the bits"
+    """Where any of the bits is set; raises BadInput when the array is not of integers, or too narrow to hold the bits
+
+    Parameters
+    ----------
+    maskbits : np.ndarray
+        MASKBITS, any shape, integers
+    names : Iterable[str]
+        Names of bits
+
+    Returns
+    -------
+    np.ndarray
+        bool, same shape
+
+    Raises
+    ------
+    BadInput
+        MASKBITS of type {maskbits.dtype}: expected integers
+        MASKBITS of type {maskbits.dtype} cannot hold {', '.join(mask_names(value))}: expected int32, as in DR10
+    """
     value = mask_value(names)
     maskbits = np.asarray(maskbits)
     if maskbits.dtype.kind not in "iu":
@@ -78,7 +127,17 @@ HOST_MASKS = ("BRIGHT", "GALAXY", "CLUSTER")  # Where the survey's catalogue for
 def bad_pixel_bits(
     bands: Iterable[str],  # Bands of the stamp: g, r, i, z
 ) -> tuple[str, ...]:
-    "Names of the bits that spoil a pixel in any of the bands; raises BadInput for an unknown band"
+    """Names of the bits that spoil a pixel in any of the bands; raises BadInput for an unknown band
+
+    Parameters
+    ----------
+    bands : Iterable[str]
+        Bands of the stamp: g, r, i, z
+
+    Returns
+    -------
+    tuple[str, ...]
+    """
     names = ("BRIGHT", *(f"ALLMASK_{band.upper()}" for band in bands))
     mask_value(names)
     return names
@@ -88,5 +147,18 @@ def bad_pixels(
     maskbits: np.ndarray,  # Coadd mask, (..., y, x) integers
     bands: Iterable[str],  # Bands of the stamp
 ) -> np.ndarray:  # bool, same shape
-    "Pixels that a bright star or the lack of any good exposure spoils; the overlap of bricks is not bad"
+    """Pixels that a bright star or the lack of any good exposure spoils; the overlap of bricks is not bad
+
+    Parameters
+    ----------
+    maskbits : np.ndarray
+        Coadd mask, (..., y, x) integers
+    bands : Iterable[str]
+        Bands of the stamp
+
+    Returns
+    -------
+    np.ndarray
+        bool, same shape
+    """
     return any_bit(maskbits, bad_pixel_bits(bands))

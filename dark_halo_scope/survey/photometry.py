@@ -20,7 +20,25 @@ def transmission(
     ebv: np.ndarray | float,  # Colour excess E(B-V) of Schlegel, Finkbeiner & Davis [mag]
     band: str,  # g, r, i, z, w1 or w2
 ) -> np.ndarray:  # Fraction of light that passes, 0..1
-    "Transmission of the Milky Way's dust; raises BadInput for an unknown band"
+    """Transmission of the Milky Way's dust; raises BadInput for an unknown band
+
+    Parameters
+    ----------
+    ebv : np.ndarray | float
+        Colour excess E(B-V) of Schlegel, Finkbeiner & Davis [mag]
+    band : str
+        g, r, i, z, w1 or w2
+
+    Returns
+    -------
+    np.ndarray
+        Fraction of light that passes, 0..1
+
+    Raises
+    ------
+    BadInput
+        unknown band
+    """
     if band not in EXTINCTION:
         raise unknown_name("band", band, EXTINCTION)
     return 10.0 ** (-0.4 * EXTINCTION[band] * np.asarray(ebv, np.float64))
@@ -30,7 +48,20 @@ def dereddened(
     flux: np.ndarray,  # [nanomaggies]
     mw_transmission: np.ndarray,  # MW_TRANSMISSION of the same band
 ) -> np.ndarray:  # [nanomaggies], float64; NaN where the transmission is not positive
-    "Flux as it would be without the Milky Way's dust"
+    """Flux as it would be without the Milky Way's dust
+
+    Parameters
+    ----------
+    flux : np.ndarray
+        [nanomaggies]
+    mw_transmission : np.ndarray
+        MW_TRANSMISSION of the same band
+
+    Returns
+    -------
+    np.ndarray
+        [nanomaggies], float64; NaN where the transmission is not positive
+    """
     through = np.asarray(mw_transmission, np.float64)
     return np.asarray(flux, np.float64) / np.where(through > 0, through, np.nan)
 
@@ -39,7 +70,20 @@ def depth_magnitude(
     psfdepth: np.ndarray | float,  # Inverse variance of a point source's flux [nanomaggies^-2]
     sigmas: float = 5.0,  # Significance
 ) -> np.ndarray:  # [AB mag]; NaN where there is no data
-    "Magnitude of a point source detected at so many sigma"
+    """Magnitude of a point source detected at so many sigma
+
+    Parameters
+    ----------
+    psfdepth : np.ndarray | float
+        Inverse variance of a point source's flux [nanomaggies^-2]
+    sigmas : float, default 5.0
+        Significance
+
+    Returns
+    -------
+    np.ndarray
+        [AB mag]; NaN where there is no data
+    """
     ivar = np.asarray(psfdepth, np.float64)
     safe = np.where(ivar > 0, ivar, np.nan)
     return ab_magnitude(sigmas / np.sqrt(safe))
@@ -49,7 +93,20 @@ def axis_ratio(
     shape_e1: np.ndarray | float,  # SHAPE_E1
     shape_e2: np.ndarray | float,  # SHAPE_E2
 ) -> np.ndarray:  # Minor-to-major axis ratio, 0..1
-    "Axis ratio of a Tractor shape"
+    """Axis ratio of a Tractor shape
+
+    Parameters
+    ----------
+    shape_e1 : np.ndarray | float
+        SHAPE_E1
+    shape_e2 : np.ndarray | float
+        SHAPE_E2
+
+    Returns
+    -------
+    np.ndarray
+        Minor-to-major axis ratio, 0..1
+    """
     e = np.hypot(np.asarray(shape_e1, np.float64), np.asarray(shape_e2, np.float64))
     return (1 - e) / (1 + e)
 
@@ -58,7 +115,20 @@ def stamp_angle(
     shape_e1: np.ndarray | float,  # SHAPE_E1
     shape_e2: np.ndarray | float,  # SHAPE_E2
 ) -> np.ndarray:  # Position angle of the major axis in a stamp, counter-clockwise from +x [rad], 0 to pi
-    "Where a Tractor shape points in a stamp whose +y is north and whose +x is west"
+    """Where a Tractor shape points in a stamp whose +y is north and whose +x is west
+
+    Parameters
+    ----------
+    shape_e1 : np.ndarray | float
+        SHAPE_E1
+    shape_e2 : np.ndarray | float
+        SHAPE_E2
+
+    Returns
+    -------
+    np.ndarray
+        Position angle of the major axis in a stamp, counter-clockwise from +x [rad], 0 to pi
+    """
     north_through_east = np.arctan2(np.asarray(shape_e2, np.float64), np.asarray(shape_e1, np.float64)) / 2
     return (north_through_east + np.pi / 2) % np.pi
 
@@ -74,6 +144,17 @@ PASSIVE = {
 def passive_colours(
     z: float,  # Redshift
 ) -> tuple[float, float, float]:  # g - r, r - z, z - W1 (AB)
-    "Colours of an old galaxy"
+    """Colours of an old galaxy
+
+    Parameters
+    ----------
+    z : float
+        Redshift
+
+    Returns
+    -------
+    tuple[float, float, float]
+        g - r, r - z, z - W1 (AB)
+    """
     gr, rz, zw1 = (float(np.interp(z, PASSIVE["z"], PASSIVE[c])) for c in ("g-r", "r-z", "z-w1"))
     return gr, rz, zw1

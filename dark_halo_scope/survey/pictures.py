@@ -20,7 +20,23 @@ from ..base.magnitudes import ZERO_POINT, flux_of
 # %% ../../nbs/survey/pictures.ipynb #a30bf4d9
 @dataclass(frozen=True)
 class Colours:
-    "A rendering of three bands as one colour picture"
+    """A rendering of three bands as one colour picture
+
+    Attributes
+    ----------
+    bands : tuple[str, str, str]
+        In the order of red, green, blue
+    scale : tuple[float, float, float]
+        Picture units per nanomaggy in red, green, blue
+    offset : float
+        m: picture units of zero flux
+    slope : float
+        a
+    softening : float
+        sigma [picture units]
+    keeps_hue : bool
+        A pixel that is too bright keeps its hue (Lupton), or each channel is clipped (the viewer)
+    """
 
     bands: tuple[str, str, str]  # In the order of red, green, blue
     scale: tuple[float, float, float]  # Picture units per nanomaggy in red, green, blue
@@ -39,7 +55,23 @@ def lupton(
     stretch: float = 5.0,  # stretch of `make_lupton_rgb` [picture units]
     zero_point: float = ZERO_POINT,  # Magnitude of one picture unit; 30 for counts of DES coadds
 ) -> Colours:
-    "The colours of `make_lupton_rgb` with a minimum of 0"
+    """The colours of `make_lupton_rgb` with a minimum of 0
+
+    Parameters
+    ----------
+    bands : tuple[str, str, str], default ('i', 'r', 'g')
+        Red, green, blue
+    q : float, default 8.0
+        Q of `make_lupton_rgb`
+    stretch : float, default 5.0
+        stretch of `make_lupton_rgb` [picture units]
+    zero_point : float, default ZERO_POINT
+        Magnitude of one picture unit; 30 for counts of DES coadds
+
+    Returns
+    -------
+    Colours
+    """
     scale = 1 / float(flux_of(zero_point))
     return Colours(bands, (scale,) * 3, 0.0, 0.1 / np.arcsinh(0.1 * q), stretch / q, True)
 
@@ -48,7 +80,24 @@ def to_pictures(
     flux: np.ndarray,  # (n, 3, y, x) blue band first [nmgy/pixel], y up
     colours: Colours = VIEWER,
 ) -> np.ndarray:  # (n, y, x, 3) uint8, red first, y down
-    "Pictures of fluxes, truncated to 8 bit; raises BadInput for another shape or pixels that are not finite"
+    """Pictures of fluxes, truncated to 8 bit; raises BadInput for another shape or pixels that are not finite
+
+    Parameters
+    ----------
+    flux : np.ndarray
+        (n, 3, y, x) blue band first [nmgy/pixel], y up
+    colours : Colours, default VIEWER
+
+    Returns
+    -------
+    np.ndarray
+        (n, y, x, 3) uint8, red first, y down
+
+    Raises
+    ------
+    BadInput
+        pictures: shape {flux.shape}; expected finite (n, 3, y, x) in {', '.join(colours.bands[::-1])}
+    """
     flux = np.asarray(flux, np.float64)
     if flux.ndim != 4 or flux.shape[1] != 3 or not np.isfinite(flux).all():
         raise BadInput(f"pictures: shape {flux.shape}; expected finite (n, 3, y, x) in {', '.join(colours.bands[::-1])}")
@@ -63,7 +112,19 @@ def to_pictures(
 # %% ../../nbs/survey/pictures.ipynb #1c196a3f
 @dataclass(frozen=True)
 class Fluxes:
-    "What pictures say of fluxes"
+    """What pictures say of fluxes
+
+    Attributes
+    ----------
+    flux : np.ndarray
+        (n, 3, y, x) float32 [nmgy/pixel], blue band first, y up
+    sigma : np.ndarray
+        (n, 3, y, x) float32, noise of 8 bits alone [nmgy/pixel]
+    bad : np.ndarray
+        (n, y, x) bool: saturated or lettered
+    black : np.ndarray
+        (n, y, x) bool: a channel is 0, its flux an upper limit
+    """
 
     flux: np.ndarray  # (n, 3, y, x) float32 [nmgy/pixel], blue band first, y up
     sigma: np.ndarray  # (n, 3, y, x) float32, noise of 8 bits alone [nmgy/pixel]
@@ -88,7 +149,25 @@ def to_fluxes(
     colours: Colours = VIEWER,
     lettered: np.ndarray | None = None,  # (n, y, x) bool in the pictures' own rows, see `lettering`
 ) -> Fluxes:
-    "Fluxes of pictures; raises BadInput for another shape or type"
+    """Fluxes of pictures; raises BadInput for another shape or type
+
+    Parameters
+    ----------
+    pictures : np.ndarray
+        (n, y, x, 3) uint8, red first, y down
+    colours : Colours, default VIEWER
+    lettered : np.ndarray | None, default None
+        (n, y, x) bool in the pictures' own rows, see `lettering`
+
+    Returns
+    -------
+    Fluxes
+
+    Raises
+    ------
+    BadInput
+        pictures: {pictures.dtype} of shape {pictures.shape}; expected uint8 (n, y, x, 3)
+    """
     pictures = np.asarray(pictures)
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
         raise BadInput(f"pictures: {pictures.dtype} of shape {pictures.shape}; expected uint8 (n, y, x, 3)")
@@ -120,7 +199,22 @@ def lettering(
     rows: int = 11,  # Rows on top and at the bottom that carry text; all of them are marked
     edge: int = 3,  # Width of a frame [pixel]
 ) -> np.ndarray:  # (n, y, x) bool, rows as in the picture
-    "Pixels of text rows, and white or red frames with what touches them"
+    """Pixels of text rows, and white or red frames with what touches them
+
+    Parameters
+    ----------
+    pictures : np.ndarray
+        (n, y, x, 3) uint8, y down
+    rows : int, default 11
+        Rows on top and at the bottom that carry text; all of them are marked
+    edge : int, default 3
+        Width of a frame [pixel]
+
+    Returns
+    -------
+    np.ndarray
+        (n, y, x) bool, rows as in the picture
+    """
     red, green, blue = (pictures[..., k].astype(int) for k in range(3))
     frame = (np.minimum(np.minimum(red, green), blue) > 200) | ((red > 150) & (np.maximum(green, blue) < 80))
     inner = np.zeros(pictures.shape[1:3], bool)
@@ -139,7 +233,20 @@ def hann_matrix(
     n_in: int,  # Pixels before
     n_out: int,  # Pixels after, more than before
 ) -> np.ndarray:  # (n_out, n_in), rows of sum 1
-    "Interpolation along one axis with the kernel (1 + cos(pi d)) / 2 of one input pixel's reach"
+    """Interpolation along one axis with the kernel (1 + cos(pi d)) / 2 of one input pixel's reach
+
+    Parameters
+    ----------
+    n_in : int
+        Pixels before
+    n_out : int
+        Pixels after, more than before
+
+    Returns
+    -------
+    np.ndarray
+        (n_out, n_in), rows of sum 1
+    """
     at = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
     distance = np.abs(at[:, None] - np.arange(n_in))
     weight = np.where(distance < 1, 0.5 + 0.5 * np.cos(np.pi * distance), 0.0)
@@ -150,7 +257,24 @@ def padded(
     stack: np.ndarray,  # (n, band, y, x)
     n_pix: int = RENDER_PIXELS,
 ) -> np.ndarray:  # (n, band, n_pix, n_pix)
-    "Reflect-padded, or cut about the middle, to `n_pix` a side; raises BadInput when the parity differs, for then the galaxy would move by half a pixel"
+    """Reflect-padded, or cut about the middle, to `n_pix` a side; raises BadInput when the parity differs, for then the galaxy would move by half a pixel
+
+    Parameters
+    ----------
+    stack : np.ndarray
+        (n, band, y, x)
+    n_pix : int, default RENDER_PIXELS
+
+    Returns
+    -------
+    np.ndarray
+        (n, band, n_pix, n_pix)
+
+    Raises
+    ------
+    BadInput
+        stack: shape {stack.shape}; expected (n, band, y, x), square, with an {'odd' if n_pix % 2 else 'even'} number of pixels a side
+    """
     have = stack.shape[-1]
     if stack.ndim != 4 or stack.shape[-2] != have or (n_pix - have) % 2:
         raise BadInput(
@@ -165,7 +289,23 @@ def padded(
 def render_8bit(
     stack: np.ndarray,  # (n, 3, y, x) g, r, z [nmgy/pixel]
 ) -> np.ndarray:  # (n, 101, 101, 3) uint8 in z, r, g, y down: as the public files
-    "The public sample's rendering, from flux to bytes; raises BadInput for pixels that are not finite"
+    """The public sample's rendering, from flux to bytes; raises BadInput for pixels that are not finite
+
+    Parameters
+    ----------
+    stack : np.ndarray
+        (n, 3, y, x) g, r, z [nmgy/pixel]
+
+    Returns
+    -------
+    np.ndarray
+        (n, 101, 101, 3) uint8 in z, r, g, y down: as the public files
+
+    Raises
+    ------
+    BadInput
+        rendering: shape {stack.shape}, finite {bool(np.isfinite(stack).all())}; expected finite g, r, z
+    """
     stack = padded(np.asarray(stack))
     if stack.shape[1] != 3 or not np.isfinite(stack).all():
         raise BadInput(f"rendering: shape {stack.shape}, finite {bool(np.isfinite(stack).all())}; expected finite g, r, z")
@@ -184,14 +324,36 @@ def render_8bit(
 def from_8bit(
     pictures: np.ndarray,  # (n, 101, 101, 3) uint8, z, r, g, y down
 ) -> np.ndarray:  # (n, 3, 101, 101) float32 in 0..1, g, r, z, y up
-    "Rendered pictures as a stack, in units of the picture's own scale"
+    """Rendered pictures as a stack, in units of the picture's own scale
+
+    Parameters
+    ----------
+    pictures : np.ndarray
+        (n, 101, 101, 3) uint8, z, r, g, y down
+
+    Returns
+    -------
+    np.ndarray
+        (n, 3, 101, 101) float32 in 0..1, g, r, z, y up
+    """
     return np.ascontiguousarray(pictures[:, ::-1, :, ::-1].transpose(0, 3, 1, 2), np.float32) / np.float32(255)
 
 # %% ../../nbs/survey/pictures.ipynb #3a47ddc0
 def softened(
     stack: np.ndarray,  # (n, band, 101, 101) light that is added to a rendered stack
 ) -> np.ndarray:  # Same shape: the light as the two resamplings leave it
-    "The linear part of the rendering, for light that is painted into a picture which has been through it"
+    """The linear part of the rendering, for light that is painted into a picture which has been through it
+
+    Parameters
+    ----------
+    stack : np.ndarray
+        (n, band, 101, 101) light that is added to a rendered stack
+
+    Returns
+    -------
+    np.ndarray
+        Same shape: the light as the two resamplings leave it
+    """
     up = hann_matrix(RENDER_PIXELS, UP_PIXELS)
     out = np.empty(stack.shape, np.float32)
     for i in np.ndindex(stack.shape[:2]):
@@ -203,7 +365,18 @@ def softened(
 def rendering_facts(
     pictures: np.ndarray,  # (n, 101, 101, 3) uint8
 ) -> dict[str, float]:  # zeros_z, zeros_r, zeros_g: median share of zeros in the corners; full: median share of 255
-    "What tells one rendering from another: compare these before comparing anything else"
+    """What tells one rendering from another: compare these before comparing anything else
+
+    Parameters
+    ----------
+    pictures : np.ndarray
+        (n, 101, 101, 3) uint8
+
+    Returns
+    -------
+    dict[str, float]
+        zeros_z, zeros_r, zeros_g: median share of zeros in the corners; full: median share of 255
+    """
     side = 20
     corners = np.concatenate([pictures[:, y, x] for y in (slice(side), slice(-side, None)) for x in (slice(side), slice(-side, None))], 1)
     zeros = np.median((corners.reshape(len(pictures), -1, 3) == 0).mean(1), 0)
@@ -214,7 +387,20 @@ def sky_level(
     stack: np.ndarray,  # (n, band, y, x), y and x alike
     width: int = 6,  # Of the rim [pixel]
 ) -> tuple[np.ndarray, np.ndarray]:  # Median and robust sigma of the rim, (n, band) each
-    "Level and noise of the sky from a stamp's rim"
+    """Level and noise of the sky from a stamp's rim
+
+    Parameters
+    ----------
+    stack : np.ndarray
+        (n, band, y, x), y and x alike
+    width : int, default 6
+        Of the rim [pixel]
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Median and robust sigma of the rim, (n, band) each
+    """
     rim = np.ones(stack.shape[-2:], bool)
     rim[width:-width, width:-width] = False
     pixels = stack[..., rim]
@@ -226,7 +412,25 @@ def from_8bit_fluxes(
     pictures: np.ndarray,  # (n, 101, 101, 3) uint8, z, r, g, y down
     mag_r: np.ndarray,  # (n,) r magnitude of each whole stamp
 ) -> Fluxes:  # g, r, z; (n, 3, 101, 101), saturated pixels a lower limit
-    "Fluxes of the linear chain's pictures, with the scale from the stamp's magnitude; raises BadInput for magnitudes that are not finite"
+    """Fluxes of the linear chain's pictures, with the scale from the stamp's magnitude; raises BadInput for magnitudes that are not finite
+
+    Parameters
+    ----------
+    pictures : np.ndarray
+        (n, 101, 101, 3) uint8, z, r, g, y down
+    mag_r : np.ndarray
+        (n,) r magnitude of each whole stamp
+
+    Returns
+    -------
+    Fluxes
+        g, r, z; (n, 3, 101, 101), saturated pixels a lower limit
+
+    Raises
+    ------
+    BadInput
+        8-bit fluxes: {len(mag_r)} magnitudes, finite {bool(np.isfinite(mag_r).all())}; expected one for each of {len(pictures)} pictures
+    """
     mag_r = np.asarray(mag_r, np.float64)
     if not np.isfinite(mag_r).all() or len(mag_r) != len(pictures):
         raise BadInput(

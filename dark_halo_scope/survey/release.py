@@ -26,7 +26,22 @@ _BRICKNAME = re.compile(r"\d{4}[pm]\d{3}")
 def check_brickname(
     brickname: str,  # Such as "1501p022": 10 x RA in four digits, p or m, 10 x |Dec| in three
 ) -> str:
-    "The name itself; raises BadInput for anything that is not the name of a brick"
+    """The name itself; raises BadInput for anything that is not the name of a brick
+
+    Parameters
+    ----------
+    brickname : str
+        Such as "1501p022": 10 x RA in four digits, p or m, 10 x |Dec| in three
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    BadInput
+        brick name {brickname}: expected four digits, p or m, three digits, such as '1501p022'
+    """
     if not _BRICKNAME.fullmatch(brickname):
         raise BadInput(f"brick name {brickname!r}: expected four digits, p or m, three digits, such as '1501p022'")
     return brickname
@@ -36,7 +51,19 @@ def sweep_corner(
     ra: int,  # Right ascension [deg]
     dec: int,  # Declination [deg]
 ) -> str:
-    "A corner as sweeps write it"
+    """A corner as sweeps write it
+
+    Parameters
+    ----------
+    ra : int
+        Right ascension [deg]
+    dec : int
+        Declination [deg]
+
+    Returns
+    -------
+    str
+    """
     return f"{ra:03d}{'m' if dec < 0 else 'p'}{abs(dec):03d}"
 
 # %% ../../nbs/survey/release.ipynb #49ef3242
@@ -45,7 +72,27 @@ def sweep_corners(
     dec: float,  # Declination [deg]
     size: tuple[int, int] = (5, 5),  # Of a sweep in right ascension and declination [deg]
 ) -> str:  # Such as 000m010-005m005
-    "The corners of the sweep that holds a position; raises BadInput off the sky"
+    """The corners of the sweep that holds a position; raises BadInput off the sky
+
+    Parameters
+    ----------
+    ra : float
+        Right ascension [deg]
+    dec : float
+        Declination [deg]
+    size : tuple[int, int], default (5, 5)
+        Of a sweep in right ascension and declination [deg]
+
+    Returns
+    -------
+    str
+        Such as 000m010-005m005
+
+    Raises
+    ------
+    BadInput
+        position ({ra}, {dec}): expected 0 <= ra < 360 and -90 <= dec <= 90
+    """
     if not (0 <= ra < 360 and -90 <= dec <= 90):
         raise BadInput(f"position ({ra}, {dec}): expected 0 <= ra < 360 and -90 <= dec <= 90")
     ra0, dec0 = size[0] * int(ra // size[0]), size[1] * int(min(dec, 89.999) // size[1])
@@ -55,7 +102,23 @@ def sweep_corners(
 def sweep_bounds(
     name: str,  # File name or whole path of a sweep
 ) -> tuple[float, float, float, float]:  # ra_min, ra_max, dec_min, dec_max [deg]
-    "The rectangle of sky that a sweep covers, from its name; raises BadInput when it is not a sweep's name"
+    """The rectangle of sky that a sweep covers, from its name; raises BadInput when it is not a sweep's name
+
+    Parameters
+    ----------
+    name : str
+        File name or whole path of a sweep
+
+    Returns
+    -------
+    tuple[float, float, float, float]
+        ra_min, ra_max, dec_min, dec_max [deg]
+
+    Raises
+    ------
+    BadInput
+        sweep {name}: expected a name such as 'sweep-000m010-005m005.fits'
+    """
     found = CORNERS.search(name)
     if not found:
         raise BadInput(f"sweep {name!r}: expected a name such as 'sweep-000m010-005m005.fits'")
@@ -67,7 +130,23 @@ def sweep_bounds(
 def parse_address(
     address: str,  # root, root#release, or the name of a release
 ) -> tuple[str, str]:  # The root, empty for the release's own, and the name of the release
-    "The two parts of an address; raises BadInput for a release that does not exist"
+    """The two parts of an address; raises BadInput for a release that does not exist
+
+    Parameters
+    ----------
+    address : str
+        root, root#release, or the name of a release
+
+    Returns
+    -------
+    tuple[str, str]
+        The root, empty for the release's own, and the name of the release
+
+    Raises
+    ------
+    BadInput
+        unknown release
+    """
     root, sharp, name = address.partition("#")
     if sharp:
         survey_facts(name)
@@ -81,7 +160,13 @@ def parse_address(
 # %% ../../nbs/survey/release.ipynb #ec2b81ad
 @dataclass(frozen=True)
 class Release:
-    "Paths of a release's files under one root"
+    """Paths of a release's files under one root
+
+    Attributes
+    ----------
+    address : str, default DEFAULT
+        Root, root#release, or the name of a release
+    """
 
     address: str = DEFAULT  # Root, root#release, or the name of a release
 
@@ -142,7 +227,14 @@ class Release:
         return join(self.root, self.facts.files["coadd"].rpartition("/")[0].format(aaa=check_brickname(brick)[:3], brick=brick))
 
     def coadd(self, brick: str, kind: str, band: str | None = None) -> str:
-        "One coadd: `image`, `invvar`, `psfsize`, ... in a band, or `maskbits` of all; raises BadInput for other kinds and bands"
+        """One coadd: `image`, `invvar`, `psfsize`, ... in a band, or `maskbits` of all; raises BadInput for other kinds and bands
+
+        Raises
+        ------
+        BadInput
+            unknown coadd
+            unknown band
+        """
         names = {"aaa": check_brickname(brick)[:3], "brick": brick}
         if kind == "maskbits" and band is None:
             return self.file("maskbits", **names)
@@ -153,7 +245,13 @@ class Release:
         return self.file("coadd", kind=kind, band=str(band), **names)
 
     def sweeps(self) -> list[str]:
-        "Every sweep there is, sorted by name; raises BadInput when there is none"
+        """Every sweep there is, sorted by name; raises BadInput when there is none
+
+        Raises
+        ------
+        BadInput
+            {join(self.root, folder)}: no {name.format(corners='*')} here; expected the layout of {self.facts.meaning}
+        """
         folder, _, name = self.facts.files["sweep"].rpartition("/")
         pattern = re.escape(name).replace(re.escape("{corners}"), CORNERS.pattern)
         found = sorted(path for path in list_files(join(self.root, folder)) if re.fullmatch(pattern, path.rpartition("/")[2]))

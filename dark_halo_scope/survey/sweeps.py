@@ -21,7 +21,27 @@ def arrow_column(
     name: str,  # Column name, for the message
     where: str,  # Name of the file, for the message
 ) -> pa.Array:
-    "A stored column in the machine's byte order, text stripped; raises BadInput for a column of vectors, or text that is not ASCII"
+    """A stored column in the machine's byte order, text stripped; raises BadInput for a column of vectors, or text that is not ASCII
+
+    Parameters
+    ----------
+    values : np.ndarray
+        (rows,) as stored: big-endian numbers, or text padded with blanks or zeros
+    name : str
+        Column name, for the message
+    where : str
+        Name of the file, for the message
+
+    Returns
+    -------
+    pa.Array
+
+    Raises
+    ------
+    BadInput
+        {where}: column '{name}' holds {values.shape[1]} values a row; expected one
+        {where}: column '{name}' holds bytes that are not text
+    """
     if values.ndim != 1:
         raise BadInput(f"{where}: column '{name}' holds {values.shape[1]} values a row; expected one")
     if values.dtype.kind != "S":
@@ -39,7 +59,23 @@ def table_chunks(
     chunk_bytes: int = 32 * 2**20,  # Memory of one block of rows as stored [bytes]
     extension: int | str = 1,  # HDU
 ) -> Iterator[pa.Table]:
-    "The columns of a FITS table, a block of rows at a time; raises BadInput when the file is not whole or a column is missing"
+    """The columns of a FITS table, a block of rows at a time; raises BadInput when the file is not whole or a column is missing
+
+    Parameters
+    ----------
+    uri : str
+        Sweep, Tractor catalogue or brick table; local path or address
+    columns : Sequence[str]
+        Names in lower case
+    chunk_bytes : int, default 32 * 2 ** 20
+        Memory of one block of rows as stored [bytes]
+    extension : int | str, default 1
+        HDU
+
+    Returns
+    -------
+    Iterator[pa.Table]
+    """
     where = str(uri)
     with open_random(uri) as file:
         hdu = find_hdu(file, extension, where)
@@ -59,7 +95,21 @@ def read_table(
     columns: Sequence[str],  # Names in lower case
     extension: int | str = 1,  # HDU
 ) -> pa.Table:
-    "The columns of a FITS table in memory; raises BadInput as `table_chunks` does"
+    """The columns of a FITS table in memory; raises BadInput as `table_chunks` does
+
+    Parameters
+    ----------
+    uri : str
+        Local path or address
+    columns : Sequence[str]
+        Names in lower case
+    extension : int | str, default 1
+        HDU
+
+    Returns
+    -------
+    pa.Table
+    """
     return pa.concat_tables(table_chunks(uri, columns, extension=extension)).combine_chunks()
 
 # %% ../../nbs/survey/sweeps.ipynb #9a24db5c
@@ -67,7 +117,20 @@ def table_names(
     uri: str,  # Local path or address
     extension: int | str = 1,  # HDU
 ) -> tuple[str, ...]:  # In lower case, as they stand in the file
-    "The columns that a FITS table has; raises BadInput when the file is not whole or not a table"
+    """The columns that a FITS table has; raises BadInput when the file is not whole or not a table
+
+    Parameters
+    ----------
+    uri : str
+        Local path or address
+    extension : int | str, default 1
+        HDU
+
+    Returns
+    -------
+    tuple[str, ...]
+        In lower case, as they stand in the file
+    """
     with open_random(uri) as file:
         hdu = find_hdu(file, extension, str(uri))
         count = header_int(hdu.header, "TFIELDS", str(uri), high=999)

@@ -20,7 +20,21 @@ from ..base.schema import PARENT, TYPES, columns_of
 # %% ../../nbs/survey/tap.ipynb #5cfbbe1a
 @dataclass(frozen=True)
 class JobPolicy:
-    "Request policy of a TAP service"
+    """Request policy of a TAP service
+
+    Attributes
+    ----------
+    tries : int, default 4
+        Of one query, where the service does not answer
+    first_wait : float, default 2.0
+        Before the second try; doubles each time [s]
+    rest : float, default 60.0
+        A service that did not answer is tried once only for so long [s]
+    longest : float, default 3600.0
+        A job that runs longer is given up [s]
+    max_rows : int, default 20000000
+        Asked for at most, and refused beyond
+    """
 
     tries: int = 4  # Of one query, where the service does not answer
     first_wait: float = 2.0  # Before the second try; doubles each time [s]
@@ -38,7 +52,17 @@ WHOLE = {"nobs": pa.int16(), "maskbits": pa.int32(), "n": pa.int64()}
 def catalogue_type(
     name: str,  # A column of the Tractor catalogue, or n for a count
 ) -> pa.DataType:
-    "The type that the catalogue's files give a column"
+    """The type that the catalogue's files give a column
+
+    Parameters
+    ----------
+    name : str
+        A column of the Tractor catalogue, or n for a count
+
+    Returns
+    -------
+    pa.DataType
+    """
     known = {c.name: TYPES[c.dtype] for c in columns_of(PARENT, "griz")}
     return known.get(name) or WHOLE.get(name.rsplit("_", 1)[0] if name.startswith("nobs") else name, pa.float32())
 
@@ -47,7 +71,25 @@ def as_catalogue(
     columns: dict[str, np.ndarray],  # As a service wrote them; masked where it wrote nothing
     where: str,  # The service, for the message
 ) -> pa.Table:
-    "The columns in the catalogue's types; raises BadInput for a value that does not fit"
+    """The columns in the catalogue's types; raises BadInput for a value that does not fit
+
+    Parameters
+    ----------
+    columns : dict[str, np.ndarray]
+        As a service wrote them; masked where it wrote nothing
+    where : str
+        The service, for the message
+
+    Returns
+    -------
+    pa.Table
+
+    Raises
+    ------
+    BadInput
+        {where}: column '{name}' has {int(empty.sum())} empty rows; expected whole numbers
+        {where}: column '{name}' does not fit {wanted} ({' '.join(str(error).split())[:120]})
+    """
     arrays = {}
     for name, values in columns.items():
         wanted = catalogue_type(name)
@@ -75,7 +117,29 @@ def ask(
     query: str,  # In ADQL
     policy: JobPolicy = JobPolicy(),
 ) -> pa.Table:  # Names in lower case
-    "The rows of a query; raises BadInput when the service refuses it, cuts the answer, or cannot be reached"
+    """The rows of a query; raises BadInput when the service refuses it, cuts the answer, or cannot be reached
+
+    Parameters
+    ----------
+    url : str
+        Of the TAP service
+    query : str
+        In ADQL
+    policy : JobPolicy, default JobPolicy()
+
+    Returns
+    -------
+    pa.Table
+        Names in lower case
+
+    Raises
+    ------
+    BadInput
+        a TAP service is asked through pyvo, which is not installed; expected: pip install "dark_halo_scope[tap]"
+        {url}: the service cut its answer at {len(answer)} rows; expected all of them: ask for smaller pieces of sky
+        {url}: the service refuses the query ({' '.join(str(error).split())[:300]})
+        {url}: no answer in {tries} tries ({said}); what was fetched before is kept, the same command goes on
+    """
     try:
         from pyvo.dal import DALFormatError, DALQueryError, DALServiceError
         from requests import RequestException
@@ -117,7 +181,25 @@ def check_columns(
     table: str,  # Its name there
     columns: list[str],  # In lower case
 ) -> None:
-    "Raises BadInput naming the columns that a service's table lacks, or when there is no such table"
+    """Raises BadInput naming the columns that a service's table lacks, or when there is no such table
+
+    Parameters
+    ----------
+    url : str
+        Of the TAP service
+    table : str
+        Its name there
+    columns : list[str]
+        In lower case
+
+    Raises
+    ------
+    BadInput
+        a TAP service is asked through pyvo, which is not installed; expected: pip install "dark_halo_scope[tap]"
+        {url}: no answer ({' '.join(str(error).split())[:200]})
+        {url}: no table '{table}'; expected the Tractor catalogue of a release
+        {url}: table '{table}' lacks column(s) {', '.join(lacking)}
+    """
     try:
         from pyvo.dal import DALAccessError, TAPService
         from requests import RequestException

@@ -53,7 +53,24 @@ def rice_decode(
     block: int,  # Pixels of a block: BLOCKSIZE
     bytepix: int,  # Bytes of an original pixel: 1, 2 or 4
 ) -> bool:  # False when the code ends before the pixels do
-    "Decodes the first pixels of a Rice-coded tile in place; a plain function, `base.kernels.compiled` before use"
+    """Decodes the first pixels of a Rice-coded tile in place; a plain function, `base.kernels.compiled` before use
+
+    Parameters
+    ----------
+    code : np.ndarray
+        (bytes,) uint8: one tile's code
+    out : np.ndarray
+        (pixels,) int32, filled
+    block : int
+        Pixels of a block: BLOCKSIZE
+    bytepix : int
+        Bytes of an original pixel: 1, 2 or 4
+
+    Returns
+    -------
+    bool
+        False when the code ends before the pixels do
+    """
     width_bits, top = (5, 25) if bytepix == 4 else (4, 14) if bytepix == 2 else (3, 6)
     sign = np.int64(1) << (8 * bytepix - 1)
     last: Any = np.int64(0)
@@ -96,7 +113,13 @@ EXACT_ZERO = -2_147_483_646
 
 @cache
 def dither_table() -> np.ndarray:  # (10000,) float32
-    "The random numbers of subtractive dithering"
+    """The random numbers of subtractive dithering
+
+    Returns
+    -------
+    np.ndarray
+        (10000,) float32
+    """
     seed, values = 1, np.empty(N_RANDOM)
     for i in range(N_RANDOM):
         seed = 16_807 * seed % 2_147_483_647
@@ -115,7 +138,27 @@ def undither(
     blank: int,  # The number that stands for "not a number"
     table: np.ndarray,  # `dither_table()`
 ) -> None:
-    "Turns a tile's whole numbers to fluxes in place; a plain function, `base.kernels.compiled` before use"
+    """Turns a tile's whole numbers to fluxes in place; a plain function, `base.kernels.compiled` before use
+
+    Parameters
+    ----------
+    numbers : np.ndarray
+        (pixels,) int32
+    out : np.ndarray
+        (pixels,) float32, filled
+    scale : float
+        ZSCALE of the tile
+    zero : float
+        ZZERO of the tile
+    row : int
+        Row of the tile in the table from 0, plus ZDITHER0 - 1; negative without dithering
+    exact_zeros : bool
+        Method 2
+    blank : int
+        The number that stands for "not a number"
+    table : np.ndarray
+        `dither_table()`
+    """
     if row < 0:
         for i in range(out.size):
             out[i] = np.nan if numbers[i] == blank else np.float32(np.float64(numbers[i]) * scale + zero)
@@ -135,7 +178,47 @@ def undither(
 # %% ../../nbs/survey/tiles.ipynb #7199447d
 @dataclass(frozen=True)
 class TiledImage:
-    "An open compressed image: where each tile's bytes lie and how to decode them"
+    """An open compressed image: where each tile's bytes lie and how to decode them
+
+    Attributes
+    ----------
+    file : pa.NativeFile
+    where : str
+        Name of the file, for messages
+    header : dict[str, CardValue]
+    shape : tuple[int, int]
+        (y, x) of the image
+    tile : tuple[int, int]
+        (y, x) of a whole tile
+    method : str
+        ZCMPTYPE
+    dtype : np.dtype
+        Of the decoded image
+    row : int
+        ZDITHER0 - 1; negative without dithering
+    exact_zeros : bool
+        SUBTRACTIVE_DITHER_2
+    quantised : bool
+        ZSCALE and ZZERO apply
+    size : np.ndarray
+        (tiles,) bytes of code
+    start : np.ndarray
+        (tiles,) offset of the code in the file
+    packed : np.ndarray
+        (tiles,) bool: kept as gzipped plain values, because they would not quantise
+    scale : np.ndarray
+        (tiles,) float64
+    zero : np.ndarray
+        (tiles,) float64
+    blank : int
+        ZBLANK
+    block : int
+        Rice: BLOCKSIZE
+    bytepix : int
+        Rice: BYTEPIX
+    smooth : int
+        H-compress: SMOOTH
+    """
 
     file: pa.NativeFile
     where: str  # Name of the file, for messages
@@ -173,7 +256,33 @@ def open_tiled(
     extension: int | str = 1,  # HDU: 1 in every coadd, since the primary HDU is empty
     file: pa.NativeFile | None = None,  # The file, if it is already open
 ) -> TiledImage:
-    "Reads the header and the table of tiles; raises BadInput when this is not a whole compressed image of a kind that DR10 has"
+    """Reads the header and the table of tiles; raises BadInput when this is not a whole compressed image of a kind that DR10 has
+
+    Parameters
+    ----------
+    uri : str
+        A .fits.fz file
+    extension : int | str, default 1
+        HDU: 1 in every coadd, since the primary HDU is empty
+    file : pa.NativeFile | None, default None
+        The file, if it is already open
+
+    Returns
+    -------
+    TiledImage
+
+    Raises
+    ------
+    BadInput
+        {where}: HDU {extension} is not an image compressed by {', '.join(METHODS)} (ZCMPTYPE = {head.get('ZCMPTYPE')})
+        {where}: ZNAXIS = {head.get('ZNAXIS')}, ZBITPIX = {bits}, ZQUANTIZ = {dithering}; expected a flat image of DR10's kind
+        {where}: BZERO = {head.get('BZERO')}, BSCALE = {head.get('BSCALE')}; expected an image that is not scaled
+        {where}: tiles of {tile[1]} x {tile[0]} pixels; expected at most 4,000,000 pixels a tile
+        {where}: a column ZBLANK; expected one number for all tiles in the header, as in DR10
+        {where}: {len(rows)} tiles for an image of {shape[1]} x {shape[0]} in tiles of {tile[1]} x {tile[0]}
+        {where}: tiles lie outside the file's data, or hold nothing; expected every tile in the heap
+        {where}: {name.upper()} is not finite for {int((~np.isfinite(values)).sum())} tiles
+    """
     where = str(uri)
     file = file or open_random(uri)
     hdu = find_hdu(file, extension, where)
@@ -251,7 +360,28 @@ def decode_tile(
     code: np.ndarray,  # Its bytes, uint8
     rows: int = 2**31,  # Lowest rows wanted: Rice codes need not be read further
 ) -> np.ndarray:  # (y, x) in the image's type, at least so many rows
-    "One tile's pixels; raises BadInput when its bytes cannot be decoded"
+    """One tile's pixels; raises BadInput when its bytes cannot be decoded
+
+    Parameters
+    ----------
+    image : TiledImage
+    number : int
+        Row of the tile in the table
+    code : np.ndarray
+        Its bytes, uint8
+    rows : int, default 2 ** 31
+        Lowest rows wanted: Rice codes need not be read further
+
+    Returns
+    -------
+    np.ndarray
+        (y, x) in the image's type, at least so many rows
+
+    Raises
+    ------
+    BadInput
+        {image.where}: tile {number} cannot be decoded ({error})
+    """
     j, i = divmod(number, image.grid[1])
     shape = (min(image.tile[0], image.shape[0] - j * image.tile[0]), min(image.tile[1], image.shape[1] - i * image.tile[1]))
     if image.method.startswith("RICE") and not image.packed[number]:
@@ -304,7 +434,19 @@ def read_codes(
     image: TiledImage,
     numbers: np.ndarray,  # Rows of the tiles, sorted
 ) -> list[np.ndarray]:  # Their bytes
-    "The bytes of some tiles, in as few reads as pay; raises BadInput when the file ends early"
+    """The bytes of some tiles, in as few reads as pay; raises BadInput when the file ends early
+
+    Parameters
+    ----------
+    image : TiledImage
+    numbers : np.ndarray
+        Rows of the tiles, sorted
+
+    Returns
+    -------
+    list[np.ndarray]
+        Their bytes
+    """
     start, stop = image.start[numbers], image.start[numbers] + image.size[numbers]
     order = np.argsort(start, kind="stable")
     codes: list[np.ndarray] = [np.empty(0, np.uint8)] * len(numbers)
@@ -328,7 +470,28 @@ def read_stamps(
     y0: np.ndarray,  # (n,) int64: lowest pixel
     n_pix: int,  # Side of a stamp [pixels]
 ) -> np.ndarray:  # (n, n_pix, n_pix) in the image's type
-    "Stamps that lie wholly inside the image; raises BadInput when one does not, or the file is broken"
+    """Stamps that lie wholly inside the image; raises BadInput when one does not, or the file is broken
+
+    Parameters
+    ----------
+    image : TiledImage
+    x0 : np.ndarray
+        (n,) int64: leftmost pixel of each stamp, 0-indexed
+    y0 : np.ndarray
+        (n,) int64: lowest pixel
+    n_pix : int
+        Side of a stamp [pixels]
+
+    Returns
+    -------
+    np.ndarray
+        (n, n_pix, n_pix) in the image's type
+
+    Raises
+    ------
+    BadInput
+        {image.where}: a stamp of {n_pix} pixels reaches over the edge of an image of {image.shape[1]} x {image.shape[0]}
+    """
     x0, y0 = np.asarray(x0, np.int64), np.asarray(y0, np.int64)
     if len(x0) and (min(x0.min(), y0.min()) < 0 or x0.max() + n_pix > image.shape[1] or y0.max() + n_pix > image.shape[0]):
         raise BadInput(f"{image.where}: a stamp of {n_pix} pixels reaches over the edge of an image of {image.shape[1]} x {image.shape[0]}")

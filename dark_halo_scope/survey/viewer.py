@@ -39,7 +39,23 @@ MAX_SIZE = 512  # Documented limit [pixels]
 
 @dataclass(frozen=True)
 class ViewerRecipe:
-    "What is asked of the cutout service"
+    """What is asked of the cutout service
+
+    Attributes
+    ----------
+    service : str, default 'https://www.legacysurvey.org/viewer'
+        Address
+    layer : str, default 'ls-dr10-south'
+        A layer of a release, see `survey.facts`
+    bands : tuple[str, ...], default ('g', 'r', 'z')
+        In this order
+    n_pix : int, default 64
+        Side of a stamp [pixels]
+    pixscale : float, default 0.262
+        [arcsec/pixel]
+    psf : bool, default True
+        Ask for the point-spread function too: one more request a position
+    """
 
     service: str = "https://www.legacysurvey.org/viewer"  # Address
     layer: str = "ls-dr10-south"  # A layer of a release, see `survey.facts`
@@ -63,7 +79,25 @@ def cutout_url(
     ra: float,  # [deg]
     dec: float,  # [deg]
 ) -> str:
-    "Address of one cutout with inverse variance and mask; raises BadInput off the sky"
+    """Address of one cutout with inverse variance and mask; raises BadInput off the sky
+
+    Parameters
+    ----------
+    recipe : ViewerRecipe
+    ra : float
+        [deg]
+    dec : float
+        [deg]
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    BadInput
+        position ({ra}, {dec}): expected a finite right ascension and a declination between -90 and 90 degrees
+    """
     return f"{recipe.service}/fits-cutout?{_query(recipe, ra, dec)}&pixscale={recipe.pixscale}&size={recipe.n_pix}&invvar=1&maskbits=1"
 
 # %% ../../nbs/survey/viewer.ipynb #d8d4970a
@@ -72,7 +106,25 @@ def psf_url(
     ra: float,  # [deg]
     dec: float,  # [deg]
 ) -> str:
-    "Address of the coadd's point-spread function at a position; raises BadInput off the sky"
+    """Address of the coadd's point-spread function at a position; raises BadInput off the sky
+
+    Parameters
+    ----------
+    recipe : ViewerRecipe
+    ra : float
+        [deg]
+    dec : float
+        [deg]
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    BadInput
+        position ({ra}, {dec}): expected a finite right ascension and a declination between -90 and 90 degrees
+    """
     return f"{recipe.service}/coadd-psf/?{_query(recipe, ra, dec)}"
 
 # %% ../../nbs/survey/viewer.ipynb #59de7d78
@@ -85,7 +137,17 @@ def _query(recipe: ViewerRecipe, ra: float, dec: float) -> str:
 # %% ../../nbs/survey/viewer.ipynb #b4050b26
 @dataclass(frozen=True)
 class Answer:
-    "One cutout, checked"
+    """One cutout, checked
+
+    Attributes
+    ----------
+    image : np.ndarray
+        (band, y, x) float32 [nanomaggies/pixel]
+    invvar : np.ndarray
+        (band, y, x) float32 [nanomaggies^-2]
+    maskbits : np.ndarray
+        (y, x) int32
+    """
 
     image: np.ndarray  # (band, y, x) float32 [nanomaggies/pixel]
     invvar: np.ndarray  # (band, y, x) float32 [nanomaggies^-2]
@@ -99,7 +161,20 @@ def check_sizes(
     body: bytes,  # A FITS file
     where: str,  # The address, for the message
 ) -> None:
-    "Raises BadInput for an extension that announces more pixels than a cutout has, before any of them is made room for"
+    """Raises BadInput for an extension that announces more pixels than a cutout has, before any of them is made room for
+
+    Parameters
+    ----------
+    body : bytes
+        A FITS file
+    where : str
+        The address, for the message
+
+    Raises
+    ------
+    BadInput
+        {where}: broken FITS (an extension announces {' x '.join(map(str, sides))}); expected at most {MAX_PIXELS} pixels
+    """
     for hdu in fits.open(io.BytesIO(body), memmap=False, disable_image_compression=True):
         for key in ("", "Z"):
             sides = [int(hdu.header[f"{key}NAXIS{i + 1}"]) for i in range(int(hdu.header.get(f"{key}NAXIS", 0)))]
@@ -113,7 +188,24 @@ def open_answer(
     body: bytes,
     where: str,  # The address, for the message
 ) -> fits.HDUList:
-    "The answer as FITS; raises BadInput with the page's own words when it is something else, not whole, or larger than any cutout"
+    """The answer as FITS; raises BadInput with the page's own words when it is something else, not whole, or larger than any cutout
+
+    Parameters
+    ----------
+    body : bytes
+    where : str
+        The address, for the message
+
+    Returns
+    -------
+    fits.HDUList
+
+    Raises
+    ------
+    BadInput
+        {where}: not FITS; the server says '{words[:120]}'
+        {where}: broken FITS ({error}); expected a whole file
+    """
     body = gunzip(body, where, MAX_PIXELS * 8)
     if not body.startswith(b"SIMPLE  ="):
         words = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body[:2000].decode("utf-8", "replace"))).strip()
@@ -136,7 +228,29 @@ def parse_cutout(
     recipe: ViewerRecipe,
     where: str,  # The address, for the message
 ) -> Answer:
-    "A cutout that answers the request; raises BadInput when it answers another one"
+    """A cutout that answers the request; raises BadInput when it answers another one
+
+    Parameters
+    ----------
+    body : bytes
+    recipe : ViewerRecipe
+    where : str
+        The address, for the message
+
+    Returns
+    -------
+    Answer
+
+    Raises
+    ------
+    BadInput
+        {where}: bands '{head.get('BANDS')}' came back; expected '{wanted}' (the service falls back on its defaults without a word)
+        {where}: CD1_1 '{head.get('CD1_1')}' and CD2_2 '{head.get('CD2_2')}' came back; expected numbers
+        {where}: pixels of {scales} arcsec came back; expected {recipe.pixscale}
+        {where}: no {kind} came back; expected it of shape {shape}
+        {where}: {kind} of shape {plane.shape} came back; expected {shape}
+        {where}: MASKBITS of {planes['MASKBITS'].dtype} came back; expected whole numbers
+    """
     planes: dict[str, np.ndarray] = {}
     wanted = "".join(recipe.bands)
     hdus = open_answer(body, where)
@@ -173,7 +287,25 @@ def psfsize_of(
     psf: np.ndarray,  # (y, x) image of the point-spread function; any normalisation
     pixscale: float = 0.262,  # [arcsec/pixel]
 ) -> float:  # [arcsec]
-    "The survey's PSFSIZE of an image; raises BadInput when it holds no light"
+    """The survey's PSFSIZE of an image; raises BadInput when it holds no light
+
+    Parameters
+    ----------
+    psf : np.ndarray
+        (y, x) image of the point-spread function; any normalisation
+    pixscale : float, default 0.262
+        [arcsec/pixel]
+
+    Returns
+    -------
+    float
+        [arcsec]
+
+    Raises
+    ------
+    BadInput
+        point-spread function: expected an image with a positive sum
+    """
     psf = np.asarray(psf, np.float64)
     total = psf.sum()
     if not np.isfinite(total) or total <= 0:
@@ -187,7 +319,26 @@ def parse_psf_images(
     recipe: ViewerRecipe,
     where: str,  # The address, for the message
 ) -> list[np.ndarray]:  # One per band, (y, x) float64 of unit sum, the star in the middle pixel
-    "Pictures of a star in each band; raises BadInput when the answer does not hold each band once, or a picture is none"
+    """Pictures of a star in each band; raises BadInput when the answer does not hold each band once, or a picture is none
+
+    Parameters
+    ----------
+    body : bytes
+    recipe : ViewerRecipe
+    where : str
+        The address, for the message
+
+    Returns
+    -------
+    list[np.ndarray]
+        One per band, (y, x) float64 of unit sum, the star in the middle pixel
+
+    Raises
+    ------
+    BadInput
+        {where}: no point-spread function in {', '.join(missing)} came back (bands {', '.join(found) or 'none'})
+        {where}: the point-spread function in {band} is no picture of a star (shape {image.shape}, sum {image.sum()})
+    """
     found = {str(hdu.header.get("BAND", "")).strip(): hdu.data for hdu in open_answer(body, where) if hdu.data is not None}
     missing = [band for band in recipe.bands if band not in found]
     if missing:
@@ -206,7 +357,18 @@ def parse_psf_images(
 def odd_sides(
     image: np.ndarray,  # (y, x), its origin in pixel (y // 2, x // 2)
 ) -> np.ndarray:  # The same with a row or column of zeros where a side was even
-    "A picture with its origin in the middle pixel"
+    """A picture with its origin in the middle pixel
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (y, x), its origin in pixel (y // 2, x // 2)
+
+    Returns
+    -------
+    np.ndarray
+        The same with a row or column of zeros where a side was even
+    """
     return np.pad(image, [(0, 1 - side % 2) for side in image.shape])
 
 
@@ -214,7 +376,25 @@ def psf_picture(
     body: bytes,  # A FITS file with one picture, such as a coadd's stacked PSF
     where: str,  # Its address, for the message
 ) -> np.ndarray:  # (y, x) float64 of unit sum, the star in the middle pixel
-    "One picture of a star; raises BadInput when the file holds none, or several"
+    """One picture of a star; raises BadInput when the file holds none, or several
+
+    Parameters
+    ----------
+    body : bytes
+        A FITS file with one picture, such as a coadd's stacked PSF
+    where : str
+        Its address, for the message
+
+    Returns
+    -------
+    np.ndarray
+        (y, x) float64 of unit sum, the star in the middle pixel
+
+    Raises
+    ------
+    BadInput
+        {where}: {len(pictures)} pictures; expected one finite picture of positive sum
+    """
     pictures = [np.asarray(hdu.data, np.float64) for hdu in open_answer(body, where) if hdu.data is not None and np.ndim(hdu.data) == 2]
     if len(pictures) != 1 or not np.isfinite(pictures[0]).all() or not pictures[0].sum() > 0:
         raise BadInput(f"{where}: {len(pictures)} pictures; expected one finite picture of positive sum")
@@ -226,7 +406,20 @@ def parse_psf(
     recipe: ViewerRecipe,
     where: str,  # The address, for the message
 ) -> np.ndarray:  # (band,) float32 PSFSIZE [arcsec]
-    "PSFSIZE in each band; raises BadInput as `parse_psf_images` does"
+    """PSFSIZE in each band; raises BadInput as `parse_psf_images` does
+
+    Parameters
+    ----------
+    body : bytes
+    recipe : ViewerRecipe
+    where : str
+        The address, for the message
+
+    Returns
+    -------
+    np.ndarray
+        (band,) float32 PSFSIZE [arcsec]
+    """
     return np.array([psfsize_of(image) for image in parse_psf_images(body, recipe, where)], np.float32)
 
 # %% ../../nbs/survey/viewer.ipynb #77de5056
@@ -236,7 +429,22 @@ def kept_answer(
     folder: str,  # Where answers are kept
     client: HttpClient,
 ) -> Any:  # What `check` gave
-    "An answer from the folder or from the server; raises BadInput or Unavailable"
+    """An answer from the folder or from the server; raises BadInput or Unavailable
+
+    Parameters
+    ----------
+    url : str
+    check : Callable[[bytes], Any]
+        Takes the body; raises BadInput when it is no good
+    folder : str
+        Where answers are kept
+    client : HttpClient
+
+    Returns
+    -------
+    Any
+        What `check` gave
+    """
     path = join(folder, f"{hashlib.blake2b(url.encode(), digest_size=12).hexdigest()}.fits")
     if exists(path):
         try:
@@ -258,7 +466,27 @@ def fetched(
     folder: str,  # Where answers are kept
     client: HttpClient,
 ) -> Iterator[Fetched]:  # In the order of the addresses
-    "Answers over the client's connections; raises BadInput when the service cannot be reached"
+    """Answers over the client's connections; raises BadInput when the service cannot be reached
+
+    Parameters
+    ----------
+    urls : Sequence[tuple[str, str]]
+        Address of each cutout and of its point-spread function
+    recipe : ViewerRecipe
+    folder : str
+        Where answers are kept
+    client : HttpClient
+
+    Returns
+    -------
+    Iterator[Fetched]
+        In the order of the addresses
+
+    Raises
+    ------
+    BadInput
+        {error}; {done} of {len(urls)} positions were asked for and are kept: the same command goes on
+    """
 
     def one(pair: tuple[str, str]) -> Fetched:
         url, psf = pair
@@ -290,7 +518,27 @@ def fetch_cutouts(
     client: HttpClient | None = None,  # Another one for another request policy
     progress: Callable[[int, int], None] | None = None,  # Told (done, of) after each position
 ) -> Cutouts:  # In the order of the positions; ok is False, with the reason, where no stamp came back
-    "Stamps around positions from the cutout service; raises BadInput off the sky, or when the service cannot be reached"
+    """Stamps around positions from the cutout service; raises BadInput off the sky, or when the service cannot be reached
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    recipe : ViewerRecipe
+    folder : str
+        Where answers are kept
+    client : HttpClient | None, default None
+        Another one for another request policy
+    progress : Callable[[int, int], None] | None, default None
+        Told (done, of) after each position
+
+    Returns
+    -------
+    Cutouts
+        In the order of the positions; ok is False, with the reason, where no stamp came back
+    """
     client = client or HttpClient()
     urls = [(cutout_url(recipe, float(a), float(d)), psf_url(recipe, float(a), float(d))) for a, d in zip(ra, dec, strict=True)]
     n, side = len(urls), recipe.n_pix

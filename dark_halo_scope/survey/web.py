@@ -26,7 +26,33 @@ from ..base.tables import gunzip
 # %% ../../nbs/survey/web.ipynb #dfc74757
 @dataclass(frozen=True)
 class RequestPolicy:
-    "Request policy: rate limit, connections, retries, time-outs and largest answer for one server"
+    """Request policy: rate limit, connections, retries, time-outs and largest answer for one server
+
+    Attributes
+    ----------
+    pause : float, default 0.2
+        Least time between the starts of two requests [s]
+    connections : int, default 3
+        Kept open, and used at once
+    tries : int, default 5
+        Of one request, in all
+    first_wait : float, default 1.0
+        Before the second try; doubles each time [s]
+    longest_wait : float, default 60.0
+        Also the longest Retry-After that is heeded [s]
+    timeout : float, default 60.0
+        Silence of the server that counts as a failure [s]
+    longest : float, default 300.0
+        A whole answer that takes longer is given up: a trickle is no silence [s]
+    max_bytes : int, default 512 * 2 ** 20
+        A longer answer is refused, also when unpacked [bytes]
+    failures : int, default 3
+        So many connections that failed, or requests that got no answer, in a row open the circuit
+    rest : float, default 60.0
+        Nothing is asked for so long after that [s]
+    agent : str, optional
+        How we introduce ourselves
+    """
 
     pause: float = 0.2  # Least time between the starts of two requests [s]
     connections: int = 3  # Kept open, and used at once
@@ -66,7 +92,20 @@ def retry_after(
     text: str,  # Value of the header
     now: float,  # [s since 1970]
 ) -> float:  # [s]; 0 where it says nothing usable
-    "How long a busy server asks to be left alone"
+    """How long a busy server asks to be left alone
+
+    Parameters
+    ----------
+    text : str
+        Value of the header
+    now : float
+        [s since 1970]
+
+    Returns
+    -------
+    float
+        [s]; 0 where it says nothing usable
+    """
     if re.fullmatch(r"\d{1,9}(\.\d+)?", text.strip(), re.ASCII):
         return float(text)
     try:
@@ -77,7 +116,20 @@ def retry_after(
 # %% ../../nbs/survey/web.ipynb #640678dd
 @dataclass
 class Circuit:
-    "Failures of one server in a row"
+    """Failures of one server in a row
+
+    Attributes
+    ----------
+    limit : int
+        So many open it
+    rest : float
+        How long it stays open [s]
+    clock : Callable[[], float]
+    count : int, default 0
+    opened : float, default float('-inf')
+        When it last opened
+    reason : str, default ''
+    """
 
     limit: int  # So many open it
     rest: float  # How long it stays open [s]
@@ -87,7 +139,13 @@ class Circuit:
     reason: str = ""
 
     def check(self, url: str) -> None:
-        "Raises NetworkDown while the circuit is open"
+        """Raises NetworkDown while the circuit is open
+
+        Raises
+        ------
+        NetworkDown
+            {url}: {self.reason} ({self.count} failures in a row; not asked again for {self.rest} s)
+        """
         if self.count >= self.limit and self.clock() - self.opened < self.rest:
             raise NetworkDown(f"{url}: {self.reason} ({self.count} failures in a row; not asked again for {self.rest:g} s)")
 
@@ -100,7 +158,14 @@ class Circuit:
 # %% ../../nbs/survey/web.ipynb #25089d9d
 @dataclass
 class Partial:
-    "What has come of an answer so far"
+    """What has come of an answer so far
+
+    Attributes
+    ----------
+    body : bytearray, optional
+    version : str, default ''
+        Strong ETag or date of the file; empty where the rest cannot be asked for
+    """
 
     body: bytearray = field(default_factory=bytearray)
     version: str = ""  # Strong ETag or date of the file; empty where the rest cannot be asked for
@@ -125,7 +190,28 @@ def read_pieces(
     clock: Callable[[], float],
     url: str,  # For the message
 ) -> bytes:
-    "The whole body, unpacked; raises BadInput when it is too long, _Busy when it is broken off or too slow"
+    """The whole body, unpacked; raises BadInput when it is too long, _Busy when it is broken off or too slow
+
+    Parameters
+    ----------
+    answer : Any
+        A response of urllib3, not yet read
+    partial : Partial
+        Grows
+    policy : RequestPolicy
+    clock : Callable[[], float]
+    url : str
+        For the message
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    BadInput
+        {url}: answer longer than {policy.max_bytes} bytes
+    """
     partial.start(answer)
     begun, promised, start = len(partial.body), answer.headers.get("Content-Length", ""), clock()
     for piece in iter(lambda: answer.read1(2**16, decode_content=False), b""):
@@ -144,7 +230,13 @@ def read_pieces(
 def connections(
     policy: RequestPolicy,
 ) -> Callable[[str], urllib3.PoolManager]:  # Address -> the pool that reaches it
-    "Pools of connections, by way of the proxies that the environment names"
+    """Pools of connections, by way of the proxies that the environment names
+
+    Returns
+    -------
+    Callable[[str], urllib3.PoolManager]
+        Address -> the pool that reaches it
+    """
     options: dict[str, Any] = {
         "maxsize": policy.connections,
         "block": True,
@@ -162,7 +254,15 @@ def connections(
 # %% ../../nbs/survey/web.ipynb #ce162d2d
 @dataclass
 class HttpClient:
-    "Fetches addresses within its policy; safe to use from several threads"
+    """Fetches addresses within its policy; safe to use from several threads
+
+    Attributes
+    ----------
+    policy : RequestPolicy, optional
+    sleep : Callable[[float], None], default time.sleep
+        Another one for tests
+    clock : Callable[[], float], default time.monotonic
+    """
 
     policy: RequestPolicy = field(default_factory=RequestPolicy)
     sleep: Callable[[float], None] = time.sleep  # Another one for tests
@@ -173,7 +273,15 @@ class HttpClient:
         self.circuit = Circuit(self.policy.failures, self.policy.rest, self.clock)
 
     def get(self, url: str) -> bytes:
-        "The whole body; raises BadInput when the server says the request is wrong, Unavailable when it never answered properly"
+        """The whole body; raises BadInput when the server says the request is wrong, Unavailable when it never answered properly
+
+        Raises
+        ------
+        Unavailable
+            {url}: {busy.reason} ({attempt} tries)
+        AssertionError
+            at least one try is made
+        """
         wait, partial = self.policy.first_wait, Partial()
         for attempt in range(1, self.policy.tries + 1):
             self.circuit.check(url)

@@ -30,7 +30,17 @@ from ..stats.metrics import TiedScores, bin_names, binned, clopper_pearson, tpr_
 def known_lenses(
     lists: Sequence[str] = ("spectroscopic", "imaging"),  # files of data_manifests/anchors
 ) -> Table:
-    "The package's own anchors"
+    """The package's own anchors
+
+    Parameters
+    ----------
+    lists : Sequence[str], default ('spectroscopic', 'imaging')
+        files of data_manifests/anchors
+
+    Returns
+    -------
+    Table
+    """
     tables = [read_positions(str(manifest("anchors", f"{name}.csv"))).columns for name in lists]
     return {c: np.concatenate([t[c] for t in tables]) for c in tables[0]}
 
@@ -38,7 +48,22 @@ def known_lenses(
 def known_impostors(
     uri: str = "",  # a list with a column `class`; empty: the package's own
 ) -> Table:
-    "Galaxies that look like lenses, with their classes"
+    """Galaxies that look like lenses, with their classes
+
+    Parameters
+    ----------
+    uri : str, default ''
+        a list with a column `class`; empty: the package's own
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    BadInput
+        {where}: no class for every row, expected name, class, ra, dec
+    """
     where = uri or str(manifest("anchors", "impostors.csv"))
     table = read_positions(where).columns
     if "class" not in table or (table["class"].astype(str) == "").any():
@@ -48,7 +73,21 @@ def known_impostors(
 # %% ../../nbs/trust/anchors.ipynb #aaee83f1
 @dataclass(frozen=True)
 class NamedPosition:
-    "The corner that a name truncates to, and the size of its last digit"
+    """The corner that a name truncates to, and the size of its last digit
+
+    Attributes
+    ----------
+    ra : float
+        [deg]
+    dec : float
+        [deg], magnitude truncated towards 0
+    ra_unit : float
+        last digit of the right ascension [deg]
+    dec_unit : float
+        last digit of the declination [deg]
+    sign : int
+        of the declination
+    """
 
     ra: float  # [deg]
     dec: float  # [deg], magnitude truncated towards 0
@@ -60,7 +99,18 @@ class NamedPosition:
 def sexagesimal(
     digits: str,  # such as "0029", "002927" or "002927.38"
 ) -> tuple[float, float]:  # value and last digit, in units of the first two digits
-    "A packed hhmmss.ss or ddmmss.s"
+    """A packed hhmmss.ss or ddmmss.s
+
+    Parameters
+    ----------
+    digits : str
+        such as "0029", "002927" or "002927.38"
+
+    Returns
+    -------
+    tuple[float, float]
+        value and last digit, in units of the first two digits
+    """
     whole, _, fraction = digits.partition(".")
     parts = [int(whole[i : i + 2]) for i in range(0, len(whole), 2)]
     scale = 60.0 ** -(len(parts) - 1)
@@ -71,7 +121,18 @@ def sexagesimal(
 def parse_name(
     name: str,  # an IAU or survey name
 ) -> NamedPosition | None:  # None when the name carries no position
-    "The position in a name"
+    """The position in a name
+
+    Parameters
+    ----------
+    name : str
+        an IAU or survey name
+
+    Returns
+    -------
+    NamedPosition | None
+        None when the name carries no position
+    """
     found = re.search(r"J(\d{4}|\d{6}(?:\.\d+)?)([+-])(\d{4}|\d{6}(?:\.\d+)?)$", name.replace("−", "-"))
     if found:
         (ra, ra_unit), (dec, dec_unit) = sexagesimal(found[1]), sexagesimal(found[3])
@@ -88,7 +149,22 @@ def name_agrees(
     ra: float,  # [deg]
     dec: float,  # [deg]
 ) -> bool | None:  # None when the name carries no position
-    "Whether a position lies where its name says, at the name's own precision (truncated or rounded, half an arc second to spare)"
+    """Whether a position lies where its name says, at the name's own precision (truncated or rounded, half an arc second to spare)
+
+    Parameters
+    ----------
+    name : str
+        the lens's name
+    ra : float
+        [deg]
+    dec : float
+        [deg]
+
+    Returns
+    -------
+    bool | None
+        None when the name carries no position
+    """
     at = parse_name(name)
     if at is None:
         return None
@@ -109,7 +185,20 @@ def reference_separation(
     table: Table,  # positions to check
     reference: Table,  # sourced positions
 ) -> np.ndarray:  # (n,) [arcsec]; not-a-number where the reference has no such name
-    "Distance of every lens from the reference's entry of the same name"
+    """Distance of every lens from the reference's entry of the same name
+
+    Parameters
+    ----------
+    table : Table
+        positions to check
+    reference : Table
+        sourced positions
+
+    Returns
+    -------
+    np.ndarray
+        (n,) [arcsec]; not-a-number where the reference has no such name
+    """
     entries: dict[str, list[int]] = {}
     for i, n in enumerate(reference["name"]):
         entries.setdefault(short_name(n), []).append(i)
@@ -124,7 +213,20 @@ def in_footprint(
     ra: Any,  # [deg]
     dec: Any,  # [deg]
 ) -> np.ndarray:  # (n,) bool
-    "Roughly DR10's footprint: declination below 32.375, Galactic latitude beyond 20 degrees"
+    """Roughly DR10's footprint: declination below 32.375, Galactic latitude beyond 20 degrees
+
+    Parameters
+    ----------
+    ra : Any
+        [deg]
+    dec : Any
+        [deg]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) bool
+    """
     sky = SkyCoord(np.atleast_1d(ra) * u.deg, np.atleast_1d(dec) * u.deg)
     return (np.atleast_1d(dec) < 32.375) & (np.abs(sky.galactic.b.deg) > 20)
 
@@ -133,7 +235,19 @@ def duplicate_of(
     table: Table,
     radius: float = 2.0,  # [arcsec]
 ) -> np.ndarray:  # (n,) index of the earlier row that it repeats, -1 for none
-    "Rows that repeat an earlier position"
+    """Rows that repeat an earlier position
+
+    Parameters
+    ----------
+    table : Table
+    radius : float, default 2.0
+        [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) index of the earlier row that it repeats, -1 for none
+    """
     out = np.full(len(table["ra"]), -1)
     for first, second in pairs_within(table["ra"], table["dec"], radius):
         if out[second] < 0:
@@ -146,7 +260,21 @@ def galaxy_at_centre(
     pixscale: float = 0.262,  # [arcsec per pixel]
     reach: float = 1.5,  # [arcsec]
 ) -> bool:
-    "Whether the brightest spot near the middle stands out and lies within reach of the centre"
+    """Whether the brightest spot near the middle stands out and lies within reach of the centre
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (band, y, x) [nmgy per pixel]
+    pixscale : float, default 0.262
+        [arcsec per pixel]
+    reach : float, default 1.5
+        [arcsec]
+
+    Returns
+    -------
+    bool
+    """
     flat = image.sum(0, dtype=np.float64)
     half = (flat.shape[0] - 1) / 2
     y, x = np.indices(flat.shape) - half
@@ -162,7 +290,33 @@ def galaxy_at_centre(
 # %% ../../nbs/trust/anchors.ipynb #fa0e968e
 @dataclass(frozen=True)
 class AnchorRecipe:
-    "Choices of stage 0"
+    """Choices of stage 0
+
+    Attributes
+    ----------
+    reference_radius : float, default 3.0
+        largest distance from the sourced position [arcsec]
+    duplicate_radius : float, default 2.0
+        [arcsec]
+    exclusion_radius : float, default 11.0
+        training galaxies this close to an anchor are left out [arcsec]
+    seeing : float, default 1.3
+        r-band FWHM where none is given [arcsec]
+    visible : float, default 1.2
+        theta_E / seeing above which a lens is in reach of the eye
+    ratio_edges : tuple[float, ...], default (0.5, 1.0, 1.2, 2.0)
+        strata of theta_E / seeing
+    snr_edges : tuple[float, ...], default (5.0, 20.0, 50.0)
+        strata of arc S/N
+    cuts : tuple[float, ...], default (0.5, 0.7, 0.9)
+        on p_lens
+    fprs : tuple[float, ...], default (0.01, 0.001, 0.0001)
+        false-positive rates on negatives
+    recall : float, default 0.5
+        the gating rule: recall at the first cut above this,
+    contamination : float, default 0.2
+        and contamination below this
+    """
 
     reference_radius: float = 3.0  # largest distance from the sourced position [arcsec]
     duplicate_radius: float = 2.0  # [arcsec]
@@ -201,7 +355,25 @@ def check_anchors(
     recipe: AnchorRecipe | None = None,
     footprint: bool = True,  # whether DR10's footprint is asked for
 ) -> Table:  # name, verdict ("ok" or the reason of refusal), centre ("ok", "empty" or "not checked"), reference [arcsec]
-    "Every anchor's verdict, in the order: name, reference, footprint, duplicate, centre"
+    """Every anchor's verdict, in the order: name, reference, footprint, duplicate, centre
+
+    Parameters
+    ----------
+    table : Table
+        name, ra, dec
+    reference : Table | None, default None
+        sourced positions; None: no such check
+    images : Mapping[int, np.ndarray] | None, default None
+        row -> (band, y, x) stamp; None: offline
+    recipe : AnchorRecipe | None, default None
+    footprint : bool, default True
+        whether DR10's footprint is asked for
+
+    Returns
+    -------
+    Table
+        name, verdict ("ok" or the reason of refusal), centre ("ok", "empty" or "not checked"), reference [arcsec]
+    """
     recipe, n = recipe or AnchorRecipe(), len(table["name"])
     apart = np.full(n, np.nan) if reference is None else reference_separation(table, reference)
     inside, repeat = in_footprint(table["ra"], table["dec"]), duplicate_of(table, recipe.duplicate_radius)
@@ -243,7 +415,32 @@ def share(what: str, found: Any) -> Share:
 # %% ../../nbs/trust/anchors.ipynb #b5d6fc20
 @dataclass(frozen=True)
 class StageZero:
-    "What a finder does on lenses that nobody painted"
+    """What a finder does on lenses that nobody painted
+
+    Attributes
+    ----------
+    recall : list[Share]
+        at every cut on p_lens
+    recall_at_fpr : list[dict[str, Any]]
+        at every false-positive rate, threshold scatter included
+    strata : list[Share]
+        recall at the first cut, by theta_E / seeing, arc S/N and survey
+    contamination : list[Share]
+        impostors above every cut, all and by class
+    scores : dict[str, dict[str, Any]]
+        number, mean, median, spread and the values of p_lens by set
+    found : list[dict[str, Any]]
+        highest lenses
+    missed : list[dict[str, Any]]
+        lowest lenses
+    passed : bool | None
+        None: not tested
+    verdict : str
+    refused : dict[str, int], optional
+        anchors that the guards kept out, by reason
+    confused : list[dict[str, Any]], optional
+        highest impostors
+    """
 
     recall: list[Share]  # at every cut on p_lens
     recall_at_fpr: list[dict[str, Any]]  # at every false-positive rate, threshold scatter included
@@ -262,7 +459,19 @@ def strata_of(
     anchors: Table,  # theta_E, and where known seeing, arc_snr, survey
     recipe: AnchorRecipe,
 ) -> dict[str, tuple[np.ndarray, list[str]]]:  # what is stratified -> (n,) names and their order
-    "The strata that the table's columns allow"
+    """The strata that the table's columns allow
+
+    Parameters
+    ----------
+    anchors : Table
+        theta_E, and where known seeing, arc_snr, survey
+    recipe : AnchorRecipe
+
+    Returns
+    -------
+    dict[str, tuple[np.ndarray, list[str]]]
+        what is stratified -> (n,) names and their order
+    """
     n = len(anchors["name"])
     out: dict[str, tuple[np.ndarray, list[str]]] = {}
     if "theta_E" in anchors:
@@ -285,7 +494,22 @@ def fixed_rate_recall(
     hosts: np.ndarray | None,  # (m,) hosts of the negatives
     fprs: Sequence[float],
 ) -> list[dict[str, Any]]:
-    "Recall at false-positive rates of a set of negatives; a rate that ties decide, or that has too few negatives, says so"
+    """Recall at false-positive rates of a set of negatives; a rate that ties decide, or that has too few negatives, says so
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,) lenses
+    negatives : np.ndarray
+        (m,) logits of negatives
+    hosts : np.ndarray | None
+        (m,) hosts of the negatives
+    fprs : Sequence[float]
+
+    Returns
+    -------
+    list[dict[str, Any]]
+    """
     s = np.concatenate([negatives, logit]).astype(np.float32)
     y = np.arange(len(s)) >= len(negatives)
     h = None if hosts is None else np.concatenate([np.asarray(hosts).astype(str), np.char.add("lens ", np.arange(len(logit)).astype(str))])
@@ -311,7 +535,22 @@ def report_rows(
     columns: Sequence[str],  # of the table, as far as it has them
     **values: np.ndarray,  # (n,) numbers beside them
 ) -> list[dict[str, Any]]:
-    "What is known of some entries, for people to read and for JSON"
+    """What is known of some entries, for people to read and for JSON
+
+    Parameters
+    ----------
+    table : Table
+    which : np.ndarray
+        (k,) rows, in the order of the report
+    columns : Sequence[str]
+        of the table, as far as it has them
+    **values : np.ndarray
+        (n,) numbers beside them
+
+    Returns
+    -------
+    list[dict[str, Any]]
+    """
     return [
         {c: plain(table[c][i]) for c in columns if c in table} | {"row": int(i)} | {k: float(v[i]) for k, v in values.items()}
         for i in which
@@ -328,7 +567,36 @@ def stage0(
     recipe: AnchorRecipe | None = None,
     refused: Mapping[str, int] | None = None,  # anchors kept out, by reason
 ) -> StageZero:
-    "The stage-0 report from scores"
+    """The stage-0 report from scores
+
+    Parameters
+    ----------
+    anchors : Table
+        (n,) name, and where known theta_E, seeing, arc_snr, arc_mag_r, survey
+    logit : np.ndarray
+        (n,) float32 score of each anchor
+    p_lens : np.ndarray
+        (n,) calibrated probability
+    impostors : Table | None, default None
+        (k,) name, class, logit, p_lens of hard negatives
+    negatives : np.ndarray | None, default None
+        (m,) logits of ordinary galaxies, for fixed false-positive rates
+    hosts : np.ndarray | None, default None
+        (m,) their hosts
+    recipe : AnchorRecipe | None, default None
+    refused : Mapping[str, int] | None, default None
+        anchors kept out, by reason
+
+    Returns
+    -------
+    StageZero
+
+    Raises
+    ------
+    BadInput
+        stage 0: {n} anchors, {len(logit)} logits, {len(p)} probabilities, expected as many of each and at least one
+        stage 0: scores that are not finite (first anchor ...)
+    """
     recipe, n = recipe or AnchorRecipe(), len(anchors["name"])
     logit, p = np.asarray(logit, np.float32), np.asarray(p_lens, float)
     if not n or len(logit) != n or len(p) != n:
@@ -365,7 +633,21 @@ def gating_rule(
     contamination: Share,  # at the first cut
     recipe: AnchorRecipe,
 ) -> tuple[bool | None, str]:  # passed, None where it was not tested, and one line
-    "The seeds' rule: recall above one half with contamination below one fifth; without impostors nothing was tested, and that is no pass"
+    """The seeds' rule: recall above one half with contamination below one fifth; without impostors nothing was tested, and that is no pass
+
+    Parameters
+    ----------
+    recall : Share
+        at the first cut
+    contamination : Share
+        at the first cut
+    recipe : AnchorRecipe
+
+    Returns
+    -------
+    tuple[bool | None, str]
+        passed, None where it was not tested, and one line
+    """
     enough, clean = recall.value > recipe.recall, contamination.value < recipe.contamination
     passed = None if enough and not contamination.n else enough and clean
     dirt = f"{contamination.found} of {contamination.n} impostors" if contamination.n else "no impostors"

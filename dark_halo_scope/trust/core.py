@@ -31,7 +31,26 @@ def stamp_offsets(
     n_pix: int,  # Side of a stamp [pix]
     pixscale: float = 0.262,  # [arcsec per pixel]
 ) -> tuple[np.ndarray, np.ndarray]:  # (n,) to the right, (n,) upwards [arcsec]
-    "Galaxy minus middle of its stamp"
+    """Galaxy minus middle of its stamp
+
+    Parameters
+    ----------
+    brickid : np.ndarray
+        (n,)
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    n_pix : int
+        Side of a stamp [pix]
+    pixscale : float, default 0.262
+        [arcsec per pixel]
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        (n,) to the right, (n,) upwards [arcsec]
+    """
     out = np.zeros((2, len(brickid)))
     step = pixscale / 3600
     for brick in np.unique(brickid):
@@ -50,7 +69,28 @@ def core_weight(
     core: float,  # Radius of the core [pix]
     pixscale: float,  # [arcsec per pixel]
 ) -> np.ndarray:  # Share of a ray's light that falls into the core
-    "Sum of the PSF over the core's pixels, by distance"
+    """Sum of the PSF over the core's pixels, by distance
+
+    Parameters
+    ----------
+    psf : PSF
+        n systems
+    i : int
+        Which system
+    r : np.ndarray
+        Distance of rays from the stamp's middle [arcsec]
+    n_pix : int
+        Side of the stamp [pix]
+    core : float
+        Radius of the core [pix]
+    pixscale : float
+        [arcsec per pixel]
+
+    Returns
+    -------
+    np.ndarray
+        Share of a ray's light that falls into the core
+    """
     y, x = np.mgrid[:n_pix, :n_pix] - (n_pix - 1) / 2
     inside = np.hypot(x, y) <= core
     px, py = x[inside] * pixscale, y[inside] * pixscale
@@ -68,7 +108,25 @@ def nested_rays(
     size: float,  # Radius that holds the source's light [arcsec]
     fine: float,  # Smallest step wanted [arcsec]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # x, y [arcsec], area [arcsec^2]
-    "Sample points of the image plane, dense where the source is seen"
+    """Sample points of the image plane, dense where the source is seen
+
+    Parameters
+    ----------
+    lens : LensParams
+        One system
+    x : float
+        Source [arcsec]
+    y : float
+    size : float
+        Radius that holds the source's light [arcsec]
+    fine : float
+        Smallest step wanted [arcsec]
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray, np.ndarray]
+        x, y [arcsec], area [arcsec^2]
+    """
     half = 2 * float(lens.theta_E[0]) + np.hypot(x - lens.center_x[0], y - lens.center_y[0]) + size
     n = int(np.clip(2 * half / 0.15, 32, 120))
     step = 2 * half / n
@@ -100,7 +158,28 @@ def core_light_of(
     core: float = 5.0,  # Radius of the core [pix]
     pixscale: float = 0.262,  # [arcsec per pixel]
 ) -> np.ndarray:  # (n, 3) light within the core, within the stamp (but for what the PSF carries over its edge), and in all [nmgy]
-    "What a lens puts into the core of its stamp, without drawing the stamp"
+    """What a lens puts into the core of its stamp, without drawing the stamp
+
+    Parameters
+    ----------
+    lens : LensParams
+        n systems, from the stamp's middle
+    source : Source
+        n sources with one band
+    psf : PSF
+        n systems with one band
+    n_pix : int, default 64
+        Side of a stamp [pix]
+    core : float, default 5.0
+        Radius of the core [pix]
+    pixscale : float, default 0.262
+        [arcsec per pixel]
+
+    Returns
+    -------
+    np.ndarray
+        (n, 3) light within the core, within the stamp (but for what the PSF carries over its edge), and in all [nmgy]
+    """
     parts = None if isinstance(source, ImageParams) else sersic_parts(source)
     out, edge = np.zeros((len(lens), 3)), n_pix * pixscale / 2
     for i in range(len(lens)):
@@ -147,7 +226,28 @@ def expected_light(
     recipe: PaintRecipe | None = None,  # PSF and pixel scale
     bank: SourceBank | None = None,  # Pictures of HST sources
 ) -> np.ndarray:  # (n, 2) within the core and within the stamp [nmgy]; not-a-number where it cannot be worked out
-    "Light that each planned lens puts into the core of its stamp, and into all of it"
+    """Light that each planned lens puts into the core of its stamp, and into all of it
+
+    Parameters
+    ----------
+    t : Mapping[str, np.ndarray]
+        Columns of painted stamps
+    band : str
+        Which band
+    n_pix : int
+        Side of a stamp [pix]
+    core : float
+        Radius of the core [pix]
+    recipe : PaintRecipe | None, default None
+        PSF and pixel scale
+    bank : SourceBank | None, default None
+        Pictures of HST sources
+
+    Returns
+    -------
+    np.ndarray
+        (n, 2) within the core and within the stamp [nmgy]; not-a-number where it cannot be worked out
+    """
     recipe, n = recipe or PaintRecipe(), len(t["theta_E"])
     dx, dy = stamp_offsets(t["brickid"], t["ra"], t["dec"], n_pix, recipe.pixscale)
     flux = source_flux(dict(t), [band])
@@ -175,7 +275,20 @@ def toy_hosts(
     seed: int,
     pixscale: float = 0.262,  # [arcsec per pixel]
 ) -> tuple[pa.Table, np.ndarray]:  # A parent sample, all of one brick, and the galaxies' offsets from their stamps' middles (n, 2) [arcsec]
-    "Galaxies to paint on"
+    """Galaxies to paint on
+
+    Parameters
+    ----------
+    hosts : int
+    seed : int
+    pixscale : float, default 0.262
+        [arcsec per pixel]
+
+    Returns
+    -------
+    tuple[pa.Table, np.ndarray]
+        A parent sample, all of one brick, and the galaxies' offsets from their stamps' middles (n, 2) [arcsec]
+    """
     rng, step = np.random.default_rng((seed, 1)), np.radians(pixscale / 3600)
     at = rng.uniform(200, 3400, (2, hosts))
     ra0, dec0 = (np.radians(float(v)) for v in brick_centres(TOY_BRICK))
@@ -209,7 +322,22 @@ def toy_sky(
     n_pix: int = 64,
     pixscale: float = 0.262,
 ) -> Cutouts:
-    "The galaxies' cutouts: exponential light with the survey's noise"
+    """The galaxies' cutouts: exponential light with the survey's noise
+
+    Parameters
+    ----------
+    parent : pa.Table
+        From `toy_hosts`
+    shift : np.ndarray
+        (n, 2) [arcsec]
+    seed : int
+    n_pix : int, default 64
+    pixscale : float, default 0.262
+
+    Returns
+    -------
+    Cutouts
+    """
     rng, n = np.random.default_rng((seed, 2)), len(parent)
     y, x = (np.mgrid[:n_pix, :n_pix] - (n_pix - 1) / 2) * pixscale
     size, q, phi = rng.uniform(0.8, 1.4, n), rng.uniform(0.6, 1, n), rng.uniform(0, np.pi, n)
@@ -244,7 +372,23 @@ def painted_toy(
     bank: SourceBank | None = None,
     splits: Sequence[str] = ("train", "val", "test"),
 ) -> pa.Table:  # A stamps product: one injection or one control a galaxy
-    "A small stamps product by the planner and the painter of a production run"
+    """A small stamps product by the planner and the painter of a production run
+
+    Parameters
+    ----------
+    hosts : int, default 300
+        Galaxies, injected and not
+    seed : int, default 0
+    plan : PlanRecipe | None, default None
+    recipe : PaintRecipe | None, default None
+    bank : SourceBank | None, default None
+    splits : Sequence[str], default ('train', 'val', 'test')
+
+    Returns
+    -------
+    pa.Table
+        A stamps product: one injection or one control a galaxy
+    """
     parent, shift = toy_hosts(hosts, seed)
     recipe = recipe or PaintRecipe(keep_control=True)
     wanted = {s: int((parent["split"].to_numpy(zero_copy_only=False) == s).sum() * 0.45) * 2 for s in splits}

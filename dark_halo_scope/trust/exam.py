@@ -30,7 +30,20 @@ def count(
     passed: np.ndarray,  # (n,) boolean
     hosts: np.ndarray | None = None,  # (n,) galaxy of each stamp; None: each its own
 ) -> dict[str, Any]:  # k, n, hosts, rate, lo, hi, and text such as "12 of 47 (26 %, 14 % to 40 %)"
-    "A count with its exact 95 % interval, that of as many independent stamps as repeated galaxies are worth; zero of n is reported as an upper limit"
+    """A count with its exact 95 % interval, that of as many independent stamps as repeated galaxies are worth; zero of n is reported as an upper limit
+
+    Parameters
+    ----------
+    passed : np.ndarray
+        (n,) boolean
+    hosts : np.ndarray | None, default None
+        (n,) galaxy of each stamp; None: each its own
+
+    Returns
+    -------
+    dict[str, Any]
+        k, n, hosts, rate, lo, hi, and text such as "12 of 47 (26 %, 14 % to 40 %)"
+    """
     k, n = int(np.sum(passed)), len(passed)
     rows = np.arange(n) if hosts is None else np.unique(np.asarray(hosts), return_inverse=True)[1]
     galaxies = len(np.unique(rows))
@@ -48,7 +61,30 @@ def nested_passes(
     allowed: int,  # How many galaxies of the other folds may pass
     n_folds: int = 5,
 ) -> np.ndarray:  # (n,) bool: passes the threshold of its own network's other folds
-    "Galaxies judged by thresholds that they had no part in; raises BadInput when a network has too few"
+    """Galaxies judged by thresholds that they had no part in; raises BadInput when a network has too few
+
+    Parameters
+    ----------
+    negative : np.ndarray
+        (n,) logits of galaxies, each from the network named beside
+    network : np.ndarray
+        (n,) which network scored it
+    ident : np.ndarray
+        (n,) the object
+    allowed : int
+        How many galaxies of the other folds may pass
+    n_folds : int, default 5
+
+    Returns
+    -------
+    np.ndarray
+        (n,) bool: passes the threshold of its own network's other folds
+
+    Raises
+    ------
+    BadInput
+        network {one}: {len(objects)} galaxies; expected at least {2 * (allowed + 1)} for thresholds that let {allowed} pass
+    """
     passed = np.zeros(len(negative), bool)
     for one in np.unique(network):
         rows = np.flatnonzero(network == one)
@@ -70,7 +106,31 @@ def passes(
     of_negative: np.ndarray,  # (n,) which network scored it
     allowed: int,  # How many of a network's galaxies may pass
 ) -> np.ndarray:  # (m,) bool
-    "Lenses above the threshold of their own network, which lets `allowed` of its own galaxies pass"
+    """Lenses above the threshold of their own network, which lets `allowed` of its own galaxies pass
+
+    Parameters
+    ----------
+    positive : np.ndarray
+        (m,) logits of lenses
+    of_positive : np.ndarray
+        (m,) which network scored it
+    negative : np.ndarray
+        (n,) logits of galaxies
+    of_negative : np.ndarray
+        (n,) which network scored it
+    allowed : int
+        How many of a network's galaxies may pass
+
+    Returns
+    -------
+    np.ndarray
+        (m,) bool
+
+    Raises
+    ------
+    BadInput
+        network {lacking[0]}: it scored lenses and no galaxy; expected galaxies to set its threshold
+    """
     limit = {one: np.sort(negative[of_negative == one])[-1 - allowed] for one in np.unique(of_negative)}
     if lacking := sorted(set(of_positive.tolist()) - set(limit)):
         raise BadInput(f"network {lacking[0]}: it scored lenses and no galaxy; expected galaxies to set its threshold")
@@ -81,7 +141,20 @@ def paired(
     whole: np.ndarray,  # (n,) logits of whole frames
     changed: np.ndarray,  # (n,) logits of the same frames, changed
 ) -> dict[str, Any]:  # n, higher, share, lo, hi, p (sign test, two-sided), median_drop, iqr
-    "How often, and by how much, a frame scores higher whole; frames that are equal are left out of the test"
+    """How often, and by how much, a frame scores higher whole; frames that are equal are left out of the test
+
+    Parameters
+    ----------
+    whole : np.ndarray
+        (n,) logits of whole frames
+    changed : np.ndarray
+        (n,) logits of the same frames, changed
+
+    Returns
+    -------
+    dict[str, Any]
+        n, higher, share, lo, hi, p (sign test, two-sided), median_drop, iqr
+    """
     drop = np.asarray(whole, float) - np.asarray(changed, float)
     n, higher = int((drop != 0).sum()), int((drop > 0).sum())
     lo, hi = map(float, clopper_pearson(higher, n)) if n else (0.0, 1.0)
@@ -103,7 +176,20 @@ def mcnemar(
     first: np.ndarray,  # (n,) bool: flagged with the arc painted out
     second: np.ndarray,  # (n,) bool: the same frames, flagged with the opposite patch painted out
 ) -> dict[str, Any]:  # only_first, only_second, p (exact, two-sided)
-    "Whether two changes of the same frames lose different numbers of them (McNemar 1947, exact)"
+    """Whether two changes of the same frames lose different numbers of them (McNemar 1947, exact)
+
+    Parameters
+    ----------
+    first : np.ndarray
+        (n,) bool: flagged with the arc painted out
+    second : np.ndarray
+        (n,) bool: the same frames, flagged with the opposite patch painted out
+
+    Returns
+    -------
+    dict[str, Any]
+        only_first, only_second, p (exact, two-sided)
+    """
     one, two = int((first & ~second).sum()), int((second & ~first).sum())
     return {"only_first": one, "only_second": two, "p": float(stats.binomtest(one, one + two).pvalue) if one + two else 1.0}
 
@@ -112,7 +198,20 @@ def without_arc(
     frames: np.ndarray,  # (n, 3, y, x), at least 97 pixels a side
     purpose: str,  # Keys the noise that fills the holes
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # Painted out; painted out on the opposite side; the patches (n, y, x)
-    "Every frame without its most conspicuous blue arc, and with the same hole on the other side"
+    """Every frame without its most conspicuous blue arc, and with the same hole on the other side
+
+    Parameters
+    ----------
+    frames : np.ndarray
+        (n, 3, y, x), at least 97 pixels a side
+    purpose : str
+        Keys the noise that fills the holes
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray, np.ndarray]
+        Painted out; painted out on the opposite side; the patches (n, y, x)
+    """
     patches = np.array([arc_patch(frame) for frame in frames])
     removed, control = (
         np.array([painted_out(frame, patch, rng(purpose, name, i)) for i, (frame, patch) in enumerate(zip(frames, chosen))], np.float32)
@@ -126,7 +225,21 @@ Answer = tuple[np.ndarray, np.ndarray]  # Logits (n,), and which network gave ea
 
 @dataclass(frozen=True)
 class Examinee:
-    "Something that scores pictures"
+    """Something that scores pictures
+
+    Attributes
+    ----------
+    name : str
+        Its identity
+    bands : tuple[str, ...]
+        Of what it is shown
+    n_pix : int
+        Side of what it is shown
+    ask : Callable[[np.ndarray, np.ndarray], Answer]
+        Pictures (n, band, y, x) and objects (n,) in; logits and networks out
+    train : tuple[RealSet, ...], default ()
+        Real sets that it learnt from, whole
+    """
 
     name: str  # Its identity
     bands: tuple[str, ...]  # Of what it is shown
@@ -135,7 +248,14 @@ class Examinee:
     train: tuple[RealSet, ...] = ()  # Real sets that it learnt from, whole
 
     def of(self, given: RealSet) -> Answer:
-        "Its answers on a set, cut to its size; raises BadInput when it needs other bands"
+        """Its answers on a set, cut to its size; raises BadInput when it needs other bands
+
+        Raises
+        ------
+        BadInput
+            {given.name} has {','.join(given.bands)} and {self.name} needs {','.join(self.bands)}: they cannot be compared
+            {given.name}: {side} pixels a side, and {self.name} needs {self.n_pix}
+        """
         if given.bands != self.bands:
             raise BadInput(
                 f"{given.name} has {','.join(given.bands)} and {self.name} needs {','.join(self.bands)}: they cannot be compared"
@@ -151,7 +271,19 @@ def network_examinee(
     checkpoint: str,  # A trained or released network
     train: Sequence[RealSet] = (),  # Real sets that it learnt from
 ) -> Examinee:
-    "One network, the mean of its eight turns and mirrors"
+    """One network, the mean of its eight turns and mirrors
+
+    Parameters
+    ----------
+    checkpoint : str
+        A trained or released network
+    train : Sequence[RealSet], default ()
+        Real sets that it learnt from
+
+    Returns
+    -------
+    Examinee
+    """
     return folded_examinee([checkpoint], lambda ident: np.zeros(len(ident), int), train)
 
 
@@ -160,7 +292,21 @@ def folded_examinee(
     fold_of: Callable[[np.ndarray], np.ndarray],  # Network that answers for each object, 0 to the number of networks - 1
     train: Sequence[RealSet] = (),  # Real sets that all of them learnt from, outside their folds
 ) -> Examinee:
-    "Networks trained in folds, as one"
+    """Networks trained in folds, as one
+
+    Parameters
+    ----------
+    checkpoints : Sequence[str]
+        One network per fold, that has not seen it
+    fold_of : Callable[[np.ndarray], np.ndarray]
+        Network that answers for each object, 0 to the number of networks - 1
+    train : Sequence[RealSet], default ()
+        Real sets that all of them learnt from, outside their folds
+
+    Returns
+    -------
+    Examinee
+    """
     from dark_halo_scope.base.config import recipe_identity
     from dark_halo_scope.learning.checkpoints import check_fit, load_model
     from dark_halo_scope.learning.scoring import score_images
@@ -186,7 +332,19 @@ def fold_by_key(
     ident: np.ndarray,  # (n,) objects
     n_folds: int,
 ) -> np.ndarray:  # (n,) fold, 0 to n_folds - 1
-    "The fold of each object by a hash of its name, the same in training and in the exam"
+    """The fold of each object by a hash of its name, the same in training and in the exam
+
+    Parameters
+    ----------
+    ident : np.ndarray
+        (n,) objects
+    n_folds : int
+
+    Returns
+    -------
+    np.ndarray
+        (n,) fold, 0 to n_folds - 1
+    """
     return np.array([int.from_bytes(draw_key("object fold", str(i))[:8], "little") % n_folds for i in ident], int)
 
 # %% ../../nbs/trust/exam.ipynb #dfcfe319
@@ -210,7 +368,21 @@ def ask_block(
     lenses: RealSet,  # One rendering, one noise: from `one_rendering`
     galaxies: Mapping[str, RealSet],  # By class
 ) -> dict[str, Any]:  # auc: per group and class; flagged: counts per group and class; found: lenses above a class's galaxies
-    "Lenses against galaxies, by group and class"
+    """Lenses against galaxies, by group and class
+
+    Parameters
+    ----------
+    who : Examinee
+    lenses : RealSet
+        One rendering, one noise: from `one_rendering`
+    galaxies : Mapping[str, RealSet]
+        By class
+
+    Returns
+    -------
+    dict[str, Any]
+        auc: per group and class; flagged: counts per group and class; found: lenses above a class's galaxies
+    """
     logit, network = who.of(lenses)
     groups = {"all": np.ones(len(lenses), bool)} | {str(g): lenses.group == g for g in np.unique(lenses.group)}
     out: dict[str, Any] = {"auc": {}, "flagged": {name: count(logit[rows] > 0) for name, rows in groups.items()}, "found": {}}
@@ -235,7 +407,19 @@ def pasted(
     given: RealSet,  # In flux
     copies: int = 2,  # Of each galaxy, with another neighbour each
 ) -> RealSet:
-    "Galaxies with an unlensed, fainter and bluer one of the same set beside them, as the trainer pastes them"
+    """Galaxies with an unlensed, fainter and bluer one of the same set beside them, as the trainer pastes them
+
+    Parameters
+    ----------
+    given : RealSet
+        In flux
+    copies : int, default 2
+        Of each galaxy, with another neighbour each
+
+    Returns
+    -------
+    RealSet
+    """
     import torch
 
     from dark_halo_scope.stamps.augment import AugmentRecipe, with_neighbours
@@ -249,7 +433,15 @@ def pasted(
 # %% ../../nbs/trust/exam.ipynb #2d65bb65
 @dataclass(frozen=True)
 class ExamRecipe:
-    "How the exam is sat"
+    """How the exam is sat
+
+    Attributes
+    ----------
+    seeds : tuple[int, ...], default (0, 1, 2, 3)
+        Of the noise
+    times : float, default 1.0
+        Survey sigmas of noise
+    """
 
     seeds: tuple[int, ...] = (0, 1, 2, 3)  # Of the noise
     times: float = 1.0  # Survey sigmas of noise
@@ -267,7 +459,24 @@ def own_frames(
     seed: int,
     times: float,
 ) -> dict[str, Any]:
-    "c and d: lenses against their own frames, the same noise in each"
+    """c and d: lenses against their own frames, the same noise in each
+
+    Parameters
+    ----------
+    who : Examinee
+    whole : RealSet
+        Lenses before noise is added
+    removed : np.ndarray
+        The same frames, arc painted out
+    control : np.ndarray
+        The same frames, opposite patch painted out
+    seed : int
+    times : float
+
+    Returns
+    -------
+    dict[str, Any]
+    """
     answers = [who.of(levelled(replace(whole, flux=flux), 0.0, seed, times))[0] for flux in (whole.flux, removed, control)]
     flagged = [a > 0 for a in answers]
     return {
@@ -336,7 +545,18 @@ def viewer_block(who: Examinee, folder: str | Path, recipe: ExamRecipe) -> list[
 def over_seeds(
     found: Sequence[Mapping[str, Any]],  # One result per seed
 ) -> dict[str, Any]:  # The same keys: means, mean intervals, and what each seed gave
-    "Several draws of the noise as one"
+    """Several draws of the noise as one
+
+    Parameters
+    ----------
+    found : Sequence[Mapping[str, Any]]
+        One result per seed
+
+    Returns
+    -------
+    dict[str, Any]
+        The same keys: means, mean intervals, and what each seed gave
+    """
     out: dict[str, Any] = {}
     for part in found[0]:
         out[part] = {}
@@ -368,7 +588,22 @@ def sit_exam(
     recipe: ExamRecipe = ExamRecipe(),
     ledger: str | Path | None = None,  # File to append the result to
 ) -> dict[str, Any]:  # network, one entry per rendering, not_compared
-    "The exam; raises BadInput when an object of it was in training, or an input is no flux; a rendering whose files or bands are missing is named with the reason"
+    """The exam; raises BadInput when an object of it was in training, or an input is no flux; a rendering whose files or bands are missing is named with the reason
+
+    Parameters
+    ----------
+    who : Examinee
+    folder : str | Path
+        The folder of real pixels
+    recipe : ExamRecipe, default ExamRecipe()
+    ledger : str | Path | None, default None
+        File to append the result to
+
+    Returns
+    -------
+    dict[str, Any]
+        network, one entry per rendering, not_compared
+    """
     out: dict[str, Any] = {"network": who.name, "seeds": list(recipe.seeds), "noise": recipe.times, "renderings": {}, "not_compared": {}}
     for name, block in BLOCKS.items():
         try:
@@ -387,7 +622,18 @@ def sit_exam(
 def short_result(
     exam: Mapping[str, Any],  # From `sit_exam`
 ) -> dict[str, Any]:  # Text per number, for a ledger
-    "The exam's numbers as text, with intervals"
+    """The exam's numbers as text, with intervals
+
+    Parameters
+    ----------
+    exam : Mapping[str, Any]
+        From `sit_exam`
+
+    Returns
+    -------
+    dict[str, Any]
+        Text per number, for a ledger
+    """
     short: dict[str, Any] = {"seeds": exam["seeds"], "noise": exam["noise"], "not_compared": exam["not_compared"]}
     for name, found in exam["renderings"].items():
         short[name] = {

@@ -40,7 +40,28 @@ SCORES_PLANTED = {  # the same for the gates on scores
 # %% ../../nbs/trust/gate_power.ipynb #0668b05d
 @dataclass(frozen=True)
 class Power:
-    "False alarms and reach of a gate, at a number of hosts"
+    """False alarms and reach of a gate, at a number of hosts
+
+    Attributes
+    ----------
+    gate : str
+    hosts : int
+        of each class
+    draws : int
+        sound sets drawn
+    false_alarms : int
+        of them declared faulty
+    null_mean : float
+        of the gate's value on sound sets
+    null_sd : float
+    fault : str
+        what was planted, with its unit
+    sizes : tuple[float, ...]
+    caught : tuple[float, ...]
+        share caught at each size
+    fault80 : float
+        smallest size caught four times in five; nan if none was
+    """
 
     gate: str
     hosts: int  # of each class
@@ -59,7 +80,21 @@ def size_caught(
     caught: Sequence[float],  # share caught at each
     wanted: float = 0.8,
 ) -> float:  # nan if the ladder does not reach it
-    "The size at which the share caught first reaches what is wanted, by linear interpolation"
+    """The size at which the share caught first reaches what is wanted, by linear interpolation
+
+    Parameters
+    ----------
+    sizes : Sequence[float]
+        ladder of fault sizes, by growing magnitude
+    caught : Sequence[float]
+        share caught at each
+    wanted : float, default 0.8
+
+    Returns
+    -------
+    float
+        nan if the ladder does not reach it
+    """
     before = (0.0, 0.0)
     for size, share in zip(sizes, caught):
         if share >= wanted:
@@ -77,7 +112,28 @@ def power_of(
     judged: Callable[[int, float, int], GateResult],  # step of the ladder from 1, size, number of the draw: the gate on a faulty set
     fault_draws: int = 50,  # sets per size
 ) -> Power:
-    "One gate's false alarms and its reach"
+    """One gate's false alarms and its reach
+
+    Parameters
+    ----------
+    gate : str
+    hosts : int
+        of each class in a set
+    null : Sequence[GateResult]
+        the gate on sound sets
+    fault : str
+        what is planted, with its unit
+    sizes : Sequence[float]
+        ladder of sizes, by growing magnitude
+    judged : Callable[[int, float, int], GateResult]
+        step of the ladder from 1, size, number of the draw: the gate on a faulty set
+    fault_draws : int, default 50
+        sets per size
+
+    Returns
+    -------
+    Power
+    """
     caught = tuple(float(np.mean([judged(j, size, i).passed is False for i in range(fault_draws)])) for j, size in enumerate(sizes, 1))
     values, alarms = np.array([n.value for n in null]), sum(n.passed is False for n in null)
     reach = size_caught(sizes, caught)
@@ -94,7 +150,29 @@ def power_table(
     ladders: Mapping[str, Sequence[float]] | None = None,  # gate -> sizes of its fault; those of PLANTED if None
     n_pix: int = 40,  # side of a stamp; a few pixels do for gates that look at columns alone
 ) -> list[Power]:
-    "The gates of a product on sound toy sets, and on sets with their planted fault"
+    """The gates of a product on sound toy sets, and on sets with their planted fault
+
+    Parameters
+    ----------
+    names : Sequence[str], default tuple(PLANTED)
+        gates of a product
+    hosts : int, default 200
+        of each class
+    draws : int, default 500
+        sound sets, shared by all gates
+    fault_draws : int, default 50
+        sets per size of each fault
+    seed : int, default 0
+    recipe : GateRecipe | None, default None
+    ladders : Mapping[str, Sequence[float]] | None, default None
+        gate -> sizes of its fault; those of PLANTED if None
+    n_pix : int, default 40
+        side of a stamp; a few pixels do for gates that look at columns alone
+
+    Returns
+    -------
+    list[Power]
+    """
     recipe, out = recipe or GateRecipe(), []
     sound = [
         [GATES[g](s, recipe) for g in names]
@@ -118,7 +196,24 @@ def score_power(
     seed: int = 0,
     ladders: Mapping[str, Sequence[float]] | None = None,  # gate -> sizes of its fault; those of SCORES_PLANTED if None
 ) -> list[Power]:
-    "The gates on scores, likewise"
+    """The gates on scores, likewise
+
+    Parameters
+    ----------
+    n : int, default 6000
+        scores in a set, half of them of painted stamps
+    draws : int, default 500
+        sound sets, shared by all gates
+    fault_draws : int, default 50
+        sets per size of each fault
+    seed : int, default 0
+    ladders : Mapping[str, Sequence[float]] | None, default None
+        gate -> sizes of its fault; those of SCORES_PLANTED if None
+
+    Returns
+    -------
+    list[Power]
+    """
     sound = [{r.name: r for r in run_score_gates(*toy_scores(np.random.default_rng((seed, i)), n))} for i in range(draws)]
     out = []
     for g, (kind, own) in SCORES_PLANTED.items():
@@ -149,6 +244,22 @@ def scaled_reach(
     hosts: int,  # among so many of each class
     more: int,  # hosts for which it is wanted
 ) -> float:  # as `fault80`
-    "The smallest fault caught among more hosts, if nothing but their number decided"
+    """The smallest fault caught among more hosts, if nothing but their number decided
+
+    Parameters
+    ----------
+    gate : str
+    fault80 : float
+        smallest size caught four times in five
+    hosts : int
+        among so many of each class
+    more : int
+        hosts for which it is wanted
+
+    Returns
+    -------
+    float
+        as `fault80`
+    """
     ratio = hosts / more
     return fault80 * (1.0 if gate in BY_ALLOWANCE else ratio if gate in BY_NUMBER else ratio**0.5)

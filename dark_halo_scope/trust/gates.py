@@ -40,7 +40,25 @@ from .probe import Excess, excess
 # %% ../../nbs/trust/gates.ipynb #e50e855e
 @dataclass(frozen=True)
 class GateResult:
-    "What a gate found"
+    """What a gate found
+
+    Attributes
+    ----------
+    name : str
+        the gate
+    value : float
+        the number it judges
+    interval : tuple[float, float]
+        at the gate's own false-alarm level
+    threshold : float
+        fails beyond this, with the interval clear of no fault
+    passed : bool | None
+        None: could not be checked
+    why : str
+        one line with counts and unique hosts
+    curve : dict[str, Any], optional
+        numbers of its figure
+    """
 
     name: str  # the gate
     value: float  # the number it judges
@@ -53,7 +71,39 @@ class GateResult:
 # %% ../../nbs/trust/gates.ipynb #6b4769f1
 @dataclass(frozen=True)
 class GateRecipe:
-    "Thresholds of the gates; the defaults are the project's"
+    """Thresholds of the gates; the defaults are the project's
+
+    Attributes
+    ----------
+    max_stamps : int, default 6000
+        stamps whose pixels are read, drawn by hash of task_id
+    alpha : float, default 0.001
+        chance of a false alarm per gate
+    core_radius : float, default 5.0
+        core aperture [pix]
+    rendered : int, default 70
+        painted stamps of each stratum of theta_E whose light is worked out apart from the painter, by hash of task_id
+    excess : float, default 0.02
+        AUC beyond what the render predicts
+    core_light : float, default 0.05
+        |painted over expected core light - 1| allowed
+    theta_edges : tuple[float, ...], default (1.0, 2.0)
+        strata of theta_E [arcsec]
+    host_share : float, default 0.01
+        largest share of one host in a cell of the grid
+    shared_hosts : float, default 0.01
+        largest share of control hosts that are injected too
+    split_separation : float, default 12.0
+        closest approach of two splits [arcsec]
+    arc_peak : float, default 0.35
+        |peak radius / theta_E - 1| allowed
+    arc_offset : float, default 0.15
+        mean offset of the painted light from the host allowed [pix]
+    calibration_error : float, default 0.05
+        expected calibration error allowed
+    pixscale : float, default 0.262
+        [arcsec per pixel]
+    """
 
     max_stamps: int = 6000  # stamps whose pixels are read, drawn by hash of task_id
     alpha: float = 0.001  # chance of a false alarm per gate
@@ -93,7 +143,23 @@ class GateRecipe:
 # %% ../../nbs/trust/gates.ipynb #45f1b29b
 @dataclass(frozen=True)
 class GateInput:
-    "Columns of a stamp product, and its pixels where they were read"
+    """Columns of a stamp product, and its pixels where they were read
+
+    Attributes
+    ----------
+    columns : dict[str, np.ndarray]
+        name -> (n,)
+    image : np.ndarray | None, default None
+        (n, band, y, x) [nmgy per pixel]
+    ctrl : np.ndarray | None, default None
+        the same cutouts before painting
+    bands : tuple[str, ...], default ('g', 'r', 'z')
+    clean : np.ndarray | None, default None
+    paint : PaintRecipe, optional
+        what the painter was told of PSF and pixels
+    bank : SourceBank | None, default None
+        pictures of HST sources, where they were painted
+    """
 
     columns: dict[str, np.ndarray]  # name -> (n,)
     image: np.ndarray | None = None  # (n, band, y, x) [nmgy per pixel]
@@ -110,12 +176,24 @@ class GateInput:
 
     @property
     def label(self) -> np.ndarray:  # (n,) bool
-        "True for a painted stamp"
+        """True for a painted stamp
+
+        Returns
+        -------
+        np.ndarray
+            (n,) bool
+        """
         return ~self.columns["is_control"].astype(bool)
 
     @property
     def host(self) -> np.ndarray:  # (n,) integers, equal where the galaxy is
-        "The galaxy of every stamp: release, brickid, objid"
+        """The galaxy of every stamp: release, brickid, objid
+
+        Returns
+        -------
+        np.ndarray
+            (n,) integers, equal where the galaxy is
+        """
         return np.unique(galaxy_key(self.columns), return_inverse=True)[1].reshape(-1)
 
     @property
@@ -127,7 +205,17 @@ class GateInput:
         self,
         rows: np.ndarray,  # indices or bool
     ) -> "GateInput":
-        "The same product with fewer rows"
+        """The same product with fewer rows
+
+        Parameters
+        ----------
+        rows : np.ndarray
+            indices or bool
+
+        Returns
+        -------
+        'GateInput'
+        """
         arrays = {k: None if v is None else v[rows] for k, v in (("image", self.image), ("ctrl", self.ctrl), ("clean", self.clean))}
         return replace(self, columns={k: v[rows] for k, v in self.columns.items()}, **arrays)  # type: ignore[arg-type]
 
@@ -138,7 +226,22 @@ PIXEL_COLUMNS = ("stamp", "ctrl_stamp", "stamp_npz", "ctrl_stamp_npz")
 def from_table(
     table: pa.Table,  # a stamps product, with or without pixels
 ) -> GateInput:
-    "A stamps table as the gates see it"
+    """A stamps table as the gates see it
+
+    Parameters
+    ----------
+    table : pa.Table
+        a stamps product, with or without pixels
+
+    Returns
+    -------
+    GateInput
+
+    Raises
+    ------
+    BadInput
+        stamps: no column is_control among {table.column_names[:8]} ..., expected a stamps product
+    """
     if "is_control" not in table.column_names:
         raise BadInput(f"stamps: no column is_control among {table.column_names[:8]} ..., expected a stamps product")
     plain = [c for c in table.column_names if c not in PIXEL_COLUMNS and not pa.types.is_nested(table.schema.field(c).type)]
@@ -151,7 +254,22 @@ def from_table(
 def product_files(
     product: str | Sequence[str],  # a folder, a file, or a list of files
 ) -> list[str]:
-    "The Parquet files of a stamps product, sorted"
+    """The Parquet files of a stamps product, sorted
+
+    Parameters
+    ----------
+    product : str | Sequence[str]
+        a folder, a file, or a list of files
+
+    Returns
+    -------
+    list[str]
+
+    Raises
+    ------
+    BadInput
+        {product}: no Parquet file there, expected a stamps product
+    """
     given = [product] if isinstance(product, str) else list(product)
     found = [f for g in given for f in (list_files(g, ".parquet") if is_folder(g) else [g])]
     if not found:
@@ -163,7 +281,20 @@ def read_product(
     product: str | Sequence[str],  # a folder, a file, or a list of files
     max_stamps: int = 6000,  # stamps whose pixels are wanted
 ) -> tuple[GateInput, GateInput]:  # every row without pixels, the sample with pixels
-    "Columns of all stamps and pixels of a sample drawn by the hash of task_id"
+    """Columns of all stamps and pixels of a sample drawn by the hash of task_id
+
+    Parameters
+    ----------
+    product : str | Sequence[str]
+        a folder, a file, or a list of files
+    max_stamps : int, default 6000
+        stamps whose pixels are wanted
+
+    Returns
+    -------
+    tuple[GateInput, GateInput]
+        every row without pixels, the sample with pixels
+    """
     files = product_files(product)
     plain, pixels = [], []
     for f in files:
@@ -189,7 +320,25 @@ def toy_product(
     size: float = 0.0,  # of the fault, in the unit that FAULTS states
     n_pix: int = 40,  # side of a stamp
 ) -> GateInput:  # one band, `hosts` injections and as many controls
-    "A cheap stamp product, sound or with one planted fault"
+    """A cheap stamp product, sound or with one planted fault
+
+    Parameters
+    ----------
+    rng : np.random.Generator
+    hosts : int, default 200
+        galaxies of each class
+    fault : str, default ''
+        one of FAULTS, or none
+    size : float, default 0.0
+        of the fault, in the unit that FAULTS states
+    n_pix : int, default 40
+        side of a stamp
+
+    Returns
+    -------
+    GateInput
+        one band, `hosts` injections and as many controls
+    """
     n, half = 2 * hosts, (n_pix - 1) / 2
     y, x = np.mgrid[:n_pix, :n_pix] - half
     r = np.hypot(x, y)
@@ -235,7 +384,22 @@ def toy_arcs(
     x: np.ndarray,  # (y, x) pixel coordinates from the centre
     y: np.ndarray,
 ) -> np.ndarray:  # (n, y, x), unit total light
-    "One-sided rings with a fainter counter-image"
+    """One-sided rings with a fainter counter-image
+
+    Parameters
+    ----------
+    rng : np.random.Generator
+    radius : np.ndarray
+        (n,) ring radius [pix]; 0 for none
+    x : np.ndarray
+        (y, x) pixel coordinates from the centre
+    y : np.ndarray
+
+    Returns
+    -------
+    np.ndarray
+        (n, y, x), unit total light
+    """
     phi = rng.uniform(0, 2 * np.pi, len(radius))[:, None, None]
     ring = np.exp(-0.5 * ((np.hypot(x, y) - radius[:, None, None]) / 1.4) ** 2)
     side = np.cos(np.arctan2(y, x) - phi)
@@ -253,7 +417,28 @@ def toy_columns(
     fault: str,
     size: float,
 ) -> dict[str, np.ndarray]:
-    "Columns of the toy product, with the faults that live in columns"
+    """Columns of the toy product, with the faults that live in columns
+
+    Parameters
+    ----------
+    rng : np.random.Generator
+    painted : np.ndarray
+        (n,) bool
+    theta : np.ndarray
+        (n,) theta_E [arcsec]
+    flux : np.ndarray
+        (n,) host flux [nmgy]
+    arc : np.ndarray
+        (n, y, x) painted light, faults and all [nmgy]
+    image : np.ndarray
+        (n, band, y, x)
+    fault : str
+    size : float
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+    """
     n = len(painted)
     objid, split = np.arange(n), np.where(np.arange(n) % 5 == 0, "test", "train").astype(object)
     swap = np.flatnonzero(rng.random(n) < size)
@@ -278,7 +463,18 @@ def toy_columns(
 def radii(
     n_pix: int,  # side of a stamp
 ) -> np.ndarray:  # (y, x) distance from the geometric centre [pix]
-    "Distance of every pixel from the stamp's centre"
+    """Distance of every pixel from the stamp's centre
+
+    Parameters
+    ----------
+    n_pix : int
+        side of a stamp
+
+    Returns
+    -------
+    np.ndarray
+        (y, x) distance from the geometric centre [pix]
+    """
     half = (n_pix - 1) / 2
     y, x = np.mgrid[:n_pix, :n_pix]
     return np.hypot(x - half, y - half)
@@ -288,14 +484,38 @@ def core_light(
     image: np.ndarray,  # (n, band, y, x) [nmgy per pixel]
     radius: float = 5.0,  # [pix]
 ) -> np.ndarray:  # (n, band) [nmgy]
-    "Light within a radius of the centre"
+    """Light within a radius of the centre
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (n, band, y, x) [nmgy per pixel]
+    radius : float, default 5.0
+        [pix]
+
+    Returns
+    -------
+    np.ndarray
+        (n, band) [nmgy]
+    """
     return image[..., radii(image.shape[-1]) <= radius].sum(-1, dtype=np.float64)
 
 # %% ../../nbs/trust/gates.ipynb #325fd126
 def background_features(
     image: np.ndarray,  # (n, band, y, x) [nmgy per pixel]
 ) -> np.ndarray:  # (n, 4 band): median, interquartile range, 5th and 95th percentile
-    "Numbers of the rim, beyond 0.4 of the stamp's side from the centre"
+    """Numbers of the rim, beyond 0.4 of the stamp's side from the centre
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (n, band, y, x) [nmgy per pixel]
+
+    Returns
+    -------
+    np.ndarray
+        (n, 4 band): median, interquartile range, 5th and 95th percentile
+    """
     rim = image[..., radii(image.shape[-1]) > 0.4 * image.shape[-1]]
     rim = np.sort(rim, axis=-1)
     low, first, mid, third, high = (rim[..., int(q * (rim.shape[-1] - 1))].astype(np.float64) for q in (0.05, 0.25, 0.5, 0.75, 0.95))
@@ -308,7 +528,20 @@ def excess_gate(
     found: Mapping[str, Excess],  # by stratum
     recipe: GateRecipe,
 ) -> GateResult:
-    "The verdict over strata: fails if any excess is beyond the threshold with its interval above 0"
+    """The verdict over strata: fails if any excess is beyond the threshold with its interval above 0
+
+    Parameters
+    ----------
+    name : str
+        the gate
+    found : Mapping[str, Excess]
+        by stratum
+    recipe : GateRecipe
+
+    Returns
+    -------
+    GateResult
+    """
     worst = max(found, key=lambda k: (found[k].value > recipe.excess and found[k].lo > 0, found[k].value))
     w = found[worst]
     bad = w.value > recipe.excess and w.lo > 0
@@ -326,7 +559,19 @@ def not_checked(
     name: str,  # the gate
     why: str,  # what was missing
 ) -> GateResult:
-    "A gate that could not look"
+    """A gate that could not look
+
+    Parameters
+    ----------
+    name : str
+        the gate
+    why : str
+        what was missing
+
+    Returns
+    -------
+    GateResult
+    """
     return GateResult(name, float("nan"), (float("nan"), float("nan")), float("nan"), None, f"not checked: {why}")
 
 # %% ../../nbs/trust/gates.ipynb #5f294a9b
@@ -335,7 +580,21 @@ def theta_strata(
     edges: Sequence[float],  # of theta_E [arcsec]
     smallest: int = 30,  # painted stamps below which a stratum is not looked at
 ) -> dict[str, np.ndarray]:  # name -> rows: its painted stamps and all controls
-    "Rows of every stratum of theta_E, and of all"
+    """Rows of every stratum of theta_E, and of all
+
+    Parameters
+    ----------
+    s : GateInput
+    edges : Sequence[float]
+        of theta_E [arcsec]
+    smallest : int, default 30
+        painted stamps below which a stratum is not looked at
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        name -> rows: its painted stamps and all controls
+    """
     name = binned(s.columns["theta_E"], edges, "arcsec")
     rows = {"all": np.ones(len(s), bool)} | {k: (name == k) | ~s.label for k in bin_names(edges, "arcsec")}
     return {k: v for k, v in rows.items() if (v & s.label).sum() >= smallest}
@@ -350,7 +609,19 @@ def beside_host(
     s: GateInput,
     light: np.ndarray,  # (n,) [nmgy]
 ) -> np.ndarray:  # (n, 1 or 2): the light, and the host's magnitude where the product has it
-    "Core light with the brightness of its host beside it, so that the probe can compare the two"
+    """Core light with the brightness of its host beside it, so that the probe can compare the two
+
+    Parameters
+    ----------
+    s : GateInput
+    light : np.ndarray
+        (n,) [nmgy]
+
+    Returns
+    -------
+    np.ndarray
+        (n, 1 or 2): the light, and the host's magnitude where the product has it
+    """
     return np.column_stack([log_light(light), *([s.columns["mag_r"].astype(float)] if "mag_r" in s.columns else [])])
 
 # %% ../../nbs/trust/gates.ipynb #7d05c4a3
@@ -358,7 +629,13 @@ def with_clean_light(
     s: GateInput,
     recipe: GateRecipe,
 ) -> GateInput:  # with `clean`, where the plan's columns are there to tell
-    "The light of a part of the arcs, worked out from the plan by other means than the painter's"
+    """The light of a part of the arcs, worked out from the plan by other means than the painter's
+
+    Returns
+    -------
+    GateInput
+        with `clean`, where the plan's columns are there to tell
+    """
     if s.clean is not None or s.image is None or not {*NEEDED, "task_id", "psfsize_r", "src_mag_r"} <= set(s.columns):
         return s
     draw = uniforms_table("clean light", [s.columns["task_id"].tolist()])[:, 0]
@@ -380,7 +657,20 @@ def known_clean(
     s: GateInput,
     recipe: GateRecipe,
 ) -> "GateInput | GateResult":  # controls and the arcs whose light is known; or why there are none
-    "The stamps that can be compared with a clean render"
+    """The stamps that can be compared with a clean render
+
+    Parameters
+    ----------
+    name : str
+        the gate
+    s : GateInput
+    recipe : GateRecipe
+
+    Returns
+    -------
+    'GateInput | GateResult'
+        controls and the arcs whose light is known; or why there are none
+    """
     s = with_clean_light(s, recipe)
     if s.image is None or s.clean is None:
         return not_checked(name, "needs pixels and the plan's columns of lens and source, to work out what should be there")
@@ -450,7 +740,21 @@ def pixel_probe_gate(
     recipe: GateRecipe,
     features: Callable[[np.ndarray], np.ndarray],  # (n, band, y, x) -> (n, f)
 ) -> GateResult:
-    "Excess separation by numbers of the pixels over those of the stamps before painting (over chance where those are not kept)"
+    """Excess separation by numbers of the pixels over those of the stamps before painting (over chance where those are not kept)
+
+    Parameters
+    ----------
+    name : str
+        the gate
+    s : GateInput
+    recipe : GateRecipe
+    features : Callable[[np.ndarray], np.ndarray]
+        (n, band, y, x) -> (n, f)
+
+    Returns
+    -------
+    GateResult
+    """
     if s.image is None or s.label.all() or not s.label.any():
         return not_checked(name, "needs pixels of painted and unpainted stamps")
     predicted = None if s.ctrl is None else features(s.ctrl)
@@ -507,7 +811,21 @@ def arc_profiles(
     pixscale: float,  # [arcsec per pixel]
     bins: np.ndarray,  # edges in r / theta_E, evenly spaced
 ) -> np.ndarray:  # (painted stamps, bins) surface brightness, each summing to 1
-    "Radial profiles of the painted light in units of theta_E"
+    """Radial profiles of the painted light in units of theta_E
+
+    Parameters
+    ----------
+    s : GateInput
+    pixscale : float
+        [arcsec per pixel]
+    bins : np.ndarray
+        edges in r / theta_E, evenly spaced
+
+    Returns
+    -------
+    np.ndarray
+        (painted stamps, bins) surface brightness, each summing to 1
+    """
     rows, count = np.flatnonzero(s.label), len(bins) - 1
     r = radii(s.image.shape[-1]).ravel() * pixscale  # type: ignore[union-attr]
     out = np.zeros((len(rows), count))
@@ -526,7 +844,19 @@ def peak_of(
     profile: np.ndarray,  # (bins,) values
     centre: np.ndarray,  # (bins,) abscissae
 ) -> float:
-    "Peak of a profile: the centroid of what lies above half of its maximum"
+    """Peak of a profile: the centroid of what lies above half of its maximum
+
+    Parameters
+    ----------
+    profile : np.ndarray
+        (bins,) values
+    centre : np.ndarray
+        (bins,) abscissae
+
+    Returns
+    -------
+    float
+    """
     top = np.clip(profile - 0.5 * profile.max(), 0, None)
     return float((top * centre).sum() / max(top.sum(), 1e-30))
 
@@ -609,7 +939,18 @@ def close_pairs(
     s: GateInput,
     arcsec: float,  # separation
 ) -> int:
-    "Pairs of galaxies of different splits closer than a separation on the sphere"
+    """Pairs of galaxies of different splits closer than a separation on the sphere
+
+    Parameters
+    ----------
+    s : GateInput
+    arcsec : float
+        separation
+
+    Returns
+    -------
+    int
+    """
     _, first = np.unique(s.host, return_index=True)
     pairs = pairs_within(s.columns["ra"][first], s.columns["dec"][first], arcsec)
     split = s.columns["split"][first].astype(str)
@@ -651,7 +992,18 @@ def metadata_names_gate(
     names: Sequence[str],  # columns that a recipe feeds beside the image
     bands: Sequence[str] = ("g", "r", "z"),
 ) -> GateResult:
-    "Whether every column fed beside the image is an observing condition"
+    """Whether every column fed beside the image is an observing condition
+
+    Parameters
+    ----------
+    names : Sequence[str]
+        columns that a recipe feeds beside the image
+    bands : Sequence[str], default ('g', 'r', 'z')
+
+    Returns
+    -------
+    GateResult
+    """
     try:
         metadata_columns(list(names), bands=bands)
     except BadInput as error:
@@ -681,7 +1033,22 @@ def run_gates(
     paint: PaintRecipe | None = None,  # what the painter was told of PSF and pixels; the defaults if not given
     bank: SourceBank | None = None,  # pictures of HST sources, where they were painted
 ) -> list[GateResult]:
-    "Every gate on a stamp product"
+    """Every gate on a stamp product
+
+    Parameters
+    ----------
+    product : 'pa.Table | GateInput | str | Sequence[str]'
+        a stamps table, or where one is
+    recipe : GateRecipe | None, default None
+    paint : PaintRecipe | None, default None
+        what the painter was told of PSF and pixels; the defaults if not given
+    bank : SourceBank | None, default None
+        pictures of HST sources, where they were painted
+
+    Returns
+    -------
+    list[GateResult]
+    """
     recipe = recipe or GateRecipe()
     if isinstance(product, GateInput | pa.Table):
         every = product if isinstance(product, GateInput) else from_table(product)
@@ -701,7 +1068,13 @@ def usable(s: GateInput) -> GateInput:
 def gate_rows(
     results: Sequence[GateResult],
 ) -> list[dict[str, Any]]:  # JSON-able: not-a-number becomes None
-    "Results as plain rows"
+    """Results as plain rows
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        JSON-able: not-a-number becomes None
+    """
     return [plain(asdict(r)) for r in results]
 
 # %% ../../nbs/trust/gates.ipynb #153832e0

@@ -27,7 +27,30 @@ from .score_gates import brick_gate, calibration_gate, invisible_gate, physics_g
 # %% ../../nbs/trust/generations.ipynb #5af3aa33
 @dataclass(frozen=True)
 class Generation:
-    "What is known of one generation"
+    """What is known of one generation
+
+    Attributes
+    ----------
+    name : str
+    source : str
+        the document that records it, or the run that it was read from
+    recorded : bool
+        True: stated elsewhere, not measured here
+    data : dict[str, Any], optional
+    configuration : dict[str, Any], optional
+    results : dict[str, Any], optional
+        metric -> value on the reporting split
+    intervals : dict[str, list[float]], optional
+        metric -> limits, where measured
+    notes : dict[str, str], optional
+        metric -> why it has no value
+    gates : dict[str, bool | None], optional
+        gate -> passed; None: not checked
+    anchors : dict[str, Any], optional
+        stage 0
+    history : list[dict[str, Any]], optional
+        metrics of every epoch
+    """
 
     name: str
     source: str  # the document that records it, or the run that it was read from
@@ -52,7 +75,20 @@ def run_json(
     run: str,  # Folder of a run
     *parts: str,  # File below it
 ) -> Any:  # None when it is not there
-    "The values of a JSON file of a run, if it has one; raises BadInput when it cannot be read"
+    """The values of a JSON file of a run, if it has one; raises BadInput when it cannot be read
+
+    Parameters
+    ----------
+    run : str
+        Folder of a run
+    *parts : str
+        File below it
+
+    Returns
+    -------
+    Any
+        None when it is not there
+    """
     uri = join(run, *parts)
     return read_json(uri) if exists(uri) else None
 
@@ -61,7 +97,13 @@ def flat(
     values: dict[str, Any],
     prefix: str = "",
 ) -> dict[str, Any]:  # dotted keys
-    "A nested configuration as one level"
+    """A nested configuration as one level
+
+    Returns
+    -------
+    dict[str, Any]
+        dotted keys
+    """
     out: dict[str, Any] = {}
     for k, v in values.items():
         out |= flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v}
@@ -72,7 +114,24 @@ def from_run(
     run: str,  # folder of a run
     name: str = "",  # the generation's name; the folder's if empty
 ) -> Generation:
-    "A generation as a run's receipts, history, gates and stage 0 tell it"
+    """A generation as a run's receipts, history, gates and stage 0 tell it
+
+    Parameters
+    ----------
+    run : str
+        folder of a run
+    name : str, default ''
+        the generation's name; the folder's if empty
+
+    Returns
+    -------
+    Generation
+
+    Raises
+    ------
+    BadInput
+        {run}: neither model/summary.json nor _stamps.receipt.json there, expected the folder of a run
+    """
     summary, history = run_json(run, "model", "summary.json"), run_json(run, "model", "history.json")
     stamps, stage, gates, zero = (run_json(run, f) for f in ("_stamps.receipt.json", "_stage_config.json", "gates.json", "stage0.json"))
     if summary is None and stamps is None:
@@ -105,7 +164,19 @@ def cell(
     section: str,  # one of SECTIONS
     key: str,
 ) -> str:
-    "One cell of the document: the value with its interval, or why there is none"
+    """One cell of the document: the value with its interval, or why there is none
+
+    Parameters
+    ----------
+    g : Generation
+    section : str
+        one of SECTIONS
+    key : str
+
+    Returns
+    -------
+    str
+    """
     value = getattr(g, section).get(key)
     if section == "gates":
         return {True: "pass", False: "FAIL", None: "not checked"}[value] if key in g.gates else ""
@@ -123,7 +194,18 @@ def cell(
 def compare(
     generations: Sequence[Generation],
 ) -> dict[str, list[dict[str, str]]]:  # section -> rows: what, and a cell for every generation
-    "The tables of the comparison"
+    """The tables of the comparison
+
+    Returns
+    -------
+    dict[str, list[dict[str, str]]]
+        section -> rows: what, and a cell for every generation
+
+    Raises
+    ------
+    BadInput
+        generations {[g.name for g in generations]}: expected at least one, each name once
+    """
     if len({g.name for g in generations}) != len(generations) or not generations:
         raise BadInput(f"generations {[g.name for g in generations]}: expected at least one, each name once")
     out = {}
@@ -139,7 +221,13 @@ def progression(
     generations: Sequence[Generation],
     metric: str = "tpr@fpr0.0001",
 ) -> list[dict[str, Any]]:  # one row a generation that has the metric
-    "The numbers of the progression chart"
+    """The numbers of the progression chart
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        one row a generation that has the metric
+    """
     return [
         {
             "generation": g.name,
@@ -158,7 +246,19 @@ def document(
     generations: Sequence[Generation],
     metric: str = "tpr@fpr0.0001",  # of the progression
 ) -> str:  # Markdown
-    "The comparison as one document, recorded and measured generations under their own headings"
+    """The comparison as one document, recorded and measured generations under their own headings
+
+    Parameters
+    ----------
+    generations : Sequence[Generation]
+    metric : str, default 'tpr@fpr0.0001'
+        of the progression
+
+    Returns
+    -------
+    str
+        Markdown
+    """
     lines = ["# The generations compared", ""]
     for title, group in (
         ("Recorded elsewhere", [g for g in generations if g.recorded]),
@@ -183,7 +283,20 @@ def document(
 # %% ../../nbs/trust/generations.ipynb #d1ad5f31
 @dataclass(frozen=True)
 class Criterion:
-    "Something that was asked of a model"
+    """Something that was asked of a model
+
+    Attributes
+    ----------
+    key : str
+        of the values
+    what : str
+    wanted : str
+        as people read it
+    least : float, default -math.inf
+        met from this
+    most : float, default math.inf
+        up to this, both included
+    """
 
     key: str  # of the values
     what: str
@@ -217,7 +330,23 @@ CRITERIA = (
 def against_criteria(
     values: Mapping[str, float | None],  # key -> value; missing, None or not-a-number: not measured
 ) -> list[dict[str, Any]]:  # what, wanted, value, met: yes, NO, not measured or shown
-    "Every criterion beside its value; attention counts only where both classes are told apart at p = .5"
+    """Every criterion beside its value; attention counts only where both classes are told apart at p = .5
+
+    Parameters
+    ----------
+    values : Mapping[str, float | None]
+        key -> value; missing, None or not-a-number: not measured
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        what, wanted, value, met: yes, NO, not measured or shown
+
+    Raises
+    ------
+    BadInput
+        criteria: {', '.join(unknown)} unknown, expected some of {', '.join((c.key for c in CRITERIA))}
+    """
     if unknown := sorted(set(values) - {c.key for c in CRITERIA}):
         raise BadInput(f"criteria: {', '.join(unknown)} unknown, expected some of {', '.join(c.key for c in CRITERIA)}")
     # Where everything is called by one name, looking at the arc decides nothing.
@@ -238,7 +367,26 @@ def score_values(
     columns: Mapping[str, np.ndarray],  # theta_E, arc_snr, brickname of the same stamps, as far as known
     hosts: np.ndarray | None = None,  # (n,)
 ) -> dict[str, float]:  # Values of the criteria, and the confusion matrix: tp, fp, fn, tn
-    "What scores say about the criteria"
+    """What scores say about the criteria
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,) float32
+    p_lens : np.ndarray
+        (n,) calibrated
+    label : np.ndarray
+        (n,) 1 lens, 0 not
+    columns : Mapping[str, np.ndarray]
+        theta_E, arc_snr, brickname of the same stamps, as far as known
+    hosts : np.ndarray | None, default None
+        (n,)
+
+    Returns
+    -------
+    dict[str, float]
+        Values of the criteria, and the confusion matrix: tp, fp, fn, tn
+    """
     y, called, recipe = np.asarray(label) > 0.5, np.asarray(p_lens) >= 0.5, GateRecipe()
     out = {"accuracy": float((called == y).mean()), "accuracy_lens": float(called[y].mean()), "accuracy_other": float((~called[~y]).mean())}
     out |= {"tp": int((called & y).sum()), "fp": int((called & ~y).sum()), "fn": int((~called & y).sum()), "tn": int((~called & ~y).sum())}
@@ -262,7 +410,17 @@ def score_values(
 def history_values(
     history: Sequence[Mapping[str, Any]],  # history.json of a training
 ) -> dict[str, float]:
-    "What a training's history says about the criteria"
+    """What a training's history says about the criteria
+
+    Parameters
+    ----------
+    history : Sequence[Mapping[str, Any]]
+        history.json of a training
+
+    Returns
+    -------
+    dict[str, float]
+    """
     last, above = history[-1], [e["epoch"] for e in history if e["choose"]["auroc"] > 0.9]
     return {
         "gap": last["choose"]["loss"] - last["loss"],
@@ -277,7 +435,22 @@ def arc_left(
     before: np.ndarray,  # (n, band, y, x) the same cutouts before painting, normalised alike
     arcs: np.ndarray,  # (n, y, x) bool: the pixels of each arc, before normalising
 ) -> float:  # 0 to 1
-    "Share of arcs in whose pixels the normalised difference is brightest"
+    """Share of arcs in whose pixels the normalised difference is brightest
+
+    Parameters
+    ----------
+    painted : np.ndarray
+        (n, band, y, x) normalised stamps
+    before : np.ndarray
+        (n, band, y, x) the same cutouts before painting, normalised alike
+    arcs : np.ndarray
+        (n, y, x) bool: the pixels of each arc, before normalising
+
+    Returns
+    -------
+    float
+        0 to 1
+    """
     smooth = uniform_filter(np.asarray(painted - before, float).sum(1), size=(1, 3, 3)).reshape(len(painted), -1)
     at = smooth.argmax(1)
     rows = np.arange(len(at))

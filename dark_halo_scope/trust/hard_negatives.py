@@ -25,7 +25,22 @@ def same_galaxy(
     dec: np.ndarray,  # (n,) [deg]
     radius: float = 1.0,  # [arcsec]
 ) -> np.ndarray:  # (n,) group numbers from 0
-    "Groups of positions that lie within a radius of one another"
+    """Groups of positions that lie within a radius of one another
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    radius : float, default 1.0
+        [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) group numbers from 0
+    """
     if not len(ra):
         return np.zeros(0, np.int64)
     pairs = pairs_within(ra, dec, radius)
@@ -42,7 +57,28 @@ def model_rows(
     lenses: tuple[np.ndarray, np.ndarray],  # ra and dec of known lenses [deg]
     recipe: MineRecipe,
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:  # kept rows, and counts
-    "One model's negatives above the threshold, known lenses out"
+    """One model's negatives above the threshold, known lenses out
+
+    Parameters
+    ----------
+    name : str
+        model id
+    columns : Mapping[str, np.ndarray]
+        ra, dec, brickname, label, p_lens of its scores
+    lenses : tuple[np.ndarray, np.ndarray]
+        ra and dec of known lenses [deg]
+    recipe : MineRecipe
+
+    Returns
+    -------
+    tuple[dict[str, np.ndarray], dict[str, int]]
+        kept rows, and counts
+
+    Raises
+    ------
+    BadInput
+        scores of model {name}: no column {', '.join(missing)}, expected {', '.join(NEEDED)}
+    """
     if missing := [c for c in NEEDED if c not in columns]:
         raise BadInput(f"scores of model {name}: no column {', '.join(missing)}, expected {', '.join(NEEDED)}")
     rows = np.flatnonzero((np.asarray(columns["label"]) == 0) & (np.asarray(columns["p_lens"]) > recipe.threshold))
@@ -63,7 +99,21 @@ def mine(
     lenses: tuple[np.ndarray, np.ndarray],  # ra and dec of known lenses [deg]
     recipe: MineRecipe | None = None,
 ) -> tuple[pa.Table, list[dict[str, Any]]]:  # one row a galaxy, and the yield of every model
-    "Hard negatives of several models, merged: one row a galaxy, in order of position"
+    """Hard negatives of several models, merged: one row a galaxy, in order of position
+
+    Parameters
+    ----------
+    scores : Mapping[str, Mapping[str, np.ndarray]]
+        model id -> columns of its scores
+    lenses : tuple[np.ndarray, np.ndarray]
+        ra and dec of known lenses [deg]
+    recipe : MineRecipe | None, default None
+
+    Returns
+    -------
+    tuple[pa.Table, list[dict[str, Any]]]
+        one row a galaxy, and the yield of every model
+    """
     recipe, parts, report = recipe or MineRecipe(), [], []
     for name in sorted(scores):
         rows, counts = model_rows(name, scores[name], lenses, recipe)
@@ -93,7 +143,18 @@ def mine(
 def lookup(
     mined: pa.Table,  # from `mine`
 ) -> pa.Table:  # ra_key, dec_key, brickname, source_model
-    "Hard negatives in the earlier pipeline's form"
+    """Hard negatives in the earlier pipeline's form
+
+    Parameters
+    ----------
+    mined : pa.Table
+        from `mine`
+
+    Returns
+    -------
+    pa.Table
+        ra_key, dec_key, brickname, source_model
+    """
     keys = {f"{c}_key": pa.array(np.round(mined[c].to_numpy(), 6)) for c in ("ra", "dec")}
     return pa.table(keys | {"brickname": mined["brickname"], "source_model": mined["source_model"]})
 
@@ -105,7 +166,26 @@ def training_weights(
     weight: float = 5.0,  # of a hard negative; others weigh 1
     radius: float = 1.0,  # [arcsec]
 ) -> np.ndarray:  # (n,) float32
-    "Weights of a training set with its hard negatives raised: weights, not copies"
+    """Weights of a training set with its hard negatives raised: weights, not copies
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) galaxies of the training set [deg]
+    dec : np.ndarray
+        (n,) [deg]
+    hard : pa.Table
+        a look-up table of either form
+    weight : float, default 5.0
+        of a hard negative; others weigh 1
+    radius : float, default 1.0
+        [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        (n,) float32
+    """
     return np.where(near_any(ra, dec, *lookup_positions(hard), radius), weight, 1.0).astype(np.float32)
 
 # %% ../../nbs/trust/hard_negatives.ipynb #0d1cb05e
@@ -114,7 +194,21 @@ def impostors(
     lenses: tuple[np.ndarray, np.ndarray],  # ra and dec of known lenses [deg]
     recipe: MineRecipe | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:  # name, class, ra, dec, and what was left out
-    "Catalogued look-alikes with their classes; the first catalogue to name a galaxy gives its class"
+    """Catalogued look-alikes with their classes; the first catalogue to name a galaxy gives its class
+
+    Parameters
+    ----------
+    catalogues : Mapping[str, Mapping[str, np.ndarray]]
+        class -> name, ra, dec
+    lenses : tuple[np.ndarray, np.ndarray]
+        ra and dec of known lenses [deg]
+    recipe : MineRecipe | None, default None
+
+    Returns
+    -------
+    tuple[dict[str, np.ndarray], dict[str, int]]
+        name, class, ra, dec, and what was left out
+    """
     recipe = recipe or MineRecipe()
     every: dict[str, np.ndarray] = {c: np.concatenate([np.asarray(t[c]) for t in catalogues.values()]) for c in ("name", "ra", "dec")} | {
         "class": np.repeat(list(catalogues), [len(t["ra"]) for t in catalogues.values()]).astype(object)

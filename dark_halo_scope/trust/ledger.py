@@ -20,7 +20,17 @@ from ..base.resources import resource_root
 def entries(
     path: str | Path,  # A file of one JSON object per line
 ) -> list[dict[str, Any]]:
-    "The ledger's entries in their order; none where no file is"
+    """The ledger's entries in their order; none where no file is
+
+    Parameters
+    ----------
+    path : str | Path
+        A file of one JSON object per line
+
+    Returns
+    -------
+    list[dict[str, Any]]
+    """
     path = Path(path)
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -29,7 +39,20 @@ def append_entry(
     path: str | Path,  # A file of one JSON object per line
     entry: Mapping[str, Any],  # evaluation, identity, result and whatever else should be known
 ) -> bool:  # False when this very result is in it already
-    "One look at the real lenses, dated and appended; a look that was had before with another result is a repeat"
+    """One look at the real lenses, dated and appended; a look that was had before with another result is a repeat
+
+    Parameters
+    ----------
+    path : str | Path
+        A file of one JSON object per line
+    entry : Mapping[str, Any]
+        evaluation, identity, result and whatever else should be known
+
+    Returns
+    -------
+    bool
+        False when this very result is in it already
+    """
     before = [e for e in entries(path) if (e["evaluation"], e["identity"]) == (entry["evaluation"], entry["identity"])]
     if any(e.get("result") == entry.get("result") and e.get("spoils") == entry.get("spoils") for e in before):
         return False
@@ -44,7 +67,25 @@ def first_entry(
     evaluation: str,
     identity: str = "",  # Empty: of whatever was asked first
 ) -> dict[str, Any]:
-    "The first look of its kind; raises BadInput when the ledger has none"
+    """The first look of its kind; raises BadInput when the ledger has none
+
+    Parameters
+    ----------
+    ledger : Sequence[Mapping[str, Any]]
+        From `entries`
+    evaluation : str
+    identity : str, default ''
+        Empty: of whatever was asked first
+
+    Returns
+    -------
+    dict[str, Any]
+
+    Raises
+    ------
+    BadInput
+        ledger: no entry of evaluation '{evaluation}'{f' for {identity}' if identity else ''} among {len(ledger)}
+    """
     for entry in ledger:
         if entry["evaluation"] == evaluation and identity in ("", entry["identity"]):
             return dict(entry)
@@ -57,7 +98,22 @@ def mark_spoilt(
     identity: str,
     why: str,  # What was wrong with it
 ) -> bool:  # False when it is marked so already
-    "An entry that marks the first one of its kind as spoilt; raises BadInput when the ledger has none"
+    """An entry that marks the first one of its kind as spoilt; raises BadInput when the ledger has none
+
+    Parameters
+    ----------
+    path : str | Path
+        The ledger
+    evaluation : str
+    identity : str
+    why : str
+        What was wrong with it
+
+    Returns
+    -------
+    bool
+        False when it is marked so already
+    """
     spoilt = first_entry(entries(path), evaluation, identity)
     return append_entry(
         path,
@@ -74,12 +130,30 @@ def why_spoilt(
     ledger: Sequence[Mapping[str, Any]],  # From `entries`
     entry: Mapping[str, Any],
 ) -> str:  # Empty: nothing is known against it
-    "What a later entry says against this one"
+    """What a later entry says against this one
+
+    Parameters
+    ----------
+    ledger : Sequence[Mapping[str, Any]]
+        From `entries`
+    entry : Mapping[str, Any]
+
+    Returns
+    -------
+    str
+        Empty: nothing is known against it
+    """
     named = {k: entry[k] for k in ("date", "evaluation", "identity")} if not entry.get("repeat") else None
     return next((e["result"]["why"] for e in ledger if e.get("spoils") and e["spoils"] == named), "")
 
 # %% ../../nbs/trust/ledger.ipynb #3f8d0154
 def default_ledger() -> Path | None:  # None outside a checkout: an installed package keeps no ledger
-    "The committed ledger of evaluations on real lenses"
+    """The committed ledger of evaluations on real lenses
+
+    Returns
+    -------
+    Path | None
+        None outside a checkout: an installed package keeps no ledger
+    """
     folder = resource_root("data_manifests")
     return folder / "ledger.jsonl" if (folder.parent / "settings.ini").exists() and os.access(folder, os.W_OK) else None

@@ -17,7 +17,15 @@ from ..stats.metrics import auc_influence, clustered_sd, mixed_bits
 # %% ../../nbs/trust/probe.ipynb #e74fccd1
 @dataclass(frozen=True)
 class Probe:
-    "How well a few numbers separate painted from unpainted stamps"
+    """How well a few numbers separate painted from unpainted stamps
+
+    Attributes
+    ----------
+    auc : float
+        averaged over folds
+    influence : np.ndarray
+        (n,) share of each stamp in the AUC's deviation
+    """
 
     auc: float  # averaged over folds
     influence: np.ndarray  # (n,) share of each stamp in the AUC's deviation
@@ -31,7 +39,20 @@ def host_folds(
     hosts: np.ndarray,  # (n,) host index
     folds: int = 5,  # how many
 ) -> np.ndarray:  # (n,) 0 .. folds - 1
-    "Folds that never part a host, of equal numbers of hosts"
+    """Folds that never part a host, of equal numbers of hosts
+
+    Parameters
+    ----------
+    hosts : np.ndarray
+        (n,) host index
+    folds : int, default 5
+        how many
+
+    Returns
+    -------
+    np.ndarray
+        (n,) 0 .. folds - 1
+    """
     names, index = np.unique(hosts, return_inverse=True)
     order = np.argsort(mixed_bits(names.astype(np.float64)), kind="stable")
     rank = np.empty(len(names), int)
@@ -43,7 +64,20 @@ def probe_terms(
     features: np.ndarray,  # (n, f) numbers
     n: int,  # Stamps
 ) -> np.ndarray:  # (n, 2 f + 1): standardised and clipped numbers, their squares, and one
-    "What the probe is linear in"
+    """What the probe is linear in
+
+    Parameters
+    ----------
+    features : np.ndarray
+        (n, f) numbers
+    n : int
+        Stamps
+
+    Returns
+    -------
+    np.ndarray
+        (n, 2 f + 1): standardised and clipped numbers, their squares, and one
+    """
     f = np.asarray(features, float).reshape(n, -1)
     f = np.clip((f - np.median(f, 0)) / np.maximum(f.std(0), 1e-12), -6, 6)
     return np.column_stack([f, f**2, np.ones(n)])
@@ -55,7 +89,28 @@ def probe(
     hosts: np.ndarray,  # (n,) host index
     ridge: float = 1e-3,  # relative to the features' variance
 ) -> Probe:
-    "Cross-fitted linear probe, grouped by host"
+    """Cross-fitted linear probe, grouped by host
+
+    Parameters
+    ----------
+    features : np.ndarray
+        (n, f) numbers
+    labels : np.ndarray
+        (n,) bool
+    hosts : np.ndarray
+        (n,) host index
+    ridge : float, default 0.001
+        relative to the features' variance
+
+    Returns
+    -------
+    Probe
+
+    Raises
+    ------
+    BadInput
+        probe: {len(labels)} stamps of {len(np.unique(hosts))} hosts, expected both classes in a fold
+    """
     f = probe_terms(features, len(labels))
     fold, target = host_folds(hosts), np.where(labels, 1.0 / labels.sum(), -1.0 / (~labels).sum()) * len(labels)
     aucs, influence = [], np.zeros(len(labels))
@@ -79,7 +134,22 @@ def shuffled(
     draws: int,
     rng: np.random.Generator,
 ) -> np.ndarray:  # (n, draws) bool
-    "Labels dealt anew among hosts of equal numbers of stamps, each host's labels kept together"
+    """Labels dealt anew among hosts of equal numbers of stamps, each host's labels kept together
+
+    Parameters
+    ----------
+    labels : np.ndarray
+        (n,) bool
+    hosts : np.ndarray
+        (n,) host index
+    draws : int
+    rng : np.random.Generator
+
+    Returns
+    -------
+    np.ndarray
+        (n, draws) bool
+    """
     order = np.argsort(hosts, kind="stable")
     size = np.unique(hosts, return_counts=True)[1]
     start, out = np.cumsum(size) - size, np.empty((len(labels), draws), bool)
@@ -97,7 +167,23 @@ def chance_sd(
     draws: int = 100,
     ridge: float = 1e-3,
 ) -> float:
-    "Scatter of the probe's AUC when the labels are dealt at random: wider than DeLong's, because the folds share their luck"
+    """Scatter of the probe's AUC when the labels are dealt at random: wider than DeLong's, because the folds share their luck
+
+    Parameters
+    ----------
+    features : np.ndarray
+        (n, f) numbers
+    labels : np.ndarray
+        (n,) bool
+    hosts : np.ndarray
+        (n,) host index
+    draws : int, default 100
+    ridge : float, default 0.001
+
+    Returns
+    -------
+    float
+    """
     f = probe_terms(features, len(labels))
     fold, y = host_folds(hosts), shuffled(labels, hosts, draws, np.random.default_rng(0))
     target = np.where(y, 1.0 / max(labels.sum(), 1), -1.0 / max((~labels).sum(), 1)) * len(labels)
@@ -113,7 +199,21 @@ def chance_sd(
 # %% ../../nbs/trust/probe.ipynb #639a976c
 @dataclass(frozen=True)
 class Excess:
-    "AUC of what is measured over that of what the render predicts"
+    """AUC of what is measured over that of what the render predicts
+
+    Attributes
+    ----------
+    measured : float
+    predicted : float
+    value : float
+        the difference
+    lo : float
+    hi : float
+    n : int
+        painted stamps
+    hosts : int
+        their unique hosts
+    """
 
     measured: float
     predicted: float
@@ -131,7 +231,25 @@ def excess(
     hosts: np.ndarray,  # (n,) host index
     alpha: float,  # one-sided tail of the interval
 ) -> Excess:
-    "How much better the measured numbers separate the classes than the predicted ones"
+    """How much better the measured numbers separate the classes than the predicted ones
+
+    Parameters
+    ----------
+    measured : np.ndarray
+        (n, f) features of the stamps
+    predicted : np.ndarray | None
+        (n, f) the same from the render; None: nothing is expected (AUC .5)
+    labels : np.ndarray
+        (n,) bool
+    hosts : np.ndarray
+        (n,) host index
+    alpha : float
+        one-sided tail of the interval
+
+    Returns
+    -------
+    Excess
+    """
     a = probe(measured, labels, hosts)
     b = Probe(0.5, np.zeros(len(labels))) if predicted is None else probe(predicted, labels, hosts)
     d = a.minus(b)

@@ -46,7 +46,21 @@ PACKAGED = ("spectroscopic", "imaging", "candidates")  # Lists of lenses and can
 
 @dataclass(frozen=True)
 class ListRecipe:
-    "Lists of places on the sky: names of packaged lists, or files"
+    """Lists of places on the sky: names of packaged lists, or files
+
+    Attributes
+    ----------
+    known : tuple[str, ...], default ()
+        Kept out of hosts, controls and mined negatives, beside the packaged lists
+    anchors : tuple[str, ...], default ('spectroscopic', 'imaging')
+        Lenses that examine a network
+    impostors : tuple[str, ...], default ('impostors',)
+        name, class, ra, dec of galaxies that are no lenses
+    compare : tuple[str, ...], default ()
+        Lists that candidates are compared with, beside those kept out
+    census : str, default ''
+        name, kind, ra, dec of everything there is, where that is known: then a search is judged by it
+    """
 
     known: tuple[str, ...] = ()  # Kept out of hosts, controls and mined negatives, beside the packaged lists
     anchors: tuple[str, ...] = ("spectroscopic", "imaging")  # Lenses that examine a network
@@ -58,7 +72,17 @@ class ListRecipe:
 def list_file(
     name: str,  # Name of a packaged list, or a file
 ) -> str:
-    "The file of a list; raises BadInput naming the packaged lists there are"
+    """The file of a list; raises BadInput naming the packaged lists there are
+
+    Parameters
+    ----------
+    name : str
+        Name of a packaged list, or a file
+
+    Returns
+    -------
+    str
+    """
     return str(manifest("anchors", f"{name}.csv")) if "." not in name.rsplit("/", 1)[-1] else name
 
 # %% ../../nbs/trust/products.ipynb #f9695fff
@@ -66,7 +90,19 @@ def joined_lists(
     names: Sequence[str],  # Packaged lists or files
     columns: Sequence[str],
 ) -> dict[str, np.ndarray]:  # Each of `columns` that any list has; blank or NaN where a list lacks it
-    "Several lists as one"
+    """Several lists as one
+
+    Parameters
+    ----------
+    names : Sequence[str]
+        Packaged lists or files
+    columns : Sequence[str]
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        Each of `columns` that any list has; blank or NaN where a list lacks it
+    """
     tables = [read_positions(list_file(name)).columns for name in names]
     joined: dict[str, np.ndarray] = {}
     for column in columns:
@@ -119,7 +155,13 @@ def single_image_given(recipe: Chosen, place: Place) -> tuple[str, dict[str, Any
 
 # %% ../../nbs/trust/products.ipynb #c564cffc
 def predecessor_given(recipe: Chosen, place: Place) -> tuple[str, dict[str, Any]]:
-    "The verdict of stage 0 on the generation before: a run folder, or a recipe's name whose run lies beside this one"
+    """The verdict of stage 0 on the generation before: a run folder, or a recipe's name whose run lies beside this one
+
+    Raises
+    ------
+    BadInput
+        {uri}: not a stage-0 report; expected its verdict and whether it passed
+    """
     if not recipe.after:
         return "", {"passed": True, "why": "the recipe follows no other"}
     beside = (
@@ -156,7 +198,14 @@ def judged(results: Sequence[Any]) -> Made:
 
 # %% ../../nbs/trust/products.ipynb #5723c4a2
 def score_gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
-    "Gates on the scores of the split that chose nothing"
+    """Gates on the scores of the split that chose nothing
+
+    Raises
+    ------
+    BadInput
+        {inputs['scores'].uri}: split '{recipe.train.report_on}' has not both classes; expected lenses and others
+        {inputs['scores'].uri}: the network is not calibrated, so its probabilities cannot be judged; see not_calibrated in its receipt
+    """
     scores = columns_of(inputs["scores"].read())
     rows = (scores["split"] == recipe.train.report_on) & (scores["label"] >= 0)
     if len(np.unique(scores["label"][rows])) < 2:
@@ -192,7 +241,17 @@ def concat(uris: Sequence[str], columns: Sequence[str] | None = None) -> pa.Tabl
 def mined_wanted(
     recipe: Any,  # The run's recipe
 ) -> bool:
-    "Whether a run mines hard negatives"
+    """Whether a run mines hard negatives
+
+    Parameters
+    ----------
+    recipe : Any
+        The run's recipe
+
+    Returns
+    -------
+    bool
+    """
     return bool(recipe.train.read.hard_negatives or recipe.negatives.models)
 
 # %% ../../nbs/trust/products.ipynb #6bcc5a3c
@@ -201,7 +260,13 @@ def mine_negatives(
     recipe: Chosen,
     place: Place,
 ) -> Made:
-    "Hard negatives of the run's own stamps, one row per galaxy; raises BadInput when no network finds one"
+    """Hard negatives of the run's own stamps, one row per galaxy; raises BadInput when no network finds one
+
+    Raises
+    ------
+    BadInput
+        no control of {counts[0]['negatives']} scores above {recipe.negatives.mine.threshold}, so no hard negative was found
+    """
     from dark_halo_scope.learning.scoring import load_committee, score_stamps
     from dark_halo_scope.learning.training import train
 
@@ -241,7 +306,18 @@ VISIBILITY = (
 def attrition_of_stamps(
     uris: Sequence[str],  # Files of the stamps product
 ) -> list[dict[str, Any]]:  # One row per cut: cut, stamps, hosts
-    "Injections left after each visibility cut in turn, with the number of galaxies behind them"
+    """Injections left after each visibility cut in turn, with the number of galaxies behind them
+
+    Parameters
+    ----------
+    uris : Sequence[str]
+        Files of the stamps product
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        One row per cut: cut, stamps, hosts
+    """
     t = columns_of(concat(uris, ["release", "brickid", "objid", "is_control", *(c for c, _ in VISIBILITY)]))
     host, keep = galaxy_key(t), ~t["is_control"].astype(bool)
     rows = [{"cut": "injected", "stamps": int(keep.sum()), "hosts": len(np.unique(host[keep]))}]
@@ -288,7 +364,22 @@ def anchor_verdicts(
     cut: Cutouts,  # (n,) their cutouts
     recipe: Any,  # An `AnchorRecipe`
 ) -> np.ndarray:  # (n,) "ok", or why the anchor is left out
-    "What the guards say of each anchor"
+    """What the guards say of each anchor
+
+    Parameters
+    ----------
+    anchors : Mapping[str, np.ndarray]
+        name, ra, dec
+    cut : Cutouts
+        (n,) their cutouts
+    recipe : Any
+        An `AnchorRecipe`
+
+    Returns
+    -------
+    np.ndarray
+        (n,) "ok", or why the anchor is left out
+    """
     images = {i: cut.image[i] for i in np.flatnonzero(cut.ok).tolist()}
     return np.where(cut.ok, check_anchors(dict(anchors), images=images, recipe=recipe)["verdict"], "no usable cutout").astype(str)
 
@@ -302,7 +393,35 @@ def examine(
     negatives: tuple[np.ndarray, np.ndarray] | None = None,  # Logits of ordinary galaxies and their hosts
     refused: Mapping[str, int] | None = None,  # What was left out before, by reason
 ) -> tuple[StageZero, dict[str, np.ndarray]]:  # The report, and the anchors used with `logit`, `image`, `seeing`
-    "Stage 0 on cutouts; raises BadInput when no anchor passes the guards"
+    """Stage 0 on cutouts; raises BadInput when no anchor passes the guards
+
+    Parameters
+    ----------
+    anchors : Mapping[str, np.ndarray]
+        name, ra, dec, and what is known of them
+    cut : Cutouts
+        (n,) their cutouts
+    committee : Any
+        A learning.scoring.Committee
+    recipe : Any
+        An `AnchorRecipe`
+    impostors : tuple[Mapping[str, np.ndarray], Cutouts] | None, default None
+        name, class, ra, dec, and their cutouts
+    negatives : tuple[np.ndarray, np.ndarray] | None, default None
+        Logits of ordinary galaxies and their hosts
+    refused : Mapping[str, int] | None, default None
+        What was left out before, by reason
+
+    Returns
+    -------
+    tuple[StageZero, dict[str, np.ndarray]]
+        The report, and the anchors used with `logit`, `image`, `seeing`
+
+    Raises
+    ------
+    BadInput
+        stage 0: none of {len(verdict)} anchors passes the guards (...)
+    """
     verdict = anchor_verdicts(anchors, cut, recipe)
     left = dict(refused or {}) | {str(r): int((verdict == r).sum()) for r in np.unique(verdict[verdict != "ok"])}
     used = np.flatnonzero(verdict == "ok")
@@ -330,7 +449,19 @@ def known_look_alikes(
     impostors: Mapping[str, np.ndarray],  # name, class, ra, dec
     anchors: Mapping[str, np.ndarray],  # ra, dec
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    "Impostors near no lens, each once; and what was left out, by reason"
+    """Impostors near no lens, each once; and what was left out, by reason
+
+    Parameters
+    ----------
+    impostors : Mapping[str, np.ndarray]
+        name, class, ra, dec
+    anchors : Mapping[str, np.ndarray]
+        ra, dec
+
+    Returns
+    -------
+    tuple[dict[str, np.ndarray], dict[str, int]]
+    """
     names = np.unique(np.asarray(impostors["class"]).astype(str))
     if not len(names):
         return {c: np.asarray(impostors[c]) for c in (*PLACE, "class")}, {}
@@ -343,7 +474,19 @@ def held_out(
     impostors: Mapping[str, np.ndarray],  # name, class, ra, dec
     recipe: Chosen,
 ) -> np.ndarray:  # (n,) bool
-    "Which impostors lie in parts of the sky that neither trained nor chose"
+    """Which impostors lie in parts of the sky that neither trained nor chose
+
+    Parameters
+    ----------
+    impostors : Mapping[str, np.ndarray]
+        name, class, ra, dec
+    recipe : Chosen
+
+    Returns
+    -------
+    np.ndarray
+        (n,) bool
+    """
     split = split_of_bricks(brick_ids(impostors["ra"], impostors["dec"]), recipe.splits)
     return ~((split == recipe.train.choose_on) | np.isin(split, recipe.train.select.splits))
 

@@ -31,7 +31,32 @@ SURVEY_SIGMA = {"g": 0.0031, "r": 0.0044, "i": 0.0075, "z": 0.0117}  # Median no
 
 @dataclass(frozen=True)
 class RealSet:
-    "Real pictures of one origin"
+    """Real pictures of one origin
+
+    Attributes
+    ----------
+    name : str
+    rendering : str
+        "flux", "8bit", "viewer" or "lupton": sets are compared within one
+    train : bool
+        Weights that ride in the package may learn from it; False: measure only
+    bands : tuple[str, ...]
+    flux : np.ndarray
+        (n, band, y, x) float32 [nmgy/pixel], odd sides, y up, galaxy in the middle
+    label : np.ndarray
+        (n,) 1 lens, 0 not, -1 unknown
+    group : np.ndarray
+        (n,) grade or class
+    ident : np.ndarray
+        (n,) object; pictures of one object share it
+    ra : np.ndarray
+        (n,) [deg], NaN where not known
+    dec : np.ndarray
+    sampling : np.ndarray
+        (n,) coarsest sampling that the picture has been through [arcsec/pixel]
+    mag_r : np.ndarray
+        (n,) r magnitude of the whole stamp, NaN where not given
+    """
 
     name: str
     rendering: str  # "flux", "8bit", "viewer" or "lupton": sets are compared within one
@@ -65,7 +90,25 @@ def real_set(
     bands: tuple[str, ...] = BANDS,
     **known: np.ndarray,  # ident, ra, dec, sampling, mag_r where they are known
 ) -> RealSet:
-    "A set with what is not known filled in: every picture its own object, no positions"
+    """A set with what is not known filled in: every picture its own object, no positions
+
+    Parameters
+    ----------
+    name : str
+    rendering : str
+    train : bool
+    flux : np.ndarray
+        (n, band, y, x)
+    label : np.ndarray | int
+    group : np.ndarray | str
+    bands : tuple[str, ...], default BANDS
+    **known : np.ndarray
+        ident, ra, dec, sampling, mag_r where they are known
+
+    Returns
+    -------
+    RealSet
+    """
     n = len(flux)
     columns = {"ident": np.array([f"{name}/{i}" for i in range(n)])} | {c: np.full(n, np.nan) for c in ("ra", "dec", "mag_r")}
     columns |= {"sampling": np.full(n, PIXSCALE)} | known
@@ -86,7 +129,22 @@ def regridded(
     pixscale: float,  # Of the stack [arcsec/pixel]
     n_pix: int,  # Odd
 ) -> np.ndarray:  # (n, band, n_pix, n_pix) on PIXSCALE, surface brightness per survey pixel kept
-    "Bilinear in the stack's own pixels, middle on middle"
+    """Bilinear in the stack's own pixels, middle on middle
+
+    Parameters
+    ----------
+    stack : np.ndarray
+        (n, band, y, x)
+    pixscale : float
+        Of the stack [arcsec/pixel]
+    n_pix : int
+        Odd
+
+    Returns
+    -------
+    np.ndarray
+        (n, band, n_pix, n_pix) on PIXSCALE, surface brightness per survey pixel kept
+    """
     y, x = (np.mgrid[:n_pix, :n_pix] - (n_pix - 1) / 2) * PIXSCALE / pixscale + (stack.shape[-1] - 1) / 2
     return np.array([[map_coordinates(band, [y, x], order=1, mode="nearest") for band in image] for image in stack], np.float32)
 
@@ -95,7 +153,20 @@ def coarsened(
     stack: np.ndarray,  # (n, band, y, x) on PIXSCALE
     sampling: float,  # [arcsec/pixel]
 ) -> np.ndarray:  # Same shape, as if it had been stored with pixels of that size
-    "Down to coarser pixels and up again, bicubic both ways"
+    """Down to coarser pixels and up again, bicubic both ways
+
+    Parameters
+    ----------
+    stack : np.ndarray
+        (n, band, y, x) on PIXSCALE
+    sampling : float
+        [arcsec/pixel]
+
+    Returns
+    -------
+    np.ndarray
+        Same shape, as if it had been stored with pixels of that size
+    """
     n = stack.shape[-1]
     m = max(round(n * PIXSCALE / sampling), 2)
     return np.array(
@@ -119,7 +190,14 @@ def _file(folder: str | Path, name: str) -> Path:
 
 
 def read_lrgs(folder: str | Path) -> RealSet:
-    "Luminous red galaxies seen by DES, in flux"
+    """Luminous red galaxies seen by DES, in flux
+
+    Raises
+    ------
+    BadInput
+        {path}: not found; expected the folder of real pixels (set DHS_REAL_DATA or give --real)
+        {folder}/lrg_des_grz.npz: shape {stack.shape}; expected (n, 3, odd, odd)
+    """
     stack = np.load(_file(folder, "lrg_des_grz.npz"))["image"].astype(np.float32)
     if stack.ndim != 4 or stack.shape[1] != 3 or stack.shape[2] % 2 == 0:
         raise BadInput(f"{folder}/lrg_des_grz.npz: shape {stack.shape}; expected (n, 3, odd, odd)")
@@ -140,19 +218,44 @@ def _linear(folder: str | Path, name: str, label: int, group: str) -> RealSet:
 
 
 def read_lenses(folder: str | Path) -> RealSet:
-    "Real lenses of DR10, graded confident, in the linear 8-bit chain"
+    """Real lenses of DR10, graded confident, in the linear 8-bit chain
+
+    Raises
+    ------
+    BadInput
+        {path}: not found; expected the folder of real pixels (set DHS_REAL_DATA or give --real)
+        {folder}/{name}.npz: shape {pictures.shape}; expected (n, 101, 101, 3)
+    """
     return _linear(folder, "real_lenses_dr10_8bit", 1, "confident")
 
 
 def read_galaxies(folder: str | Path) -> RealSet:
-    "Galaxies of DR10 that are no lenses, in the linear 8-bit chain"
+    """Galaxies of DR10 that are no lenses, in the linear 8-bit chain
+
+    Raises
+    ------
+    BadInput
+        {path}: not found; expected the folder of real pixels (set DHS_REAL_DATA or give --real)
+        {folder}/{name}.npz: shape {pictures.shape}; expected (n, 101, 101, 3)
+    """
     return _linear(folder, "dr10_nonlens_8bit", 0, "DR10 galaxy")
 
 
 def rendered(
     given: RealSet,  # In flux, with whole-stamp magnitudes
 ) -> RealSet:  # The same objects as the linear 8-bit chain leaves them, restored
-    "A set in flux taken through the 8-bit chain and back, so that it can stand beside sets that exist only so"
+    """A set in flux taken through the 8-bit chain and back, so that it can stand beside sets that exist only so
+
+    Parameters
+    ----------
+    given : RealSet
+        In flux, with whole-stamp magnitudes
+
+    Returns
+    -------
+    RealSet
+        The same objects as the linear 8-bit chain leaves them, restored
+    """
     return replace(given, rendering="8bit", flux=from_8bit_fluxes(render_8bit(given.flux), given.mag_r).flux)
 
 # %% ../../nbs/trust/real_sets.ipynb #0392ed79
@@ -160,7 +263,13 @@ SAMPLING = {"A": 0.282, "B": 26.5 / 70, "C": 26.5 / 62}  # Of the figures that t
 
 
 def read_huang(folder: str | Path) -> RealSet:
-    "Candidates of Huang et al. (2020) by grade, in the viewer's colours"
+    """Candidates of Huang et al. (2020) by grade, in the viewer's colours
+
+    Raises
+    ------
+    BadInput
+        {path}: not found; expected the folder of real pixels (set DHS_REAL_DATA or give --real)
+    """
     file = np.load(_file(folder, "lenses_huang2020_rgb.npz"), allow_pickle=False)
     grade, pictures = file["grade"], file["rgb"]
     flux = regridded(to_fluxes(pictures, lettered=lettering(pictures)).flux, 26.5 / pictures.shape[1], 101)
@@ -172,7 +281,13 @@ PAIRS = {"random": (0, "random pair"), "topthetaE": (0, "pair of largest theta_E
 
 
 def read_pairs(folder: str | Path) -> RealSet:
-    "Close spectroscopic pairs of DESI, in the viewer's colours"
+    """Close spectroscopic pairs of DESI, in the viewer's colours
+
+    Raises
+    ------
+    BadInput
+        {path}: not found; expected the folder of real pixels (set DHS_REAL_DATA or give --real)
+    """
     file = np.load(_file(folder, "desi_pairs_rgb.npz"), allow_pickle=True)
     with _file(folder, "desi_pairs_index.csv").open() as lines:
         row = {r["group_id"]: r for r in csv.DictReader(lines)}
@@ -197,7 +312,13 @@ def read_pairs(folder: str | Path) -> RealSet:
 
 
 def read_des(folder: str | Path) -> RealSet:
-    "Pictures of a DES lens search: known arcs (label 1) and what early networks scored high (unvetted: label -1); g, r, i and no z"
+    """Pictures of a DES lens search: known arcs (label 1) and what early networks scored high (unvetted: label -1); g, r, i and no z
+
+    Raises
+    ------
+    BadInput
+        {path}: not found; expected the folder of real pixels (set DHS_REAL_DATA or give --real)
+    """
     file = np.load(_file(folder, "des_unlabelled_rgb45.npz"), allow_pickle=True)
     shown, number = file["shown_in"].astype(str), file["coadd_object_id"]
     flux = to_fluxes(file["rgb"], lupton(("i", "r", "g"), 11, 40, 30)).flux
@@ -222,7 +343,24 @@ def read_set(
     folder: str | Path,  # The folder of real pixels
     name: str,  # A name in READERS
 ) -> RealSet:
-    "One set by name; raises BadInput for an unknown name, a missing file or another shape"
+    """One set by name; raises BadInput for an unknown name, a missing file or another shape
+
+    Parameters
+    ----------
+    folder : str | Path
+        The folder of real pixels
+    name : str
+        A name in READERS
+
+    Returns
+    -------
+    RealSet
+
+    Raises
+    ------
+    BadInput
+        unknown real set
+    """
     if name not in READERS:
         raise unknown_name("real set", name, list(READERS))
     return READERS[name](folder)
@@ -234,7 +372,22 @@ def levelled(
     seed: int = 0,  # Of the noise
     times: float = 1.0,  # Survey sigmas of noise
 ) -> RealSet:
-    "The set at one sampling and one noise"
+    """The set at one sampling and one noise
+
+    Parameters
+    ----------
+    given : RealSet
+    sampling : float, default 0.0
+        Every picture goes through pixels of this size; 0: left as it is [arcsec/pixel]
+    seed : int, default 0
+        Of the noise
+    times : float, default 1.0
+        Survey sigmas of noise
+
+    Returns
+    -------
+    RealSet
+    """
     flux = given.flux.copy()
     sharp = given.sampling < sampling - 0.01
     if sharp.any():
@@ -257,7 +410,24 @@ def one_rendering(
     seed: int = 0,
     times: float = 1.0,  # Survey sigmas of noise
 ) -> list[RealSet]:
-    "Sets of one rendering at one sampling and one noise; raises BadInput when rendering or bands differ"
+    """Sets of one rendering at one sampling and one noise; raises BadInput when rendering or bands differ
+
+    Parameters
+    ----------
+    sets : Sequence[RealSet]
+    seed : int, default 0
+    times : float, default 1.0
+        Survey sigmas of noise
+
+    Returns
+    -------
+    list[RealSet]
+
+    Raises
+    ------
+    BadInput
+        sets {', '.join((s.name for s in sets))} are rendered as {sorted(map(str, kinds))}; expected one rendering and the same bands
+    """
     kinds = {(s.rendering, s.bands) for s in sets}
     if len(kinds) != 1:
         raise BadInput(
@@ -292,7 +462,22 @@ def fingerprints(
     radius: float = 5.5,  # [arcsec]
     step: float = 0.5,  # [arcsec]
 ) -> np.ndarray:  # (n, band, side, side), of unit norm
-    "The detail of pictures, small"
+    """The detail of pictures, small
+
+    Parameters
+    ----------
+    flux : np.ndarray
+        (n, band, y, x) on PIXSCALE [nmgy/pixel], at least 43 pixels a side
+    radius : float, default 5.5
+        [arcsec]
+    step : float, default 0.5
+        [arcsec]
+
+    Returns
+    -------
+    np.ndarray
+        (n, band, side, side), of unit norm
+    """
     side = int(2 * radius / step) // 2 * 2 + 1
     y, x = (np.mgrid[:side, :side] - (side - 1) / 2) * step
     r, middle = np.hypot(y, x), (flux.shape[-1] - 1) / 2
@@ -314,7 +499,21 @@ def near_duplicates(
     second: np.ndarray,  # (m, band, side, side)
     limit: float = SAME,
 ) -> list[tuple[int, int, float]]:  # Row of the first, row of the second, their correlation
-    "Pairs of pictures that show one object, whatever its orientation"
+    """Pairs of pictures that show one object, whatever its orientation
+
+    Parameters
+    ----------
+    first : np.ndarray
+        (n, band, side, side) from `fingerprints`
+    second : np.ndarray
+        (m, band, side, side)
+    limit : float, default SAME
+
+    Returns
+    -------
+    list[tuple[int, int, float]]
+        Row of the first, row of the second, their correlation
+    """
     flat, best = first.reshape(len(first), -1), np.full((len(first), len(second)), -1.0)
     for image in (second, second[..., ::-1]):
         for k in range(4):
@@ -329,7 +528,24 @@ def near_positions(
     other_dec: np.ndarray,
     radius: float = 3.0,  # [arcsec]
 ) -> list[tuple[int, int, float]]:  # Row of the first, row of the second, separation [arcsec]
-    "Pairs of positions closer than a radius"
+    """Pairs of positions closer than a radius
+
+    Parameters
+    ----------
+    ra : np.ndarray
+        (n,) [deg], NaN where not known
+    dec : np.ndarray
+    other_ra : np.ndarray
+        (m,)
+    other_dec : np.ndarray
+    radius : float, default 3.0
+        [arcsec]
+
+    Returns
+    -------
+    list[tuple[int, int, float]]
+        Row of the first, row of the second, separation [arcsec]
+    """
     d = (np.deg2rad(np.asarray(v, float)) for v in (ra, dec, other_ra, other_dec))
     a, b, c, e = (v[:, None] if i < 2 else v[None] for i, v in enumerate(d))
     half = np.sin((b - e) / 2) ** 2 + np.cos(b) * np.cos(e) * np.sin((a - c) / 2) ** 2
@@ -341,7 +557,20 @@ def refuse_seen(
     exam: Sequence[RealSet],
     train: Sequence[RealSet],  # What a network learnt from
 ) -> None:
-    "Raises BadInput, naming the first pair, when an object of the exam is among the training pictures by position or by pixels"
+    """Raises BadInput, naming the first pair, when an object of the exam is among the training pictures by position or by pixels
+
+    Parameters
+    ----------
+    exam : Sequence[RealSet]
+    train : Sequence[RealSet]
+        What a network learnt from
+
+    Raises
+    ------
+    BadInput
+        {asked.name} {asked.ident[i]} of the exam lies {apart} arcsec from {taught.name} {taught.ident[j]} in training; leave it out of one of them
+        {asked.name} {asked.ident[i]} of the exam looks like {taught.name} {taught.ident[j]} in training (correlation {alike}); leave it out of one of them
+    """
     for taught in train:
         for asked in exam:
             for i, j, apart in near_positions(asked.ra, asked.dec, taught.ra, taught.dec):

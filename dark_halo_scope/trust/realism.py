@@ -25,7 +25,20 @@ def ellipse(
     image: np.ndarray,  # (band, y, x), galaxy in the middle pixel
     radius: float = 8.0,  # Moments are taken inside [pixel]
 ) -> tuple[float, float]:  # Axis ratio (0.4 to 1) and position angle [rad, counter-clockwise from +x]
-    "Shape of the galaxy from the second moments of its two reddest bands"
+    """Shape of the galaxy from the second moments of its two reddest bands
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (band, y, x), galaxy in the middle pixel
+    radius : float, default 8.0
+        Moments are taken inside [pixel]
+
+    Returns
+    -------
+    tuple[float, float]
+        Axis ratio (0.4 to 1) and position angle [rad, counter-clockwise from +x]
+    """
     y, x = np.mgrid[: image.shape[-2], : image.shape[-1]] - (image.shape[-1] - 1) / 2
     light = image[-2:].sum(0)
     inside = np.hypot(x, y) <= radius
@@ -43,7 +56,23 @@ def ring_index(
     phi: float = 0.0,  # Position angle [rad]
     width: float = 1.5,  # [pixel]
 ) -> np.ndarray:  # (y, x) int: number of the ring, 0 in the middle
-    "Elliptical rings of equal width along the geometric mean axis"
+    """Elliptical rings of equal width along the geometric mean axis
+
+    Parameters
+    ----------
+    n_pix : int
+    q : float, default 1.0
+        Axis ratio of the rings
+    phi : float, default 0.0
+        Position angle [rad]
+    width : float, default 1.5
+        [pixel]
+
+    Returns
+    -------
+    np.ndarray
+        (y, x) int: number of the ring, 0 in the middle
+    """
     y, x = np.mgrid[:n_pix, :n_pix] - (n_pix - 1) / 2
     along, across = np.cos(phi) * x + np.sin(phi) * y, np.cos(phi) * y - np.sin(phi) * x
     return (np.sqrt(q * along**2 + across**2 / q) / width).astype(int)
@@ -54,7 +83,22 @@ def host_model(
     without: np.ndarray | None = None,  # (y, x) boolean: pixels that do not count
     width: float = 1.5,  # Width of a ring [pixel]
 ) -> tuple[np.ndarray, np.ndarray]:  # Model (band, y, x); ring of each pixel (y, x)
-    "Median of every elliptical ring, interpolated between rings"
+    """Median of every elliptical ring, interpolated between rings
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (band, y, x), galaxy in the middle pixel
+    without : np.ndarray | None, default None
+        (y, x) boolean: pixels that do not count
+    width : float, default 1.5
+        Width of a ring [pixel]
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Model (band, y, x); ring of each pixel (y, x)
+    """
     q, phi = ellipse(image)
     n_pix = image.shape[-1]
     rings = ring_index(n_pix, q, phi, width)
@@ -77,7 +121,23 @@ def arc_patch(
     outer: float = 26.0,
     sigma: float = 4.0,  # Threshold [sigma of the smoothed residual]
 ) -> np.ndarray:  # (y, x) boolean; empty when nothing stands out
-    "The pixels of the most conspicuous one-sided blue arc"
+    """The pixels of the most conspicuous one-sided blue arc
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (3, y, x) g, r, z, galaxy in the middle pixel
+    inner : float, default 4.0
+        Search between these radii [pixel]
+    outer : float, default 26.0
+    sigma : float, default 4.0
+        Threshold [sigma of the smoothed residual]
+
+    Returns
+    -------
+    np.ndarray
+        (y, x) boolean; empty when nothing stands out
+    """
     model, _ = host_model(image)
     left = image - model
     n_pix = image.shape[-1]
@@ -104,7 +164,18 @@ def arc_patch(
 def opposite(
     patch: np.ndarray,  # (..., y, x), odd number of pixels a side
 ) -> np.ndarray:  # The same patch on the other side of the galaxy
-    "Turned by half a circle about the middle pixel"
+    """Turned by half a circle about the middle pixel
+
+    Parameters
+    ----------
+    patch : np.ndarray
+        (..., y, x), odd number of pixels a side
+
+    Returns
+    -------
+    np.ndarray
+        The same patch on the other side of the galaxy
+    """
     return patch[..., ::-1, ::-1]
 
 
@@ -113,7 +184,22 @@ def painted_out(
     patch: np.ndarray,  # (y, x) boolean
     generator: np.random.Generator,  # Keyed by the caller
 ) -> np.ndarray:  # (band, y, x)
-    "The patch replaced by the host's light with the residuals of other pixels of the same ring, all bands of a pixel together"
+    """The patch replaced by the host's light with the residuals of other pixels of the same ring, all bands of a pixel together
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (band, y, x), galaxy in the middle pixel
+    patch : np.ndarray
+        (y, x) boolean
+    generator : np.random.Generator
+        Keyed by the caller
+
+    Returns
+    -------
+    np.ndarray
+        (band, y, x)
+    """
     if not patch.any():
         return image.copy()
     model, rings = host_model(image, without=patch)
@@ -130,7 +216,22 @@ def arc_shape(
     patch: np.ndarray,  # (y, x) boolean, not empty
     pixscale: float = 0.262,  # [arcsec/pixel]
 ) -> dict[str, float]:  # radius, tangential, radial [arcsec, the last two as rms], g_over_r, r_over_z, contrast (arc over host in r)
-    "Where an arc lies, how long and how thick it is, and its colours, from what the host's model leaves in the patch"
+    """Where an arc lies, how long and how thick it is, and its colours, from what the host's model leaves in the patch
+
+    Parameters
+    ----------
+    image : np.ndarray
+        (3, y, x) g, r, z
+    patch : np.ndarray
+        (y, x) boolean, not empty
+    pixscale : float, default 0.262
+        [arcsec/pixel]
+
+    Returns
+    -------
+    dict[str, float]
+        radius, tangential, radial [arcsec, the last two as rms], g_over_r, r_over_z, contrast (arc over host in r)
+    """
     model, _ = host_model(image, without=patch)
     left = np.clip(image - model, 0, None) * patch
     n_pix = image.shape[-1]
@@ -157,7 +258,25 @@ def arc_shapes(
 ) -> dict[
     str, tuple[float, float, float]
 ]:  # Lower quartile, median, upper quartile of every number of `arc_shape`; "found": share of frames with a patch, thrice
-    "The arcs of many frames, found and measured by one code whatever they are"
+    """The arcs of many frames, found and measured by one code whatever they are
+
+    Parameters
+    ----------
+    frames : np.ndarray
+        (n, 3, y, x) g, r, z
+    pixscale : float, default 0.262
+        [arcsec/pixel]
+
+    Returns
+    -------
+    dict[str, tuple[float, float, float]]
+        Lower quartile, median, upper quartile of every number of `arc_shape`; "found": share of frames with a patch, thrice
+
+    Raises
+    ------
+    BadInput
+        arcs: none stands out in {len(frames)} frames; expected at least one
+    """
     patches = [arc_patch(frame) for frame in frames]
     found = [arc_shape(frame, patch, pixscale) for frame, patch in zip(frames, patches) if patch.any()]
     if not found:
@@ -173,7 +292,19 @@ def radial_features(
     stack: np.ndarray,  # (n, band, y, x)
     bands: Sequence[str] = ("g", "r", "z"),
 ) -> tuple[np.ndarray, list[str]]:  # (n, k) float64; names such as "r mean 4-6" and "g scatter 8-11"
-    "Mean and scatter along rings in each band, on a logarithmic scale"
+    """Mean and scatter along rings in each band, on a logarithmic scale
+
+    Parameters
+    ----------
+    stack : np.ndarray
+        (n, band, y, x)
+    bands : Sequence[str], default ('g', 'r', 'z')
+
+    Returns
+    -------
+    tuple[np.ndarray, list[str]]
+        (n, k) float64; names such as "r mean 4-6" and "g scatter 8-11"
+    """
     n_pix = stack.shape[-1]
     y, x = np.mgrid[:n_pix, :n_pix] - (n_pix - 1) / 2
     r = np.hypot(x, y)
@@ -191,7 +322,25 @@ def fold_of(
     n_folds: int,
     purpose: str = "probe folds",
 ) -> np.ndarray:  # (n,) fold, 0 to n_folds - 1
-    "Whole hosts dealt to folds in a keyed order; raises BadInput for fewer hosts than folds"
+    """Whole hosts dealt to folds in a keyed order; raises BadInput for fewer hosts than folds
+
+    Parameters
+    ----------
+    groups : np.ndarray
+        (n,) integer identity of the host
+    n_folds : int
+    purpose : str, default 'probe folds'
+
+    Returns
+    -------
+    np.ndarray
+        (n,) fold, 0 to n_folds - 1
+
+    Raises
+    ------
+    BadInput
+        {purpose}: {len(hosts)} hosts for {n_folds} folds; expected at least one host a fold
+    """
     hosts = np.unique(groups)
     if len(hosts) < n_folds:
         raise BadInput(f"{purpose}: {len(hosts)} hosts for {n_folds} folds; expected at least one host a fold")
@@ -207,7 +356,23 @@ def ridge_scores(
     fold: np.ndarray,  # (n,)
     penalty: float = 10.0,
 ) -> np.ndarray:  # (n, m): each row scored by the rule that has not seen its fold
-    "Out-of-fold scores of a ridge regression, classes weighted equally through the centred target"
+    """Out-of-fold scores of a ridge regression, classes weighted equally through the centred target
+
+    Parameters
+    ----------
+    features : np.ndarray
+        (n, k)
+    labels : np.ndarray
+        (n, m) 0 or 1: m labellings at once
+    fold : np.ndarray
+        (n,)
+    penalty : float, default 10.0
+
+    Returns
+    -------
+    np.ndarray
+        (n, m): each row scored by the rule that has not seen its fold
+    """
     out = np.empty(labels.shape, float)
     for k in np.unique(fold):
         seen = fold != k
@@ -220,7 +385,23 @@ def ridge_scores(
 # %% ../../nbs/trust/realism.ipynb #91c24312
 @dataclass(frozen=True)
 class Probe:
-    "How well a linear rule tells two sets of stamps apart"
+    """How well a linear rule tells two sets of stamps apart
+
+    Attributes
+    ----------
+    auc : float
+    lo : float
+        95 % interval, hosts kept together
+    hi : float
+    p_value : float
+        Share of label permutations with an AUC at least as far from one half
+    n : tuple[int, int]
+        Stamps of label 1 and 0
+    hosts : tuple[int, int]
+        Unique hosts of label 1 and 0
+    ranked : tuple[tuple[str, float], ...]
+        The features that tell most alone, with their AUC
+    """
 
     auc: float
     lo: float  # 95 % interval, hosts kept together
@@ -239,7 +420,30 @@ def probe(
     n_folds: int = 5,
     n_permutations: int = 500,
 ) -> Probe:
-    "The linear probe, grouped by host; raises BadInput when a class is missing"
+    """The linear probe, grouped by host; raises BadInput when a class is missing
+
+    Parameters
+    ----------
+    features : np.ndarray
+        (n, k)
+    labels : np.ndarray
+        (n,) 0 or 1
+    groups : np.ndarray
+        (n,) integer identity of the host
+    names : Sequence[str]
+        (k,) names of the features
+    n_folds : int, default 5
+    n_permutations : int, default 500
+
+    Returns
+    -------
+    Probe
+
+    Raises
+    ------
+    BadInput
+        probe: labels {sorted(set(labels))}; expected both 0 and 1
+    """
     labels = np.asarray(labels).astype(int)
     if set(labels) != {0, 1}:
         raise BadInput(f"probe: labels {sorted(set(labels))}; expected both 0 and 1")
@@ -282,7 +486,21 @@ def frechet_distance(
     second: np.ndarray,  # (m, k) features
     dimensions: int = 4,  # Principal components kept, of both sets together
 ) -> float:
-    "Squared Frechet distance of two Gaussians, |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2) (Dowson & Landau 1982), in whitened principal components"
+    """Squared Frechet distance of two Gaussians, |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2) (Dowson & Landau 1982), in whitened principal components
+
+    Parameters
+    ----------
+    first : np.ndarray
+        (n, k) features
+    second : np.ndarray
+        (m, k) features
+    dimensions : int, default 4
+        Principal components kept, of both sets together
+
+    Returns
+    -------
+    float
+    """
     both = np.concatenate([first, second])
     both = (both - both.mean(0)) / (both.std(0) + 1e-9)
     _, size, axes = np.linalg.svd(both, full_matrices=False)
@@ -301,7 +519,26 @@ def realism_gate(
     alpha: float = 0.001,  # Chance of a false alarm: the probe must have been asked for at least 1 / alpha - 1 permutations
     name: str = "realism",
 ) -> GateResult:
-    "Whether our arcs are told from real ones where nothing else differs"
+    """Whether our arcs are told from real ones where nothing else differs
+
+    Parameters
+    ----------
+    matched : Probe
+        Real frames against the same frames with an arc of ours
+    bare : Probe | None, default None
+        Real frames against galaxies without any arc
+    frechet : float, default float('nan')
+        Of the matched sets, see `frechet_distance`
+    limit : float, default 0.7
+        AUC
+    alpha : float, default 0.001
+        Chance of a false alarm: the probe must have been asked for at least 1 / alpha - 1 permutations
+    name : str, default 'realism'
+
+    Returns
+    -------
+    GateResult
+    """
     bad = matched.auc > limit and matched.lo > 0.5 and matched.p_value <= alpha * 1.0001
     telling = ", ".join(f"{f} ({a:.2f})" for f, a in matched.ranked[:3])
     why = (
@@ -321,7 +558,24 @@ def realism_power(
     sizes: Sequence[float] = (0.5, 0.75, 1.0, 1.25, 1.5),
     seed: int = 0,
 ) -> Power:
-    "False alarms and reach of the realism gate on toy features"
+    """False alarms and reach of the realism gate on toy features
+
+    Parameters
+    ----------
+    hosts : int, default 47
+        each with a real frame and one of ours
+    draws : int, default 500
+        sound sets
+    fault_draws : int, default 50
+        sets per size of the difference
+    n_features : int, default 24
+    sizes : Sequence[float], default (0.5, 0.75, 1.0, 1.25, 1.5)
+    seed : int, default 0
+
+    Returns
+    -------
+    Power
+    """
     host, label = np.tile(np.arange(hosts), 2), np.repeat([1, 0], hosts)
     names = [f"feature {i}" for i in range(n_features)]
 
@@ -341,7 +595,20 @@ def leading_components(
     features: np.ndarray,  # (n, k)
     count: int,  # Components kept at most
 ) -> np.ndarray:  # (n, count or fewer), of unit variance
-    "Principal components of standardised features"
+    """Principal components of standardised features
+
+    Parameters
+    ----------
+    features : np.ndarray
+        (n, k)
+    count : int
+        Components kept at most
+
+    Returns
+    -------
+    np.ndarray
+        (n, count or fewer), of unit variance
+    """
     scaled = (features - features.mean(0)) / (features.std(0) + 1e-9)
     _, size, axes = np.linalg.svd(scaled, full_matrices=False)
     keep = min(count, int((size > 1e-6 * size[0]).sum()))
@@ -356,7 +623,26 @@ def embedding_probe(
     components: int = 16,  # Leading components of the features that the probe is given
     n_permutations: int = 999,
 ) -> Probe:
-    "The linear probe on a network's features before its last layer, grouped by host"
+    """The linear probe on a network's features before its last layer, grouped by host
+
+    Parameters
+    ----------
+    checkpoint : str
+        A trained network
+    images : np.ndarray
+        (n, band, y, x) [nmgy/pix], of the network's size and bands
+    labels : np.ndarray
+        (n,) 1 real, 0 ours
+    groups : np.ndarray
+        (n,) integer identity of the host
+    components : int, default 16
+        Leading components of the features that the probe is given
+    n_permutations : int, default 999
+
+    Returns
+    -------
+    Probe
+    """
     from dark_halo_scope.learning.attribution import embeddings
     from dark_halo_scope.learning.checkpoints import load_model
 

@@ -24,7 +24,22 @@ def calibration_gate(
     recipe: GateRecipe,
     hosts: np.ndarray | None = None,  # (n,) which galaxy; every stamp its own if None
 ) -> GateResult:
-    "Whether the probabilities have come apart from the frequencies, by more than chance gives so many galaxies"
+    """Whether the probabilities have come apart from the frequencies, by more than chance gives so many galaxies
+
+    Parameters
+    ----------
+    p : np.ndarray
+        (n,) probabilities
+    labels : np.ndarray
+        (n,) 0 or 1
+    recipe : GateRecipe
+    hosts : np.ndarray | None, default None
+        (n,) which galaxy; every stamp its own if None
+
+    Returns
+    -------
+    GateResult
+    """
     rel = reliability(p, labels, hosts=hosts, alpha=recipe.alpha)
     limit = max(recipe.calibration_error, rel.ece_chance)
     where = f"{len(p):,} stamps of {len(p) if hosts is None else len(np.unique(hosts)):,} galaxies"
@@ -39,7 +54,19 @@ def saturation_gate(
     logit: np.ndarray,  # (n,) scores as they will be ranked
     labels: np.ndarray,  # (n,) 0 or 1
 ) -> GateResult:
-    "Whether the highest negatives have distinct scores"
+    """Whether the highest negatives have distinct scores
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,) scores as they will be ranked
+    labels : np.ndarray
+        (n,) 0 or 1
+
+    Returns
+    -------
+    GateResult
+    """
     top = top_of_scores(logit, labels)
     shared = 1 - top["distinct_scores"] / top["negatives_looked_at"]
     why = f"{top['distinct_scores']} distinct scores among the {top['negatives_looked_at']} highest negatives; {top['negatives_at_highest']} share the highest"
@@ -52,7 +79,22 @@ def invisible_gate(
     arc_snr: np.ndarray,  # (n,) signal of the painted arc
     recipe: GateRecipe,
 ) -> GateResult:
-    "Whether painted stamps without any signal are called lenses: then something else than the arc is seen"
+    """Whether painted stamps without any signal are called lenses: then something else than the arc is seen
+
+    Parameters
+    ----------
+    p : np.ndarray
+        (n,) probabilities
+    labels : np.ndarray
+        (n,) bool
+    arc_snr : np.ndarray
+        (n,) signal of the painted arc
+    recipe : GateRecipe
+
+    Returns
+    -------
+    GateResult
+    """
     hidden = np.asarray(labels, bool) & (np.nan_to_num(arc_snr) <= 0)
     if hidden.sum() < 10:
         return not_checked("invisible arcs", f"{int(hidden.sum())} painted stamps with arc S/N 0, 10 needed")
@@ -70,7 +112,25 @@ def brick_gate(
     smallest: int = 20,  # stamps of each class that a brick needs
     hosts: np.ndarray | None = None,  # (n,) which galaxy; every stamp its own if None
 ) -> GateResult:
-    "Spread of the AUROC from brick to brick, its own sampling scatter taken out"
+    """Spread of the AUROC from brick to brick, its own sampling scatter taken out
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,) scores
+    labels : np.ndarray
+        (n,) bool
+    brick : np.ndarray
+        (n,) brick names
+    smallest : int, default 20
+        stamps of each class that a brick needs
+    hosts : np.ndarray | None, default None
+        (n,) which galaxy; every stamp its own if None
+
+    Returns
+    -------
+    GateResult
+    """
     areas, spread = brick_aurocs(logit, labels, brick, smallest, hosts)
     if np.isnan(spread):
         return not_checked("bricks", f"{len(areas)} bricks with {smallest} stamps of each class, 3 needed")
@@ -85,7 +145,24 @@ def physics_gate(
     recipe: GateRecipe,
     hosts: np.ndarray | None = None,  # (n,) which galaxy; every stamp its own if None
 ) -> GateResult:
-    "Whether wider lenses are found at least as well as narrower ones"
+    """Whether wider lenses are found at least as well as narrower ones
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,) scores
+    labels : np.ndarray
+        (n,) bool
+    theta_E : np.ndarray
+        (n,) [arcsec]
+    recipe : GateRecipe
+    hosts : np.ndarray | None, default None
+        (n,) which galaxy; every stamp its own if None
+
+    Returns
+    -------
+    GateResult
+    """
     rows = theta_aurocs(logit, labels, theta_E, recipe.theta_edges, level=1 - 2 * recipe.alpha, hosts=hosts)
     if len(rows) < 2:
         return not_checked("physics", f"{len(rows)} strata of theta_E with 20 lenses, 2 needed")
@@ -102,7 +179,24 @@ def run_score_gates(
     columns: Mapping[str, np.ndarray],  # host, brickname, theta_E and arc_snr of the same rows, as far as known
     recipe: GateRecipe | None = None,
 ) -> list[GateResult]:
-    "Every gate on scores that the columns allow"
+    """Every gate on scores that the columns allow
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,) float32 scores
+    p_lens : np.ndarray
+        (n,) calibrated probabilities
+    labels : np.ndarray
+        (n,) 0 or 1
+    columns : Mapping[str, np.ndarray]
+        host, brickname, theta_E and arc_snr of the same rows, as far as known
+    recipe : GateRecipe | None, default None
+
+    Returns
+    -------
+    list[GateResult]
+    """
     recipe, y, hosts = recipe or GateRecipe(), np.asarray(labels).astype(bool), columns.get("host")
     out = [saturation_gate(logit, y), calibration_gate(p_lens, y, recipe, hosts)]
     if "arc_snr" in columns:
@@ -131,7 +225,23 @@ def toy_scores(
 ) -> tuple[
     np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]
 ]:  # logits float32, p_lens, labels (n,), columns: as `run_score_gates` takes them
-    "Cheap scores, sound or with one planted fault"
+    """Cheap scores, sound or with one planted fault
+
+    Parameters
+    ----------
+    rng : np.random.Generator
+    n : int, default 6000
+        stamps, half of them painted
+    fault : str, default ''
+        one of SCORE_FAULTS, or none
+    size : float, default 0.0
+        of the fault, in the unit that SCORE_FAULTS states
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]
+        logits float32, p_lens, labels (n,), columns: as `run_score_gates` takes them
+    """
     y, hidden = rng.random(n) < 0.5, rng.random(n) < 0.05
     theta, brick = np.where(y, rng.uniform(0.5, 3, n), 0), rng.integers(0, 20, n)
     seen = y & (~hidden | (rng.random(n) < size * (fault == "shortcut")))
