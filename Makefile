@@ -25,7 +25,7 @@ demo: setup  ## the main job from nothing: a mock survey, every phase, a report
 
 test: setup  ## quick evidence: every notebook and every quick test
 	nbdev_test --n_workers 2 --flags ""
-	pytest -m "not slow and not gpu" -n 2 --dist loadfile tests
+	pytest -m "not slow and not gpu" -n 2 --dist loadfile --junitxml=runs/tests.xml tests
 
 full: setup  ## the evidence too heavy for every run
 	pytest -m "slow and not gpu" tests

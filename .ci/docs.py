@@ -70,7 +70,10 @@ def check_page(page: Path) -> list[str]:
     for picture in re.findall(r"<img\b[^>]*>", text):
         if not re.search(r'alt="[^"]{3,}"', picture):
             wrong.append(f"{name}: a picture without words: {picture[:60]}")
-    wrong += [f"{name}: needs the network: {link}" for link in re.findall(r'<(?:script|link rel="stylesheet"|img)[^>]+(?:src|href)="(https?://[^"]+)"', text)]
+    wrong += [
+        f"{name}: needs the network: {link}"
+        for link in re.findall(r'<(?:script|link rel="stylesheet"|img)[^>]+(?:src|href)="(https?://[^"]+)"', text)
+    ]
     raw = re.search(r"\\\(|\\\[|\$\$|\\(?:frac|theta|sqrt|mathrm|alpha|beta|sum|int)\b|\{\{<|(?<![\w.@])@(?:fig|tbl|eq|sec)-", prose(text))
     if raw:
         wrong.append(f"{name}: not written out: ...{prose(text)[max(0, raw.start() - 30) : raw.end() + 30]}...")

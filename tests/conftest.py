@@ -33,14 +33,16 @@ def real_data() -> Path:
     return folder
 
 
-def dhs(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+def dhs(*arguments: str, cwd: Path, timeout: float = 600) -> subprocess.CompletedProcess:
     "The command, as a user runs it"
-    return subprocess.run([sys.executable, "-m", "dark_halo_scope", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600)
+    return subprocess.run([sys.executable, "-m", "dark_halo_scope", *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "A folder in which `dhs demo --recipe toy` ran: every phase notebook once, through papermill; one for all processes of a test run"
+    if made := os.environ.get("DHS_TOY"):  # by the test run that started this one
+        return Path(made)
     root = tmp_path_factory.getbasetemp()
     folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "toy"
     folder.mkdir(exist_ok=True)

@@ -12,7 +12,8 @@ import torch
 from dark_halo_scope.base.receipts import content_hash
 
 FROZEN = Path(__file__).parent / "toy_contents.json"
-TABLES = ("density", "regions", "parent", "known_hosts", "attrition", "plan", "scores", "completeness", "candidates/candidates")
+TABLES = ("density", "regions", "known_hosts", "attrition", "scores", "completeness", "candidates/candidates")
+FOLDERS = ("parent", "plan", "stamps", "sky")  # One file per sweep, part or brick: the rows of all of them are hashed
 LATER = ("model_id",)  # a name made of hashes, not a measurement
 
 
@@ -22,9 +23,12 @@ def columns_of(table: pa.Table) -> dict[str, str]:
 
 
 def folder_table(folder: Path) -> pa.Table:
-    "Every Parquet file of a product in the order of bricks"
-    files = sorted(p for p in folder.rglob("*.parquet") if not p.name.startswith("_"))
-    return pa.concat_tables([pq.ParquetFile(p).read() for p in files]).combine_chunks()
+    "Every Parquet file of a product in the order of their names"
+    files = sorted(p for p in folder.rglob("*.parquet") if not any(part.startswith("_") for part in p.relative_to(folder).parts))
+    table = pa.concat_tables([pq.ParquetFile(p).read() for p in files])
+    if folder.name == "parent":  # a brick may lie in two sweeps: its rows are hashed together
+        table = table.sort_by([("brickid", "ascending"), ("objid", "ascending")])
+    return table.combine_chunks()
 
 
 def weights_hash(checkpoint: Path) -> str:
@@ -52,7 +56,7 @@ def json_hash(file: Path) -> str:
 def contents(run: Path) -> dict[str, object]:
     "What a finished run holds"
     found: dict[str, object] = {name: columns_of(pq.ParquetFile(run / f"{name}.parquet").read()) for name in TABLES}
-    found |= {name: columns_of(folder_table(run / name)) for name in ("stamps", "sky")}
+    found |= {name: columns_of(folder_table(run / name)) for name in FOLDERS}
     found["model"] = weights_hash(run / "model" / "best.pt")
     return found | {name: json_hash(run / f"{name}.json") for name in ("gates", "stage0")}
 

@@ -4,7 +4,6 @@ import copy
 import csv
 import io
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,10 +22,10 @@ from dark_halo_scope.base import storage
 from dark_halo_scope.base.config import parse_yaml, recipe_from, recipe_to_dict
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.receipts import read_receipt
-from dark_halo_scope.lists.models import models_csv
 from dark_halo_scope.report.figures import axes_grid, png_bytes, show_stamp
 from dark_halo_scope.run import products
 from dark_halo_scope.run.phases import Recipe, load_recipe, open_run
+from dark_halo_scope.search.catalogues import csv_bytes, list_table
 from dark_halo_scope.search.grading import mark_from
 from dark_halo_scope.stamps.reader import StampSet, build_index
 
@@ -94,7 +92,7 @@ def test_a_key_stands_once(key: str) -> None:
 @given(st.sampled_from("=+-@\t\r"), st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=20))
 @settings(deadline=None, max_examples=60)
 def test_no_cell_of_a_table_is_a_formula(head: str, text: str) -> None:
-    written = models_csv(pa.table({"name": [head + text], "theta_E": [-1.5]})).decode()
+    written = csv_bytes(list_table({"name": [head + text], "theta_E": [-1.5]})).decode()
     rows = list(csv.reader(io.StringIO(written, newline="")))
     assert rows[1][0][:1] == "'" and rows[1][1] == "-1.5"
 
@@ -113,43 +111,6 @@ def test_half_a_letter_is_refused_where_it_comes_in(text: str, half: int, place:
     sent = {"id": "12345678", "card": "k", "grade": "A", "comment": "", "seconds": 1.0, "undo": False}
     assert mark_from(sent, {"k": "name"}).grade == "A"
     assert "mark" in refused(mark_from, sent | {place: "12345678" + text + chr(half)}, {"k": "name"})
-
-
-# Files as their owner wants them.
-
-
-@given(st.sampled_from([0o000, 0o002, 0o022, 0o027, 0o077]))
-@settings(deadline=None)
-def test_the_umask_decides_who_may_read(mask: int) -> None:
-    import tempfile
-
-    before = os.umask(mask)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(storage.write_bytes(b"x", f"{folder}/a.txt"))
-            assert path.stat().st_mode & 0o777 == 0o666 & ~mask
-            assert path.name == "a.txt" and len(list(path.parent.iterdir())) == 1
-    finally:
-        os.umask(before)
-
-
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    (tmp_path / "here.txt").symlink_to(tmp_path / "there" / "real.txt")
-    for content in (b"first", b"second"):  # the first one makes the file to which the link points
-        storage.write_bytes(content, tmp_path / "here.txt")
-        assert (tmp_path / "here.txt").is_symlink() and (tmp_path / "there" / "real.txt").read_bytes() == content
-
-
-@pytest.mark.parametrize("endpoint", ["127.0.0.1:9000", "localhost", "ftp://host", "http://", "//host:1"])
-def test_an_endpoint_without_a_scheme_is_one_line(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    assert "AWS_ENDPOINT_URL" in refused(storage.filesystem, "s3://bucket/key")
-
-
-@pytest.mark.parametrize("address", ["s3://b/x//y", "s3://b//x", "s3:///x", "s3://"])
-def test_a_key_with_an_empty_part_is_one_line(address: str) -> None:
-    assert "single slashes" in refused(storage.filesystem, address)
 
 
 # Folders and files that go or change while a run is at work.

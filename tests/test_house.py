@@ -111,7 +111,7 @@ def test_a_notebook_is_a_page(path: Path) -> None:
 
 
 LIBRARY = [path for path in NOTEBOOKS if any(exported(cell) for cell in read(path).cells)]
-MEASURED_BY_HAND = {"bench.scale"}  # Spark sessions take too long to start: the page shows the receipt's row, `make full` the bench
+MEASURED_BY_HAND = {"bench.endurance"}  # Spark sessions take too long to start: the page shows the receipt's row, `make full` the bench
 
 
 def code_lines(cell: nbformat.NotebookNode) -> int:
@@ -153,7 +153,7 @@ def not_at_work(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda p: f"{p.parent.name}.{p.stem}")
 def test_what_a_page_exports_is_at_work_on_it(path: Path) -> None:
     if f"{path.parent.name}.{path.stem}" in MEASURED_BY_HAND:
-        pytest.skip("takes too long for a page: `dhs bench scale`")
+        pytest.skip("takes too long for a page: `dhs bench endurance`")
     assert not not_at_work(path)
 
 

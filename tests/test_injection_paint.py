@@ -8,7 +8,9 @@ import pytest
 from dark_halo_scope.bench.render import drawn_bank
 from dark_halo_scope.injection.paint import PaintRecipe, lens_params, paint_arcs, psf_params, rows_of, source_flux, source_params
 from dark_halo_scope.injection.plan import PlanRecipe, make_plan
+from dark_halo_scope.injection.quality import MIN_INSIDE, measure
 from dark_halo_scope.lensing.render import crosses_edge, picked, render_arcs
+from dark_halo_scope.search.completeness import Axis, completeness_map, injections_table
 from dark_halo_scope.trust.core import toy_hosts, toy_sky
 
 BANDS = ("g", "r", "z")
@@ -86,3 +88,20 @@ def test_larger_stamps_hold_wider_arcs():
     total = {n: arcs.sum((1, 2, 3), dtype=float) / np.maximum(inside, 1e-3) for n, (arcs, inside) in made.items()}
     ok = made[64][1] > 0.1
     assert np.abs(total[64][ok] / total[128][ok] - 1).max() < 0.02  # the whole arc's light does not depend on the stamp
+
+
+@pytest.mark.parametrize(("n_pix", "widest"), [(64, "stamp"), (128, "measured")])
+def test_the_map_says_which_einstein_radii_the_stamp_itself_limits(n_pix, widest):
+    "From the painter to the map: arcs of 8 arcsec leave stamps of 64 pixels, and the cell says so however many of them were found"
+    parent, shift = toy_hosts(90, 3)
+    plan = make_plan(parent, PlanRecipe(prior="published", n_total_per_split={"train": 90}, control_frac=0.0), BANDS)
+    t = {c: plan[c].to_numpy(zero_copy_only=False) for c in plan.column_names}
+    t["theta_E"] = np.where(np.arange(len(t["q"])) % 2 == 0, 8.0, np.minimum(t["theta_E"], 2.5))
+    sky = rows_of(toy_sky(parent, shift, 3, n_pix), t["objid"])
+    arcs, flux, inside = paint_arcs(t, sky, PaintRecipe(n_pix=n_pix), BANDS)
+    told = measure(t, sky, arcs, sky.image + arcs, flux, BANDS, 0.262, np.full(3, 1e4), inside)
+    columns = {c: np.asarray(told.get(c, t.get(c)), float) for c in ("theta_E", "arc_inside_frac")}
+    m = completeness_map(injections_table(np.ones(len(inside), bool), t["objid"], columns), [Axis("theta_E", (0.3, 3.0, 9.0))])
+    assert m.status.tolist() == ["measured", widest]
+    says = np.array(["arc leaves the stamp" in w for w in told["warnings"].to_pylist()])
+    assert (says == (inside < MIN_INSIDE)).all() and (says[t["theta_E"] == 8].mean() > 0.5) == (widest == "stamp")

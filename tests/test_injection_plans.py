@@ -10,9 +10,10 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.injection.claims import validate
 from dark_halo_scope.injection.grid import GRIDS, draw_configurations
 from dark_halo_scope.injection.physical import Physical, draw_physical, draw_sources, host_redshift
-from dark_halo_scope.injection.plan import PlanRecipe, expected_magnification, make_plan, validate
+from dark_halo_scope.injection.plan import PlanRecipe, expected_magnification, make_plan
 from dark_halo_scope.lensing.cosmology import absolute_magnitude
 from dark_halo_scope.lensing.render import LensParams, SersicParams, psf_from_psfsize, render_arcs
 from dark_halo_scope.lensing.visibility import image_count

@@ -12,27 +12,36 @@ import pytest
 import torch
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.galaxy import galaxy_key
 from dark_halo_scope.base.jsonable import read_json
 from dark_halo_scope.base.products import Chosen, Inputs, Place
 from dark_halo_scope.base.resources import manifest
+from dark_halo_scope.base.skylist import read_positions
 from dark_halo_scope.base.sphere import near_any
+from dark_halo_scope.injection.places import place_tasks
 from dark_halo_scope.learning.negatives import NegativeRecipe, negative_sets
 from dark_halo_scope.learning.products import with_mined
 from dark_halo_scope.learning.recipes import TrainRecipe, make_inputs, reading, training_sets
 from dark_halo_scope.learning.training import train
+from dark_halo_scope.lists.positions import cut_places
 from dark_halo_scope.parent.splits import SplitRecipe
 from dark_halo_scope.run import generation
 from dark_halo_scope.run.generation import demo_values, run_generation
 from dark_halo_scope.run.phases import load_recipe, open_run
-from dark_halo_scope.run.products import check_guards, given, make, products_of
+from dark_halo_scope.run.products import check_guards, ensure, given, make, products_of, why_not
 from dark_halo_scope.stamps.augment import AugmentRecipe, with_neighbours
+from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.stamps.reader import Batch, Reader, Reading, ReadRecipe, Selection, StampSet, build_index
+from dark_halo_scope.survey.release import Release
 from dark_halo_scope.trust.hard_negatives import lookup, mine
 from dark_halo_scope.trust.products import mine_negatives
 
 from .stamp_toys import toy_images, write_bricks
 
 TOY = load_recipe("toy").mock | {"n_lenses": 6}
+# Twelve bricks have few galaxies: all splits on the sky, and a threshold that some tens of them can set.
+FEW = ["splits.nside=256", "splits.salt=toy", "splits.fractions={train: 0.5, val: 0.25, test: 0.25}", "candidates.fpr=0.5"]
+NOWHERE = (np.zeros(0), np.zeros(0))
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +55,8 @@ def tiny(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "DEMO_MOCK", TOY)
         patch.setattr(generation, "DEMO_STAMPS", {"train": 160, "val": 80, "test": 80})
-        values = demo_values(str(recipe))
-        result = run_generation(str(recipe), str(folder / "run"), "demo", workers=1)
+        values = [*demo_values(str(recipe)), *FEW]
+        result = run_generation(str(recipe), str(folder / "run"), "demo", overrides=FEW, workers=1)
     return open_run(str(recipe), str(folder / "run"), values, workers=1), result, str(recipe), values
 
 
@@ -242,20 +251,47 @@ def test_real_look_alikes_reach_training_as_a_class(tmp_path, pairs):
     rings = look_alikes(tmp_path / "rings")
     chosen = TrainRecipe(read=ReadRecipe(batch_size=16, window=32), epochs=1, pairs=pairs)
     plain = train(paths, chosen, str(tmp_path / "plain"), progress=False, device="cpu")
-    (shown,) = negative_sets(NegativeRecipe(stamps=(rings,), split="train", weight=2))
+    (shown,) = negative_sets(NegativeRecipe(stamps=(rings,), split="train", weight=2), NOWHERE)
     summary = train([*paths, shown], chosen, str(tmp_path / "more"), progress=False, device="cpu")
     rows = [json.loads((tmp_path / name / "history.json").read_text())[0] for name in ("plain", "more")]
     assert summary["rows"]["train"] == plain["rows"]["train"] + 24 and rows[1]["stamps"] == rows[0]["stamps"] + 48
     assert rows[1]["prevalence"] < rows[0]["prevalence"]
-    (judged,) = negative_sets(NegativeRecipe(stamps=(rings,), split="val"))
+    (judged,) = negative_sets(NegativeRecipe(stamps=(rings,), split="val"), NOWHERE)
     train([*paths, judged], chosen, str(tmp_path / "judged"), progress=False, device="cpu")
     row = json.loads((tmp_path / "judged" / "history.json").read_text())[0]
     assert row["diagnostics"]["false_alarms"][judged.name]["stamps"] == 24 and row["stamps"] == rows[0]["stamps"]
 
 
+def test_an_impostor_list_reaches_the_batches_of_a_run(toy, tmp_path, monkeypatch):
+    "From a list of places, cut from the release, to the pixels that the network is shown; another list under the same name trains anew"
+    shutil.copytree(toy, tmp_path / "run")
+    places = read_positions(str(toy / "release" / "truth" / "impostors.csv"))
+    cut_places(places, str(tmp_path / "rings"), Release(str(toy / "release")))
+    stamps = tmp_path / "rings" / "stamps.parquet"
+    images = {image.tobytes() for image in decode(pq.read_table(stamps))}
+    shown, batches = [], Reader.batches
+
+    def watched(self, *arguments, **more):
+        for batch in batches(self, *arguments, **more):
+            shown.extend((image.tobytes(), float(label)) for image, label in zip(batch.image.numpy(), batch.label))
+            yield batch
+
+    monkeypatch.setattr(Reader, "batches", watched)
+    before = read_json(str(toy / "model" / "history.json"))
+    run = open_run("toy", str(tmp_path / "run"), [f"negatives.stamps=['{stamps}']", "negatives.split=train"], workers=1)
+    ensure(run, "model")
+    rows = read_json(run.path("model", "history.json"))
+    assert len(images) >= 10 and images <= {image for image, label in shown if label == 0}
+    assert [row["stamps"] for row in rows] == [row["stamps"] + len(images) for row in before]
+    assert not why_not(run, "model")
+    pq.write_table(pq.read_table(stamps).slice(1), stamps)
+    again = open_run("toy", str(tmp_path / "run"), [f"negatives.stamps=['{stamps}']", "negatives.split=train"], workers=1)
+    assert why_not(again, "model") == "made of other inputs (look_alikes)"
+
+
 def test_look_alikes_are_no_lenses_in_a_batch_of_pairs(tmp_path):
     paths = write_bricks(tmp_path / "stamps", bricks=1, n=16, control=True)
-    (rings,) = negative_sets(NegativeRecipe(stamps=(look_alikes(tmp_path / "rings"),), split="train"))
+    (rings,) = negative_sets(NegativeRecipe(stamps=(look_alikes(tmp_path / "rings"),), split="train"), NOWHERE)
     chosen = TrainRecipe(read=ReadRecipe(batch_size=64), pairs="same_batch")
     index = build_index(training_sets([*paths, rings], "same_batch"), chosen.select, reading(chosen))
     (batch,) = Reader(index, reading(chosen)).batches()
@@ -265,10 +301,32 @@ def test_look_alikes_are_no_lenses_in_a_batch_of_pairs(tmp_path):
     assert not made.weight[len(batch) :][real].any() and made.weight[len(batch) :][~real].all() and made.weight[: len(batch)].all()
 
 
+def test_known_lenses_are_taken_out_of_a_fetched_list(tmp_path):
+    "A list of look-alikes may hold a lens that was found since: its row is no negative"
+    path = look_alikes(tmp_path / "rings")
+    rows = pq.read_table(path).slice(3, 2)
+    lenses = rows["ra"].to_numpy(), rows["dec"].to_numpy() + 5 / 3600
+    (rings,) = negative_sets(NegativeRecipe(stamps=(path,), split="train"), lenses)
+    index, every = build_index([rings]), build_index([replace(rings, avoid=None)])
+    gone = near_any(every.identity["ra"], every.identity["dec"], *lenses, 11.0)
+    assert gone.sum() >= 2 and index.lost["known lens"] == gone.sum() == len(every) - len(index)
+    assert not near_any(index.identity["ra"], index.identity["dec"], *lenses, 11.0).any()
+
+
+def test_galaxies_of_two_lists_have_two_keys_and_one_galaxy_has_one():
+    "Numbered by their rows, the first places of two lists in one brick were one galaxy: split by host, they leaked"
+    rng = np.random.default_rng(4)
+    rings, mergers = ({"name": np.arange(50).astype(str), "ra": 150 + rng.random(50) / 5, "dec": 2 + rng.random(50) / 5} for _ in range(2))
+    mergers = {c: np.concatenate([v, rings[c][:1]]) for c, v in mergers.items()}
+    one, two = (galaxy_key(place_tasks(t)) for t in (rings, mergers))
+    assert len(np.unique(one)) == 50 and set(one) & set(two) == {one[0]} and two[-1] == one[0]
+    assert np.array_equal(galaxy_key(place_tasks({c: v[::-1] for c, v in rings.items()})), one[::-1])
+
+
 def test_look_alikes_are_dealt_by_the_sky(tmp_path):
     path = look_alikes(tmp_path / "rings")
     for splits, inside in ((SplitRecipe(fractions={"train": 1.0}), 24), (SplitRecipe(fractions={"val": 1.0}), 0)):
-        (rings,) = negative_sets(NegativeRecipe(stamps=(path,)), splits)
+        (rings,) = negative_sets(NegativeRecipe(stamps=(path,)), NOWHERE, splits)
         if inside:
             assert len(build_index([rings])) == inside
         else:

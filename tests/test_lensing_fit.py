@@ -16,7 +16,7 @@ from dark_halo_scope.base.receipts import read_table, write_product
 from dark_halo_scope.base.schema import product_columns
 from dark_halo_scope.bench.lens_trials import bias_and_coverage, painted_lens, psf_of, run_trial, unlensed, well_seen
 from dark_halo_scope.command.cli import main
-from dark_halo_scope.lensing import fit
+from dark_halo_scope.lensing import fit, fit_host, fit_solve
 from dark_halo_scope.lensing.fit import fit_lens
 from dark_halo_scope.lensing.fit_export import coolest
 from dark_halo_scope.lensing.fit_lens import normalised, t_draws, t_log_density
@@ -86,7 +86,7 @@ def test_holes_and_wild_pixels_that_do_not_count_change_nothing(lens):
     assert first.theta_E == second.theta_E and first.delta_log_evidence == second.delta_log_evidence
 
 
-@pytest.mark.parametrize("change", [{"draws": 0}, {"starts": 0}, {"lens_above": -9.0}])
+@pytest.mark.parametrize("change", [{"draws": 0}, {"starts": 0}, {"lens_above": -9.0}, {"farthest": 5.0}])
 def test_a_recipe_that_cannot_work_is_refused(change):
     with pytest.raises(BadInput, match="fit recipe"):
         FitRecipe(**change)
@@ -100,6 +100,25 @@ def test_a_lens_is_a_lens_and_two_neighbours_are_not(lens):
     assert model.verdict == "lens preferred" and model.theta_E_95[0] < 1.6 < model.theta_E_95[1]
     assert model.theta_E_95[0] < model.theta_E_68[0] < model.theta_E_68[1] < model.theta_E_95[1] and model.images >= 2
     assert model.counter["allowed"] and model.magnification > 3 and model.effective > 100
+
+
+def test_the_outer_image_of_a_wide_lens_is_no_stranger(monkeypatch):
+    "theta_E of 3.1 arcsec: the outer image lies beyond 5 arcsec; without the partner rule it is masked, and the lens is not preferred"
+    trial = painted_lens(3, 2, crowded=0.0)
+    given = trial.image, trial.invvar, psf_of(trial.psfsize)
+    wide = fit_lens(*given, posterior=False)
+    monkeypatch.setattr(fit_host, "_paired", lambda x, y, far: np.zeros(len(x), bool))
+    assert wide.verdict == "lens preferred" and abs(wide.theta_E / trial.truth["theta_E"] - 1) < 0.06 and trial.truth["theta_E"] > 3.1
+    assert fit_lens(*given, posterior=False).verdict != "lens preferred"
+
+
+def test_slopes_carried_over_end_where_painted_ones_do(lens, monkeypatch):
+    stamp = fit_stamp(*lens, PSF)
+    start = solve(stamp, [new_part("host", FitRecipe())])
+    carried = refine(stamp, start, steps=30, tolerance=0.01)
+    monkeypatch.setattr(fit_solve, "PATIENCE", 0)
+    painted = refine(stamp, start, steps=30, tolerance=0.01)
+    assert abs(carried.objective - painted.objective) < 0.5 and carried.objective < start.objective - 500
 
 
 def test_no_unlensed_galaxy_of_four_is_a_lens():

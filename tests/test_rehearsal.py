@@ -5,27 +5,31 @@ A generation runs from the parent sample to candidates, stage 0 and a report, by
 import functools
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from dark_halo_scope.base.receipts import read_receipt, receipt_path
+from dark_halo_scope.base.receipts import identity_of, read_receipt, receipt_path, write_receipt
+from dark_halo_scope.base.storage import read_bytes
+from dark_halo_scope.mock.files import read_columns
 from dark_halo_scope.mock.products import mock_lists
-from dark_halo_scope.mock.release import make_mock
-from dark_halo_scope.mock.sky import MockRecipe
+from dark_halo_scope.mock.release import make_bricks, make_mock, with_seeing, write_catalogues, write_truth
+from dark_halo_scope.mock.sky import MockRecipe, mock_bricks
 from dark_halo_scope.run.phases import open_run
-from dark_halo_scope.run.products import asked_for, verify
+from dark_halo_scope.run.products import asked_for, make, verify
 from dark_halo_scope.survey.release import Release
 
 from .conftest import dhs
 
 SKY = MockRecipe(rows=3, columns=4, n_pix=440, lrgs=24, blue=20, spirals=1, rings=2, mergers=1, stars=4, n_lenses=10, seed=11)
+WIDE = ("1498p020", "1501p020")  # Bricks of 3600 pixels, as the survey's are
 # What differs from the recorded recipe is its size, nothing else.
 FEW = [
     "splits.nside=256", "splits.fractions={train: 0.5, val: 0.25, test: 0.25}", "splits.salt=toy",
@@ -38,8 +42,8 @@ REASON = "a rehearsal of a few stamps decides nothing"
 GUARDS = [f"--override={guard}={REASON}" for guard in ("gates", "score_gates", "stage0", "predecessor")]
 PRODUCTS = (
     "density.parquet",
-    "parent.parquet",
-    "plan.parquet",
+    "parent",
+    "plan",
     "stamps",
     "model",
     "scores.parquet",
@@ -59,13 +63,48 @@ class Survey:
     broken: str  # The brick with a damaged file
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    "Serves files and says nothing; refuses to write"
+class Portal(http.server.SimpleHTTPRequestHandler):
+    "Serves files and parts of files, as the survey's portal does, and says nothing; refuses to write"
 
     protocol_version = "HTTP/1.1"
 
+    def do_GET(self) -> None:
+        "The whole file, or the range that is asked for"
+        file, wanted = Path(self.translate_path(self.path)), re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not wanted or not file.is_file():
+            return super().do_GET()
+        size = file.stat().st_size
+        first, last = int(wanted[1]), min(int(wanted[2] or size), size - 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        with file.open("rb") as stream:
+            stream.seek(first)
+            self.wfile.write(stream.read(last + 1 - first))
+
+    def end_headers(self) -> None:
+        "Every answer says that ranges may be asked for"
+        self.send_header("Accept-Ranges", "bytes")
+        super().end_headers()
+
     def log_message(self, *_: object) -> None:
         "Nothing"
+
+
+def make_release(root: str) -> None:
+    "The release, two of whose bricks are as wide as the survey's"
+    bricks = mock_bricks(SKY)
+    made = {}
+    for recipe, some in (
+        (SKY, [b for b in bricks if b.name not in WIDE]),
+        (replace(SKY, n_pix=3600), [b for b in bricks if b.name in WIDE]),
+    ):
+        made |= {one.name: one for one in make_bricks(some, recipe, root, 2)}
+    tractors = [read_columns(read_bytes(Release(root).tractor(b.name))) for b in bricks]
+    write_catalogues(bricks, tractors, root)
+    whole = [replace(made[b.name], lenses=with_seeing(made[b.name].lenses, t)) for b, t in zip(bricks, tractors)]
+    write_truth(whole, root, identity_of(SKY))
 
 
 def spoil(release: Release, bricks: list[str]) -> tuple[list[str], str]:
@@ -81,15 +120,15 @@ def spoil(release: Release, bricks: list[str]) -> tuple[list[str], str]:
 def survey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survey]:
     "The release without truth, receipts or lists; the lists lie elsewhere"
     root = tmp_path_factory.mktemp("survey")
-    make_mock(root / "made", SKY, 2)
+    make_release(str(root / "made"))
     lenses, objects = (pq.read_table(root / "made" / "truth" / f"{name}.parquet") for name in ("planted_lenses", "objects"))
     for name, data in mock_lists(lenses, objects).items():
         (root / Path(name).name).write_bytes(data)
     served = root / "served"
     shutil.copytree(root / "made", served, ignore=shutil.ignore_patterns("truth", "*receipt.json"))
-    names = sorted({p.name for p in (served / "south" / "coadd").glob("*/*")})
+    names = sorted({p.name for p in (served / "south" / "coadd").glob("*/*")} - set(WIDE))
     missing, broken = spoil(Release(str(served)), names[3:6])
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(served)))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Portal, directory=str(served)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     lists = [
         f"lists.{key}=['{root}/{name}.csv']"
@@ -103,7 +142,21 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survey]:
 def generation(name: str, survey: Survey, folder: Path, *more: str) -> subprocess.CompletedProcess:
     "One generation by the command, as a person runs it"
     changes = [f"--set={text}" for text in (*FEW, *survey.lists)]
-    return dhs("generation", name, "--release", survey.url, "--out", f"runs/{name}", "--limit", "400", *changes, *GUARDS, *more, cwd=folder)
+    return dhs(
+        "generation",
+        name,
+        "--release",
+        survey.url,
+        "--out",
+        f"runs/{name}",
+        "--limit",
+        "400",
+        *changes,
+        *GUARDS,
+        *more,
+        cwd=folder,
+        timeout=900,
+    )
 
 
 def finished(name: str, survey: Survey, folder: Path) -> Path:
@@ -117,7 +170,7 @@ def finished(name: str, survey: Survey, folder: Path) -> Path:
     return run
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.slow
 def test_gaps_stop_the_run_unless_they_are_allowed(survey: Survey, tmp_path: Path) -> None:
     done = generation("gen1", survey, tmp_path, "--workers", "2", "--set=train.model.name=small_cnn")
@@ -131,7 +184,9 @@ def test_gaps_stop_the_run_unless_they_are_allowed(survey: Survey, tmp_path: Pat
     assert again.returncode == 0, again.stderr[-3000:]
     assert "phase2_density: done before" in again.stdout
     run = tmp_path / "runs" / "gen1"
-    aside = read_receipt(run / "stamps").identity["set_aside"]
+    stamps = read_receipt(run / "stamps").identity
+    aside = stamps["set_aside"]
+    assert set(WIDE) <= set(stamps["content"])
     assert set(aside) <= {*survey.missing, survey.broken} and aside
     stage0 = json.loads((run / "stage0.json").read_text())
     assert stage0["passed"] in (True, False) and stage0["recall"][0]["n"] > 0
@@ -140,6 +195,7 @@ def test_gaps_stop_the_run_unless_they_are_allowed(survey: Survey, tmp_path: Pat
     assert "What failed" in (run / "report.html").read_text()
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gen1", "gen3", "gen5_prime"])
 def test_local_and_spark_write_the_same_bytes(name: str, survey: Survey, tmp_path: Path) -> None:
@@ -157,8 +213,45 @@ def test_local_and_spark_write_the_same_bytes(name: str, survey: Survey, tmp_pat
         assert file.read_bytes() == (spark / file.relative_to(local)).read_bytes(), file.name
 
 
-def test_nothing_that_is_asked_for_is_dropped(survey: Survey, tmp_path: Path) -> None:
-    "A release without its table of bricks, a predecessor that failed, a folder of other code: one line, exit code 2"
+def refusal(*arguments: str, folder: Path) -> str:
+    "The one line of a command that ends with exit code 2"
+    done = dhs(*arguments, cwd=folder)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("dhs:")]
+    assert done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    return lines[0]
+
+
+def test_a_release_without_its_table_of_bricks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    done = dhs("generation", "gen1", "--release", str(tmp_path / "empty"), "--out", "runs/x", cwd=tmp_path)
-    assert done.returncode == 2 and "survey-bricks-dr10-south.fits.gz: not there" in done.stderr and "Traceback" not in done.stderr
+    said = refusal("generation", "gen1", "--release", str(tmp_path / "empty"), "--out", "runs/x", folder=tmp_path)
+    assert "survey-bricks-dr10-south.fits.gz: not there" in said
+
+
+@pytest.fixture(scope="module")
+def one_brick(tmp_path_factory: pytest.TempPathFactory) -> str:
+    "Root of the smallest release"
+    root = tmp_path_factory.mktemp("brick") / "release"
+    make_mock(root, replace(SKY, rows=1, columns=1, n_lenses=1))
+    return str(root)
+
+
+@pytest.mark.parametrize("verdict", ["FAILED: recall 0 of 9", ""])
+def test_a_predecessor_that_failed_or_was_not_examined_stops_the_run_at_once(one_brick: str, tmp_path: Path, verdict: str) -> None:
+    "Before anything is made, with a report that says why"
+    (tmp_path / "runs" / "gen5").mkdir(parents=True)
+    if verdict:
+        (tmp_path / "runs" / "gen5" / "stage0.json").write_text(json.dumps({"passed": False, "verdict": verdict}))
+    asked = ("--release", one_brick, "--out", "runs/gen5_prime", "--set", "plan.src_kind=clumpy")
+    said = refusal("generation", "gen5_prime", *asked, folder=tmp_path)
+    assert "the guard 'predecessor'" in said and (verdict or "has not been examined") in said and "--override 'predecessor=REASON'" in said
+    run = tmp_path / "runs" / "gen5_prime"
+    assert "The run stopped" in (run / "report.html").read_text() and not list(run.rglob("*.parquet"))
+
+
+def test_a_folder_made_by_other_code_is_refused_by_a_phase(one_brick: str, tmp_path: Path) -> None:
+    changes = [f"release={one_brick}", "splits.nside=256"]
+    density = tmp_path / "run" / "density.parquet"
+    receipt = make(open_run("gen1", str(density.parent), changes, workers=1), "density")
+    write_receipt(replace(receipt, identity={**receipt.identity, "code": "of another day"}), density)
+    said = refusal("run", "phase3_parent", "--recipe", "gen1", "--out", "run", *(f"--set={text}" for text in changes), folder=tmp_path)
+    assert "density.parquet: made with another code that makes it (of another day" in said and "run phase2_density first" in said

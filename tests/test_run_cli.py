@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import pytest
 
 from dark_halo_scope.base.config import parse_yaml
@@ -60,6 +61,49 @@ def test_ctrl_c_is_one_line(tmp_path):
     os.killpg(child.pid, signal.SIGINT)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 130 and said.splitlines() == ["dhs: stopped; what was finished is kept, the same command goes on"], said
+
+
+NOISY = """
+import os, time
+from pathlib import Path
+os.write(2, b"Traceback of a worker\\n")
+Path("started").touch()
+time.sleep(wait)
+"""
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_a_kernel_says_is_in_a_file_and_ctrl_c_is_one_line(tmp_path, stopped):
+    "A notebook whose kernel writes to its terminal, to its end or to Ctrl-C"
+    cells = [
+        nbformat.v4.new_code_cell(f"wait = {60 if stopped else 0}", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(NOISY),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "phase0_noise.ipynb")
+    code = "import sys; from pathlib import Path; from dark_halo_scope.command import cli; from dark_halo_scope.run import phases; "
+    code += "phases.phase_notebook = lambda phase: Path('phase0_noise.ipynb').resolve(); "
+    code += "cli.app.command('noise')(lambda: print(phases.run_notebook('phase0_noise', {}, 'logs/noise.ipynb'))); sys.argv = ['dhs', 'noise']; cli.main()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True
+    )
+    while not (tmp_path / "started").exists() and child.poll() is None:
+        time.sleep(0.2)
+    if stopped:
+        time.sleep(1)
+        os.killpg(child.pid, signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert said.splitlines() == (["dhs: stopped; what was finished is kept, the same command goes on"] if stopped else []), said
+    assert child.returncode == (130 if stopped else 0) and (tmp_path / "logs" / "noise.err").read_text().startswith(
+        "Traceback of a worker\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "says"), [("mock.dec=-100", "dec=-100"), ("mock.lrg=3", "did you mean 'lrgs'"), ("rooms=[moc]", "no room")]
+)
+def test_a_mock_that_cannot_be_made_is_refused_when_the_recipe_is_read(override, says, tmp_path):
+    with pytest.raises(BadInput, match=says):
+        load_recipe("toy", [override], str(tmp_path))
 
 
 def test_refusals_are_quick(tmp_path):

@@ -4,14 +4,14 @@ import os
 
 import pytest
 
-from dark_halo_scope.bench.scale import bench_scale
+from dark_halo_scope.bench.endurance import bench_endurance
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 def test_pace_memory_and_a_second_core() -> None:
-    figures = bench_scale(n=100_000)
+    figures = bench_endurance(n=100_000)
     long, spark = figures["endurance"], figures["spark"]
     assert long["stamps"] == 100_000
     assert abs(long["end_over_start_cpu"] - 1) < 0.15, "the pace by processor time changes"

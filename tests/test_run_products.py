@@ -8,16 +8,28 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from dark_halo_scope.base import products as base
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.galaxy import galaxy_key
 from dark_halo_scope.base.products import Made, Product
-from dark_halo_scope.base.receipts import read_receipt, read_table, receipt_path, write_product, write_receipt, write_table
+from dark_halo_scope.base.receipts import (
+    Receipt,
+    read_receipt,
+    read_table,
+    receipt_path,
+    write_product,
+    write_receipt,
+    write_table,
+)
 from dark_halo_scope.base.sphere import nearest
+from dark_halo_scope.learning.training import run_data
 from dark_halo_scope.run import products
 from dark_halo_scope.run.phases import load_recipe, open_run
 from dark_halo_scope.run.products import Run, asked_for, check_guards, ensure, make, opened, state, verify, why_not
+from dark_halo_scope.stamps.reader import Selection
 
 
 @pytest.fixture
@@ -53,6 +65,33 @@ def test_a_product_left_out_is_missed(copy: Path) -> None:
     Path(receipt_path(copy / "score_gates.json")).unlink()
     found = state(at(copy))
     assert found["score_gates"] == "not there" and "score_gates" in found["candidates"]
+
+
+def test_the_calibration_gate_of_a_run_counts_galaxies(toy: Path) -> None:
+    scores = read_table(str(toy / "scores.parquet"))
+    columns = {c: scores[c].to_numpy(zero_copy_only=False) for c in ("release", "brickid", "objid", "split", "label")}
+    rows = (columns["split"] == at(toy).recipe.train.report_on) & (columns["label"] >= 0)
+    galaxies = len(np.unique(galaxy_key(columns)[rows]))
+    assert galaxies < rows.sum()
+    judged = {row["name"]: row["why"] for row in json.loads((toy / "score_gates.json").read_text())}
+    assert f" on {rows.sum():,} stamps of {galaxies:,} galaxies, " in judged["calibration"]
+
+
+def test_the_areas_that_choose_and_report_are_of_stamps_that_pass_the_same_cuts(toy: Path) -> None:
+    "Split by split, the injections counted are those that the cuts of training leave; the report shows both areas as such"
+    names = ["split", "is_control", "cutout_ok", "metrics_ok", "theta_over_psf", "arc_snr_g", "magnification"]
+    files = [str(f) for f in sorted((toy / "stamps").rglob("*.parquet"))]
+    stamps = {c: np.concatenate([read_table(f, names)[c].to_numpy(zero_copy_only=False) for f in files]) for c in names}
+    painted = stamps["cutout_ok"] & stamps["metrics_ok"] & ~stamps["is_control"]
+    visible = (stamps["theta_over_psf"] >= 0.5) & (stamps["arc_snr_g"] >= 25) & (stamps["magnification"] >= 3)
+    recipe, summary = at(toy).recipe.train, json.loads((toy / "model" / "summary.json").read_text())
+    strict = run_data(files, replace(recipe, select=Selection(min_theta_over_psf=0.5, min_arc_snr_g=25, min_magnification=3)))
+    for split, role, index in ((recipe.choose_on, "chosen_on", strict.choose), (recipe.report_on, "reported_on", strict.report)):
+        here = painted & (stamps["split"] == split)
+        assert summary[role]["split"] == split and summary[role]["n_lens"] == here.sum()
+        assert index.label.sum() == (here & visible).sum() < here.sum()
+    text = (toy / "report.html").read_text()
+    assert all(f"{split}, after the cuts of training" in text for split in (recipe.choose_on, recipe.report_on))
 
 
 # What decides a product.
@@ -166,11 +205,19 @@ def test_one_changed_byte_is_named(copy: Path) -> None:
     stamp.write_bytes(data)
     faults = verify(str(copy))[1]
     assert len(faults) == 1 and stamp.name in faults[0] and "changed" in faults[0]
-    receipt = Path(receipt_path(copy / "plan.parquet"))
+    receipt = Path(receipt_path(copy / "plan"))
     receipt.write_text(receipt.read_text().replace('"rows": ', '"rows": 1'))
     assert any("plan" in fault and "changed after it was written" in fault for fault in verify(str(copy))[1])
     stamp.unlink()
     assert any("missing" in fault for fault in verify(str(copy))[1])
+
+
+def test_a_folder_that_went_is_missed(copy: Path) -> None:
+    "A receipt that names no files does not stand for a folder that is gone"
+    run = at(copy)
+    shutil.rmtree(copy / "stamps")
+    assert made_again(run, "stamps") == f"{copy}/stamps: missing" and "run phase4c_inject first" in refusal(opened, run, "stamps")
+    assert f"{copy}/stamps: missing" in verify(str(copy))[1]
 
 
 def test_a_partial_search_is_not_taken_for_the_whole(copy: Path) -> None:
@@ -220,25 +267,22 @@ def test_gaps_are_filled_by_the_next_full_run(toy: Path, copy: Path) -> None:
 # Guards.
 
 
-def test_known_lenses_and_candidates_are_never_hosts(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_lenses_and_candidates_are_never_hosts(copy: Path, tmp_path: Path) -> None:
     "On every survey, by default: the packaged lists and the recipe's"
-    run = at(toy)
+    run = at(copy, "selection.known_lens_arcsec=13")
+    ensure(run, "parent")
     known, sample = products.given(run, "known").value, read_table(run.address("parent"))
     assert len(known) > 4_900 and read_receipt(run.address("parent")).identity["near_known"] > 0
     apart = nearest(sample["ra"].to_numpy(), sample["dec"].to_numpy(), known["ra"].to_numpy(), known["dec"].to_numpy())[1]
-    assert apart.min() > run.recipe.selection.known_lens_arcsec
+    assert apart.min() > 13 > load_recipe("toy").selection.known_lens_arcsec
     for name in ("gen1", "gen5_prime", "gen6"):
         sky = Run(load_recipe(name), str(tmp_path))
         assert len(products.given(sky, "known").value) > 4_900, name
-    # The guard deleted: without the crossmatch the planted lenses are hosts.
-    from dark_halo_scope.parent import products as parent_products
 
-    monkeypatch.setattr(parent_products, "near_any", lambda ra, *rest: np.zeros(len(ra), bool))
-    shutil.copytree(toy, tmp_path / "careless")
-    careless = at(tmp_path / "careless", "selection.known_lens_arcsec=11.5")
-    ensure(careless, "parent")
-    sample = read_table(careless.address("parent"))
-    assert nearest(sample["ra"].to_numpy(), sample["dec"].to_numpy(), known["ra"].to_numpy(), known["dec"].to_numpy())[1].min() < 2
+
+def identity_without_rows(receipt: Receipt) -> dict[str, Any]:
+    "What a product was made from, without what came out"
+    return {k: v for k, v in receipt.identity.items() if k not in ("rows", "content", "hosts")}
 
 
 def failing(run: Run, guard: str, *names: str) -> None:
@@ -279,6 +323,27 @@ def test_a_failed_or_unexamined_predecessor_blocks(copy: Path, tmp_path: Path) -
     check_guards(at(copy, "after=before", "overrides.predecessor=a rehearsal"), run.product("model"))
     (tmp_path / "before" / "stage0.json").write_text(json.dumps({"passed": True, "verdict": "passed"}))
     check_guards(at(copy, "after=before"), run.product("model"))
+
+
+def test_too_few_galaxies_for_the_controls_are_reported(copy: Path) -> None:
+    "With half as many galaxies as the controls asked for, each counts twice, and the report says so; with enough of them it says that"
+    from dark_halo_scope.run.summary import stamps_section
+
+    def train_of(stamps: int) -> tuple[str, pa.Table]:
+        run = at(copy, f"plan.n_total_per_split={{train: {stamps}, val: 40, test: 40}}")
+        ensure(run, "stamps")
+        (said,) = (text for text in stamps_section(run).text if "'train'" in text)
+        plan = read_table(run.address("plan"))
+        return said, plan.filter(pc.equal(plan["split"], "train"))
+
+    said, plan = train_of(80)
+    assert said == "Split 'train': 40 of 80 stamps are controls (50%)."
+    most = pc.sum(train_of(2000)[1]["is_control"]).as_py()  # every galaxy that may be one
+    said, plan = train_of(4 * most)
+    controls = plan.filter(plan["is_control"])
+    assert len(controls) == most and np.isclose(pc.sum(controls["weight"]).as_py(), 2 * most)
+    assert f"{most} of {3 * most} stamps are controls (33%); {2 * most} were asked for" in said
+    assert "each counts 2.00 times" in said and "50% of the weight" in said
 
 
 def test_a_network_that_needs_the_control_is_refused(toy: Path) -> None:

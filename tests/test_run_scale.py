@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ import pytest
 
 from dark_halo_scope.base import storage
 from dark_halo_scope.base.errors import BadInput
-from dark_halo_scope.base.receipts import read_receipt, read_table, receipt_path, write_product
+from dark_halo_scope.base.receipts import read_receipt, read_table, receipt_path, write_product, write_receipt
 from dark_halo_scope.base.storage import join, list_files, read_bytes, write_bytes
 from dark_halo_scope.injection import products as injection
 from dark_halo_scope.run import products
@@ -66,10 +67,10 @@ def given(planned: Run) -> list[str]:
 def run_at(planned: Run, out: str, **engine) -> Run:
     "A run on the planned survey with its products elsewhere"
     run = open_run("toy", out, given(planned), **engine)
-    for uri in (planned.address("plan"), receipt_path(planned.address("plan")), receipt_path(planned.address("parent"))):
+    beside = [planned.path(name) for name in read_receipt(planned.address("plan")).run["files"]]
+    receipts = [receipt_path(planned.address(name)) for name in ("plan", "parent")]
+    for uri in (*list_files(planned.address("plan")), *receipts, *beside):
         write_bytes(read_bytes(uri), join(out, uri.removeprefix(planned.out)))
-    for name in read_receipt(planned.address("plan")).run["files"]:
-        write_bytes(read_bytes(planned.path(name)), run.path(name))
     return run
 
 
@@ -135,16 +136,19 @@ def test_another_recipe_makes_other_bytes(planned: Run, reference: dict, tmp_pat
 def test_a_limit_reads_only_what_it_needs(planned: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "A plan in groups of 16 rows: ten stamps ask for the first group alone, and every brick's rows are found where they lie"
     run, plan = run_at(planned, str(tmp_path), workers=1), read_table(planned.address("plan"))
-    receipt = read_receipt(planned.address("plan"))
-    write_product(plan, run.address("plan"), "injection_plan", receipt.identity | {"groups": 16}, row_group_size=16)
-    name, read = read_receipt(run.address("plan")).name, []
+    whole = read_receipt(run.address("plan"))
+    piece = write_product(plan, f"{run.address('plan')}/plan-00000.parquet", "injection_plan", {}, row_group_size=16)
+    write_receipt(
+        replace(whole, run=whole.run | {"sizes": {"plan-00000": piece.run["files"]["plan-00000.parquet"][0]}}), run.address("plan")
+    )
+    name, read = whole.name, []
     group = pq.ParquetFile.read_row_group
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, i, *more, **named: read.append(i) or group(self, i, *more, **named))
     few = [job.task.values for _, job in jobs_of(open_run("toy", run.out, given(planned), limit=10), "stamps")]
     mine = injection.brick_rows(**few[0])["tasks"]
     assert set(read) == {0} and sum(values["rows"][3] for values in few) == 10 and set(mine["brickname"].to_pylist()) == {few[0]["brick"]}
-    for brick, first, n in injection.plan_bricks(run.address("plan"), name):
-        mine = injection.plan_rows(run.address("plan"), name, first, n)
+    for brick, file, first, n in injection.plan_bricks(run.address("plan"), name):
+        mine = injection.plan_rows(file, name, first, n)
         assert mine.equals(plan.slice(first, n)) and set(mine["brickname"].to_pylist()) == {brick}
     mixed = plan.take(np.random.default_rng(1).permutation(len(plan)))
     receipt = write_product(mixed, run.path("mixed"), "injection_plan", {})
@@ -227,14 +231,17 @@ def test_spark(cores: int, planned: Run, reference: dict, tmp_path: Path, stop_s
 
 
 @pytest.mark.slow
-def test_phases_2_and_3_on_spark(planned: Run, tmp_path: Path, stop_spark) -> None:
-    "Counts, regions and the parent sample: the same content whichever engine read the sweeps"
+def test_phases_2_to_4a_on_spark(planned: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_spark) -> None:
+    "Counts, regions, the parent sample and a plan in several files: the same content whichever engine read the sweeps and drew the lenses"
     stop_spark()
+    parts = injection.plan_parts
+    monkeypatch.setattr(injection, "plan_parts", lambda rows: parts(rows, 20))
     run = open_run("toy", str(tmp_path), given(planned), engine="spark", master="local[1]")
     again = open_run("toy", str(tmp_path / "local"), given(planned), workers=1)
     for one in (run, again):
-        ensure(one, "parent")
-    for product in ("density", "parent"):
+        ensure(one, "plan")
+    assert read_receipt(run.address("plan")).identity["parts"] > 1
+    for product in ("density", "parent", "plan"):
         ours, theirs = (read_receipt(one.address(product)) for one in (run, again))
         assert ours.identity == theirs.identity and ours.identity["rows"] > 0 and ours.run["engine"] == "spark"
     assert read_table(run.path("regions.parquet")).equals(read_table(again.path("regions.parquet")))

@@ -12,10 +12,15 @@ from astropy.io import fits
 from astropy.io.votable import validate
 from astropy.table import Table
 from astropy.wcs import WCS
+from PIL import Image
 from regions import Regions
 
-from dark_halo_scope.lists.scores import score_positions
+from dark_halo_scope.learning.checkpoints import load_checkpoint, save_checkpoint
+from dark_halo_scope.learning.scoring import load_committee
+from dark_halo_scope.lists.pictures import score_pictures
+from dark_halo_scope.lists.scores import UNCALIBRATED, packaged_network, score_positions
 from dark_halo_scope.stamps.codec import load_stamps
+from dark_halo_scope.survey.pictures import to_pictures
 from dark_halo_scope.survey.viewer import ViewerRecipe
 from dark_halo_scope.survey.web import HttpClient, RequestPolicy
 
@@ -59,6 +64,26 @@ def test_every_copy_of_the_scores_opens_and_says_the_same(service, tmp_path):
         with fits.open(out / "cutouts" / row["file"]) as hdus:
             x, y = WCS(hdus[0].header, naxis=2).world_to_pixel(SkyCoord(float(row["ra"]), float(row["dec"]), unit="deg"))
             assert abs(x - 31.5) < 1e-3 and abs(y - 31.5) < 1e-3 and hdus[0].data.shape == (3, 64, 64)
+
+
+def test_a_network_without_a_calibration_gives_no_probability_and_says_so(service, tmp_path):
+    "Of positions and of pictures: the logistic function of a logit is no probability"
+    state = load_checkpoint(packaged_network()) | {"calibration": None}
+    save_checkpoint(state, str(tmp_path / "raw.pt"))
+    (tmp_path / "list.csv").write_text("name,ra,dec\na,150.1,2.2\n")
+    viewer, client = ViewerRecipe(service=service.address), HttpClient(RequestPolicy(pause=0))
+    score_positions(str(tmp_path / "list.csv"), str(tmp_path / "sky"), str(tmp_path / "raw.pt"), viewer=viewer, client=client)
+    (tmp_path / "pictures").mkdir()
+    light = np.random.default_rng(1).normal(0.02, 0.01, (1, 3, 81, 81))
+    Image.fromarray(to_pictures(light)[0]).save(tmp_path / "pictures" / "a.png")
+    score_pictures(tmp_path / "pictures", str(tmp_path / "seen"), str(tmp_path / "raw.pt"))
+    for out in ("sky", "seen"):
+        table = Table.read(tmp_path / out / "scores.ecsv", format="ascii.ecsv")
+        assert np.isfinite(table["logit"][0]) and np.ma.getmaskarray(np.ma.asarray(table["p_lens"])).all()
+        assert table.meta["no probabilities"] == UNCALIBRATED and "no calibration" in (tmp_path / out / "scores.html").read_text()
+    calibrated = score_pictures(tmp_path / "pictures", str(tmp_path / "own"), packaged_network())["a"]
+    table = Table.read(tmp_path / "own" / "scores.ecsv", format="ascii.ecsv")
+    assert table["p_lens"][0] == pytest.approx(float(load_committee(packaged_network()).calibrator(np.array([calibrated]))[0]), rel=1e-6)
 
 
 def votable_messages(path: Path) -> list[str]:

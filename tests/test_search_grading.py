@@ -22,7 +22,7 @@ from dark_halo_scope.base.receipts import write_table
 from dark_halo_scope.command.cli import main
 from dark_halo_scope.search.agreement import cohen_kappa, confusion, fleiss_kappa, votes
 from dark_halo_scope.search.grading import Deck, GradeBook, Mark, add_cards, add_graders, opinions, read_deck, record, trail
-from dark_halo_scope.search.grading_server import desk_for, grading_app, state_of
+from dark_halo_scope.search.grading_server import admitted, desk_for, grading_app, public_host, state_of
 from dark_halo_scope.stamps.codec import encode
 
 from .grading_desk import NAMES, Served, images, write_list
@@ -370,9 +370,31 @@ def test_the_export_from_the_command_line(tmp_path, monkeypatch, capsys):
     grades = pd.read_csv(tmp_path / "out" / "grades.csv")
     assert (
         len(grades) == 51
-        and set(grades["comment"]) == {"=comment, with a comma"}
+        and set(grades["comment"]) == {"'=comment, with a comma"}  # no spreadsheet runs it
         and (tmp_path / "out" / "_votes.parquet.receipt.json").exists()
     )
+    assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 17 and report["weighed"].keys() == set(deck.names[:10])
+    again = pd.read_csv(tmp_path / "out" / "disagreements.csv")["name"].tolist()
+    assert again == [n for n, g in zip(deck.names[:10], "AABCAABCAA") if g == "C"] and f"{len(again)} candidates with grades" in out
+    second = read_deck(arguments[0], only=str(tmp_path / "out" / "disagreements.csv"))
+    assert list(second.names) == again and np.array_equal(second.images[0], deck.images[deck.names.index(again[0])])
+    (tmp_path / "strange.csv").write_text("name\nnobody\n")
+    with pytest.raises(BadInput, match="1 of 1 names are not candidates"):
+        read_deck(arguments[0], only=str(tmp_path / "strange.csv"))
+
+
+def test_a_proxy_of_this_machine_is_let_in_under_its_own_name_only():
+    "What a proxy sends on: the public host, the browser's https origin"
+    tokens, hosts = {"Ana": "s" * 43}, ("127.0.0.1:8765", *public_host("https://desk.example.org/grading"))
+
+    def who(host: str, origin: str) -> str | None:
+        return admitted("POST", f"/{tokens['Ana']}/grades", [(b"host", host.encode()), (b"origin", origin.encode())], tokens, hosts)
+
+    assert who("desk.example.org", "https://desk.example.org") == who("127.0.0.1:8765", "http://127.0.0.1:8765") == "Ana"
+    assert who("desk.example.org", "https://evil.example") is who("127.0.0.1:8765", "https://127.0.0.1:8765") is None
+    for wrong in ("desk.example.org", "ftp://desk.example.org", "https://"):
+        with pytest.raises(BadInput, match="--address"):
+            public_host(wrong)
 
 
 def test_the_page_is_in_the_package():

@@ -54,6 +54,50 @@ def test_ece_false_alarms():
     assert alarms <= 3
 
 
+def clustered(r, galaxies, agreement):
+    "Perfect probabilities on two or three stamps of each galaxy; a pair's labels are one draw with chance `agreement`"
+    host = np.repeat(np.arange(galaxies), r.integers(2, 4, galaxies))
+    p = special.expit(r.normal(0, 2, galaxies)[host] + r.normal(0, 0.5, len(host)))
+    shared = r.random(len(host)) < np.sqrt(agreement)
+    return p, np.where(shared, r.random(galaxies)[host], r.random(len(host))) < p, host
+
+
+@pytest.mark.parametrize("agreement", [0.0, 0.5, 1.0])
+def test_the_chance_error_counts_galaxies(agreement):
+    "Perfect probabilities fail at about alpha however their stamps share galaxies, and stretched ones are found out"
+    alarms, told, found = 0, [], 0
+    for i in range(150):
+        p, y, host = clustered(np.random.default_rng(i), 300, agreement)
+        rel = c.reliability(p, y, draws=100, hosts=host, alpha=0.05)
+        alarms, told = alarms + (rel.ece > rel.ece_chance), [*told, rel.agreement]
+        if i < 20:
+            bad = c.reliability(special.expit(2 * special.logit(p)), y, draws=100, hosts=host, alpha=0.05)
+            found += bad.ece > bad.ece_chance
+    assert stats.binom.sf(alarms - 1, 150, 0.05) > 1e-3 and stats.binom.cdf(alarms, 150, 0.05) > 1e-3, alarms
+    assert abs(np.mean(told) - agreement) < 0.05 and found == 20
+
+
+def test_a_gate_that_counts_stamps_fails_perfect_probabilities():
+    alarms = [0, 0]
+    for i in range(100):
+        p, y, host = clustered(np.random.default_rng(i), 300, 1.0)
+        for k, hosts in enumerate((host, np.arange(len(host)))):
+            rel = c.reliability(p, y, draws=100, hosts=hosts, alpha=0.05)
+            alarms[k] += rel.ece > rel.ece_chance
+    assert alarms[0] <= 15 < 20 < alarms[1]
+
+
+def test_copies_of_a_stamp_are_one_stamp():
+    "Every stamp four times over has the error of the stamps once, and the chance level of the galaxies, not of the copies"
+    r = np.random.default_rng(5)
+    p = r.beta(0.5, 0.5, 600)
+    y = r.random(600) < p
+    once = c.reliability(p, y)
+    copied = c.reliability(np.repeat(p, 4), np.repeat(y, 4), hosts=np.repeat(np.arange(600), 4))
+    assert copied.agreement == pytest.approx(1, abs=1e-6) and copied.ece == pytest.approx(once.ece, abs=1e-12)
+    assert copied.ece_chance == pytest.approx(once.ece_chance, rel=0.1)
+
+
 def purity_coverage(n_neg, fpr, copies, draws):
     "Share of intervals that hold the true purity, by method"
     shift, prevalence, held = 3.0, 1e-3, {}

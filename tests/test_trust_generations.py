@@ -87,3 +87,14 @@ def test_values_from_a_history():
     v = g.history_values([epoch | {"epoch": 0}, late])
     assert abs(v["gap"] - 0.3) < 1e-12 and (v["gradient"], v["off_schedule"], v["epoch_09"]) == (12.0, 1.0, 1.0)
     assert math.isnan(g.history_values([epoch | {"epoch": 0}])["epoch_09"])
+
+
+def test_attention_is_no_merit_of_a_network_that_calls_everything_by_one_name():
+    def met(**values):
+        return {row["what"]: row for row in g.against_criteria(values)}["p of the attention on the arc against other lenses' maps"]
+
+    assert met(attention=0.005)["met"] == met(attention=0.005, accuracy_lens=0.9, accuracy_other=0.6)["met"] == "yes"
+    assert met(attention=0.2, accuracy_other=0.6)["met"] == "NO"
+    for accuracy in ({"accuracy_other": 0.0}, {"accuracy_lens": 0.0}):
+        row = met(attention=0.005, **accuracy)
+        assert row["met"] == "not measured" and row["value"] is None

@@ -121,6 +121,12 @@ def test_a_lens_model_for_every_candidate(tmp_path: Path) -> None:
     assert "4 modelled" in said and "theta_E" in said and not missing("07_model", tmp_path)
 
 
+@pytest.mark.slow
+def test_from_the_mock_to_dr10(tmp_path: Path) -> None:
+    said = follow("08_to_dr10", tmp_path)
+    assert "DR10 south: 319,078 bricks, 20.74 TB" in said and "0 faults" in said and not missing("08_to_dr10", tmp_path)
+
+
 def test_the_cluster_that_would_be_started(tmp_path: Path) -> None:
     "The command of the Spark tutorial that costs nothing; the rest of the page runs among the slow tests"
     (said,) = [b for b in blocks("05_spark") if "dhs emr" in b]

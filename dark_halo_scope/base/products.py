@@ -33,11 +33,13 @@ class Product:
     address: str = ""  # Its place below the run's folder; a folder where it has no ending
     inputs: tuple[str, ...] = ()  # Products it is made of
     chosen_by: tuple[str, ...] = ()  # Sections of the recipe that decide it, or single values such as `plan.src_dmag_of`
-    per: Literal["given", "run", "sweep", "brick"] = "run"
-    make: str = ""  # (inputs, recipe, place) -> Made; per sweep (parts, inputs, recipe, place) -> Made; for what is given: (recipe, place) -> its name and its value
-    tasks: str = ""  # Per sweep or brick: (inputs, recipe, place) -> the tasks
-    load: str = ""  # Per sweep or brick: (**values) -> values with the task's own table read; that table's content is part of its identity
-    one: str = ""  # Per sweep or brick: (**values) -> Made
+    per: Literal["given", "run", "sweep", "brick", "part"] = (
+        "run"  # Files of its own for each sweep or brick, or for parts that the tasks name
+    )
+    make: str = ""  # (inputs, recipe, place) -> Made; in pieces (pieces, inputs, recipe, place) -> Made, which joins them to the address's one file, or goes beside the folder; for what is given: (recipe, place) -> its name and its value
+    tasks: str = ""  # In pieces: (inputs, recipe, place) -> the tasks
+    load: str = ""  # In pieces: (**values) -> values with the task's own table read; that table's content is part of its identity
+    one: str = ""  # In pieces: (**values) -> Made
     schema: str = ""  # Of its table, where that has another name than the product
     each: tuple[
         str, ...
@@ -115,8 +117,13 @@ class Input:
     value: Any = None  # What is given: a table, an address
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        "Its table; raises BadInput when it is not readable or lacks a column"
-        return read_table(self.uri, columns)
+        "Its table, of one file or of all its files; raises BadInput when it is not readable or lacks a column"
+        return pa.concat_tables(self.pieces(columns))
+
+    def pieces(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        "Its table file by file, so that a product larger than the memory can be worked through"
+        for uri in self.files():
+            yield read_table(uri, columns)
 
     def beside(self, name: str) -> str:
         "Address of another file in the same folder"
@@ -127,16 +134,16 @@ class Input:
         return json.loads(read_bytes(self.uri))
 
     def files(self) -> list[str]:
-        "The files of a product that has one per brick, in the order of bricks"
-        assert self.receipt is not None
-        return [join(self.uri, brick_address(brick)) for brick in self.receipt.identity["content"]]
+        "The files of a product, in the order of their names"
+        content = self.receipt.identity.get("content") if self.receipt else None
+        return [join(self.uri, brick_address(name)) for name in content] if isinstance(content, dict) else [self.uri]
 
 
 def brick_address(
-    brick: str,  # Brick name, or the name of a shard such as train/0000
+    name: str,  # Of a brick, a sweep, or a part such as train/0000
 ) -> str:
-    "Where a brick's file lies below its product: bricks by their first three letters"
-    return f"{brick}.parquet" if "/" in brick else f"{brick[:3]}/{brick}.parquet"
+    "Where a piece's file lies below its product: bricks by their first three letters, since there are hundreds of thousands"
+    return f"{name}.parquet" if set(name) & {"/", "-"} else f"{name[:3]}/{name}.parquet"
 
 # %% ../../nbs/base/products.ipynb #ad0c4dc9
 class Inputs(Mapping):
@@ -173,7 +180,9 @@ class Made:
     "What came out of a maker"
 
     table: pa.Table | None = None  # The product itself, where it is a table
-    tables: Mapping[str, pa.Table] = field(default_factory=dict)  # Further tables, by address below the run's folder
+    tables: Mapping[str, pa.Table] = field(
+        default_factory=dict
+    )  # Further tables, by address below the run's folder; of a piece, below its own file's
     files: Mapping[str, bytes] = field(default_factory=dict)  # Further files, by address below the run's folder
     written: tuple[str, ...] = ()  # Files that the maker wrote itself, below the product's folder
     identity: Mapping[str, Any] = field(default_factory=dict)  # What else the receipt says of the content

@@ -237,10 +237,10 @@ CANDIDATES = (
 
 # %% ../../nbs/base/schema.ipynb #6147f99f
 MODELS = (
-    Column("name", "string", "", "the candidate, or its name in the list", "identity"),
-    Column("brickname", "string", "", "name of the brick", "identity"),
-    Column("ra", "float64", "deg", "right ascension, ICRS", "position"),
-    Column("dec", "float64", "deg", "declination, ICRS", "position"),
+    Column("name", "string", "", "the candidate, or its name in the list", "identity", ucd="meta.id;meta.main"),
+    Column("brickname", "string", "", "name of the brick", "identity", ucd="meta.id.part"),
+    Column("ra", "float64", "deg", "right ascension, ICRS", "position", ucd="pos.eq.ra;meta.main"),
+    Column("dec", "float64", "deg", "declination, ICRS", "position", ucd="pos.eq.dec;meta.main"),
     *LENS_FIT,
     Column("theta_E_lo95", "float32", "arcsec", "lower end of the 95 % interval of theta_E", "quality"),
     Column("theta_E_hi95", "float32", "arcsec", "upper end of the 95 % interval of theta_E", "quality"),

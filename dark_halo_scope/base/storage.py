@@ -56,7 +56,7 @@ def _s3_place() -> tuple[str, str]:
     "Endpoint (empty: Amazon's) and region"
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     if endpoint and not re.match(r"https?://[^/]", endpoint):
-        raise BadInput(f"AWS_ENDPOINT_URL={endpoint}: expected an address that begins with http:// or https://")
+        raise BadInput(f"AWS_ENDPOINT_URL={endpoint}: not the address of a server; expected http://HOST:PORT or https://HOST")
     return endpoint.rstrip("/"), os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
 
 
@@ -74,10 +74,10 @@ def filesystem(
     "Resolves an address; raises BadInput for an unknown scheme"
     text, scheme = str(uri), scheme_of(uri)
     if scheme == "s3":
-        key = text.split("://", 1)[1].rstrip("/")
-        if "//" in key or not key or key.startswith("/"):
-            raise BadInput(f"address '{text}': expected s3://bucket/key with single slashes")
-        return s3_filesystem(), key
+        place = text.split("://", 1)[1].rstrip("/")
+        if not place or place.startswith("/") or "//" in place:
+            raise BadInput(f"address '{text}': a name is empty; expected s3://bucket/key with single slashes")
+        return s3_filesystem(), place
     if scheme == "https":
         import fsspec
 
@@ -174,10 +174,10 @@ def write_bytes(
 
 
 def _replace(data: bytes, target: Path) -> None:
-    "Temporary file beside the target, flushed, then renamed over it; who may read it is left to the umask, and a link stays a link"
-    target = target.resolve()
+    "Temporary file beside the target, flushed, then renamed over it; a link stays a link, and the umask decides who may read"
+    target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = str(target.parent / f".{target.name}.{uuid.uuid4().hex}")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -186,7 +186,7 @@ def _replace(data: bytes, target: Path) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
         with contextlib.suppress(FileNotFoundError):

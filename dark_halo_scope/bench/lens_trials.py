@@ -211,7 +211,7 @@ def run_trial(
         | kept
         | {"why": model.why, "rival": model.rival_words, "effective": model.effective}
     )
-    return {"kind": kind, "i": i, "seconds": time.process_time() - started} | numbers
+    return {"kind": kind, "seed": seed, "i": i, "seconds": time.process_time() - started} | numbers
 
 # %% ../../nbs/bench/lens_trials.ipynb #9fd229af
 def run_trials(
@@ -348,12 +348,17 @@ def share_by(
     name: str,  # A column of truth
     edges: Sequence[float],
     verdict: str = "lens preferred",
-) -> list[dict[str, Any]]:
-    "Share of a verdict in bins"
+) -> list[dict[str, Any]]:  # Per bin: from, to, n, k; of five lenses with intervals or more also median_ratio and in_68
+    "Share of a verdict in bins, with the bias and coverage of theta_E"
     out = []
     for low, high in zip(edges[:-1], edges[1:]):
-        inside = [r["verdict"] == verdict for r in rows if low <= r[name] < high]
-        out.append({"from": low, "to": high, "n": len(inside), "k": int(sum(inside))})
+        inside = [r for r in rows if low <= r[name] < high]
+        row = {"from": low, "to": high, "n": len(inside), "k": sum(r["verdict"] == verdict for r in inside)}
+        values = np.array([[r[k] for k in ("true_theta_E", "theta_E", "theta_E_lo", "theta_E_hi")] for r in inside], float).reshape(-1, 4)
+        true, best, lo, hi = values[np.isfinite(values).all(1) & (values[:, 0] > 0)].T
+        if len(true) >= 5:
+            row |= {"median_ratio": float(np.median(best / true)), "in_68": float(((lo <= true) & (true <= hi)).mean())}
+        out.append(row)
     return out
 
 # %% ../../nbs/bench/lens_trials.ipynb #23104de8
@@ -502,7 +507,7 @@ def lens_models_receipt(
             receipt["real"] = {"rows": rows}
         else:
             short = [{k: round(r[k], 4) if isinstance(r[k], float) else r[k] for k in keep if k in r} for r in rows]
-            receipt[name] = trial_facts(rows) | {"rows": short}
+            receipt[name] = trial_facts(rows) | {"seed": sorted({r["seed"] for r in rows}), "rows": short}
     if mock:
         short = [
             {

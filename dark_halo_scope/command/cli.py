@@ -6,7 +6,8 @@
 __all__ = ['app', 'Out', 'RecipeName', 'Set', 'EngineName', 'LIST', 'SERVICE', 'Workers', 'Service', 'NEGATIVE', 'Parameters',
            'Override', 'Limit', 'AllowMissing', 'Device', 'BENCHES', 'said_version', 'shared', 'show_warning', 'main',
            'parse_parameters', 'demo', 'mock', 'asked', 'run', 'generation', 'verify', 'bank', 'bench', 'fetch',
-           'score', 'model', 'chance', 'gates', 'anchors', 'compare', 'emr', 'grade', 'version']
+           'score', 'train', 'similar', 'model', 'chance', 'gates', 'anchors', 'compare', 'emr', 'grade', 'hats',
+           'version']
 
 # %% ../../nbs/command/cli.ipynb #e4ee75b1
 import getpass
@@ -216,7 +217,9 @@ def generation(
     recipe: Annotated[str, typer.Argument(help="Name in data_manifests/generations, or a YAML file.")],
     out: Out = "",
     scale: Annotated[str, typer.Option("--scale", help="full, or demo for minutes on a laptop.")] = "full",
-    release: Annotated[str, typer.Option("--release", help="Root of a release in DR10's layout; empty takes the recipe's.")] = "",
+    release: Annotated[
+        str, typer.Option("--release", help="Address of a release: root, root#release, or name; empty takes the recipe's.")
+    ] = "",
     set_: Set = None,
     parameter: Parameters = None,
     engine: EngineName = "local",
@@ -271,12 +274,12 @@ def bank(
     print(json.dumps(build_bank(sources, out), indent=1))
 
 
-BENCHES = ("render", "select", "loader", "brick", "training", "online", "sky", "scale", "model")
+BENCHES = ("render", "select", "loader", "brick", "training", "online", "sky", "endurance", "scale", "model", "networks")
 
 # %% ../../nbs/command/cli.ipynb #d8173d26
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="render, select, loader, brick, training, online, sky, scale or model.")],
+    name: Annotated[str, typer.Argument(help="render, select, loader, brick, training, online, sky, endurance, scale, model or networks.")],
     json_: Annotated[str, typer.Option("--json", help="File for the figures.")] = "",
     seed: Annotated[int, typer.Option("--seed", help="Of the drawn systems.")] = 1,
     n: Annotated[int, typer.Option("--n", help="Size of the test; 0 is the bench's own.")] = 0,
@@ -327,7 +330,9 @@ def score(
     positions: Annotated[str, typer.Argument(help=f"{LIST} None with --pictures.")] = "",
     out: Annotated[str, typer.Option("--out", help="Folder of stamps, scores and page.")] = "runs/score",
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="A network; empty takes the small one that rides in the package.")] = "",
-    release: Annotated[str, typer.Option("--release", help="Coadds in DR10's layout to cut from; empty asks the cutout service.")] = "",
+    release: Annotated[
+        str, typer.Option("--release", help="Address of a release to cut from: root, root#release, or name; empty asks the cutout service.")
+    ] = "",
     layer: Annotated[str, typer.Option("--layer", help="Layer of the survey's viewer.")] = "ls-dr10-south",
     service: Service = "",
     pictures: Annotated[
@@ -359,13 +364,58 @@ def score(
     receipt = score_positions(positions, out, checkpoint, release, ViewerRecipe(layer=layer, service=service or SERVICE), models=models)
     print(f"{receipt.identity['rows']} scored, {receipt.run['not_scored']} without a usable cutout: {out}/scores.csv, {out}/scores.html")
 
+# %% ../../nbs/command/cli.ipynb #4f29cc43
+@app.command()
+def train(
+    on: Annotated[list[str], typer.Option("--on", help="Stamps of lenses, as dhs fetch writes them; may be repeated.")],
+    against: Annotated[list[str], typer.Option("--against", help="Stamps of galaxies that are none; may be repeated.")],
+    network: Annotated[str, typer.Option("--from", help="Network that is taught further: a checkpoint, or one of the package.")] = "small",
+    out: Annotated[str, typer.Option("--out", help="Folder of the network and its report.")] = "runs/taught",
+    folds: Annotated[int, typer.Option("--folds", help="Parts of the galaxies: each is scored by a network that has not seen it.")] = 5,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the stamps.")] = 12,
+    with_anchors: Annotated[bool, typer.Option("--with-anchors", help="Teach lenses of the package's own examination too.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """A network taught further on your own stamps, examined on galaxies it has not seen.
+
+    Example: dhs train --on runs/lenses/stamps.parquet --against runs/others/stamps.parquet --from small --out runs/mine
+    """
+    from dark_halo_scope.lists.teaching import TeachRecipe, teach
+
+    report = teach(on, against, out, network, TeachRecipe(folds=folds, epochs=epochs, with_anchors=with_anchors), device)
+    for name in ("before", "after"):
+        f = report[name]
+        print(
+            f"{name}: AUROC {f['auroc']:.3f} ({f['auroc_lo']:.3f} to {f['auroc_hi']:.3f}), {f['above all others']} of {f['of']} lenses above all others"
+        )
+    print(f"network {report['network']}: {out}/network.pt, {out}/report.html")
+
+# %% ../../nbs/command/cli.ipynb #3340b002
+@app.command()
+def similar(
+    name: Annotated[str, typer.Argument(help="Name (task_id) of a stamp.")],
+    stamps: Annotated[str, typer.Option("--stamps", help="Product of stamps that holds it: file or folder.")],
+    network: Annotated[str, typer.Option("--network", help="Network whose eyes are used: a checkpoint, or one of the package.")] = "small",
+    n: Annotated[int, typer.Option("--n", help="Neighbours.")] = 12,
+    out: Annotated[str, typer.Option("--out", help="Folder of the index, the table and the page.")] = "runs/similar",
+) -> None:
+    """More like this: the stamps of a product that look most like one of them to a network.
+
+    Example: dhs similar my_lens --stamps runs/my_list/stamps.parquet --out runs/similar
+    """
+    from dark_halo_scope.lists.similar import similar as most_like
+
+    for row in most_like(name, stamps, out, network, n):
+        print(f"{row['likeness']:.3f}  {row['name']}")
+    print(f"{out}/similar.csv, {out}/similar.html")
+
 # %% ../../nbs/command/cli.ipynb #8dae5502
 @app.command()
 def model(
     source: Annotated[str, typer.Argument(help="The candidates product, Parquet, or a CSV with name, ra, dec in degrees.")],
     out: Annotated[str, typer.Option("--out", help="Folder of models, panels and exports.")] = "runs/models",
     release: Annotated[
-        str, typer.Option("--release", help="Coadds in DR10's layout: pixels, inverse variance and masks; empty takes the stamps.")
+        str, typer.Option("--release", help="Address of a release: pixels, inverse variance and masks; empty takes the stamps.")
     ] = "",
     verdict_only: Annotated[bool, typer.Option("--verdict-only", help="No intervals of theta_E: about twice as fast.")] = False,
     engine: EngineName = "local",
@@ -522,7 +572,12 @@ def grade(
     grades: Annotated[str, typer.Option("--grades", help="Book of grades; beside the list by default.")] = "",
     port: Annotated[int, typer.Option("--port", help="Of this machine; 0 takes a free one.")] = 8765,
     models: Annotated[str, typer.Option("--models", help="Folder of dhs model: each panel is shown once its card is graded.")] = "",
-    export: Annotated[str, typer.Option("--export", help="Write grades and agreement to this folder, and serve nothing.")] = "",
+    export: Annotated[str, typer.Option("--export", help="Write grades, agreement and pictures to this folder, and serve nothing.")] = "",
+    only: Annotated[str, typer.Option("--only", help="List of names: grade these candidates only, as in a second round.")] = "",
+    address: Annotated[
+        str,
+        typer.Option("--address", help="Where a reverse proxy of this machine serves the page, such as https://desk.example.org/grading."),
+    ] = "",
 ) -> None:
     """Candidates graded by people in a browser, blind, each grade on disk at once; then their agreement.
 
@@ -533,17 +588,56 @@ def grade(
     from dark_halo_scope.search.grading import GradeBook, read_deck, read_panels
     from dark_halo_scope.search.grading_server import serve_grading
 
-    deck, book = read_deck(candidates, stamps, lenses, non_lenses, known), grades or f"{candidates.removesuffix('.parquet')}.grades.sqlite"
+    deck, book = (
+        read_deck(candidates, stamps, lenses, non_lenses, known, only),
+        grades or f"{candidates.removesuffix('.parquet')}.grades.sqlite",
+    )
     if export:
         print("\n".join(in_words(export_grades(candidates, deck, GradeBook(book, make=False), export))))
         return
     print(f"{len(deck.names)} cards, {sum(t != '' for t in deck.truth)} of them planted; grades in {book}; Ctrl-C ends", flush=True)
     panels = read_panels(models, deck.names) if models else {}
     with suppress(KeyboardInterrupt):
-        serve_grading(deck, book, grader or [getpass.getuser()], port, partial(print, flush=True), panels)
+        serve_grading(deck, book, grader or [getpass.getuser()], port, partial(print, flush=True), panels, address)
     print("all grades are kept; --export FOLDER writes them out", flush=True)
 
 # %% ../../nbs/command/cli.ipynb #797cb405
+@app.command()
+def hats(
+    table: Annotated[
+        str, typer.Argument(help="A table with ra and dec: Parquet, such as a run's parent, or a product's folder, such as its sky.")
+    ],
+    out: Annotated[str, typer.Argument(help="Folder of the catalogue.")],
+    name: Annotated[str, typer.Option("--name", help="Of the catalogue; that of the table by default.")] = "",
+    max_rows: Annotated[int, typer.Option("--max-rows", min=1, help="Rows in one file.")] = 500_000,
+) -> None:
+    """A table in the HATS layout, for LSDB: a parent sample, scored galaxies, candidates.
+
+    Example: dhs hats runs/demo/candidates/candidates.parquet runs/demo/hats/candidates
+    Example: dhs hats runs/demo/sky runs/demo/hats/sky
+    """
+    from pathlib import PurePosixPath
+
+    import pyarrow as pa
+
+    from dark_halo_scope.base.hats import write_hats
+    from dark_halo_scope.base.receipts import read_table
+    from dark_halo_scope.base.storage import exists, list_files
+
+    if not exists(table):
+        raise BadInput(f"{table}: not there; expected a Parquet file, or a product's folder")
+    files = (
+        [table]
+        if table.endswith(".parquet")
+        else sorted(f for f in list_files(table) if f.endswith(".parquet") and not f.rsplit("/", 1)[-1].startswith("_"))
+    )
+    if not files:
+        raise BadInput(f"{table}: no Parquet file in it; expected a product's folder")
+    rows = pa.concat_tables([read_table(file) for file in files])
+    n_files = write_hats(rows, out, name or PurePosixPath(table).stem, max_rows)
+    print(f"{len(rows)} rows in {n_files} file(s): {out}")
+
+
 @app.command()
 def version() -> None:
     """The package's version."""

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'data_identity', 'content_digest', 'save_checkpoint', 'recipe_text', 'load_checkpoint', 'refuse_not_finite',
-           'released_bytes', 'load_model', 'network_of', 'without_weights', 'model_name', 'with_calibrator',
-           'calibrator_of', 'check_fit', 'recipe_difference']
+           'released_bytes', 'load_model', 'network_of', 'without_weights', 'model_name', 'shown_in_words',
+           'with_calibrator', 'calibrator_of', 'check_fit', 'recipe_difference']
 
 # %% ../../nbs/learning/checkpoints.ipynb #cb1a4024
 import hashlib
@@ -39,7 +39,7 @@ def data_identity(
     for name in ("label", "weight", "copies", "meta", "row", "unit"):
         digest.update(np.ascontiguousarray(getattr(index, name)).tobytes())
     for text in index.identity.get("task_id", ()):
-        digest.update(str(text).encode() + b"\n")
+        digest.update((text if isinstance(text, bytes) else str(text).encode()) + b"\n")
     return digest.hexdigest()
 
 # %% ../../nbs/learning/checkpoints.ipynb #99150fcd
@@ -102,7 +102,12 @@ def load_checkpoint(
     state = _read_released(data, uri) if uri.endswith(".safetensors") else _read_torch(data, uri)
     if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("recipe"), str):
         raise BadInput(f"{uri}: not a checkpoint of this project (expected format {FORMAT})")
-    if state.pop("digest", None) != content_digest(state):
+    written = state.pop("digest", None)
+    try:
+        same = written == content_digest(state)
+    except RuntimeError:  # a changed byte can make a tensor whose numbers are not there to be read
+        same = False
+    if not same:
         raise BadInput(f"{uri}: damaged, its content differs from the digest that was written with it; copy or train it again")
     refuse_not_finite(state["model"], uri)
     state["written"] = state["recipe"]
@@ -138,6 +143,7 @@ def released_bytes(
     "A network as others get it: weights, recipe, calibrator, and how far it was trained"
     weights = {name: tensor.contiguous() for name, tensor in state["model"].items()}
     header = {name: state[name] for name in ("data", "epoch", "step")} | {"calibration": state.get("calibration")}
+    header |= {"shown": state["shown"]} if state.get("shown") else {}
     header |= {"format": FORMAT, "recipe": recipe_text(state)}
     header["digest"] = content_digest(json.loads(json.dumps(header)) | {"model": weights})
     return save_tensors(weights, {"network": json.dumps(header, sort_keys=True)})
@@ -166,7 +172,7 @@ def network_of(
 ) -> tuple[LensNet, TrainRecipe, str]:  # The network ready to score, its recipe, its name
     "The network of a checkpoint that was read; raises BadInput when the weights are not those of the recipe's network"
     recipe: TrainRecipe = state["recipe"]
-    model = build_model(without_weights(recipe).model, recipe.channels, len(recipe.read.meta_columns))
+    model = build_model(without_weights(recipe).model, recipe.channels, len(recipe.read.meta_columns), recipe.n_pix)
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
@@ -187,6 +193,17 @@ def model_name(
     "Identity of a network: its weights, and its recipe as it was written"
     recipe = json.dumps(json.loads(recipe_text(state)), sort_keys=True)
     return content_digest({"recipe": recipe, "weights": state["model"]})[:16]
+
+# %% ../../nbs/learning/checkpoints.ipynb #c856363d
+def shown_in_words(
+    state: Mapping[str, Any],  # A checkpoint
+) -> str:
+    "What a network was shown: bands, releases and cameras"
+    bands, seen = ", ".join(state["recipe"].read.bands), state.get("shown") or {}
+    if not seen:
+        return f"bands {bands}; it does not say from which release"
+    numbers = ", ".join(map(str, seen["numbers"]))
+    return f"bands {bands}; RELEASE {numbers} ({', '.join(seen['releases']) or 'of no release that is known'}); cameras {', '.join(seen['cameras']) or 'not known'}"
 
 # %% ../../nbs/learning/checkpoints.ipynb #b439de9a
 def with_calibrator(

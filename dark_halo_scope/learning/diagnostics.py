@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import BadInput
-from ..stats.metrics import auc_influence, auroc, bin_names, binned, clopper_pearson, clustered_sd, fpr_by_class
+from ..stats.metrics import auc_influence, auroc, bin_names, binned, clopper_pearson, clustered_sd, fpr_by_class, host_index
 
 # %% ../../nbs/learning/diagnostics.ipynb #b224cb7b
 def called_without_signal(
@@ -32,6 +32,7 @@ def brick_aurocs(
     label: np.ndarray,  # (n,) bool
     brick: np.ndarray,  # (n,) brick names
     smallest: int = 20,  # Stamps of each class that a brick needs
+    hosts: np.ndarray | None = None,  # (n,) which galaxy; every stamp its own if None
 ) -> tuple[np.ndarray, float]:  # AUROC of each brick (k,), and their spread beyond sampling; not a number below three bricks
     "How the AUROC differs from brick to brick"
     y = np.asarray(label, bool)
@@ -42,7 +43,7 @@ def brick_aurocs(
         if min(y[rows].sum(), (~y[rows]).sum()) >= smallest:
             area, influence = auc_influence(logit[rows], y[rows])
             areas.append(area)
-            noise.append(clustered_sd(influence, None) ** 2)
+            noise.append(clustered_sd(influence, None if hosts is None else host_index(hosts[rows], len(influence))) ** 2)
     if len(areas) < 3:
         return np.array(areas), float("nan")
     return np.array(areas), max(float(np.var(areas, ddof=1)) - float(np.mean(noise)), 0.0) ** 0.5
@@ -58,6 +59,7 @@ def theta_aurocs(
     edges: Sequence[float] = THETA_EDGES,  # Of the bins [arcsec]
     fewest: int = 20,  # Lenses that a bin needs
     level: float = 0.95,  # Confidence
+    hosts: np.ndarray | None = None,  # (n,) which galaxy; every stamp its own if None
 ) -> list[dict[str, Any]]:  # theta_E, lenses, auroc, lo, hi: one row per bin
     "AUROC of the lenses of each bin of theta_E against all negatives"
     y, name = np.asarray(label, bool), binned(theta_E, edges, "arcsec")
@@ -65,7 +67,7 @@ def theta_aurocs(
     for one in bin_names(edges, "arcsec"):
         use = ~y | (name == one)
         if (lenses := int((y & use).sum())) >= fewest:
-            area = auroc(logit[use], y[use], level=level)
+            area = auroc(logit[use], y[use], None if hosts is None else hosts[use], level=level)
             rows.append({"theta_E": one, "lenses": lenses, "auroc": area.value, "lo": area.lo, "hi": area.hi})
     return rows
 

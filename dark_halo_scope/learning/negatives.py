@@ -8,6 +8,9 @@ __all__ = ['MineRecipe', 'NegativeRecipe', 'class_names', 'negative_sets']
 # %% ../../nbs/learning/negatives.ipynb #16836283
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
 
 from ..base.config import check_ranges
 from ..base.errors import BadInput
@@ -57,11 +60,13 @@ def class_names(
 
 def negative_sets(
     recipe: NegativeRecipe,
+    lenses: tuple[np.ndarray, np.ndarray],  # Right ascension and declination of known lenses and candidates [deg]
     splits: SplitRecipe | None = None,  # How the run deals the sky
 ) -> list[StampSet]:
-    "Real look-alikes as sets of a training, label 0, each a class of its own; raises BadInput where a list is named twice"
+    "Real look-alikes as sets of a training, label 0, each a class of its own, no row near a known lens; raises BadInput where a list is named twice"
     if len(set(recipe.stamps)) < len(recipe.stamps):
         raise BadInput(f"negatives: stamps {', '.join(recipe.stamps)}; expected each list once")
     split = (splits or SplitRecipe()) if recipe.split == "cell" else recipe.split
     names = class_names(recipe.stamps)
-    return [StampSet((uri,), name=name, label=0, weight=recipe.weight, split=split) for uri, name in zip(recipe.stamps, names)]
+    alike = partial(StampSet, label=0, weight=recipe.weight, split=split, avoid=lenses, avoid_arcsec=recipe.mine.lens_radius)
+    return [alike((uri,), name=name) for uri, name in zip(recipe.stamps, names)]

@@ -42,6 +42,7 @@ class OptimRecipe:
     restart_factor: int = 2  # restarts: each period is this many times the last
     clip_norm: float = 0.0  # Largest gradient norm; 0: not clipped
     ema: float = 0.0  # Decay of the running average of the weights that is evaluated; 0: none
+    layer_decay: float = 1.0  # Learning rate of a block over that of the block above it, for timm's networks; 1: the same for all
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -50,7 +51,7 @@ class OptimRecipe:
             raise BadInput(f"optimiser: expected lr > 0, min_lr in 0..lr, ema in 0..1, clip_norm >= 0; got {self}")
         if self.restart_epochs < 1 or self.restart_factor < 1 or self.warmup_steps < 0:
             raise BadInput(f"optimiser: expected restart_epochs and restart_factor of at least 1, warmup_steps >= 0; got {self}")
-        check_ranges(self, "optimiser", lr="(0, inf)", weight_decay="[0, inf)", clip_norm="[0, inf)")
+        check_ranges(self, "optimiser", lr="(0, inf)", weight_decay="[0, inf)", clip_norm="[0, inf)", layer_decay="(0, 1]")
 
 # %% ../../nbs/learning/recipes.ipynb #147d2e73
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class TrainRecipe:
     choose_on: str = "val"  # Split that chooses the best epoch
     report_on: str = "test"  # Split that the best epoch is reported on, never the same
     freeze_epochs: int = 0  # Epochs in which only the head learns (fine-tuning)
+    freeze: tuple[str, ...] = ()  # Blocks of the backbone that never learn, as timm names them: stem, stages.0, blocks.3
     checkpoint_steps: int = 0  # Steps between checkpoints within an epoch; 0: only at its end
     keep_every: int = 0  # Epochs between checkpoints that are kept; 0: best and last only
     keep_epochs: tuple[int, ...] = ()  # Further epochs whose checkpoints are kept, counted from 0 as in the history

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'FOLDS', 'brick_batches', 'stored_batches', 'mixed_precision', 'batch_logits', 'predict', 'score_images',
-           'Committee', 'load_committee', 'member_logits', 'fit_committee', 'member_weights', 'hosts_of',
-           'fold_calibrator', 'calibrated_on', 'score_stamps']
+           'image_features', 'Committee', 'load_committee', 'member_logits', 'fit_committee', 'member_weights',
+           'hosts_of', 'fold_calibrator', 'calibrated_on', 'score_stamps']
 
 # %% ../../nbs/learning/scoring.ipynb #4f203367
 from collections.abc import Iterator, Sequence
@@ -118,6 +118,18 @@ def predict(
     return np.concatenate(rows), np.concatenate(logits), np.concatenate(labels)
 
 # %% ../../nbs/learning/scoring.ipynb #5657b4b6
+def _image_batches(recipe: TrainRecipe, images: np.ndarray, meta: np.ndarray | None) -> Iterator[Batch]:
+    "Stamps in memory as scoring batches; raises BadInput for what the network cannot be asked about"
+    if recipe.pairs in ("input", "residual") or images.shape[1] != len(recipe.read.bands):
+        raise BadInput(f"network with pairs='{recipe.pairs}' and bands {recipe.read.bands} cannot score images of shape {images.shape}")
+    refuse_coarse(images, recipe.normalise)
+    given = np.zeros((len(images), 0)) if meta is None else np.asarray(meta)
+    for i in range(0, len(images), SIZE):
+        image, columns = (torch.from_numpy(np.ascontiguousarray(a[i : i + SIZE], np.float32)) for a in (images, given))
+        one = torch.ones(len(image))
+        yield Batch(image, one, one, columns, np.arange(len(image)))
+
+
 def score_images(
     model: LensNet,
     recipe: TrainRecipe,
@@ -126,19 +138,26 @@ def score_images(
     turns: bool = False,  # Mean over the eight turns and mirrors
 ) -> np.ndarray:  # (n,) float32 logits
     "Logits of stamps held in memory; raises BadInput when they are of another size, are no fluxes (`stamps.normalise.refuse_coarse`), or the network needs what an image cannot give"
-    if recipe.pairs in ("input", "residual") or images.shape[1] != len(recipe.read.bands):
-        raise BadInput(f"network with pairs='{recipe.pairs}' and bands {recipe.read.bands} cannot score images of shape {images.shape}")
-    refuse_coarse(images, recipe.normalise)
-    n, single = len(images), alone(recipe)
-    given = np.zeros((n, 0)) if meta is None else np.asarray(meta)
-    out = []
-    for i in range(0, n, SIZE):
-        image, columns = (torch.from_numpy(np.ascontiguousarray(a[i : i + SIZE], np.float32)) for a in (images, given))
-        one = torch.ones(len(image))
-        out.append(
-            batch_logits(model.eval(), single, Batch(image, one, one, columns, np.arange(len(image))), turns=turns)[0].float().cpu().numpy()
-        )
+    single = alone(recipe)
+    batches = _image_batches(recipe, images, meta)
+    out = [batch_logits(model.eval(), single, batch, turns=turns)[0].float().cpu().numpy() for batch in batches]
     return np.concatenate(out) if out else np.zeros(0, np.float32)
+
+
+@torch.no_grad()
+def image_features(
+    model: LensNet,
+    recipe: TrainRecipe,
+    images: np.ndarray,  # (n, band, y, x) [nmgy/pix]
+    meta: np.ndarray | None = None,  # (n, k) metadata columns, where the network takes them
+) -> np.ndarray:  # (n, f) float32
+    "What stands before the network's last layer, for stamps held in memory; raises BadInput as `score_images` does"
+    out = []
+    for batch in _image_batches(recipe, images, meta):
+        inputs = make_inputs(batch, alone(recipe))
+        given = None if inputs.meta is None else _filled(inputs.meta, SIZE)
+        out.append(model.eval()(_filled(inputs.image, SIZE), given)[1][: len(batch.image)].float().numpy())
+    return np.concatenate(out) if out else np.zeros((0, model.head.in_features), np.float32)
 
 # %% ../../nbs/learning/scoring.ipynb #548a5067
 @dataclass(frozen=True)
@@ -297,7 +316,7 @@ def score_stamps(
     missing = [n for n in KEPT if n not in index.identity]
     if missing:
         raise BadInput(f"stamps lack column(s) {', '.join(missing)}, which the scores product names its rows by")
-    columns = {n: index.identity[n] for n in KEPT}
+    columns = {n: index.identity[n] for n in KEPT} | {"task_id": np.char.decode(index.identity["task_id"], "utf-8")}
     columns |= {
         "label": index.label.astype(np.int16),
         "logit": mean,

@@ -6,10 +6,11 @@
 __all__ = ['FPRS', 'TPRS', 'HIGH', 'PRESSED', 'NOTHING_LEFT', 'SLOW', 'APART', 'SUMS', 'LOWER', 'learning_rate', 'Place',
            'processes', 'Learner', 'StepResult', 'train_step', 'epoch_metrics', 'high_points', 'epoch_warnings',
            'split_warnings', 'prevalence_warning', 'slow_warning', 'State', 'start_epoch', 'state_dict', 'restore',
-           'RunData', 'run_data', 'build_learner', 'to_inputs', 'train_epoch', 'measure', 'improved', 'check_monitor',
-           'end_epoch', 'epoch_line', 'train', 'keep_epoch', 'summarise', 'rehearse']
+           'RunData', 'run_data', 'layers', 'build_learner', 'to_inputs', 'train_epoch', 'measure', 'improved',
+           'check_monitor', 'end_epoch', 'epoch_line', 'seen_by', 'train', 'keep_epoch', 'summarise', 'rehearse']
 
 # %% ../../nbs/learning/training.ipynb #aaa91847
+import importlib
 import json
 import math
 import os
@@ -42,6 +43,7 @@ from .scoring import hosts_of, mixed_precision, predict
 from ..stamps.reader import Batch, Reader, Selection, StampIndex, StampSet, build_index, prefetched
 from ..stats import metrics
 from ..stats.calibration import binary_score_frac, reliability
+from ..survey.facts import numbers_seen
 
 # %% ../../nbs/learning/training.ipynb #7015f376
 def learning_rate(
@@ -135,7 +137,7 @@ def train_step(
     "Forward, backward, one move of the weights"
     model, device = learner.model, place.device
     for group in learner.optim.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)
     learner.optim.zero_grad(set_to_none=True)
     with mixed_precision(recipe.precision, device):
         logit, features = learner.wrapped(inputs.image, inputs.meta)
@@ -157,7 +159,7 @@ def train_step(
         for name, value in model.state_dict().items():
             kept = learner.average[name]
             kept.lerp_(value, 1 - recipe.optim.ema) if kept.is_floating_point() else kept.copy_(value)
-    moved = max((float(group["lr"]) for group in learner.optim.param_groups), key=lambda lr: abs(lr - rate))
+    moved = max((float(group["lr"]) / group.get("lr_scale", 1.0) for group in learner.optim.param_groups), key=lambda lr: abs(lr - rate))
     return StepResult(sums[0].item(), sums[1].item(), float(norm), float(first / head.clamp_min(1e-30)), moved)
 
 # %% ../../nbs/learning/training.ipynb #cb56fa90
@@ -189,7 +191,7 @@ def epoch_metrics(
         "accuracy_lens": float(called[y].mean()),
         "accuracy_other": float((~called[~y]).mean()),
     }
-    curve = reliability(p, y, bins=min(15, len(y)))
+    curve = reliability(p, y, bins=min(15, len(y)), hosts=hosts)
     out |= {"ece": curve.ece, "ece_chance": curve.ece_chance, "binary_score_frac": binary_score_frac(p, PRESSED)}
     out |= {"tied_scores": len(logit) - len(np.unique(logit)), "top_tied_others": int((logit[~y] == logit.max()).sum())}
     out["hosts_lens"], out["hosts_other"] = points[0].hosts_pos, points[0].hosts_neg
@@ -279,6 +281,7 @@ class State:
     step: int = 0  # Steps done in it
     steps: int = 0  # Steps done in all
     sums: dict[str, float] = field(default_factory=dict)  # Of the epoch under way
+    shown: dict[str, Any] = field(default_factory=dict)  # Releases and cameras of the stamps, where they say so
     seen: np.ndarray | None = None  # (rows,) bool, shown in the epoch under way
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)  # Epoch, metric, name of the best
@@ -303,7 +306,7 @@ def state_dict(
 ) -> dict[str, Any]:
     "The run as tensors and plain values"
     seen = np.packbits(state.seen) if state.seen is not None else np.zeros(0, np.uint8)
-    return {
+    return ({"shown": state.shown} if state.shown else {}) | {
         "recipe": recipe,
         "data": data,
         "epoch": state.epoch,
@@ -313,7 +316,7 @@ def state_dict(
         "optim": learner.optim.state_dict(),
         "scaler": learner.scaler.state_dict(),
         "seen": torch.from_numpy(seen.copy()),
-        "run": json.dumps({k: v for k, v in vars(state).items() if k != "seen"}),
+        "run": json.dumps({k: v for k, v in vars(state).items() if k not in ("seen", "shown")}),
     }
 
 # %% ../../nbs/learning/training.ipynb #e3aae214
@@ -368,6 +371,21 @@ def run_data(
         report = None
     return RunData(train, choose, report, looked)
 
+# %% ../../nbs/learning/training.ipynb #00c1e2d8
+def layers(
+    model: LensNet,
+    recipe: OptimRecipe,
+) -> list[dict[str, Any]]:  # Groups of parameters for an optimiser, "lr_scale" each one's share of the learning rate
+    "All parameters, or blocks whose learning rate falls towards the pixels; raises BadInput for a network whose blocks timm does not know"
+    if recipe.layer_decay == 1:
+        return [{"params": list(model.parameters())}]
+    if not hasattr(model.backbone, "group_matcher"):
+        raise BadInput(f"optim.layer_decay={recipe.layer_decay:g}: needs a network of timm, whose blocks are ordered; expected 1")
+    grouped = importlib.import_module("timm.optim").param_groups_layer_decay
+    blocks: list[dict[str, Any]] = grouped(model.backbone, recipe.weight_decay, layer_decay=recipe.layer_decay)
+    above = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
+    return [*blocks, {"params": above, "weight_decay": recipe.weight_decay, "lr_scale": 1.0}]
+
 # %% ../../nbs/learning/training.ipynb #6d86490d
 def build_learner(
     recipe: TrainRecipe,
@@ -376,15 +394,19 @@ def build_learner(
 ) -> Learner:
     "The network with random weights from the recipe's seed, its optimiser, and its distributed or compiled form"
     torch.manual_seed(int.from_bytes(draws.draw_key("weights", recipe.seed)[:7], "little"))
-    model = build_model(recipe.model, recipe.channels, train.meta.shape[1])
+    model = build_model(recipe.model, recipe.channels, train.meta.shape[1], recipe.n_pix)
+    if model.unfilled and place.first:
+        print(
+            f"{recipe.model.weights}: {len(model.unfilled)} tensors not in it, left as drawn: {', '.join(model.unfilled)}", file=sys.stderr
+        )
     set_meta_scale(model, torch.from_numpy(train.meta))
     model = model.double() if recipe.precision == "fp64" else model
     model = model.to(place.device)
-    optim = torch.optim.AdamW(model.parameters(), lr=recipe.optim.lr, weight_decay=recipe.optim.weight_decay)
+    optim = torch.optim.AdamW(layers(model, recipe.optim), lr=recipe.optim.lr, weight_decay=recipe.optim.weight_decay)
     scaler = torch.amp.GradScaler(place.device.type, enabled=recipe.precision == "fp16" and place.device.type == "cuda")
     wrapped: nn.Module = torch.compile(model) if recipe.compile else model  # type: ignore[assignment]
     if place.world > 1:
-        wrapped = nn.parallel.DistributedDataParallel(wrapped, find_unused_parameters=recipe.freeze_epochs > 0)
+        wrapped = nn.parallel.DistributedDataParallel(wrapped, find_unused_parameters=recipe.freeze_epochs > 0 or bool(recipe.freeze))
     average = {name: value.detach().clone() for name, value in model.state_dict().items()} if recipe.optim.ema else None
     return Learner(model, wrapped, optim, scaler, average)
 
@@ -420,7 +442,7 @@ def train_epoch(
     "Steps from where the state stands to the end of the epoch"
     n_steps = min(reader.steps(state.epoch), recipe.max_steps or sys.maxsize)
     learner.model.train()
-    freeze_backbone(learner.model, state.epoch < recipe.freeze_epochs)
+    freeze_backbone(learner.model, state.epoch < recipe.freeze_epochs, recipe.freeze)
     hard = reader.index.identity.get("hard_negative", np.zeros(len(reader.index), bool))
     batches: Iterator[Batch] = reader.batches(state.epoch, state.step)
     if recipe.online.enabled:
@@ -565,6 +587,13 @@ def epoch_line(
     return "\n  ! ".join([f"epoch {row['epoch'] + 1}/{epochs}: {body}, {rest}", *row["warnings"]])
 
 # %% ../../nbs/learning/training.ipynb #663ef803
+def seen_by(
+    index: StampIndex,
+) -> dict[str, Any]:  # Empty where the stamps do not say
+    "Releases and cameras of a training set"
+    return numbers_seen(index.identity["release"]) if "release" in index.identity else {}
+
+
 def train(
     sets: Sequence[StampSet | str],  # Sets of stamps, or paths of one set
     recipe: TrainRecipe,
@@ -582,6 +611,7 @@ def train(
         last, state = storage.join(out_dir, "last.pt"), State()
         if resume and storage.exists(last):
             state = restore(load_checkpoint(last), learner, recipe, name, len(data.train), last)
+        state.shown = seen_by(data.train)
         reader = Reader(data.train, reading(recipe), place.rank, place.world)
         goes_on = place.first and not state.finished
         loggers: list[Logger] = start_loggers(recipe.loggers, out_dir, recipe_to_dict(recipe), state.epoch) if goes_on else []
@@ -661,8 +691,10 @@ def summarise(
         "rows": {"train": len(data.train), recipe.choose_on: len(data.choose), recipe.report_on: len(data.report or [])},
         "lost": data.train.lost,
         "parameters": sum(p.numel() for p in learner.model.parameters()),
+        "unfilled": list(learner.model.unfilled),
         "stamps_per_s": state.history[-1]["stamps_per_s"],
         "model_id": model_name(best),
+        "shown": best.get("shown", {}),
         "recipe": recipe_to_dict(recipe),
         "checkpoint": path,
         "device": str(place.device),
@@ -695,7 +727,7 @@ def rehearse(
 
     learner = build_learner(few, train_index, place)
     losses = [step(learner, number) for number in range(steps)]
-    save_checkpoint(state_dict(State(step=steps, steps=steps), learner, few, name), path)
+    save_checkpoint(state_dict(State(step=steps, steps=steps, shown=seen_by(train_index)), learner, few, name), path)
     losses.append(step(learner, steps))
     again = build_learner(few, train_index, place)
     restore(load_checkpoint(path), again, few, name, len(train_index), path)

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['HST_BANDS', 'WAVELENGTH', 'SPLITS', 'BankRecipe', 'rim', 'sky_level', 'segment', 'smoothed_noise', 'psf_transform',
-           'wiener', 'concentration', 'taper_weights', 'CleanSource', 'clean_source', 'find_catalogues',
-           'read_catalogue', 'read_pictures', 'gaussian_psf', 'template_flux', 'band_fluxes', 'split_of', 'build_bank',
-           'bank_bytes', 'bank_table', 'bank_photometry', 'load_bank']
+           'wiener', 'concentration', 'taper_weights', 'CleanSource', 'clean_source', 'find_catalogues', 'named_file',
+           'fits_table', 'read_catalogue', 'read_pictures', 'gaussian_psf', 'template_flux', 'band_fluxes', 'split_of',
+           'build_bank', 'bank_bytes', 'bank_table', 'bank_photometry', 'load_bank']
 
 # %% ../../nbs/lensing/cosmos.ipynb #3f2b2703
 import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from skimage.segmentation import watershed
 from .. import __version__
 from ..base.config import check_ranges
 from ..base.draws import uniforms_table
-from ..base.errors import BadInput
+from ..base.errors import BadInput, one_line
 from ..base.magnitudes import ab_magnitude, flux_of
 from ..base.storage import read_bytes, write_bytes
 from .sources import SourceBank, light_radius, stamp_fault
@@ -266,12 +267,27 @@ def find_catalogues(
 HST_BANDS = ("f606w", "f814w")  # Filters whose magnitudes can be turned into the survey's bands
 
 
+@contextmanager
+def named_file(path: Path) -> Iterator[None]:
+    "Turns what a FITS reader says of a broken file into one line that names it"
+    try:
+        yield
+    except (OSError, TypeError, ValueError, IndexError) as error:
+        raise BadInput(f"{path}: not FITS, or it ends early ({one_line(error)[:120]}); expected a whole FITS file") from error
+
+
+def fits_table(path: Path) -> Table:
+    "The table in a FITS file; raises BadInput for a file that is not one"
+    with named_file(path):
+        return Table.read(path, format="fits")
+
+
 def read_catalogue(
     path: str | Path,  # A RealGalaxyCatalog file
 ) -> Table:  # sample, ident, ra, dec, band, mag_hst, gal_file, gal_hdu, psf_file, psf_hdu, pixscale, noise_variance, zphot, mag_g, mag_r, mag_i, mag_z, mag_y
     "One catalogue and its companion, under one set of names; NaN where a number was not measured"
     path = Path(path)
-    main = Table.read(path)
+    main = fits_table(path)
     wanted = {"IDENT": "ident", "RA": "ra", "DEC": "dec", "MAG": "mag_hst", "BAND": "band", "GAL_FILENAME": "gal_file", "GAL_HDU": "gal_hdu", "PSF_FILENAME": "psf_file",
               "PSF_HDU": "psf_hdu", "PIXEL_SCALE": "pixscale", "NOISE_VARIANCE": "noise_variance"}  # fmt: skip
     missing = sorted(set(wanted) - set(main.colnames))
@@ -287,7 +303,7 @@ def read_catalogue(
     out["pixscale"] = np.round(out["pixscale"], 6)  # 0.02999999933 in some samples
     out["sample"] = path.stem.removeprefix("real_galaxy_catalog_")
     companion = path.with_name(path.stem + "_fits.fits")
-    more = Table.read(companion) if companion.exists() else Table({"IDENT": main["IDENT"]})
+    more = fits_table(companion) if companion.exists() else Table({"IDENT": main["IDENT"]})
     if not np.array_equal(more["IDENT"], main["IDENT"]):
         raise BadInput(f"{companion}: its IDENT column differs from that of {path.name}")
     columns = {name.lower(): name for name in more.colnames}
@@ -310,7 +326,8 @@ def read_pictures(
         for row in catalogue:
             for name in (row["gal_file"], row["psf_file"]):
                 if name not in opened and (folder / name).exists():
-                    opened[name] = fits.open(folder / name, memmap=True)
+                    with named_file(folder / name):
+                        opened[name] = fits.open(folder / name, memmap=True)
             if row["gal_file"] not in opened:
                 raise BadInput(f"{folder / row['gal_file']}: not found; the catalogue names it for galaxy {row['ident']}")
             pictures, psfs = opened[row["gal_file"]], opened.get(row["psf_file"])
@@ -318,7 +335,11 @@ def read_pictures(
                 raise BadInput(
                     f"{folder / row['gal_file']}: has {len(pictures)} HDUs; galaxy {row['ident']} should be in HDU {row['gal_hdu']}"
                 )
-            yield np.asarray(pictures[row["gal_hdu"]].data, float), None if psfs is None else np.asarray(psfs[row["psf_hdu"]].data, float)
+            with named_file(folder / row["gal_file"]):
+                picture = np.asarray(pictures[row["gal_hdu"]].data, float)
+            with named_file(folder / row["psf_file"]):
+                psf = None if psfs is None else np.asarray(psfs[row["psf_hdu"]].data, float)
+            yield picture, psf
     finally:
         for handle in opened.values():
             handle.close()

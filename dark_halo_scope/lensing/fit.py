@@ -99,11 +99,12 @@ def reasons(
     arc_snr: float,
     chi2_per_pixel: float,  # Of the better model
     centre: tuple[float, float],  # Of the host [arcsec]
+    alone: bool = False,  # The rival is the host and nothing else
 ) -> list[str]:  # Empty where nothing stands in the way
     "Why the pixels may be unable to decide"
     out = []
     if arc_snr < 8:
-        out.append(f"too faint (arc S/N {arc_snr:.1f})")
+        out.append(f"{'too faint, no arc is seen' if alone else 'too faint'} (arc S/N {arc_snr:.1f})")
     r = radius_from(stamp.image.shape[-1], stamp.pixscale, np.array(centre[:1]), np.array(centre[1:]))[0]
     ring = np.abs(r - theta_E) < 0.6
     hidden = float((stamp.weight[:, ring] <= 0).all(0).mean()) if ring.any() else 1.0
@@ -128,7 +129,8 @@ def verdict_of(
     if delta >= recipe.lens_above and images >= 2 and not any(d.startswith(("masked", "too faint")) for d in doubts):
         missing = " although the counter-image is not where it should be" if counter.get("allowed") is False else ""
         return VERDICTS[0], f"log odds {delta:+.1f} against {rival_words}{missing}" + (f"; {', '.join(doubts)}" if doubts else "")
-    if delta <= recipe.rival_below:
+    # A host alone wins wherever no arc is seen: that speaks against a bright arc, not against a lens.
+    if delta <= recipe.rival_below and not any("no arc" in d for d in doubts):
         return VERDICTS[1], f"log odds {delta:+.1f}; {rival_words} explains the pixels" + (f"; {', '.join(doubts)}" if doubts else "")
     return VERDICTS[2], ", ".join(doubts) or (
         f"log odds {delta:+.1f}: both explain the pixels" if images >= 2 else "the best lens has one image only"
@@ -216,8 +218,8 @@ def concluded(
     images = int(image_count(deflector, np.array([x]), np.array([y]))[0])
     arc_snr = float(np.sqrt(((model.flux[:, k, None] * model.columns[k]) ** 2).sum(dtype=float)))
     counter = counter_image(stamp, model)
-    doubts = reasons(stamp, theta_E, arc_snr, min(chi2), host.centre)
     words = in_words(rival.model.parts)
+    doubts = reasons(stamp, theta_E, arc_snr, min(chi2), host.centre, "," not in words)
     verdict, why = verdict_of(delta, images, doubts, counter, words, recipe)
     low = high = (math.nan, math.nan)
     effective = 0.0

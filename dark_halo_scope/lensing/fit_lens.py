@@ -45,7 +45,7 @@ def first_draws(
     at = (np.arange(shown.shape[0]) - (shown.shape[0] - 1) / 2) * stamp.pixscale
     dx, dy = at[None, :] - part.middle[5], at[:, None] - part.middle[6]
     r = np.hypot(dx, dy)
-    likely = np.where((r > 0.4) & (r < recipe.far) & (stamp.weight > 0).any(0), np.maximum(shown - 2, 0.02) ** 2 / np.maximum(r, 1), 0)
+    likely = np.where((r > 0.4) & (r < host.reach) & (stamp.weight > 0).any(0), np.maximum(shown - 2, 0.02) ** 2 / np.maximum(r, 1), 0)
     chosen = generator.choice(likely.size, n, p=likely.ravel() / likely.sum())
     x, y = (np.broadcast_to(d, r.shape).ravel()[chosen] + generator.normal(0, 0.1, n) for d in (dx, dy))
     rows = part.middle + part.width * generator.normal(size=(n, len(part.middle)))
@@ -212,7 +212,7 @@ def search_lens(
     beside: Sequence[Part] = (),  # Unlensed parts that explain the stamp too: some of them may be neighbours of a lens
 ) -> list[LensSearch]:  # The best with no neighbour, with one, with two
     "The best lens models of a candidate, found from keyed draws"
-    part, models = host_part(host, recipe), settings_of(host, beside, recipe.extra)
+    part, models = host_part(host, recipe), settings_of(host, beside, min(recipe.extra, 2))
     found, held = [], len(host.model.parts)
     for rows, which in global_search(host, part, recipe, rng("lens search", seed), models):
         tried = []

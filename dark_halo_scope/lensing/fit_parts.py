@@ -125,17 +125,18 @@ class FitRecipe:
     bent_e: float = 0.12
     flux_scale: float = 10.0  # Width of the flat prior of a part's flux in a band [nmgy]
     model_error: float = 0.02  # Share of the host's light added to the noise
-    far: float = 5.5  # Objects beyond this from the centre are masked [arcsec]
+    far: float = 5.5  # Light beyond this from the centre belongs to no lens [arcsec]
+    farthest: float = 6.5  # The same where an object has a partner on the host's other side [arcsec]
     draws: int = 700  # Of the global search
     children: int = 128  # Mutations per round of the global search
     rounds: int = 3
     starts: int = 4  # Local searches of the lens
-    extra: int = 2  # Unlensed neighbours that a lens model may have at most
-    blobs: int = 3  # Parts of the rival at most
+    extra: int = 3  # Unlensed neighbours that a lens model may have at most
+    blobs: int = 4  # Parts of the rival at most
     samples: int = 400  # Draws per round of importance sampling
     sample_rounds: int = 8  # Rounds at most
     effective: float = 150.0  # Effective number of draws at which the rounds end
-    inflate: float = 1.2  # Factor on the intervals of theta_E, from the measured coverage
+    inflate: float = 1.35  # Factor on the intervals of theta_E, from the measured coverage
     lens_above: float = 4.0  # Delta log evidence from which the lens is preferred
     rival_below: float = -2.0  # Delta log evidence below which the rival is preferred
 
@@ -143,6 +144,8 @@ class FitRecipe:
         for name in ("draws", "children", "rounds", "starts", "blobs", "samples", "sample_rounds"):
             if getattr(self, name) < 1:
                 raise BadInput(f"fit recipe: {name}={getattr(self, name)}; expected at least 1")
+        if self.farthest < self.far:
+            raise BadInput(f"fit recipe: farthest={self.farthest} is below far={self.far}")
         if self.lens_above < self.rival_below:
             raise BadInput(f"fit recipe: lens_above={self.lens_above} is below rival_below={self.rival_below}")
 

@@ -51,7 +51,7 @@ def candidate_parts(
     "What might explain the highest peak of the residual"
     shown, (x, y) = significance(host.stamp, residual), host.centre
     n_pix, scale = shown.shape[0], host.stamp.pixscale
-    inside = (radius_from(n_pix, scale, np.array([x]), np.array([y]))[0] < recipe.far) & (host.stamp.weight > 0).any(0)
+    inside = (radius_from(n_pix, scale, np.array([x]), np.array([y]))[0] < host.reach) & (host.stamp.weight > 0).any(0)
     shown = np.where(inside, shown, -np.inf)
     row, column = np.unravel_index(int(shown.argmax()), shown.shape)
     if shown[row, column] < least:
@@ -158,7 +158,7 @@ def search_rival(
 
 # %% ../../nbs/lensing/fit_rival.ipynb #6d3dd3bf
 def _in_place_of_images(host: Host, recipe: FitRecipe, places: np.ndarray | None) -> list[Judged]:
-    "Unlensed galaxies where the best lens has its images, one to three of them, each stretched along the circle"
+    "Unlensed galaxies where the best lens has its images, a few of them, each stretched along the circle"
     out: list[Judged] = []
     if places is None or not len(places):
         return out

@@ -4,13 +4,11 @@
 
 # %% auto #0
 __all__ = ['ModelRecipe', 'export_path', 'parts_json', 'model_columns', 'BrickTask', 'pixels_of', 'model_brick', 'models_schema',
-           'candidates_with', 'models_csv', 'panel_uri', 'model_section', 'model_page', 'brick_tasks', 'model_stamps',
-           'model_list']
+           'candidates_with', 'model_files', 'is_candidates', 'panel_uri', 'model_section', 'model_page', 'brick_tasks',
+           'model_stamps', 'model_list']
 
 # %% ../../nbs/lists/models.ipynb #5573a860
 import base64
-import csv
-import io
 import json
 import math
 import time
@@ -36,8 +34,8 @@ from ..lensing.psf import psf_from_psfsize
 from .positions import cut_places, fetch_places
 from ..report.pages import Section, render_page
 from ..run.engine import Engine, run_tasks, set_aside
-from ..search.catalogues import catalogue_files, safe_cell
-from ..search.grading import panel_path, stamps_beside
+from ..search.catalogues import astropy_table, catalogue_files, table_files
+from ..search.grading import panel_path, parquet_columns, stamps_beside
 from ..search.pictures import PANEL, model_panel, png
 from ..stamps.codec import decode, sky_sigma
 from ..survey.coadds import read_cutouts
@@ -126,11 +124,11 @@ def model_brick(
         return len(task.rows)
     started, rows = time.perf_counter(), []
     table = read_table(task.stamps).take(pa.array(task.rows))
-    image, invvar, good, psfsize = pixels_of(task, table)
-    ok = table["cutout_ok"].to_pylist()
+    ok = table["cutout_ok"].to_numpy(zero_copy_only=False)
+    image, invvar, good, psfsize = pixels_of(task, table.filter(pa.array(ok))) if ok.any() else [np.zeros(0)] * 4
     places = list(zip(table["ra"].to_pylist(), table["dec"].to_pylist()))
-    for i, (name, (ra, dec)) in enumerate(zip(task.names, places)):
-        if ok[i] and (psfsize[i] > 0).all():
+    for name, (ra, dec), usable, i in zip(task.names, places, ok.tolist(), (np.cumsum(ok) - 1).tolist()):
+        if usable and (psfsize[i] > 0).all():
             psf = psf_from_psfsize(psfsize[i : i + 1].astype(float), task.recipe.beta)
             model = fit_lens(
                 image[i], invvar[i], psf, good[i], task.recipe.pixscale, task.recipe.fit, task.recipe.seed, task.recipe.posterior
@@ -144,7 +142,7 @@ def model_brick(
                 ):
                     write_bytes(text.encode(), export_path(task.folder, name, ending))
         else:
-            why = "no usable cutout" if not ok[i] else "no PSF: PSFSIZE is missing"
+            why = "no usable cutout" if not usable else "no PSF: PSFSIZE is missing"
             columns = {"verdict": "cannot tell", "verdict_why": why}
         rows.append({"name": name, "brickname": task.brickname, "ra": ra, "dec": dec} | columns)
     keys = [c.name for c in models_schema(task.bands)]
@@ -183,19 +181,24 @@ def candidates_with(
     return table_from(columns | {c: models[c].take(order).combine_chunks() for c in added}, "candidates", bands)
 
 # %% ../../nbs/lists/models.ipynb #d90ece1c
-def models_csv(
+def model_files(
     models: pa.Table,  # Product `models`
-) -> bytes:
-    "The numbers of the models as text, without the parts"
-    names = [c for c in models.column_names if not c.endswith("_parts")]
-    out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(names)
-    for row in models.select(names).to_pylist():
-        lines.writerow(
-            [f"{v:.6g}" if isinstance(v, float) and k not in ("ra", "dec") else "" if v is None else safe_cell(v) for k, v in row.items()]
-        )
-    return out.getvalue().encode()
+    stem: str,  # The files' address without its ending
+    bands: Sequence[str],
+    parquet: str = "",  # Ending of a Parquet copy, where the product itself is not written
+) -> dict[str, bytes]:  # As from `table_files`
+    "The numbers of the models, without the parts, in the formats that other programs read"
+    table = astropy_table(models, "models", bands)
+    table.remove_columns([c for c in table.colnames if c.endswith("_parts")])
+    return table_files(table, stem, "models", description="Lens models", parquet=parquet)
+
+
+def is_candidates(
+    source: str,  # A file
+) -> bool:
+    "Whether a file is the candidates product, and not a list of places"
+    needed = {c.name for c in CANDIDATES if not c.optional and "{" not in c.name}
+    return source.endswith(".parquet") and needed <= set(parquet_columns(source))
 
 # %% ../../nbs/lists/models.ipynb #3a9ae4f8
 def panel_uri(
@@ -317,7 +320,7 @@ def model_stamps(
 
 # %% ../../nbs/lists/models.ipynb #0ff45ee6
 def model_list(
-    source: str,  # CSV with name, ra, dec [deg], or the candidates product
+    source: str,  # A list of any kind that `read_positions` reads, or the candidates product
     out: str,  # Folder of the models
     recipe: ModelRecipe = ModelRecipe(),
     release: str = "",  # Root of a release to take pixels, inverse variance and masks from; empty: stamps, and the cutout service for a list
@@ -325,9 +328,9 @@ def model_list(
     viewer: ViewerRecipe | None = None,
     client: HttpClient | None = None,
 ) -> Receipt:  # Of models.parquet
-    "Models of a list or of candidates: models.parquet, models.csv, models.html, panels, exports, and candidates.* with the new columns; raises BadInput for a list that is not one, or where a brick failed"
+    "Models of a list or of candidates: models.* as `table_files` writes them, models.html, panels, exports, and candidates.* with the new columns; raises BadInput for a list that is not one, or where a brick failed"
     started, candidates = time.perf_counter(), None
-    if source.endswith(".parquet"):
+    if is_candidates(source):
         candidates, stamps = read_table(source), stamps_beside(source)
     else:
         if release:
@@ -337,15 +340,14 @@ def model_list(
         stamps = join(out, "stamps.parquet")
     models = model_stamps(stamps, out, recipe, release, engine, None if candidates is None else candidates["name"].to_pylist())
     bands = tuple(c.removeprefix("source_mag_") for c in models.column_names if c.startswith("source_mag_"))
-    write_bytes(models_csv(models), join(out, "models.csv"))
-    write_bytes(model_page(models, out).encode(), join(out, "models.html"))
+    files = model_files(models, join(out, "models"), bands) | {join(out, "models.html"): model_page(models, out).encode()}
     inputs = {"stamps": read_receipt(stamps).name}
     identity = identity_of(recipe, inputs, release=release)
     if candidates is not None:
         whole = candidates_with(candidates, models, bands)
         meta = {"lens models": identity["recipe"]}
-        files = catalogue_files(whole, join(out, "candidates"), bands, meta, "Candidates for strong lenses, with lens models")
-        for address, data in files.items():
-            write_bytes(data, address)
+        files |= catalogue_files(whole, join(out, "candidates"), bands, meta, "Candidates for strong lenses, with lens models")
         write_product(whole, join(out, "candidates.parquet"), "candidates", identity, run_facts(started, len(whole)))
+    for address, data in files.items():
+        write_bytes(data, address)
     return write_product(models, join(out, "models.parquet"), "models", identity, run_facts(started, len(models)))

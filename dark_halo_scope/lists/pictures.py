@@ -6,20 +6,18 @@
 __all__ = ['SUFFIXES', 'read_pictures', 'score_pictures']
 
 # %% ../../nbs/lists/pictures.ipynb #649d892a
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.special import expit
 
 import dark_halo_scope
 from ..base.errors import BadInput
 from ..base.storage import join, write_bytes
+from .scores import MEANINGS, UNCALIBRATED
 from ..report import figures
 from ..report.pages import Section, render_page
-from ..search.catalogues import safe_cell
+from ..search.catalogues import list_table, table_files
 from ..survey.pictures import VIEWER, lettering, to_fluxes
 from ..trust.real_sets import PIXSCALE, RealSet, levelled, real_set, regridded
 
@@ -59,26 +57,34 @@ def read_pictures(
 
 def score_pictures(
     folder: str | Path,  # With JPEG or PNG files in the viewer's colours
-    out: str,  # Folder for scores.csv and scores.html
+    out: str,  # Folder for scores.html, and scores.* as `table_files` writes them
     checkpoint: str,  # A network of g, r, z
     pixscale: float = PIXSCALE,  # Of the pictures [arcsec/pixel]
     text_rows: int = 0,  # Rows on top and at the bottom that carry text
 ) -> dict[str, float]:  # Logit by name
     "Scores, a table and a page of a folder of pictures; raises BadInput when no picture is of use or the network needs other bands"
+    from dark_halo_scope.learning.scoring import load_committee
     from dark_halo_scope.trust.exam import network_examinee
 
-    who = network_examinee(checkpoint)
+    who, calibrator = network_examinee(checkpoint), load_committee(checkpoint).calibrator
     given, names, left = read_pictures(folder, pixscale, who.n_pix + 1 - who.n_pix % 2, text_rows)
     asked = levelled(given)
     logit = who.of(asked)[0].astype(float)
     order = np.argsort(-logit, kind="stable")
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["name", "rank", "logit", "p_lens", "why"])
-    lines.writerows([safe_cell(names[i]), r + 1, f"{logit[i]:.6g}", f"{expit(logit[i]):.6g}", ""] for r, i in enumerate(order))
-    lines.writerows([safe_cell(name), "", "", "", why] for name, why in left.items())
-    write_bytes(text.getvalue().encode(), join(out, "scores.csv"))
-    shown = Section("By falling score")
+    p = np.full(len(logit), np.nan) if calibrator is None else calibrator(logit)
+    none = [None] * len(left)
+    columns = {
+        "name": [*(names[i] for i in order), *left],
+        "rank": [*range(1, len(order) + 1), *none],
+        "logit": [*logit[order].tolist(), *none],
+        "p_lens": [*p[order].tolist(), *none],
+        "why": [*[None] * len(order), *left.values()],
+    }
+    meta = {"network": who.name, "folder": str(folder)} | ({} if calibrator else {"no probabilities": UNCALIBRATED})
+    table = list_table(columns, MEANINGS, meta)
+    for file, data in table_files(table, join(out, "scores"), "scores", description="Scores of pictures").items():
+        write_bytes(data, file)
+    shown = Section("By falling score", text=[] if calibrator else [f"{UNCALIBRATED.capitalize()}."])
     shown.add_figure(
         figures.stamp_sheet(asked.flux[order[:200]], [f"{names[i][:22]}\n{logit[i]:+.2f}" for i in order[:200]], who.bands),
         "Sheet of the scored pictures",

@@ -212,15 +212,15 @@ def brick_row(
     tractor: dict[str, np.ndarray],
 ) -> dict[str, Any]:
     "One row of DR10's bricks table; depths are magnitudes here, as in DR10"
-    own = tractor["brick_primary"]
+    own, bands = tractor["brick_primary"], [band for band in BANDS if f"nobs_{band}" in tractor]
     ra1, ra2, dec1, dec2 = (float(e) for e in brick_edges(brick.brickid))
     row: dict[str, Any] = {"brickname": brick.name, "ra": brick.ra, "dec": brick.dec}
-    for band in BANDS:
+    for band in bands:
         row[f"nexp_{band}"] = np.int16(np.median(tractor[f"nobs_{band}"][own]) if own.any() else 0)
     row["nobjs"] = np.int16(own.sum())
     for kind in ("PSF", "REX", "EXP", "DEV", "SER"):
         row[f"n{kind.lower()}"] = np.int16((tractor["type"][own] == kind.encode()).sum())
-    for band in BANDS:
+    for band in bands:
         row[f"psfsize_{band}"] = np.float32(np.median(tractor[f"psfsize_{band}"][own]) if own.any() else 0)
         for depth in ("psfdepth", "galdepth"):
             ivar = float(np.median(tractor[f"{depth}_{band}"][own])) if own.any() else 0.0

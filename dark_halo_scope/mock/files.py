@@ -19,7 +19,7 @@ from astropy.io import fits
 
 from ..base.magnitudes import ZERO_POINT
 from .sky import PIXSCALE, MockBrick
-from ..survey.maskbits import MASKBITS
+from ..survey.facts import survey_facts
 
 # %% ../../nbs/mock/files.ipynb #539b7da9
 TILE = (100, 100)
@@ -72,7 +72,7 @@ def coadd_bytes(
         one = header.copy()
         if names:
             one["EXTNAME"] = names[i]
-            one.extend([(f"MB_{bit}", name) for name, bit in MASKBITS.items()] if names[i] == "MASKBITS" else [])
+            one.extend([(f"MB_{bit}", name) for name, bit in survey_facts().maskbits.items()] if names[i] == "MASKBITS" else [])
         hdus.append(fits.CompImageHDU(image, one, tile_shape=TILE, dither_seed=dither_seed, **COMPRESSION[header["IMTYPE"]]))
     out, started = io.BytesIO(), int(time.time())
     hdus.writeto(out)

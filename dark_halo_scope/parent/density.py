@@ -7,7 +7,7 @@ __all__ = ['COUNTS', 'RANKS', 'count_rows', 'add_counts', 'count_sweep', 'count_
            'touching', 'regions']
 
 # %% ../../nbs/parent/density.ipynb #6a50ee1c
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,21 @@ from scipy.sparse.csgraph import connected_components
 
 from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
-from .selection import FLAGS, SelectionRecipe, Table, check_sky, column, measure, not_psf, quality_cuts, sweep_columns
+from dark_halo_scope.parent.selection import (
+    FLAGS,
+    SelectionRecipe,
+    Table,
+    catalogue_chunks,
+    check_sky,
+    column,
+    measure,
+    not_psf,
+    quality_cuts,
+    sweep_columns,
+    with_house_bits,
+)
 from ..survey.bricks import brick_areas, brick_centres, brick_names, brick_neighbours
-from ..survey.sweeps import table_chunks
+from ..survey.maskbits import MASKBITS
 
 # %% ../../nbs/parent/density.ipynb #2832fa62
 COUNTS = {"n_gal": "", **{f"n_{name}": flag for name, flag in FLAGS.items()}, "n_desi_lrg": "is_desi_lrg"}
@@ -50,15 +62,16 @@ def add_counts(
 
 # %% ../../nbs/parent/density.ipynb #4f4d58f9
 def count_sweep(
-    uri: str,  # Sweep or Tractor catalogue
+    uri: str,  # Sweep, Tractor catalogue, or a file of a HATS catalogue
     recipe: SelectionRecipe,
+    bits: Mapping[str, int] = MASKBITS,  # Where the release writes each bit of the mask
 ) -> dict[int, np.ndarray]:  # As `count_rows` gives
     "Counts of one file in bounded memory; raises BadInput when it is broken or lacks a column"
 
     def counted() -> Iterator[dict[int, np.ndarray]]:
-        for chunk in table_chunks(uri, sweep_columns(recipe.bands)):
+        for chunk in catalogue_chunks(uri, recipe.bands):
             check_sky(chunk, uri)
-            yield count_rows(chunk, recipe)
+            yield count_rows(with_house_bits(chunk, bits), recipe)
 
     return add_counts(counted())
 

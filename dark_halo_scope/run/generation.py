@@ -22,7 +22,7 @@ from ..base.receipts import read_receipt, run_facts
 from ..base.resources import phase_notebook
 from ..base.storage import exists, join
 from .phases import Recipe, check_parameters, declared_parameters, load_recipe, open_run, recipe_values, run_notebook
-from .products import Run, asked_for, ensure, given, product_files, state
+from .products import Run, asked_for, check_given, ensure, given, product_files, state
 
 # %% ../../nbs/run/generation.ipynb #4d84936c
 DEMO_MOCK = {
@@ -152,6 +152,7 @@ def run_generation(
     values, failure = {"recipe": name, "out": out, "overrides": changes, "make_inputs": False} | more, ""
     seconds: dict[str, float] = {}
     try:
+        check_given(run)
         seconds = run_phases(run, values, f"{'runs' if '://' in out else out}/logs")
         if scale == "demo" and run.recipe.name not in ("demo", "toy"):
             rehearse_named(run, load_recipe(name))

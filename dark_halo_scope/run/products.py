@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ROOMS', 'products_of', 'Run', 'asked_for', 'given', 'overrides_of', 'identity', 'label_of', 'why_not', 'brick_faults',
-           'accepted', 'state', 'opened', 'product_files', 'verdict_of', 'check_guards', 'make', 'ensure',
-           'accepted_or_missing', 'Job', 'do_job', 'jobs_of', 'settle', 'verify', 'phases_of', 'reads_and_writes']
+           'accepted', 'state', 'opened', 'inputs_of', 'product_files', 'verdict_of', 'check_guards', 'check_given',
+           'make', 'ensure', 'accepted_or_missing', 'Job', 'do_job', 'jobs_of', 'settle', 'verify', 'phases_of',
+           'reads_and_writes']
 
 # %% ../../nbs/run/products.ipynb #30868851
 import importlib
@@ -144,7 +145,7 @@ def identity(
     inputs = {one: label_of(run, one) for one in product.inputs if run.wants(one)}
     modules = sorted({f.split(":")[0] for f in product.functions()})
     facts: dict[str, Any] = {"code": code_of(*modules), "recipe": choices_of(run.recipe, product), "inputs": inputs}
-    if product.per != "run":
+    if product.per in ("sweep", "brick"):
         facts["limit"] = run.limit
     return facts | ({"overrides": overrides} if (overrides := overrides_of(run, product)) else {})
 
@@ -181,14 +182,14 @@ def why_not(
         old, new = receipt.identity.get(key, {}), wanted[key]
         if changed := sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k)):
             return f"{what} ({', '.join(changed)})"
-    if aside := receipt.identity.get("set_aside"):
-        return f"{len(aside)} of its tasks were set aside, the first {aside[0]}"
-    faults = file_faults(uri, receipt) or brick_faults(uri, receipt)
-    return faults[0] if faults else ""
+    if faults := file_faults(uri, receipt) or brick_faults(uri, receipt):  # before what was set aside, which a run may accept
+        return faults[0]
+    aside = receipt.identity.get("set_aside")
+    return f"{len(aside)} of its tasks were set aside, the first {aside[0]}" if aside else ""
 
 # %% ../../nbs/run/products.ipynb #d89143db
 def brick_faults(
-    uri: str,  # A product in one file per brick
+    uri: str,  # A product in one file per sweep, brick or part
     receipt: Receipt,
 ) -> list[str]:  # One line per file that is missing or of another size
     "Which files of a product are not there as they were written, by one listing; each file's content is compared when it is read"
@@ -238,6 +239,15 @@ def opened(
     return Input(name, run.address(name), receipt, receipt.name)
 
 # %% ../../nbs/run/products.ipynb #66dce53f
+def inputs_of(
+    run: Run,
+    name: str,
+) -> Inputs:
+    "What a product is made of, opened; raises BadInput when an input is not there"
+    product = run.product(name)
+    return Inputs(product, {one: opened(run, one) for one in product.inputs if run.wants(one)})
+
+
 def product_files(
     run: Run,
     name: str,  # A product in many files
@@ -274,6 +284,14 @@ def check_guards(
                 f"{product.name}: the guard '{guard}' {said} ({', '.join(open_)}): {why}; mend the cause, or override it by name with a reason: {ways}"
             )
 
+
+def check_given(
+    run: Run,
+) -> None:
+    "`check_guards` for verdicts that come from outside, such as a predecessor's: known before anything is made"
+    for product in asked_for(run):
+        check_guards(run, replace(product, guards=tuple(one for one in product.guards if run.product(one).per == "given")))
+
 # %% ../../nbs/run/products.ipynb #5c03ac4e
 def make(
     run: Run,
@@ -283,12 +301,17 @@ def make(
     product = run.product(name)
     if product.per == "given":
         raise BadInput(f"product '{name}' is given, not made")
-    inputs = Inputs(product, {one: opened(run, one) for one in product.inputs if run.wants(one)})
+    inputs = inputs_of(run, name)
     check_guards(run, product)
     if not why_not(run, name):
         return read_receipt(run.address(name))
-    maker = {"run": _make_one, "sweep": _make_joined, "brick": _make_bricks}[product.per]
+    maker = _make_one if product.per == "run" else _make_files if _in_folder(product) else _make_joined
     return maker(run, product, inputs, identity(run, name))
+
+
+def _in_folder(product: Product) -> bool:
+    "Whether a product is a folder"
+    return "." not in product.address.rsplit("/", 1)[-1]
 
 # %% ../../nbs/run/products.ipynb #3e42a9c3
 def ensure(
@@ -325,7 +348,7 @@ def _begun(run: Run, product: Product, known: Mapping[str, Any]) -> bool:
     "Whether the place holds the beginnings of this very product; clears it of another's, and notes what is begun"
     name, uri = Receipt(product.name, dict(known)).name, run.path(product.address)
     remove_file(receipt_path(uri))  # what is there is about to be replaced, and must not pass for finished if this is interrupted
-    if "." in product.address.rsplit("/", 1)[-1]:
+    if not _in_folder(product):
         return False
     note = join(uri, "_begun.txt")
     same = exists(note) and read_bytes(note).decode() == name
@@ -384,7 +407,9 @@ def do_job(
         return {"identity": receipt.identity, "run": receipt.run, "skipped": True}
     made: Made = function_named(job.one)(**values)
     assert made.table is not None
-    about = run_facts(started, len(made.table), **made.facts)
+    folder = job.uri.rsplit("/", 1)[0]
+    files = {address: write_table(table, join(folder, address)) for address, table in made.tables.items()}
+    about = run_facts(started, len(made.table), **made.facts, files=files)
     receipt = write_product(made.table, job.uri, job.product, {**facts, **made.identity}, about, **made.options)
     return {"identity": receipt.identity, "run": receipt.run, "skipped": False}
 
@@ -396,7 +421,7 @@ def jobs_of(
 ) -> list[tuple[str, Job]]:
     "The tasks of a product, as the engine takes them; raises BadInput when an input is not there"
     product = run.product(name)
-    inputs = Inputs(product, {one: opened(run, one) for one in product.inputs if run.wants(one)})
+    inputs = inputs_of(run, name)
     return _jobs(run, product, inputs, identity(run, name), folder or run.path(product.address))
 
 # %% ../../nbs/run/products.ipynb #b8ac94dc
@@ -425,43 +450,74 @@ def settle(
 
 # %% ../../nbs/run/products.ipynb #d4f5d22c
 def _make_joined(run: Run, product: Product, inputs: Inputs, known: dict[str, Any]) -> Receipt:
-    "A product joined from one part per sweep"
+    "A product joined from its pieces"
     started, folder = time.perf_counter(), run.path("parts", product.name)
     jobs = _jobs(run, product, inputs, known, folder)
-    outcomes = run_tasks(run.engine, do_job, jobs, f"{product.name}, sweeps")
-    done = settle(run, outcomes, "sweeps")
+    outcomes = run_tasks(run.engine, do_job, jobs, f"{product.name}, {product.per}s")
+    done = settle(run, outcomes, f"{product.per}s")
     parts = [Input(name, job.uri, Receipt(product.name, done[name]["identity"]), name) for name, job in jobs if name in done]
     made: Made = function_named(product.make)(parts, inputs, Chosen(run.recipe, product), run.place(product))
     made = replace(made, facts={**made.facts, "set_aside": set_aside(outcomes)})
     return _written(run, product, made, known | {"set_aside": sorted(set_aside(outcomes))}, started)
 
 # %% ../../nbs/run/products.ipynb #f879a52d
-def _make_bricks(run: Run, product: Product, inputs: Inputs, known: dict[str, Any]) -> Receipt:
-    "A product in one file per brick: contents chained in the order of bricks, what was set aside named; raises BadInput when a file has gone"
-    started, uri = time.perf_counter(), run.path(product.address)
+def _make_files(run: Run, product: Product, inputs: Inputs, known: dict[str, Any]) -> Receipt:
+    "A product in one file per sweep, brick or part: contents chained in the order of names, what was set aside named; raises BadInput when a file has gone"
+    started, uri, what = time.perf_counter(), run.path(product.address), f"{product.per}s"
+    remove_file(receipt_path(uri))  # as in `_begun`: pieces of two makings must not pass for one product
     jobs = _jobs(run, product, inputs, known, uri)
-    outcomes = run_tasks(run.engine, do_job, jobs, f"{product.name}, bricks")
-    done = dict(sorted(settle(run, outcomes, "bricks").items()))
-    if gone := [job.uri for name, job in jobs if name in done and not exists(job.uri)]:
+    outcomes = run_tasks(run.engine, do_job, jobs, f"{product.name}, {what}")
+    done = dict(sorted(settle(run, outcomes, what).items()))
+    here = {_tail(file) for file in list_files(uri, ".parquet")}
+    if gone := [job.uri for name, job in jobs if name in done and _tail(job.uri) not in here]:
         raise BadInput(f"{uri}: {len(gone)} of {len(done)} files went while others were made, the first {gone[0]}; run it again")
+    identities, aside = [value["identity"] for value in done.values()], set_aside(outcomes)
+    content = {name: value["identity"]["content"] for name, value in done.items()}
+    facts = {**known, "rows": sum(one["rows"] for one in identities), "hosts": _hosts_of(identities), what: len(done), "content": content}
+    facts |= {"set_aside": sorted(aside), **_without_cutout(identities)}
+    sizes = {name: done[name]["run"]["files"][job.uri.rsplit("/", 1)[-1]][0] for name, job in jobs if name in done}
+    about: dict[str, Any] = {"skipped": sum(v["skipped"] for v in done.values()), "set_aside": aside, "sizes": sizes}
+    made = Made()
+    if product.make:
+        pieces = [
+            Input(name, job.uri, Receipt(product.name, done[name]["identity"]), name)
+            for name, job in sorted(jobs, key=_name)
+            if name in done
+        ]
+        made = function_named(product.make)(pieces, inputs, Chosen(run.recipe, product), run.place(product))
+    return _written(run, product, replace(made, facts={**made.facts, **about}, rows=made.rows or facts["rows"]), facts, started)
+
+
+def _name(job: tuple[str, Job]) -> str:
+    "Its name, to be sorted by"
+    return job[0]
+
+
+def _tail(uri: str) -> str:
+    "A file's name with that of its folder: enough to tell the files of a product apart"
+    return "/".join(uri.rsplit("/", 2)[-2:])
+
+
+def _hosts_of(identities: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    "Rows and galaxies by class: no galaxy is in two pieces"
     hosts: dict[str, dict[str, int]] = {}
-    counted: dict[str, dict[str, int]] = {}
-    for value in done.values():
-        for group, count in value["identity"].get("hosts", {}).items():
+    for one in identities:
+        for group, count in one.get("hosts", {}).items():
             kept = hosts.setdefault(group, {"rows": 0, "hosts": 0})
             hosts[group] = {k: kept[k] + count[k] for k in kept}
-        for key, counts in value["identity"].items():
-            if key == "no_cutout":
-                total = counted.setdefault(key, {})
-                for why, n in counts.items():
-                    total[why.split(" of brick")[0]] = total.get(why.split(" of brick")[0], 0) + n
-    content = {brick: value["identity"]["content"] for brick, value in done.items()}
-    rows, aside = sum(v["identity"]["rows"] for v in done.values()), set_aside(outcomes)
-    facts = {**known, "rows": rows, "hosts": hosts, "bricks": len(done), "content": content, "set_aside": sorted(aside), **counted}
-    skipped = sum(v["skipped"] for v in done.values())
-    sizes = {brick: entry[0] for brick, value in done.items() for entry in value["run"].get("files", {}).values()}
-    about = run_facts(started, rows, engine=run.engine.kind, skipped=skipped, set_aside=aside, sizes=sizes)
-    return write_receipt(Receipt(product.name, facts, about), uri)
+    return hosts
+
+
+def _without_cutout(identities: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    "Galaxies without a usable cutout by reason, where a product counts them"
+    if not any("no_cutout" in one for one in identities):
+        return {}
+    total: dict[str, int] = {}
+    for one in identities:
+        for why, n in one.get("no_cutout", {}).items():
+            reason = why.split(" of brick")[0]
+            total[reason] = total.get(reason, 0) + n
+    return {"no_cutout": total}
 
 # %% ../../nbs/run/products.ipynb #5c3510f7
 def verify(

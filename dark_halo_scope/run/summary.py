@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'verdict_section', 'sky_section', 'parent_section', 'stamps_section', 'test_scores', 'metric_row',
-           'learning_section', 'gates_section', 'anchors_section', 'completeness_section', 'candidates_section',
-           'files_section', 'report_cards', 'write_report']
+           'alike_rows', 'learning_section', 'gates_section', 'anchors_section', 'completeness_section', 'number',
+           'candidates_section', 'files_section', 'report_cards', 'write_report']
 
 # %% ../../nbs/run/summary.ipynb #9dc56a2d
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from ..base.jsonable import plain, read_json
 from ..base.receipts import read_receipt, read_table
 from ..base.storage import exists, write_bytes
 from ..report import figures
-from ..report.pages import Section, render_page
+from ..report.pages import Link, Section, add_gates, render_page
 from .products import Run, asked_for, given, opened, product_files, state, verdict_of
 from ..search.completeness import completeness_from
 from ..stamps.codec import decode
@@ -107,12 +107,10 @@ def stamps_section(run: Run) -> Section:
             "Sheet of injected stamps and controls",
             "Injections by rising signal-to-noise, then controls: other galaxies, as they are.",
         )
-    section.text = [
-        "Stamps and the galaxies behind them: 5 stamps of one galaxy are one galaxy.",
-        "What each visibility cut would leave of the injections:",
-    ]
-    section.add_table([{"set": k, "stamps": v["rows"], "unique hosts": v["hosts"]} for k, v in hosts.items()])
-    section.add_table(attrition_of_stamps(files))
+    section.text = list(read_receipt(run.address("plan")).run["controls"])
+    counted = [{"set": k, "stamps": v["rows"], "unique hosts": v["hosts"]} for k, v in hosts.items()]
+    section.add_table(counted, "Stamps and the galaxies behind them: 5 stamps of one galaxy are one galaxy.")
+    section.add_table(attrition_of_stamps(files), "What each visibility cut would leave of the injections:")
     return section
 
 # %% ../../nbs/run/summary.ipynb #a6cf71d2
@@ -139,6 +137,27 @@ def metric_row(measured: Any) -> dict[str, Any]:
     }
 
 # %% ../../nbs/run/summary.ipynb #59753e19
+def alike_rows(
+    summary: dict[str, Any],  # summary.json of a training
+) -> list[dict[str, Any]]:
+    "AUROC on the split that chose and on the one that reports, both on stamps that pass the cuts of training"
+    rows = []
+    for role in ("chosen_on", "reported_on"):
+        if measured := summary[role]:
+            low, high = measured["intervals"]["auroc"]
+            counts = {"injections": measured["n_lens"], "negatives": measured["n_other"]}
+            rows.append(
+                {
+                    "stamps": f"{measured['split']}, after the cuts of training",
+                    "AUROC": measured["auroc"],
+                    "low": low,
+                    "high": high,
+                    **counts,
+                }
+            )
+    return rows
+
+# %% ../../nbs/run/summary.ipynb #d079f6c2
 def learning_section(run: Run) -> Section:
     "Training curve and ROC with intervals"
     history, summary = read_json(run.path("model", "history.json")), read_json(run.path("model", "summary.json"))
@@ -151,13 +170,14 @@ def learning_section(run: Run) -> Section:
         figures.training_figure(rows, [("train loss", "val loss"), ("AUROC (val)",)], summary["best"]["epoch"]),
         "Loss and AUROC against epoch",
     )
+    section.add_table(alike_rows(summary))
     logit, label, host = test_scores(run)
     points = [tpr_at_fpr(logit, label, fpr, host) for fpr in (0.1, *run.recipe.anchors.fprs)]
     curve = roc(logit, label)
     section.add_figure(
         figures.roc_figure({"held-out sky": (curve.fpr, curve.tpr)}, points, 1 / max(curve.n_neg, 1)),
         "ROC on a logarithmic axis",
-        "On held-out sky. Bars: 95 % intervals that include the threshold's own scatter.",
+        "On held-out sky, every injection: also those that the cuts of training leave out, so this area is not the one above. Bars: 95 % intervals that include the threshold's own scatter.",
     )
     section.add_table([metric_row(m) for m in (auroc(logit, label, host), *points)])
     return section
@@ -169,10 +189,7 @@ def gates_section(run: Run, product: str, title: str) -> Section:
     section.text = [
         f"A gate fails when its number is beyond the threshold and its interval excludes chance (alpha = {run.recipe.gates.alpha:g})."
     ]
-    section.add_figure(figures.gate_figure(rows), "Every gate's value over its threshold")
-    section.add_table(
-        [{"gate": r["name"], "value": r["value"], "threshold": r["threshold"], "verdict": r["passed"], "why": r["why"]} for r in rows]
-    )
+    add_gates(section, rows)
     for row in rows:
         if row["name"] == "calibration" and (drawn := figures.gate_curve(row)) is not None:
             section.add_figure(drawn, "Reliability: probability against frequency", row["why"])
@@ -205,6 +222,9 @@ def completeness_section(run: Run) -> Section:
         f"Injections above the candidates' threshold (logit {cut['logit']:.3g}, which {cut['above']} of {cut['negatives']} galaxies without a lens in '{cut['split']}' reach), before any visibility cut, weighted by the survey's area; {summary['missed_area']:.0%} of that area has seeing and depth under which nothing was injected.",
         "Every number is a mean over the prior below, as drawn. Hatched cells hold few injections, crossed ones none.",
     ]
+    if beyond := {name: n for name, n in summary["outside"].items() if n}:
+        counts = ", ".join(f"{n} in {name}" for name, n in beyond.items())
+        section.text.append(f"Of {summary['injections']} injections some lie beyond the edges of a map and in none of its cells: {counts}.")
     if "theta_E" in maps:
         curve = figures.completeness_curve(maps["theta_E"], listed.get("theta_E"))
         section.add_figure(
@@ -214,7 +234,7 @@ def completeness_section(run: Run) -> Section:
         )
     if "theta_E x psfsize_r" in maps:
         section.add_figure(figures.completeness_heatmap(maps["theta_E x psfsize_r"]), "Completeness over theta_E and seeing")
-    section.add_table(summary["prior"])
+    section.add_table([{k: r[k] for k in ("quantity", "unit", "median", "5 %", "95 %")} for r in summary["prior"]], "The injections:")
     classes = [(who, m["observability"]) for who, m in (("injections", maps), ("listed", listed)) if "observability" in m]
     section.add_table(
         [
@@ -235,6 +255,11 @@ def completeness_section(run: Run) -> Section:
     return section
 
 # %% ../../nbs/run/summary.ipynb #462973d9
+def number(value: float | None) -> str:
+    "Two digits, or what stands where there is no number"
+    return "no number" if value is None else f"{value:.2f}"
+
+
 def candidates_section(run: Run, rows: int = 24) -> Section:
     "The list with its pictures, and a census beside its forecast where there is one"
     table, summary = columns_of(opened(run, "candidates").read()), read_json(run.path("candidates", "candidates.json"))
@@ -243,33 +268,36 @@ def candidates_section(run: Run, rows: int = 24) -> Section:
     section, (low, high), n = Section("Candidates"), run.recipe.candidates.prevalence, min(rows, len(table["name"]))
     section.text = [
         f"Searched: the galaxies of split {', '.join(run.recipe.candidates.splits)}, which no training saw, and around every known lens those that pass the same cuts; {summary['attrition'][0]['before']:,} in all.",
-        f"Expected of the list, from '{run.recipe.candidates.rates_split}' and a prevalence of {low:.2%} to {high:.2%}: a purity of {forecast['purity']:.2f} [{forecast['purity_lo']:.2f}, {forecast['purity_hi']:.2f}]; by calibrated probability {summary['mean_p_lens'] or float('nan'):.2f}.",
+        f"Expected of the list, from '{run.recipe.candidates.rates_split}' and a prevalence of {low:.2%} to {high:.2%}: a purity of {forecast['purity']:.2f} [{forecast['purity_lo']:.2f}, {forecast['purity_hi']:.2f}]; by calibrated probability {number(summary['mean_p_lens'])}.",
     ]
     kinds = census["kinds"] if census else ["known" if k else "new" for k in table["known_as"]]
     if census:
         p = census["purity"]
         section.text.append(
-            f"By the census: {p['found']} of {p['n']} candidates are lenses, {p['value'] or float('nan'):.2f} [{p['lo']:.2f}, {p['hi']:.2f}]."
+            f"By the census: {p['found']} of {p['n']} candidates are lenses, {number(p['value'])} [{p['lo']:.2f}, {p['hi']:.2f}]."
         )
     if n:
         titles = [f"{i + 1}: {kinds[i]}, p {table['p_lens'][i]:.2f}" for i in range(n)]
         section.add_figure(figures.stamp_sheet(decode(stamps.slice(0, n)), titles, run.recipe.sky.bands), "Sheet of the first candidates")
     if census:
-        section.add_table(census["lenses"])
-    section.add_table(summary["attrition"])
+        section.add_table([{k: r[k] for k in ("step", "lenses")} for r in census["lenses"]], "What became of the lenses:")
+    section.add_table([{k: r[k] for k in ("cut", "before", "kept")} for r in summary["attrition"]], "Galaxies left after each cut:")
     kind, count = np.unique(kinds, return_counts=True)
     section.add_table([{"candidates are": k, "n": c} for k, c in sorted(zip(kind.tolist(), count.tolist()), key=lambda row: -row[1])])
     section.add_table(
         [
             {
                 "rank": i + 1,
-                "name": table["name"][i],
+                "name": Link(table["name"][i], table["viewer"][i]),
+                "ra": f"{table['ra'][i]:.5f}",
+                "dec": f"{table['dec'][i]:+.5f}",
                 "logit": table["logit"][i],
                 "p_lens": table["p_lens"][i],
                 "known as": table["known_as"][i] or "-",
             }
             for i in range(min(10, n))
-        ]
+        ],
+        f"The first {min(10, n)} of {len(table['name'])}; each name leads to the survey's viewer:",
     )
     return section
 
@@ -321,8 +349,9 @@ def report_cards(
         cards.append((f"{read_receipt(run.address('stamps')).identity['rows']:,}", "stamps, painted or left as controls"))
     if "scores" in done:
         rate = tpr_at_fpr(*test_scores(run)[:2], 0.01, test_scores(run)[2])
-        value = f"{rate.value:.0%}" if rate.status == "ok" else "too few"
-        cards.append((value, f"of {rate.n_pos:,} held-out injections found at FPR 1 % [{rate.lo:.0%}, {rate.hi:.0%}]"))
+        span = f"{rate.lo:.0%} to {rate.hi:.0%}"
+        value, more = (f"{rate.value:.0%}", f" [{span}]") if rate.status == "ok" else (span, "; too few negatives for a number")
+        cards.append((value, f"of {rate.n_pos:,} held-out injections found at FPR 1 %{more}"))
     if "stage0" in done and (report := read_json(run.address("stage0"))).get("recall"):
         recall = report["recall"][0]
         cards.append((f"{recall['found']} of {recall['n']}", f"anchors above p = 0.5 [{recall['lo']:.0%}, {recall['hi']:.0%}]"))
@@ -330,8 +359,10 @@ def report_cards(
         cards.append((f"{read_receipt(run.address('candidates')).identity['rows']:,}", "candidates"))
     for name in ("gates", "score_gates"):
         if name in done:
-            rows = read_json(run.address(name))
-            cards.append((f"{sum(r['passed'] is True for r in rows)} of {len(rows)}", f"{name.replace('_', ' ')} passed"))
+            verdicts = [r["passed"] for r in read_json(run.address(name))]
+            tested = [v for v in verdicts if v is not None]
+            rest = f"; {len(verdicts) - len(tested)} not tested" if len(tested) < len(verdicts) else ""
+            cards.append((f"{sum(tested)} of {len(tested)}", f"{name.replace('_', ' ')} passed{rest}"))
     return cards
 
 
@@ -341,8 +372,9 @@ def write_report(
 ) -> str:  # The page's address
     "The report of a run, one self-contained page; also of a run that stopped"
     done = {name for name, why in state(run).items() if why == "done"}
-    sections = [verdict_section(run, failure), *(make(run) for name, make in SECTIONS if name in done), files_section(run)]
+    sections = [*(make(run) for name, make in SECTIONS if name in done), files_section(run)]
     lead = "Galaxies chosen, lensed arcs painted into them, a network trained, examined, and sent to search. Each number stands in a file beside this page."
     foot = f"dark_halo_scope {dark_halo_scope.__version__}, recipe '{run.recipe.name}', release {opened(run, 'release').uri}"
     title = f"Dark Halo Scope: {run.recipe.name}"
-    return write_bytes(render_page(title, lead, report_cards(run, done), sections, foot).encode(), run.path("report.html"))
+    page = render_page(title, lead, report_cards(run, done), sections, foot, verdict_section(run, failure))
+    return write_bytes(page.encode(), run.path("report.html"))

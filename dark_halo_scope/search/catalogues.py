@@ -39,7 +39,7 @@ def astropy_table(
             continue
         column = table[c.name].combine_chunks()
         absent, text = column.is_null().to_numpy(zero_copy_only=False), pa.types.is_string(column.type)
-        values = column.fill_null("" if text else 0).to_numpy(zero_copy_only=False)
+        values = column.fill_null("" if text else False if pa.types.is_boolean(column.type) else 0).to_numpy(zero_copy_only=False)
         values = values.astype(str) if text else values
         kept = MaskedColumn(values, mask=absent) if absent.any() else values
         out[c.name] = kept
@@ -90,21 +90,25 @@ def fits_bytes(
     for c in table.itercols():
         values = np.asarray(c)
         mask = getattr(c, "mask", np.zeros(len(values), bool))
+        if values.dtype.kind == "b" and mask.any():
+            values = values.astype(np.int16)  # A truth value of FITS cannot be absent
+        null = np.iinfo(values.dtype).min if values.dtype.kind == "i" and mask.any() else None
         if values.dtype.kind == "U":
             values = np.array([ascii_text(v).encode() for v in values.tolist()] or [b""], bytes)[: len(values)]
             code = f"{max(values.dtype.itemsize, 1)}A"
         else:
             code = {"i2": "I", "i4": "J", "i8": "K", "f4": "E", "f8": "D", "b1": "L"}[values.dtype.str[1:]]
-            values = np.where(mask, np.nan, values).astype(values.dtype) if values.dtype.kind == "f" else values
-        columns.append(fits.Column(c.info.name, code, unit=str(c.info.unit) if c.info.unit else None, array=values))
+            absent = np.nan if values.dtype.kind == "f" else null
+            values = values if absent is None else np.where(mask, absent, values).astype(values.dtype)
+        columns.append(fits.Column(c.info.name, code, null=null, unit=str(c.info.unit) if c.info.unit else None, array=values))
     hdu = fits.BinTableHDU.from_columns(columns, name=name)
     for i, c in enumerate(table.itercols(), 1):
-        hdu.header[f"TCOMM{i}"] = c.info.description
+        hdu.header[f"TCOMM{i}"] = ascii_text(c.info.description or "")
         if c.info.meta.get("ucd"):
             hdu.header[f"TUCD{i}"] = c.info.meta["ucd"]
     hdu.header["RADESYS"] = "ICRS"
     for key, value in table.meta.items():
-        hdu.header[f"HIERARCH {key}"] = str(value) if isinstance(value, tuple | list) else value
+        hdu.header[f"HIERARCH {key}"] = ascii_text(str(value)) if isinstance(value, str | tuple | list) else value
     planes = [fits.ImageHDU(pixels, fits.Header(dict(header)), name=title) for title, (pixels, header) in (images or {}).items()]
     buffer = io.BytesIO()
     fits.HDUList([fits.PrimaryHDU(), hdu, *planes]).writeto(buffer)
@@ -269,22 +273,25 @@ def list_table(
 
 
 def table_files(
-    table: Table,  # From `astropy_table` or `list_table`, with name, ra, dec
+    table: Table,  # From `astropy_table` or `list_table`, with name, and ra, dec where its rows are places
     stem: str,  # The files' address without its ending
     name: str,  # Of the table in FITS and VOTable
     known: np.ndarray | None = None,  # (n,) bool: drawn in the colour of known lenses
     description: str = "",
-) -> dict[str, bytes]:  # Address -> content of .csv, .ecsv, .fits, .vot, .viewer.csv and .reg
+    parquet: str = "parquet",  # Ending of the Parquet copy; empty where the product beside it is that copy
+) -> dict[str, bytes]:  # Address -> content of .csv, .ecsv, .fits, .vot, .parquet, and of places .viewer.csv and .reg
     "One table in the formats that other programs read"
-    places = table["name"].tolist(), np.asarray(table["ra"]), np.asarray(table["dec"])
-    mark = np.zeros(len(table), bool) if known is None else known
     contents = {
         "csv": csv_bytes(table),
         "fits": fits_bytes(table, name.upper()),
         "vot": votable_bytes(table, name, description),
         "ecsv": ecsv_bytes(table),
     }
-    contents |= {"viewer.csv": viewer_csv(*places, mark), "reg": ds9_regions(*places, mark)}
+    contents |= {parquet: parquet_bytes(table)} if parquet else {}
+    if {"ra", "dec"} <= set(table.colnames):
+        places = table["name"].tolist(), np.asarray(table["ra"]), np.asarray(table["dec"])
+        mark = np.zeros(len(table), bool) if known is None else known
+        contents |= {"viewer.csv": viewer_csv(*places, mark), "reg": ds9_regions(*places, mark)}
     return {f"{stem}.{ending}": data for ending, data in contents.items()}
 
 # %% ../../nbs/search/catalogues.ipynb #206a3687
@@ -295,6 +302,6 @@ def catalogue_files(
     meta: Mapping[str, Any] | None = None,  # Said in every header
     description: str = "",
 ) -> dict[str, bytes]:  # As from `table_files`
-    "The list of candidates in the formats that other programs read"
+    "The list of candidates in the formats that other programs read; its Parquet copy is the product"
     known = ~table["known_as"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
-    return table_files(astropy_table(table, "candidates", bands, meta), stem, "candidates", known, description)
+    return table_files(astropy_table(table, "candidates", bands, meta), stem, "candidates", known, description, parquet="")

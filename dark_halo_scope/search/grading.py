@@ -24,11 +24,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..base.draws import draw_key, uniforms_table
 from ..base.errors import BadInput, unknown_name
-from ..base.receipts import read_table
+from ..base.receipts import read_schema, read_table
 from ..base.skylist import read_names
 from ..base.storage import exists, filesystem, is_folder, join, list_files, read_bytes, scheme_of
 from ..stamps.codec import decode, stored_bands
@@ -78,12 +77,7 @@ def parquet_columns(
     uri: str,  # A Parquet file
 ) -> list[str]:
     "The names of its columns; raises BadInput when it cannot be read"
-    system, path = filesystem(uri)
-    try:
-        with system.open_input_file(path) as source:
-            return pq.read_schema(source).names
-    except (pa.ArrowInvalid, OSError) as error:
-        raise BadInput(f"{uri}: not readable as Parquet ({' '.join(str(error).split())[:200]})") from None
+    return list(read_schema(uri).names)
 
 
 def parquet_files(
@@ -194,6 +188,7 @@ def read_deck(
     lenses: str = "",  # Known lenses: stamps product, or list of names
     non_lenses: str = "",  # Known non-lenses: the same
     known: bool = False,  # Candidates with `known_as` count as planted lenses
+    only: str = "",  # List of the candidates' names that are graded; empty: all
 ) -> Deck:
     "The deck from its files; raises BadInput saying what is missing or wrong where"
     table = read_table(candidates)
@@ -203,6 +198,12 @@ def read_deck(
     if not names:
         raise BadInput(f"{candidates}: the candidate list is empty, expected at least one candidate")
     once_each(names, candidates)
+    if only:
+        wanted = set(read_names(only))
+        if strange := sorted(wanted - set(names)):
+            raise BadInput(f"{only}: {len(strange)} of {len(wanted)} names are not candidates (first: {strange[0]})")
+        table = table.filter(pa.array([name in wanted for name in names]))
+        names = [name for name in names if name in wanted]
     identity = table.select(["name", *(c for key in KEYS[1:] for c in key if c in table.column_names)])
     deck = Deck(tuple(names), *stamps_of(identity, stamps or stamps_beside(candidates)), ("",) * len(names))
     if known and "known_as" in table.column_names:

@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
-from ..base.galaxy import galaxy_key
+from ..base.galaxy import IDENTITY, galaxy_key
 from ..base.jsonable import as_json
 from ..base.products import Chosen, Input, Inputs, Made, Place, Product
+from ..base.receipts import read_schema, read_tables
 from ..base.skylist import read_positions
 from ..base.sphere import nearest
 from ..base.storage import join
 from ..injection.places import place_stamps
-from ..injection.products import open_plan
 from ..learning.products import networks
 from ..parent.products import searched_galaxies
 from .candidates import CandidateList, Threshold, choose_threshold, known_list, list_candidates, rate_rows
@@ -51,7 +52,7 @@ from ..survey.bricks import brick_areas
 from ..survey.coadds import cutouts_at
 from ..survey.release import Release
 from ..trust.anchors import Share, share
-from ..trust.products import PACKAGED, columns_of, concat, list_file
+from ..trust.products import PACKAGED, columns_of, list_file
 
 # %% ../../nbs/search/products.ipynb #78f8b4fc
 @dataclass(frozen=True)
@@ -71,12 +72,13 @@ def labelled(
     lens: LensDefinition,
 ) -> Labelled:
     "Scored stamps of a split with their labels; raises BadInput when it has none of one class"
-    columns = columns_of(scores.read())
-    rows = {c: v[(columns["split"] == split) & (columns["label"] >= 0)] for c, v in columns.items()}
-    about = columns_of(concat(stamps.files(), ["task_id", "theta_E", "arc_mag_r", "weight"]))
+    mine = (pc.field("split") == split) & (pc.field("label") >= 0)
+    table = scores.read(["task_id", *IDENTITY, "split", "label", "logit"]).filter(mine)
+    about = read_tables(stamps.files(), ["task_id", "theta_E", "arc_mag_r", "weight"], pc.field("split") == split, ["split"])
     theta_E, arc, weight = (
-        looked_up(rows["task_id"], about["task_id"], about[c].astype(float))[0] for c in ("theta_E", "arc_mag_r", "weight")
+        looked_up(table["task_id"], about["task_id"], about[c].to_numpy().astype(float))[0] for c in ("theta_E", "arc_mag_r", "weight")
     )
+    rows = columns_of(table.drop_columns(["task_id", "split"]))
     keep = rate_rows(rows["label"], theta_E, arc, lens)
     if len(np.unique(rows["label"][keep])) < 2:
         others, lenses = int((rows["label"] == 0).sum()), int((rows["label"][keep] == 1).sum())
@@ -129,8 +131,8 @@ def searched(
     "The searched galaxies with their scores; a brick that was not searched is counted apart from a cutout that could not be made"
     names = ["release", "brickid", "objid", "brickname", "ra", "dec", "maskbits", "split", "psfdepth_r"]
     names += [f"{c}_{b}" for c in ("mag", "psfsize") for b in bands]
-    galaxies = columns_of(searched_galaxies(parent, recipe.splits).select(names))
-    scores = columns_of(concat(sky.files(), ["release", "brickid", "objid", "logit", "model_id"]))
+    galaxies = columns_of(searched_galaxies(parent, recipe.splits, names))
+    scores = columns_of(read_tables(sky.files(), [*IDENTITY, "logit", "model_id"]))
     keys, scored = galaxy_key(galaxies), galaxy_key(scores)
     order = np.argsort(scored)
     row = order[np.minimum(np.searchsorted(scored[order], keys), len(order) - 1)]
@@ -142,62 +144,40 @@ def searched(
 
 # %% ../../nbs/search/products.ipynb #78b11b43
 PLANNED = (
-    "task_id",
-    "split",
-    "is_control",
-    "weight",
-    "theta_E",
-    "z_l",
-    "src_kind",
-    "psfsize_r",
-    "psfdepth_r",
-    "release",
-    "brickid",
-    "objid",
+    *("task_id", "weight", "theta_E", "z_l", "src_kind", "psfsize_r", "psfdepth_r"),
+    *("arc_mag_r", "arc_inside_frac", "release", "brickid", "objid"),
 )
 
 
 def injections_of(
-    plan: Input,
     stamps: Input,
     scores: Input,
     split: str,
     threshold: float,  # A logit
 ) -> Injections:
     "Injections of a split before any visibility cut, found or not; raises BadInput when there is none"
-    assert plan.receipt is not None
-    schema = open_plan(plan.uri, plan.receipt.name).schema_arrow.names
-    columns = columns_of(plan.read([c for c in PLANNED if c in schema]))
-    painted, scored = (
-        columns_of(concat(stamps.files(), ["task_id", "arc_mag_r", "arc_inside_frac"])),
-        columns_of(scores.read(["task_id", "logit"])),
-    )
-    arc, arc_known = looked_up(columns["task_id"], painted["task_id"], painted["arc_mag_r"])
-    inside, _ = looked_up(columns["task_id"], painted["task_id"], painted["arc_inside_frac"])
-    logit, has_logit = looked_up(columns["task_id"], scored["task_id"], scored["logit"])
-    rows = (columns["split"] == split) & ~columns["is_control"].astype(bool) & arc_known
-    if not rows.any():
+    files = stamps.files()
+    names = [c for c in PLANNED if c in read_schema(files[0]).names]
+    rows = read_tables(files, names, (pc.field("split") == split) & ~pc.field("is_control"), ["split", "is_control"])
+    if not len(rows):
         raise BadInput(f"{stamps.uri}: no injection in split '{split}'")
-    kept = {c: v[rows] for c, v in columns.items()}
-    above = np.where(has_logit, logit, -np.inf)[rows] >= np.float32(threshold)
+    scored = scores.read(["task_id", "logit", "split"]).filter(pc.field("split") == split)
+    logit, known = looked_up(rows["task_id"], scored["task_id"], scored["logit"].to_numpy())
+    kept = columns_of(rows.drop_columns(["task_id"]))
+    above = np.where(known, logit, -np.inf) >= np.float32(threshold)
     return injections_table(
-        above,
-        galaxy_key(kept),
-        kept | {"arc_mag_r": arc[rows].astype(float), "arc_inside_frac": inside[rows].astype(float)},
-        kept["weight"],
+        above, galaxy_key(kept), kept | {c: kept[c].astype(float) for c in ("arc_mag_r", "arc_inside_frac")}, kept["weight"]
     )
 
 # %% ../../nbs/search/products.ipynb #ce4058ef
 def looked_up(
-    wanted: np.ndarray,  # (n,) names
-    names: np.ndarray,  # (m,) names, each once
+    wanted: pa.ChunkedArray,  # (n,) names
+    names: pa.ChunkedArray,  # (m,) names, each once
     values: np.ndarray,  # (m,)
 ) -> tuple[np.ndarray, np.ndarray]:  # (n,) values, and whether there is one
     "Values by name"
-    wanted, names = wanted.astype(str), names.astype(str)
-    order = np.argsort(names)
-    row = order[np.minimum(np.searchsorted(names[order], wanted), len(order) - 1)]
-    return values[row], names[row] == wanted
+    row = pc.fill_null(pc.index_in(wanted, value_set=names.combine_chunks()), -1).to_numpy()
+    return (values[row] if len(values) else np.zeros(len(row), values.dtype)), row >= 0
 
 # %% ../../nbs/search/products.ipynb #68700810
 def listed_lenses(
@@ -258,7 +238,7 @@ def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     "Phase 6: the share of injections found, by what they are and where they lie, beside listed lenses; also for FITS and ECSV"
     own = recipe.completeness
     threshold = threshold_of(inputs["scores"], inputs["stamps"], recipe.candidates)
-    drawn = injections_of(inputs["plan"], inputs["stamps"], inputs["scores"], own.split, threshold.logit)
+    drawn = injections_of(inputs["stamps"], inputs["scores"], own.split, threshold.logit)
     weights, missed = drawn["weight"], 0.0
     if own.by_area:
         axes = [Axis(name, own.edges[name]) for name in ("psfsize_r", "depth_r") if name in own.edges]
@@ -275,6 +255,7 @@ def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     meta = {"threshold": threshold.logit, "threshold by": f"{threshold.by} {threshold.asked:g}", "split": own.split, "level": own.level}
     told = forecasts(maps, lenses) if lenses is not None else {}
     summary = {"threshold": asdict(threshold), "prior": prior_rows(drawn), "plan": recipe.plan.prior, "missed_area": missed}
+    summary |= {"injections": len(drawn["found"]), "outside": {name: m.outside for name, m in maps.maps.items()}}
     files = {
         "completeness.fits": completeness_fits(maps, beside, meta),
         "completeness.ecsv": ecsv_bytes(astropy_table(table, "completeness", meta=meta)),
@@ -306,7 +287,7 @@ def compared_given(
 # %% ../../nbs/search/products.ipynb #04724ef8
 def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     "Phase 7: the list of candidates; raises BadInput when threshold and scores are of different networks"
-    own, scores = recipe.candidates, inputs["scores"]
+    own, scores, release = recipe.candidates, inputs["scores"], Release(inputs["release"].uri)
     found = searched(inputs["sky"], inputs["parent"], own, recipe.sky.bands)
     if (named := scores.read(["model_id"])["model_id"][0].as_py()) != found.network:
         raise BadInput(f"the sky was scored by network {found.network}, the threshold's stamps by {named}; run phase5_score again")
@@ -314,7 +295,16 @@ def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     expected = yield_of(scores, inputs["stamps"], inputs["parent"], threshold, own)
     calibrator = networks((join(inputs["model"].uri, "best.pt"),), (inputs["model"].label,)).calibrator
     listed = list_candidates(
-        found.galaxies, found.galaxies["logit"], found.network, threshold, expected, calibrator, compared["lists"], own, recipe.sky.bands
+        found.galaxies,
+        found.galaxies["logit"],
+        found.network,
+        threshold,
+        expected,
+        calibrator,
+        compared["lists"],
+        own,
+        recipe.sky.bands,
+        release.facts.link_layer,
     )
     listed = replace(listed, attrition=[*search_attrition(found), *listed.attrition])
     files = catalogue_files(
@@ -325,7 +315,7 @@ def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     if compared["census"] is not None:
         census = beside_census(listed, found, compared["census"], columns_of(inputs["anchors"].value), own.known_arcsec)
         files["candidates/census.json"] = as_json(asdict(census))
-    stamps = candidate_stamps(listed, Release(inputs["release"].uri), recipe.sky)
+    stamps = candidate_stamps(listed, release, recipe.sky)
     return Made(listed.table, {"candidates/_stamps.parquet": stamps}, files, rows=len(found.galaxies["logit"]))
 
 # %% ../../nbs/search/products.ipynb #88a0e56a
@@ -408,7 +398,7 @@ PRODUCTS = (
         "the share of lenses that the search finds, by what they are and where",
         "phase6_completeness",
         "completeness.parquet",
-        ("plan", "stamps", "scores", "parent", "sky", "anchors"),
+        ("stamps", "scores", "parent", "sky", "anchors"),
         ("completeness", "candidates", "sky", "plan.prior"),
         make="search.products:completeness",
     ),

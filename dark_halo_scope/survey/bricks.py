@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..base.errors import BadInput, unknown_name
+from ..base.sphere import on_sky
 
 # %% ../../nbs/survey/bricks.ipynb #ab826a83
 BRICK_SIZE = 0.25  # [deg]
@@ -40,9 +41,7 @@ def brick_ids(
     dec: ArrayLike,  # Declination [deg]
 ) -> np.ndarray:  # int64 ids, 1..662174
     "The brick whose own area holds each position; raises BadInput where a position is not on the sky"
-    ra, dec = np.asarray(ra, np.float64), np.asarray(dec, np.float64)
-    if not (np.isfinite(ra).all() and (np.abs(dec) <= 90).all()):
-        raise BadInput("positions: expected finite right ascensions and declinations between -90 and 90 degrees")
+    ra, dec = on_sky(ra, dec)
     ra = ra % 360.0
     row = np.clip(np.floor((dec + 90.0 + BRICK_SIZE / 2) / BRICK_SIZE).astype(np.int64), 0, N_ROWS - 1)
     columns = row_columns()[row]

@@ -71,9 +71,11 @@ def plan_fetch(
     bands: Sequence[str] = ("g", "r", "z"),
 ) -> FetchPlan:
     "The files that are missing from a copy, brick by brick; raises BadInput for an unknown band or brick name"
-    pairs = [pair for brick in sorted(set(bricks)) for pair in zip(brick_files(source, brick, bands), brick_files(copy, brick, bands))]
-    todo = tuple(pair for pair in pairs if not exists(sum_path(pair[1])))
-    size = sum(TYPICAL_MB[kind] * 1e6 for _, target in todo for kind in TYPICAL_MB if f"-{kind}" in target.rsplit("/", 1)[-1])
+    names, kinds = sorted(set(bricks)), [*(kind for kind in KINDS for _ in parse_bands(bands)), "maskbits"]
+    files = [(brick_files(source, brick, bands), brick_files(copy, brick, bands)) for brick in names]
+    pairs = [(kind, pair) for here, there in files for kind, pair in zip(kinds, zip(here, there), strict=True)]
+    missing = [(kind, pair) for kind, pair in pairs if not exists(sum_path(pair[1]))]
+    todo, size = tuple(pair for _, pair in missing), sum(TYPICAL_MB[kind] * 1e6 for kind, _ in missing)
     return FetchPlan(todo, len(pairs) - len(todo), size)
 
 # %% ../../nbs/survey/cache.ipynb #5e7fcc38
@@ -165,7 +167,7 @@ def copy_bricks(
     facts: dict[str, Any] = {"bricks": len(names), "files": len(targets), "bands": ",".join(bands), "content": content.hexdigest()}
     aside = sorted(name.rsplit("/", 1)[-1] for name in result.set_aside)
     run = run_facts(started, result.files, fetched=result.files, megabytes=round(result.size / 1e6, 3), set_aside=result.set_aside)
-    return write_receipt(Receipt("coadds", identity_of(None, inputs, set_aside=aside, **facts), run), copy.path("coadd"))
+    return write_receipt(Receipt("coadds", identity_of(None, inputs, set_aside=aside, **facts), run), copy.coadds())
 
 # %% ../../nbs/survey/cache.ipynb #202971b5
 def mark_used(
@@ -187,7 +189,8 @@ def trim(
     if scheme_of(copy.root) != "file":
         raise BadInput(f"{copy.root}: only a copy on a local disk can be trimmed")
     kept, bricks = set(keep), []
-    for folder in Path(filesystem(copy.path("coadd"))[1]).glob("*/*"):
+    below = copy.coadd_folder("0000p000").removeprefix(copy.coadds()).count("/")
+    for folder in Path(filesystem(copy.coadds())[1]).glob("/".join("*" * below)):
         files = [file for file in folder.iterdir() if file.is_file()]
         used = max((file.stat().st_mtime_ns for file in files), default=0)
         bricks.append((used, folder.name, folder, sum(file.stat().st_size for file in files)))

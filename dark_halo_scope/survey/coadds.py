@@ -15,6 +15,7 @@ import numpy as np
 from ..base.errors import BadInput
 from ..base.schema import parse_bands
 from .bricks import brick_ids, brick_names
+from .facts import house_bits
 from .fitsfile import CardValue
 from .maskbits import bad_pixels
 from .release import Release
@@ -155,7 +156,7 @@ def read_cutouts(
         image[inside, b] = read_stamps(brick.image[b], *corners, n_pix)
         invvar[inside, b] = read_stamps(brick.invvar[b], *corners, n_pix)
         psfsize[inside, b] = read_stamps(brick.psfsize[b], *centres, 1)[:, 0, 0]
-    maskbits[inside] = read_stamps(brick.maskbits, *corners, n_pix)
+    maskbits[inside] = house_bits(read_stamps(brick.maskbits, *corners, n_pix), release.facts.maskbits)
     why = what_is_wrong(image, invvar, psfsize, inside, bands, brickname)
     dx, dy = ((position - corner - (n_pix - 1) / 2) * brick.pixscale for position, corner in ((x, x0), (y, y0)))
     dx, dy = np.where(inside, dx, np.nan), np.where(inside, dy, np.nan)

@@ -217,13 +217,15 @@ CRITERIA = (
 def against_criteria(
     values: Mapping[str, float | None],  # key -> value; missing, None or not-a-number: not measured
 ) -> list[dict[str, Any]]:  # what, wanted, value, met: yes, NO, not measured or shown
-    "Every criterion beside its value"
+    "Every criterion beside its value; attention counts only where both classes are told apart at p = .5"
     if unknown := sorted(set(values) - {c.key for c in CRITERIA}):
         raise BadInput(f"criteria: {', '.join(unknown)} unknown, expected some of {', '.join(c.key for c in CRITERIA)}")
+    # Where everything is called by one name, looking at the arc decides nothing.
+    decides = all(values.get(key) != 0.0 for key in ("accuracy_lens", "accuracy_other"))
     rows = []
     for c in CRITERIA:
         value = values.get(c.key)
-        known = value is not None and not math.isnan(value)
+        known = value is not None and not math.isnan(value) and (decides or c.key != "attention")
         met = "not measured" if not known else "shown" if c.wanted == "shown" else "yes" if c.least <= float(value or 0) <= c.most else "NO"
         rows.append({"what": c.what, "wanted": c.wanted, "value": value if known else None, "met": met})
     return rows
@@ -242,7 +244,7 @@ def score_values(
     out |= {"tp": int((called & y).sum()), "fp": int((called & ~y).sum()), "fn": int((~called & y).sum()), "tn": int((~called & ~y).sum())}
     out["auroc"] = auroc(logit, y, hosts).value
     out["precision_90"] = precision_at_recall(logit, y, 0.9).value
-    calibration = calibration_gate(np.asarray(p_lens, float), y, recipe)
+    calibration = calibration_gate(np.asarray(p_lens, float), y, recipe, hosts)
     out["ece_excess"] = calibration.value - calibration.threshold
     whole = tpr_at_fpr(logit, y, 1e-3, hosts)
     out["tpr_1e3"] = whole.value if whole.status == "ok" else math.nan
@@ -251,9 +253,9 @@ def score_values(
         point = tpr_at_fpr(logit[easy], y[easy], 1e-2, None if hosts is None else hosts[easy])
         out["easy_tpr"] = point.value if point.status == "ok" else math.nan
         out["invisible"] = invisible_gate(np.asarray(p_lens), y, columns["arc_snr"], recipe).value
-        out["theta_rise"] = physics_gate(logit, y, columns["theta_E"], recipe).value
+        out["theta_rise"] = physics_gate(logit, y, columns["theta_E"], recipe, hosts).value
     if "brickname" in columns:
-        out["brick_spread"] = brick_gate(logit, y, columns["brickname"]).value
+        out["brick_spread"] = brick_gate(logit, y, columns["brickname"], hosts=hosts).value
     return out
 
 # %% ../../nbs/trust/generations.ipynb #bb33c65f

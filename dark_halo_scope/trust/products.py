@@ -6,8 +6,8 @@
 __all__ = ['PACKAGED', 'PLACE', 'ABOUT', 'VISIBILITY', 'PRODUCTS', 'ListRecipe', 'list_file', 'joined_lists', 'given_table',
            'known_given', 'anchors_given', 'impostors_given', 'single_image_given', 'predecessor_given', 'gates',
            'judged', 'score_gates', 'stamp_columns', 'columns_of', 'concat', 'mined_wanted', 'mine_negatives',
-           'attrition_of_stamps', 'diagnostics', 'ring_attention', 'examine', 'known_look_alikes', 'held_out',
-           'stage_zero']
+           'attrition_of_stamps', 'diagnostics', 'ring_attention', 'anchor_verdicts', 'examine', 'known_look_alikes',
+           'held_out', 'stage_zero']
 
 # %% ../../nbs/trust/products.ipynb #d7b8017f
 from collections.abc import Mapping, Sequence
@@ -167,7 +167,7 @@ def score_gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
         raise BadInput(
             f"{inputs['scores'].uri}: the network is not calibrated, so its probabilities cannot be judged; see not_calibrated in its receipt"
         )
-    about = {"brickname": scores["brickname"][rows], "theta_E": theta_E, "arc_snr": arc_snr}
+    about = {"host": galaxy_key(scores)[rows], "brickname": scores["brickname"][rows], "theta_E": theta_E, "arc_snr": arc_snr}
     return judged(run_score_gates(scores["logit"][rows], p, scores["label"][rows], about, recipe.gates))
 
 # %% ../../nbs/trust/products.ipynb #7de62706
@@ -283,6 +283,16 @@ def ring_attention(inputs: Inputs, recipe: Chosen, lenses: int = 12) -> list[dic
     return attention_by_epoch([*kept, join(model.uri, "best.pt")], decode(some.take(clear)), {"ring": ring}, meta)[0]
 
 # %% ../../nbs/trust/products.ipynb #b0703284
+def anchor_verdicts(
+    anchors: Mapping[str, np.ndarray],  # name, ra, dec
+    cut: Cutouts,  # (n,) their cutouts
+    recipe: Any,  # An `AnchorRecipe`
+) -> np.ndarray:  # (n,) "ok", or why the anchor is left out
+    "What the guards say of each anchor"
+    images = {i: cut.image[i] for i in np.flatnonzero(cut.ok).tolist()}
+    return np.where(cut.ok, check_anchors(dict(anchors), images=images, recipe=recipe)["verdict"], "no usable cutout").astype(str)
+
+
 def examine(
     anchors: Mapping[str, np.ndarray],  # name, ra, dec, and what is known of them
     cut: Cutouts,  # (n,) their cutouts
@@ -293,8 +303,7 @@ def examine(
     refused: Mapping[str, int] | None = None,  # What was left out before, by reason
 ) -> tuple[StageZero, dict[str, np.ndarray]]:  # The report, and the anchors used with `logit`, `image`, `seeing`
     "Stage 0 on cutouts; raises BadInput when no anchor passes the guards"
-    images = {i: cut.image[i] for i in np.flatnonzero(cut.ok).tolist()}
-    verdict = np.where(cut.ok, check_anchors(dict(anchors), images=images, recipe=recipe)["verdict"], "no usable cutout").astype(str)
+    verdict = anchor_verdicts(anchors, cut, recipe)
     left = dict(refused or {}) | {str(r): int((verdict == r).sum()) for r in np.unique(verdict[verdict != "ok"])}
     used = np.flatnonzero(verdict == "ok")
     if not len(used):
@@ -405,7 +414,7 @@ PRODUCTS = (
         "controls that a network took for lenses",
         "phase5_train",
         "hard_negatives.parquet",
-        ("stamps", "shards", "gates", "known"),
+        ("stamps", "shards", "gates", "known", "look_alikes"),
         ("train", "negatives"),
         make="trust.products:mine_negatives",
         guards=("gates",),

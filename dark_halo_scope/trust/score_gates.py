@@ -8,13 +8,13 @@ __all__ = ['SCORE_FAULTS', 'calibration_gate', 'saturation_gate', 'invisible_gat
 
 # %% ../../nbs/trust/score_gates.ipynb #378010ec
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
+from ..learning.diagnostics import brick_aurocs, theta_aurocs
 from ..stats.calibration import binary_score_frac, reliability
-from ..stats.metrics import auc_influence, auroc, bin_names, binned, clopper_pearson, clustered_sd, top_of_scores
+from ..stats.metrics import clopper_pearson, top_of_scores
 from .gates import GateRecipe, GateResult, not_checked
 
 # %% ../../nbs/trust/score_gates.ipynb #50037307
@@ -22,12 +22,14 @@ def calibration_gate(
     p: np.ndarray,  # (n,) probabilities
     labels: np.ndarray,  # (n,) 0 or 1
     recipe: GateRecipe,
+    hosts: np.ndarray | None = None,  # (n,) which galaxy; every stamp its own if None
 ) -> GateResult:
-    "Whether the probabilities have come apart from the frequencies"
-    rel = reliability(p, labels)
+    "Whether the probabilities have come apart from the frequencies, by more than chance gives so many galaxies"
+    rel = reliability(p, labels, hosts=hosts, alpha=recipe.alpha)
     limit = max(recipe.calibration_error, rel.ece_chance)
-    why = f"expected calibration error {rel.ece:.3f} on {len(p):,} stamps, allowed {limit:.3f}; {binary_score_frac(p):.1%} of scores within .01 of 0 or 1"
-    curve = {k: np.asarray(getattr(rel, k)).tolist() for k in ("predicted", "observed", "lo", "hi", "n")}
+    where = f"{len(p):,} stamps of {len(p) if hosts is None else len(np.unique(hosts)):,} galaxies"
+    why = f"expected calibration error {rel.ece:.3f} on {where}, allowed {limit:.3f}; {binary_score_frac(p):.1%} of scores within .01 of 0 or 1"
+    curve = {k: np.asarray(getattr(rel, k)).tolist() for k in ("predicted", "observed", "lo", "hi", "n", "agreement")}
     return GateResult(
         "calibration", rel.ece, (0.0, rel.ece_chance), limit, rel.ece <= limit, why, curve | {"binary_score_frac": binary_score_frac(p)}
     )
@@ -66,22 +68,14 @@ def brick_gate(
     labels: np.ndarray,  # (n,) bool
     brick: np.ndarray,  # (n,) brick names
     smallest: int = 20,  # stamps of each class that a brick needs
+    hosts: np.ndarray | None = None,  # (n,) which galaxy; every stamp its own if None
 ) -> GateResult:
     "Spread of the AUROC from brick to brick, its own sampling scatter taken out"
-    y = np.asarray(labels, bool)
-    areas: list[float] = []
-    noise: list[float] = []
-    for b in np.unique(brick):
-        rows = brick == b
-        if min(y[rows].sum(), (~y[rows]).sum()) >= smallest:
-            auc, influence = auc_influence(logit[rows], y[rows])
-            areas.append(auc)
-            noise.append(clustered_sd(influence, None) ** 2)
-    if len(areas) < 3:
+    areas, spread = brick_aurocs(logit, labels, brick, smallest, hosts)
+    if np.isnan(spread):
         return not_checked("bricks", f"{len(areas)} bricks with {smallest} stamps of each class, 3 needed")
-    spread = max(float(np.var(areas, ddof=1)) - float(np.mean(noise)), 0.0) ** 0.5
     why = f"AUROC over {len(areas)} bricks: {min(areas):.3f} to {max(areas):.3f}, spread {spread:.3f} beyond sampling, below .05 wanted"
-    return GateResult("bricks", spread, (0.0, float(np.std(areas, ddof=1))), 0.05, spread < 0.05, why, {"auroc": areas})
+    return GateResult("bricks", spread, (0.0, float(np.std(areas, ddof=1))), 0.05, spread < 0.05, why, {"auroc": areas.tolist()})
 
 # %% ../../nbs/trust/score_gates.ipynb #c0e7c3b5
 def physics_gate(
@@ -89,15 +83,10 @@ def physics_gate(
     labels: np.ndarray,  # (n,) bool
     theta_E: np.ndarray,  # (n,) [arcsec]
     recipe: GateRecipe,
+    hosts: np.ndarray | None = None,  # (n,) which galaxy; every stamp its own if None
 ) -> GateResult:
     "Whether wider lenses are found at least as well as narrower ones"
-    y, name = np.asarray(labels, bool), binned(theta_E, recipe.theta_edges, "arcsec")
-    rows: list[dict[str, Any]] = []
-    for k in bin_names(recipe.theta_edges, "arcsec"):
-        use = ~y | (name == k)
-        if (y & use).sum() >= 20:
-            a = auroc(logit[use], y[use], level=1 - 2 * recipe.alpha)
-            rows.append({"theta_E": k, "auroc": a.value, "lo": a.lo, "hi": a.hi})
+    rows = theta_aurocs(logit, labels, theta_E, recipe.theta_edges, level=1 - 2 * recipe.alpha, hosts=hosts)
     if len(rows) < 2:
         return not_checked("physics", f"{len(rows)} strata of theta_E with 20 lenses, 2 needed")
     falls = [(b["auroc"] - a["auroc"], a["lo"] > b["hi"]) for a, b in zip(rows, rows[1:])]
@@ -110,18 +99,18 @@ def run_score_gates(
     logit: np.ndarray,  # (n,) float32 scores
     p_lens: np.ndarray,  # (n,) calibrated probabilities
     labels: np.ndarray,  # (n,) 0 or 1
-    columns: Mapping[str, np.ndarray],  # brickname, theta_E and arc_snr of the same rows, as far as known
+    columns: Mapping[str, np.ndarray],  # host, brickname, theta_E and arc_snr of the same rows, as far as known
     recipe: GateRecipe | None = None,
 ) -> list[GateResult]:
     "Every gate on scores that the columns allow"
-    recipe, y = recipe or GateRecipe(), np.asarray(labels).astype(bool)
-    out = [saturation_gate(logit, y), calibration_gate(p_lens, y, recipe)]
+    recipe, y, hosts = recipe or GateRecipe(), np.asarray(labels).astype(bool), columns.get("host")
+    out = [saturation_gate(logit, y), calibration_gate(p_lens, y, recipe, hosts)]
     if "arc_snr" in columns:
         out.append(invisible_gate(p_lens, y, columns["arc_snr"], recipe))
     if "brickname" in columns:
-        out.append(brick_gate(logit, y, columns["brickname"]))
+        out.append(brick_gate(logit, y, columns["brickname"], hosts=hosts))
     if "theta_E" in columns:
-        out.append(physics_gate(logit, y, columns["theta_E"], recipe))
+        out.append(physics_gate(logit, y, columns["theta_E"], recipe, hosts))
     return out
 
 # %% ../../nbs/trust/score_gates.ipynb #bef341a7

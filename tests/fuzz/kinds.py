@@ -131,7 +131,7 @@ def read_plan(path: Path) -> str:
     taken(path)
     plan_cache_clear()
     bricks = plan_bricks(str(path), "a")
-    return hashed(repr(bricks)) + "".join(content_hash(plan_rows(str(path), "a", first, n)) for _, first, n in bricks)
+    return hashed(repr(bricks)) + "".join(content_hash(plan_rows(file, "a", first, n)) for _, file, first, n in bricks)
 
 
 def plan_cache_clear() -> None:
@@ -273,12 +273,13 @@ def read_list(path: Path) -> tuple:
 
 
 def list_says(data: bytes, came_out: tuple) -> bool:
-    "Whether every position stands as two numbers in one row of the text"
+    "Whether every position stands as two numbers in one row of the text, a degree's sign behind them or not"
     rows = [re.split(r"[,;\t|\s]+", row) for row in data.decode("latin-1").splitlines()]
     number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
     pairs = set()
     for row in rows:
-        values = [float(word.strip('"')) for word in row if number.match(word.strip('"'))]
+        words = [word.strip('"°º') for word in row]
+        values = [float(word) for word in words if number.match(word)]
         pairs |= {(a % 360, b) for a in values for b in values}
     return all((ra, dec) in pairs for ra, dec in zip(came_out[0], came_out[1]))
 
