@@ -414,6 +414,7 @@ def make(
     ------
     BadInput
         product '{name}' is given, not made
+        {uri}: {len(gone)} of {len(done)} files went while others were made, the first {gone[0]}; run it again
     """
     product = run.product(name)
     if product.per == "given":
@@ -422,8 +423,12 @@ def make(
     check_guards(run, product)
     if not why_not(run, name):
         return read_receipt(run.address(name))
-    maker = _make_one if product.per == "run" else _make_files if _in_folder(product) else _make_joined
-    return maker(run, product, inputs, identity(run, name))
+    known = identity(run, name)
+    if product.per == "run":
+        return _make_one(run, product, inputs, known)
+    if _in_folder(product):
+        return _make_files(run, product, inputs, known)
+    return _make_joined(run, product, inputs, known)
 
 
 def _in_folder(product: Product) -> bool:
