@@ -17,9 +17,9 @@ from dark_halo_scope.base.schema import product_columns
 from dark_halo_scope.bench.lens_trials import bias_and_coverage, painted_lens, psf_of, run_trial, unlensed, well_seen
 from dark_halo_scope.command.cli import main
 from dark_halo_scope.lensing import fit, fit_host, fit_solve
-from dark_halo_scope.lensing.fit import fit_lens
+from dark_halo_scope.lensing.fit import fit_lens, intervals
 from dark_halo_scope.lensing.fit_export import coolest
-from dark_halo_scope.lensing.fit_lens import normalised, t_draws, t_log_density
+from dark_halo_scope.lensing.fit_lens import Posterior, normalised, t_draws, t_log_density
 from dark_halo_scope.lensing.fit_parts import FitRecipe, fit_stamp, new_part, paint_parts
 from dark_halo_scope.lensing.fit_rival import judged
 from dark_halo_scope.lensing.fit_solve import curvature, fluxes, refine, solve
@@ -300,3 +300,15 @@ def test_a_trial_stands_alone():
     a, b = painted_lens(4, 2), painted_lens(4, 2)
     assert np.array_equal(a.image, b.image) and not np.array_equal(a.image, painted_lens(4, 3).image)
     assert candidate_name(150.1, 2.2).startswith("DESI-") and importlib.util.find_spec("lenstronomy") and replace(QUICK, draws=5).draws == 5
+
+
+def test_a_sampling_that_missed_the_posterior_gives_no_interval():
+    "One draw far out with all the weight: no interval rather than a narrow one around it; a draw that cannot be painted has no weight"
+    rows = np.log(np.array([[2.0], [2.1], [11.5]]))
+    one, all_ = (
+        intervals(Posterior(np.repeat(rows, 40, 0), np.repeat(w, 40) / 40, n), FitRecipe())
+        for w, n in (([0, 0, 1.0], 1.0), ([0.5, 0.5, 0], 80.0))
+    )
+    assert np.isnan(one).all() and np.isfinite(all_).all()
+    row = run_trial(("painted", 2001, 237, True, FitRecipe()))  # its widest draws overflow the painter
+    assert np.isfinite(row["theta_E"]) and np.isnan([row["theta_E_lo"], row["theta_E_hi"]]).all()

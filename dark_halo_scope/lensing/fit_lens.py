@@ -553,7 +553,9 @@ def sample_lens(
         drawn = np.concatenate([t_draws(*c, share, generator) for c in new])
         value, half = objectives(back, part, drawn)
         penalty = (((drawn - part.middle) / part.width) ** 2).sum(1)
-        rows, log_p = np.concatenate([rows, drawn]), np.concatenate([log_p, -0.5 * ((value - penalty) / temper + penalty) - half])
+        fresh = -0.5 * ((value - penalty) / temper + penalty) - half
+        fresh[~np.isfinite(fresh)] = -np.inf  # a draw too far out to be painted has no weight
+        rows, log_p = np.concatenate([rows, drawn]), np.concatenate([log_p, fresh])
         log_q = np.logaddexp.reduce([t_log_density(rows, *c) for c in components], 0)
         weight, effective = normalised(log_p - log_q)
         if effective > recipe.effective or i + 1 == recipe.sample_rounds:
