@@ -12,6 +12,7 @@ from astropy.io import fits
 
 from dark_halo_scope.base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, receipt_path, run_facts
 from dark_halo_scope.base.sphere import nearest
+from dark_halo_scope.base.sums import sum_path
 from dark_halo_scope.injection.plan import make_plan
 from dark_halo_scope.parent.selection import near_any
 from dark_halo_scope.run.phases import load_recipe, open_run, phase_names
@@ -215,6 +216,7 @@ def test_sweep_without_a_needed_column(toy: Path, tmp_path: Path) -> None:
         columns = [c for c in hdus[1].columns if c.name.upper() != "FLUX_W1"]
         table = fits.BinTableHDU.from_columns(columns)
     table.writeto(sweep, overwrite=True)
+    Path(sum_path(sweep)).unlink()  # a survey's own file, not a damaged copy
     assert "flux_w1" in refused(make, run, "parent").lower()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dark_halo_scope.base.errors import BadInput
@@ -22,6 +22,7 @@ def stamps(n=8, peak=1.0, seed=0):
 
 
 @settings(max_examples=30, deadline=None)
+@example(34.0, "int16", 0)
 @given(st.floats(0.001, 60000), st.sampled_from(["float16", "int16"]), st.integers(0, 9))
 def test_error_is_within_what_is_stated(peak, kind, seed):
     images = stamps(2, peak, seed)
@@ -31,7 +32,9 @@ def test_error_is_within_what_is_stated(peak, kind, seed):
         assert (error <= np.maximum(np.abs(images) * 2.0**-11, 2.0**-25)).all()
     else:
         step = np.stack([table[f"scale_{b}"].to_numpy() for b in "grz"], 1)[:, :, None, None].astype(np.float64)
-        inside = np.abs(images) <= step * codec.STEPS_MAX
+        inside = np.abs(images) <= step.astype(np.float32) * np.float32(
+            codec.STEPS_MAX
+        )  # as stored: in float64 the peak itself can lie a hair beyond
         assert (error[inside] <= (np.broadcast_to(step, images.shape) * 0.5001 + np.abs(images) * 1e-6)[inside]).all()
         assert (step[:, :, 0, 0] <= codec.sky_sigma(images) / 2 * 1.001).all()
         saturated = np.stack([table[f"saturated_{b}"].to_numpy() for b in "grz"], 1)
