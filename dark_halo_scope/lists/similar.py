@@ -20,7 +20,7 @@ import dark_halo_scope
 from ..base.config import recipe_identity
 from ..base.errors import BadInput, unknown_name
 from ..base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts, write_product
-from ..base.storage import join, write_bytes
+from ..base.storage import join, size_of, write_bytes
 from ..learning.network import PACKAGED, LensNetwork
 from ..report import figures
 from ..report.pages import Section, render_page
@@ -85,7 +85,7 @@ def index_stamps(
         {stamps}: no usable stamp; expected some with cutout_ok
     """
     started, asked, files = time.perf_counter(), LensNetwork.load(network), stamp_files([stamps])
-    sizes = {file: Path(file).stat().st_size for file in files}
+    sizes = {file: size_of(file) for file in files}
     identity = identity_of(None, {"model": asked.name}, stamps=stamps, files=recipe_identity(sizes))
     rows, kept = join(out, "rows.parquet"), join(out, "index.faiss")
     if is_done(rows, identity) and Path(kept).exists():
