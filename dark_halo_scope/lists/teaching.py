@@ -339,7 +339,7 @@ def teaching_page(
         HTML, self-contained
     """
     label, images, bands = stamps["label"].to_numpy(), decode(stamps), stored_bands(stamps.column_names)
-    figure = Section("On stamps that the network had not seen")
+    figure = Section("Before and after")
     figure.add_table([{"network": name, **{k: v for k, v in report[name].items()}} for name in ("before", "after")])
     curves = {name: (curve.fpr, curve.tpr) for name, curve in (("before", roc(before, label)), ("after", roc(after, label)))}
     figure.add_figure(figures.roc_figure(curves, floor=1 / max(int((label == 0).sum()), 1)), "ROC before and after teaching")
@@ -357,7 +357,7 @@ def teaching_page(
         (f"{report['after']['auroc']:.2f}", "AUROC after"),
         (f"{report['before']['auroc']:.2f}", "AUROC before"),
     ]
-    lead = f"Taught further from {report['from']}; every figure is of stamps scored by a network that had not seen their galaxy."
+    lead = f"Taught further from {report['from']}. Figures after it are of stamps scored by a network taught without their galaxy; what {report['from']} itself was shown stands in its card."
     return render_page("A network taught further", lead, cards, [figure, wrong, left], f"dark_halo_scope {dark_halo_scope.__version__}")
 
 # %% ../../nbs/lists/teaching.ipynb #64f8b65b
