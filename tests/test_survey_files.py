@@ -18,7 +18,7 @@ from dark_halo_scope.survey import tiles
 from dark_halo_scope.survey.coadds import read_cutouts
 from dark_halo_scope.survey.fitsfile import find_hdu, open_random, row_dtype
 from dark_halo_scope.survey.release import Release
-from dark_halo_scope.survey.sweeps import read_table, table_chunks, table_names
+from dark_halo_scope.survey.sweeps import read_fits_columns, table_chunks, table_names
 
 # ---------------------------------------------------------------- catalogues
 
@@ -74,7 +74,7 @@ def test_real_files_agree_with_fitsio(real_data):
             for name in table_names(str(path))
             if theirs[name.upper()].ndim == 1 and theirs[name.upper()].dtype.kind not in "b" and not name.endswith("params_solved")
         ]
-        ours = read_table(str(path), names)
+        ours = read_fits_columns(str(path), names)
         for name in names:
             wanted = theirs[name.upper()]
             wanted = [str(value).rstrip() for value in wanted] if wanted.dtype.kind == "U" else wanted.tolist()
@@ -84,16 +84,16 @@ def test_real_files_agree_with_fitsio(real_data):
 def test_a_gzipped_table_reads_the_same_and_a_cut_one_is_refused(sweep, tmp_path):
     packed = tmp_path / "bricks.fits.gz"
     packed.write_bytes(gzip.compress(sweep.read_bytes()))
-    assert read_table(str(packed), ["ra"]).equals(read_table(str(sweep), ["ra"]))
+    assert read_fits_columns(str(packed), ["ra"]).equals(read_fits_columns(str(sweep), ["ra"]))
     packed.write_bytes(packed.read_bytes()[:5000])
     with pytest.raises(BadInput, match="gzip"):
-        read_table(str(packed), ["ra"])
+        read_fits_columns(str(packed), ["ra"])
 
 
 def test_an_empty_table_has_columns_and_no_rows(tmp_path):
     path = tmp_path / "empty.fits"
     sweep_table()[:0].write(path)
-    assert read_table(str(path), ["ra", "type"]).schema == pa.schema([("ra", pa.float64()), ("type", pa.string())])
+    assert read_fits_columns(str(path), ["ra", "type"]).schema == pa.schema([("ra", pa.float64()), ("type", pa.string())])
 
 
 def broken(path, target, change):
@@ -141,7 +141,7 @@ def test_a_header_without_end_does_not_hang(tmp_path):
     path.write_bytes(b"SIMPLE  =                    T".ljust(80) + b"COMMENT again and again".ljust(80) * 500_000)
     start = time.perf_counter()
     with pytest.raises(BadInput, match="no FITS header"):
-        read_table(str(path), ["ra"])
+        read_fits_columns(str(path), ["ra"])
     assert time.perf_counter() - start < 5
 
 

@@ -18,7 +18,7 @@ class BadInput(ValueError):
 def unknown_name(
     kind: str,  # What the name is, such as "key" or "band"
     name: str,  # The name that was given
-    known: Iterable[str],  # The names that exist
+    known_names: Iterable[str],  # The names that exist
     where: str = "",  # File or section in which it was found
 ) -> BadInput:  # To be raised by the caller
     """An error for a name that does not exist, with the nearest one that does
@@ -29,7 +29,7 @@ def unknown_name(
         What the name is, such as "key" or "band"
     name : str
         The name that was given
-    known : Iterable[str]
+    known_names : Iterable[str]
         The names that exist
     where : str, default ''
         File or section in which it was found
@@ -39,7 +39,7 @@ def unknown_name(
     BadInput
         To be raised by the caller
     """
-    names = sorted(known)
+    names = sorted(known_names)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     return BadInput(f"{where + ': ' if where else ''}unknown {kind} '{name}'{hint} (known: {', '.join(names)})")
@@ -61,13 +61,13 @@ def one_line(
     text = " ".join(str(error).split())[:400]
     if isinstance(error, BadInput):
         return text
-    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    ours = [f for f, _ in traceback.walk_tb(error.__traceback__) if f.f_globals.get("__name__", "").startswith("dark_halo_scope.")]
-    if not ours:
-        return what
-    code = ours[-1].f_code
-    files = [f.f_locals[n] for f in reversed(ours) for n in FILE_NAMES if isinstance(f.f_locals.get(n), str) and f.f_locals[n]]
-    last = next(line for f, line in reversed(list(traceback.walk_tb(error.__traceback__))) if f is ours[-1])
-    place = f"({ours[-1].f_globals['__name__'].split('.', 1)[-1]}, {code.co_name}, line {last})"
-    known = "" if not files or files[0] in text else f"{files[0]}: "
-    return f"{known}{what} {place}"
+    summary = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    own_frames = [f for f, _ in traceback.walk_tb(error.__traceback__) if f.f_globals.get("__name__", "").startswith("dark_halo_scope.")]
+    if not own_frames:
+        return summary
+    code = own_frames[-1].f_code
+    files = [f.f_locals[n] for f in reversed(own_frames) for n in FILE_NAMES if isinstance(f.f_locals.get(n), str) and f.f_locals[n]]
+    last = next(line for f, line in reversed(list(traceback.walk_tb(error.__traceback__))) if f is own_frames[-1])
+    place = f"({own_frames[-1].f_globals['__name__'].split('.', 1)[-1]}, {code.co_name}, line {last})"
+    file_prefix = "" if not files or files[0] in text else f"{files[0]}: "
+    return f"{file_prefix}{summary} {place}"

@@ -39,7 +39,7 @@ from ..stamps.normalise import NormaliseRecipe
 from ..stamps.reader import ReadRecipe, StampSet
 from ..stats.metrics import auroc
 from ..survey.pictures import padded, sky_level, softened
-from ..trust.exam import Answer, Examinee, count, fold_by_key, pasted, without_arc
+from ..trust.exam import ExamAnswer, Examinee, count, fold_by_key, pasted, without_arc
 from ..trust.ledger import append_entry
 from dark_halo_scope.trust.real_sets import (
     SURVEY_SIGMA,
@@ -605,7 +605,7 @@ def finder_examinee(
     members = [load_model(path) for path in checkpoints]
     known, recipe, n = np.concatenate([s.ident for s in corpus.sets]), members[0][1], corpus.n_folds
 
-    def ask(images: np.ndarray, ident: np.ndarray) -> Answer:
+    def ask(images: np.ndarray, ident: np.ndarray) -> ExamAnswer:
         fold = np.where(np.isin(ident, known), fold_by_key(ident, n), n)
         logit = np.zeros(len(images))
         for k in np.unique(fold):

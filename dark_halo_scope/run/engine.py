@@ -85,7 +85,7 @@ def attempt(
 def progress(
     label: str,  # What is being counted
     total: int,  # How many there will be
-    every: float = 10.0,  # Seconds between lines in a log
+    interval: float = 10.0,  # Seconds between lines in a log
 ) -> Iterator[Callable[[int], None]]:  # Call it with the number just finished
     """Shows how far long work has come
 
@@ -95,7 +95,7 @@ def progress(
         What is being counted
     total : int
         How many there will be
-    every : float, default 10.0
+    interval : float, default 10.0
         Seconds between lines in a log
 
     Returns
@@ -107,15 +107,15 @@ def progress(
         with tqdm(total=total, desc=label, leave=False) as bar:
             yield bar.update
         return
-    start, shown, done = time.monotonic(), time.monotonic(), 0
+    start, last_shown, n_done = time.monotonic(), time.monotonic(), 0
 
     def step(n: int = 1) -> None:
-        nonlocal shown, done
-        done += n
+        nonlocal last_shown, n_done
+        n_done += n
         now = time.monotonic()
-        if now - shown >= every or done == total:
-            rate, shown = done / max(now - start, 1e-9), now
-            print(f"{label}: {done}/{total}, {rate:.3g}/s, {(total - done) / max(rate, 1e-9):.0f} s left", flush=True)
+        if now - last_shown >= interval or n_done == total:
+            rate, last_shown = n_done / max(now - start, 1e-9), now
+            print(f"{label}: {n_done}/{total}, {rate:.3g}/s, {(total - n_done) / max(rate, 1e-9):.0f} s left", flush=True)
 
     yield step
 
@@ -220,15 +220,15 @@ class Worker:
     "A fresh process that does one task at a time"
 
     def __init__(self) -> None:
-        answers, theirs = os.pipe()
-        command = [sys.executable, "-c", WORKER, str(theirs), str(os.getpid()), json.dumps(sys.path)]
+        answers, worker_end = os.pipe()
+        command = [sys.executable, "-c", WORKER, str(worker_end), str(os.getpid()), json.dumps(sys.path)]
         try:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(theirs,), env=os.environ | worker_environment())
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(worker_end,), env=os.environ | worker_environment())
         except BaseException:
             os.close(answers)
             raise
         finally:
-            os.close(theirs)
+            os.close(worker_end)
         self._answers = os.fdopen(answers, "rb")
 
     def do(
@@ -297,9 +297,9 @@ def run_local(
     if workers <= 1:
         return [_counted(attempt(function, *task), step) for task in tasks]
     pool = _Pool(function, tasks, workers)
-    done: dict[int, Outcome] = {}
+    outcomes: dict[int, Outcome] = {}
     try:
-        while len(done) < len(tasks):
+        while len(outcomes) < len(tasks):
             i, outcome = pool.finished.get()
             if isinstance(outcome, OSError):
                 raise BadInput(
@@ -307,10 +307,10 @@ def run_local(
                 ) from outcome
             if isinstance(outcome, BaseException):
                 raise outcome
-            done[i] = _counted(outcome, step)
+            outcomes[i] = _counted(outcome, step)
     finally:
         pool.end()
-    return [done[i] for i in range(len(tasks))]
+    return [outcomes[i] for i in range(len(tasks))]
 
 
 def _counted(outcome: Outcome, step: Callable[[int], None]) -> Outcome:
@@ -421,8 +421,8 @@ def with_retries(
     -------
     str
     """
-    found = re.fullmatch(r"local(?:\[(\*|\d+)\])?", master)
-    return f"local[{found.group(1) or 1},{MAX_DEATHS + 1}]" if found else master
+    match = re.fullmatch(r"local(?:\[(\*|\d+)\])?", master)
+    return f"local[{match.group(1) or 1},{MAX_DEATHS + 1}]" if match else master
 
 
 def run_spark(
@@ -471,8 +471,8 @@ def run_spark(
     session = (builder.master(with_retries(master)) if master else builder).getOrCreate()
     rows = [(i, cloudpickle.dumps((function, name, task))) for i, (name, task) in enumerate(tasks)]
     frame = session.createDataFrame(session.sparkContext.parallelize(rows, max(len(rows), 1)), "i long, task binary")
-    found = frame.mapInArrow(_spark_rows, "i long, outcome binary").collect()
-    outcomes = {row.i: pickle.loads(bytes(row.outcome)) for row in found}
+    answers = frame.mapInArrow(_spark_rows, "i long, outcome binary").collect()
+    outcomes = {row.i: pickle.loads(bytes(row.outcome)) for row in answers}
     return [outcomes[i] for i in range(len(tasks))]
 
 

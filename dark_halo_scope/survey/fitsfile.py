@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ..base.errors import BadInput
 from ..base.storage import filesystem, read_bytes, scheme_of
-from ..base.sums import checked
+from ..base.sums import with_checksums
 from ..base.tables import gunzip
 
 # %% ../../nbs/survey/fitsfile.ipynb #88eea81c
@@ -44,7 +44,7 @@ def open_random(
     system, path = filesystem(uri)
     try:
         file = system.open_input_file(path)
-        return file if scheme_of(uri) == "https" else checked(file, str(uri))
+        return file if scheme_of(uri) == "https" else with_checksums(file, str(uri))
     except OSError as error:
         raise BadInput(f"{uri}: cannot be opened ({error.strerror or 'no such file'})") from error
 

@@ -213,15 +213,15 @@ def read_pieces(
         {url}: answer longer than {policy.max_bytes} bytes
     """
     partial.start(answer)
-    begun, promised, start = len(partial.body), answer.headers.get("Content-Length", ""), clock()
+    n_before, promised, start = len(partial.body), answer.headers.get("Content-Length", ""), clock()
     for piece in iter(lambda: answer.read1(2**16, decode_content=False), b""):
         partial.body += piece
         if len(partial.body) > policy.max_bytes:
             raise BadInput(f"{url}: answer longer than {policy.max_bytes} bytes")
         if clock() - start > policy.longest:
-            raise _Busy(f"slower than {policy.longest:g} s for {len(partial.body) - begun} bytes")
-    if re.fullmatch(r"\d{1,18}", promised, re.ASCII) and int(promised) != len(partial.body) - begun:
-        raise _Busy(f"broken off after {len(partial.body) - begun} of {promised} bytes")
+            raise _Busy(f"slower than {policy.longest:g} s for {len(partial.body) - n_before} bytes")
+    if re.fullmatch(r"\d{1,18}", promised, re.ASCII) and int(promised) != len(partial.body) - n_before:
+        raise _Busy(f"broken off after {len(partial.body) - n_before} of {promised} bytes")
     if answer.headers.get("Content-Encoding", "").lower() in ("gzip", "x-gzip"):
         return gunzip(bytes(partial.body), url, policy.max_bytes)
     return bytes(partial.body)

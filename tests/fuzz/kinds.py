@@ -30,7 +30,7 @@ from dark_halo_scope.run.phases import load_recipe
 from dark_halo_scope.stamps.codec import parquet_options
 from dark_halo_scope.stamps.reader import Reader, Reading, StampSet, build_index
 from dark_halo_scope.survey.coadds import read_cutouts
-from dark_halo_scope.survey.sweeps import read_table as read_sweep
+from dark_halo_scope.survey.sweeps import read_fits_columns as read_sweep
 
 from ..stamp_toys import toy_table
 from ..test_lensing_cosmos import galaxy, write_sample
