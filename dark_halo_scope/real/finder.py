@@ -129,7 +129,11 @@ class FinderRecipe:
     real_share: float = 0.5  # Share of them among lenses on lens frames
     n_measured: int = 0  # Candidates of the sets to measure with that may teach, and pairs in proportion; such a network stays at home
     host_share: float = 1.0  # Share of each kind of galaxy that may teach, by a keyed order
-    shares: tuple[float, ...] = (0.45, 0.35, 0.20)  # Of LRGs, lens frames, DR10 galaxies and, with n_measured, candidates and pairs, in both classes
+    shares: tuple[float, ...] = (
+        0.45,
+        0.35,
+        0.20,
+    )  # Of LRGs, lens frames, DR10 galaxies and, with n_measured, candidates and pairs, in both classes
     unlensed: float = 0.4  # Chance that a galaxy has an unlensed source beside it; half of that for a lens
     companions: float = 0.4  # Chance of another galaxy beside the host, in both classes
     dim: tuple[float, float] = (0.4, 1.4)  # Factor on the host's light, log-uniform
