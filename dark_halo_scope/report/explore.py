@@ -536,14 +536,14 @@ def stamp_browser(
         at_full = {
             n: r.value for n, r in ranges.items() if r.value != (r.min, r.max)
         }  # a slider left alone drops nobody, blank values included
-        shown.value = ""  # nothing of an earlier choice stays below a message
         try:
             chosen = chosen_rows(rows, Choice(at_full, kind.value, split.value, sort.value, falling.value))
             some, page.max = page_of(chosen, page.value, size)
-            shown.value = cards(some, stretch.value)
+            drawn = cards(some, stretch.value)
         except (BadInput, OSError) as error:
-            told.value = f"<b>{html.escape(str(error))}</b>"
+            told.value, shown.value = f"<b>{html.escape(str(error))}</b>", ""  # nothing of an earlier choice stays below a message
             return
+        shown.value = drawn
         at = min(page.value, page.max)
         back.disabled, on.disabled = at <= 1, at >= page.max
         told.value = f"<b>{len(chosen)}</b> of {len(rows)} stamps, page {at} of {page.max}; stamp, control, difference"
