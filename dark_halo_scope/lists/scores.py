@@ -297,7 +297,9 @@ def network_card(
     dict[str, Any]
         name, warnings, facts
     """
-    warnings, facts = [], []
+    from dark_halo_scope.learning.checkpoints import load_checkpoint, shown_in_words
+
+    warnings, facts = [], [f"It was shown: {shown_in_words(load_checkpoint(file))}."]
     if not calibrated:
         warnings.append(f"{UNCALIBRATED.replace('the network', 'It')}.")
     if file == network_file("finder"):
