@@ -298,7 +298,9 @@ def checked_invvar(
     low, high = values.min(initial=0), values.max(initial=0)
     # Rounding to a level may take a small value half a level below zero.
     if low < -image.scale.max() or high > MAX_CONTRAST * typical:
-        raise BadInput(f"{image.where}: inverse variances from {low:g} to {high:g}; expected none below 0 or above {MAX_CONTRAST} x {typical:g}")
+        raise BadInput(
+            f"{image.where}: inverse variances from {low:g} to {high:g}; expected none below 0 or above {MAX_CONTRAST} x {typical:g}"
+        )
     return values
 
 # %% ../../nbs/survey/coadds.ipynb #6d781e3d
