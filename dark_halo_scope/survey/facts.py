@@ -132,9 +132,10 @@ DEFAULT = "ls-dr10-south"
 ALIASES = {"ls-dr10": "ls-dr10-south", "ls-dr9": "ls-dr9-south", "ls-dr11": "ls-dr11-south"}
 
 
-def release_names() -> list[str]:
+@lru_cache(1)
+def release_names() -> tuple[str, ...]:
     "The releases that the package knows"
-    return sorted(path.stem for path in manifest("releases").glob("*.yaml"))
+    return tuple(sorted(path.stem for path in manifest("releases").glob("*.yaml")))
 
 
 def facts_in(

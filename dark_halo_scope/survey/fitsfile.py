@@ -284,7 +284,7 @@ def find_hdu(
     extension: int | str,  # Number (0 is the primary HDU) or EXTNAME
     where: str,  # Name of the file, for the message
 ) -> Hdu:
-    """An HDU by number or by name; raises BadInput when the file has no such one
+    """An HDU by number or by name; raises BadInput when the file has no such one, or is not made of whole blocks
 
     Parameters
     ----------
@@ -301,6 +301,7 @@ def find_hdu(
     Raises
     ------
     BadInput
+        {where}: {size} bytes; expected a multiple of {BLOCK}, as every FITS file has (truncated or added to?)
         {where}: no HDU {extension}; expected one among the {len(names)} of this file ({', '.join(map(repr, names))})
     """
     start, size, names = 0, file.size(), []
@@ -308,6 +309,8 @@ def find_hdu(
         hdu = read_header(file, start, where)
         names.append(str(hdu.header.get("EXTNAME", "")))
         if extension in (len(names) - 1, names[-1]):
+            if size % BLOCK:
+                raise BadInput(f"{where}: {size} bytes; expected a multiple of {BLOCK}, as every FITS file has (truncated or added to?)")
             return hdu
         start = hdu.end
     raise BadInput(f"{where}: no HDU {extension!r}; expected one among the {len(names)} of this file ({', '.join(map(repr, names))})")

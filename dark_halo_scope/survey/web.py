@@ -20,7 +20,7 @@ import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError, MaxRetryError, NewConnectionError, ProxyError
 
 from ..base.config import check_ranges
-from ..base.errors import BadInput
+from ..base.errors import BadInput, without_password
 from ..base.tables import gunzip
 
 # %% ../../nbs/survey/web.ipynb #dfc74757
@@ -74,6 +74,9 @@ class RequestPolicy:
 # %% ../../nbs/survey/web.ipynb #c8d1087c
 class Unavailable(Exception):
     "A server that did not answer properly after every try: the request may be right, and may be made again later"
+
+    def __init__(self, text: str) -> None:
+        super().__init__(without_password(text))
 
 
 class NetworkDown(Unavailable):
