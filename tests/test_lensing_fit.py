@@ -145,6 +145,15 @@ def test_any_number_of_bands(lens, bands):
     assert abs(model.theta_E - 1.6) < 0.25 and len(model.source_mag) == bands
 
 
+def test_light_as_red_as_the_host_is_no_arc(lens):
+    "The same arc in the host's colours: its shape speaks for a lens, its colour for the host's own light"
+    empty = fit_stamp(np.zeros((3, 64, 64)), lens[1], PSF)
+    arc = paint_parts(empty, "lensed", [np.log(1.6), 0.08, -0.05, 0.03, 0.0, 0.05, 0.0, 0.2, 0.1, np.log(0.3), 0.0, 0.1, 0.0])[0]
+    red = lens[0] + (np.array([0.05, 0.2, 0.4])[:, None, None] - 0.2) * arc
+    model = fit_lens(red, lens[1], PSF, recipe=QUICK, posterior=False)
+    assert model.verdict == "cannot tell" and "as red as the host" in model.why and model.delta_log_evidence > QUICK.lens_above
+
+
 def _fitted(pair) -> bytes:
     model = fit_lens(*pair, PSF, recipe=QUICK, seed=3)
     return model.lensed.values.tobytes() + np.array([*model.theta_E_68, model.delta_log_evidence]).tobytes()
