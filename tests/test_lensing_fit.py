@@ -41,7 +41,7 @@ def lens():
     empty = fit_stamp(np.zeros((3, 64, 64)), np.broadcast_to(SKY**-2.0, (3, 64, 64)), PSF)
     galaxy = paint_parts(empty, "sersic", [0.05, 0.0, np.log(0.9), np.log(3.5), 0.1, -0.05])[0] * np.array([2.0, 6.0, 10.0])[:, None, None]
     arc = paint_parts(empty, "lensed", [np.log(1.6), 0.08, -0.05, 0.03, 0.0, 0.05, 0.0, 0.2, 0.1, np.log(0.3), 0.0, 0.1, 0.0])[0]
-    return galaxy + 0.2 * arc + SKY * np.random.default_rng(6).normal(size=galaxy.shape), empty.weight
+    return galaxy + 0.3 * arc + SKY * np.random.default_rng(6).normal(size=galaxy.shape), empty.weight
 
 
 # ---- bad input: a named verdict or a clear error, never a number from nothing
@@ -149,7 +149,7 @@ def test_light_as_red_as_the_host_is_no_arc(lens):
     "The same arc in the host's colours: its shape speaks for a lens, its colour for the host's own light"
     empty = fit_stamp(np.zeros((3, 64, 64)), lens[1], PSF)
     arc = paint_parts(empty, "lensed", [np.log(1.6), 0.08, -0.05, 0.03, 0.0, 0.05, 0.0, 0.2, 0.1, np.log(0.3), 0.0, 0.1, 0.0])[0]
-    red = lens[0] + (np.array([0.05, 0.2, 0.4])[:, None, None] - 0.2) * arc
+    red = lens[0] + (np.array([0.05, 0.2, 0.5])[:, None, None] - 0.3) * arc
     model = fit_lens(red, lens[1], PSF, recipe=QUICK, posterior=False)
     assert model.verdict == "cannot tell" and "as red as the host" in model.why and model.delta_log_evidence > QUICK.lens_above
 

@@ -142,7 +142,7 @@ def counter_image(
     amplitude, error = float((template * (model.residual + template)).sum(dtype=float)) / power, power**-0.5
     return out | {"amplitude": amplitude, "error": error, "allowed": amplitude > 1 - 3 * error - 0.5, "detected": amplitude > 3 * error}
 
-# %% ../../nbs/lensing/fit.ipynb #3e37048e
+# %% ../../nbs/lensing/fit.ipynb #650c4cdd
 def bluer_than_host(
     arc: np.ndarray,  # (band,) flux, bands from blue to red [nmgy]
     host: np.ndarray,  # (band,)

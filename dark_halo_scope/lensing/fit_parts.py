@@ -23,7 +23,7 @@ from .psf import PSF, PixelPSF, pixel_transfer
 from .rays import compiled, lens_rows, sersic_rows
 from .render import Accuracy, batches, ray_room, shoot
 
-# %% ../../nbs/lensing/fit_parts.ipynb #18a78b91
+# %% ../../nbs/lensing/fit_parts.ipynb #f4ab299e
 @dataclass(frozen=True, eq=False)
 class SharedError:
     """Errors that pixels share, as orthonormal images per band
@@ -53,7 +53,7 @@ class SharedError:
             out[..., b, :] += (out[..., b, :] @ u.T * factor[b]) @ u
         return out
 
-# %% ../../nbs/lensing/fit_parts.ipynb #5dfc57af
+# %% ../../nbs/lensing/fit_parts.ipynb #6d39e3b9
 def shared_error(
     images: np.ndarray,  # (band, error, pixels) in units of the noise, each with the width of its amplitude
     least: float = 0.05,  # Variance below which an error is left out
@@ -240,6 +240,8 @@ class FitRecipe:
     bent_ln_width : tuple[float, float], default (math.log(0.25), 0.5)
     bent_ln_length : tuple[float, float], default (math.log(0.8), 0.8)
     bent_e : float, default 0.12
+    ring_off : float, default 0.12
+        Centre of a ring from the host's, each axis [arcsec]
     ring_wave : float, default 0.5
         Of each of a ring's six waves, in the logarithm of its light
     flux_scale : float, default 10.0
@@ -300,6 +302,7 @@ class FitRecipe:
     bent_ln_width: tuple[float, float] = (math.log(0.25), 0.5)
     bent_ln_length: tuple[float, float] = (math.log(0.8), 0.8)
     bent_e: float = 0.12
+    ring_off: float = 0.12  # Centre of a ring from the host's, each axis [arcsec]
     ring_wave: float = 0.5  # Of each of a ring's six waves, in the logarithm of its light
     flux_scale: float = 10.0  # Width of the flat prior of a part's flux in a band [nmgy]
     model_error: float = 0.01  # Share of the host's light added to the noise of each pixel
@@ -400,7 +403,7 @@ def new_part(
         "host": [(x, 0.3), (y, 0.3), r.host_ln_R, r.host_ln_n, (0, r.host_e), (0, r.host_e)],
         "sersic": [(x, r.blob_off), (y, r.blob_off), r.blob_ln_R, r.source_ln_n, (0, r.source_e), (0, r.source_e)],
         "bent": [(x, r.bent_off), (y, r.bent_off), r.bent_ln_radius, r.bent_ln_width, (0, 1.8), r.bent_ln_length, (0, r.bent_e), (0, r.bent_e)],
-        "ring": [(x, r.bent_off), (y, r.bent_off), r.bent_ln_radius, r.bent_ln_width, (0, r.bent_e), (0, r.bent_e), *6 * [(0, r.ring_wave)]],
+        "ring": [(x, r.ring_off), (y, r.ring_off), r.bent_ln_radius, r.bent_ln_width, (0, r.bent_e), (0, r.bent_e), *6 * [(0, r.ring_wave)]],
         "lensed": [r.ln_theta_E, (r.mass_follows * e1, r.mass_e), (r.mass_follows * e2, r.mass_e), (0, r.shear), (0, r.shear), (x, r.mass_off),
                    (y, r.mass_off), (0, r.source_off), (0, r.source_off), r.source_ln_R, r.source_ln_n, (0, r.source_e), (0, r.source_e)],
     }  # fmt: skip
