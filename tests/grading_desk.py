@@ -26,8 +26,8 @@ def images(n, seed=0):
     return (light[:, None] * np.array([0.3, 0.7, 1.0])[:, None, None] + rng.normal(0, 0.005, (n, 3, 64, 64))).astype(np.float32)
 
 
-def write_list(folder, n=40, lenses=6, others=4):
-    "candidates.parquet, stamps.parquet, lenses.parquet, others.parquet in a folder; the arguments that grade them"
+def write_list(folder, n=40, lenses=8, others=5):
+    "candidates.parquet, stamps.parquet, lenses.parquet, others.parquet in a folder; the arguments that grade them: by default 6 lenses and 4 others are planted, 2 and 1 are examples"
     folder = Path(folder)
     identity = {
         "release": pa.array([10000] * n, pa.int16()),

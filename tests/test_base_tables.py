@@ -371,3 +371,28 @@ def test_a_bomb_of_columns_is_refused(tmp_path):
     (tmp_path / "list.fits").write_bytes(bytes(data))
     with pytest.raises(BadInput):
         read_positions(str(tmp_path / "list.fits"))
+
+
+@pytest.mark.parametrize("kind", ["rows that repeat", "one long text"])
+def test_a_parquet_bomb_is_refused_before_it_goes_off(tmp_path, monkeypatch, kind):
+    "Some kilobytes that unpack to 60 megabytes or more"
+    import tracemalloc
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dark_halo_scope.base import tables
+
+    monkeypatch.setattr(tables, "MAX_BYTES", 1_000_000)
+    path, zeros = tmp_path / "list.parquet", np.zeros(12_000_000)
+    if kind == "rows that repeat":
+        pq.write_table(pa.table({"ra": zeros, "dec": zeros}), path, compression="zstd")
+    else:
+        pq.write_table(pa.table({"ra": zeros[:2], "dec": zeros[:2], "name": ["x" * 60_000_000, "y"]}), path, compression="zstd")
+    assert path.stat().st_size < 200_000
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    with pytest.raises(BadInput, match="when unpacked"):
+        read_positions(str(path))
+    assert tracemalloc.get_traced_memory()[1] < 20e6 and pa.total_allocated_bytes() - before < 20e6
+    tracemalloc.stop()

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 
 from dark_halo_scope.base.errors import BadInput
-from dark_halo_scope.report.explore import Choice, chosen_rows, read_pixels, stamp_rows
+from dark_halo_scope.report.explore import Choice, chosen_rows, found_above, read_pixels, stamp_rows
 from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.stamps.reader import open_stamps
 
@@ -72,6 +72,13 @@ def test_the_notebook_runs(beside_a_run: Path) -> None:
     shown = [o["data"] for c in notebook.cells for o in c.get("outputs", []) if "data" in o]
     assert sum("application/vnd.jupyter.widget-view+json" in data for data in shown) == 2
     assert sum(data.get("text/html", "").count("data:image/png") for data in shown) == 4
+    assert any(data.get("text/html", "").count("legacysurvey.org/viewer?ra=") == 4 for data in shown)
+
+
+def test_a_run_at_the_root_is_found_from_the_notebooks_folder(beside_a_run: Path) -> None:
+    deep = beside_a_run / "nbs" / "tutorials"
+    deep.mkdir(parents=True)
+    assert found_above("runs/toy/stamps", deep) == str(beside_a_run.resolve() / "runs" / "toy" / "stamps")
 
 
 @pytest.fixture
@@ -113,7 +120,7 @@ def lab(beside_a_run: Path) -> Iterator[str]:
 @pytest.mark.browser
 @pytest.mark.slow
 def test_in_jupyterlab(lab: str, browser: Any) -> None:
-    "Run all from the menu, then the kind, the order, the page and the threshold are changed by hand"
+    "Run all from the menu, then the kind, the order, the page and the threshold are changed by hand, and more like a stamp is asked for"
     page = browser.new_page(viewport={"width": 1500, "height": 1600})
     page.set_default_timeout(120_000)
     page.goto(lab)
@@ -144,6 +151,14 @@ def test_in_jupyterlab(lab: str, browser: Any) -> None:
     lenses = changes(lambda: stamps.locator("select").first.select_option("lens"))
     assert all("theta_E" in text for text in lenses)
     assert changes(lambda: (stamps.locator("input[type=number]").fill("2"), stamps.locator("input[type=number]").press("Enter"))) != lenses
+    assert changes(lambda: stamps.get_by_role("button", name="previous").click()) == lenses
+    assert changes(lambda: stamps.get_by_role("button", name="next").click()) != lenses
+    assert stamps.locator(".dhs-card a").first.get_attribute("href").startswith("https://www.legacysurvey.org/viewer?ra=")
+    stamps.get_by_label("more like").select_option(index=1)
+    stamps.get_by_text("Most like ").wait_for()
+    assert stamps.locator(".dhs-card").count() == 12 + 7 and "likeness 1.00" in captions()[12]
+    if os.environ.get("DHS_SHOTS"):
+        page.screenshot(path=f"{os.environ['DHS_SHOTS']}/lab.png")
 
     scored = page.locator(".jp-OutputArea-output").filter(has_text="Just below: they do not")
     table = scored.locator("table").inner_text()

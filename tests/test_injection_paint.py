@@ -8,7 +8,7 @@ import pytest
 from dark_halo_scope.bench.render import drawn_bank
 from dark_halo_scope.injection.paint import PaintRecipe, lens_params, paint_arcs, psf_params, rows_of, source_flux, source_params
 from dark_halo_scope.injection.plan import PlanRecipe, make_plan
-from dark_halo_scope.injection.quality import MIN_INSIDE, measure
+from dark_halo_scope.injection.quality import MIN_INSIDE, stamp_quality
 from dark_halo_scope.lensing.render import crosses_edge, picked, render_arcs
 from dark_halo_scope.search.completeness import Axis, completeness_map, injections_table
 from dark_halo_scope.trust.core import toy_hosts, toy_sky
@@ -99,7 +99,7 @@ def test_the_map_says_which_einstein_radii_the_stamp_itself_limits(n_pix, widest
     t["theta_E"] = np.where(np.arange(len(t["q"])) % 2 == 0, 8.0, np.minimum(t["theta_E"], 2.5))
     sky = rows_of(toy_sky(parent, shift, 3, n_pix), t["objid"])
     arcs, flux, inside = paint_arcs(t, sky, PaintRecipe(n_pix=n_pix), BANDS)
-    told = measure(t, sky, arcs, sky.image + arcs, flux, BANDS, 0.262, np.full(3, 1e4), inside)
+    told = stamp_quality(t, sky, arcs, sky.image + arcs, flux, BANDS, 0.262, np.full(3, 1e4), inside)
     columns = {c: np.asarray(told.get(c, t.get(c)), float) for c in ("theta_E", "arc_inside_frac")}
     m = completeness_map(injections_table(np.ones(len(inside), bool), t["objid"], columns), [Axis("theta_E", (0.3, 3.0, 9.0))])
     assert m.status.tolist() == ["measured", widest]

@@ -16,7 +16,7 @@ from dark_halo_scope.lensing.cosmology import (
     comoving_distance,
     dispersion_for,
     dispersion_from_light,
-    draw_lenses,
+    draw_population,
     draw_source_redshift,
     einstein_radius,
     observability,
@@ -64,7 +64,7 @@ def test_draws_do_not_depend_on_their_company():
 
 
 def test_populations_differ_by_seed_only_when_asked():
-    first, again, other = (draw_lenses(PopulationRecipe(n=300, seed=s)) for s in (1, 1, 2))
+    first, again, other = (draw_population(PopulationRecipe(n=300, seed=s)) for s in (1, 1, 2))
     assert np.array_equal(first["theta_E"], again["theta_E"]) and not np.array_equal(first["theta_E"], other["theta_E"])
 
 

@@ -45,7 +45,7 @@ from dark_halo_scope.lensing.render import (
     psf_from_psfsize,
     render_arcs,
 )
-from dark_halo_scope.lensing.sources import image_light, sersic_light, sersic_parts, sersic_profile
+from dark_halo_scope.lensing.sources import bank_image_light, sersic_light, sersic_parts, sersic_profile
 
 BACKENDS = ("numba", "torch", "lenstronomy")
 
@@ -133,7 +133,7 @@ def test_the_reference_misses_nothing_of_a_stamps_small_image(theta_E, x, scale)
     lens, source = a_lens(theta_E=theta_E, q=0.8), ImageParams(x, 0.3, 0.4, scale, 0, [[1.0]], drawn_bank(3, 1, 33))
     at = (np.arange(1000) + 0.5) / 1000 * 2.4 - 1.2
     there = source_position(lens, *(axis[None] for axis in np.meshgrid(at, at)))
-    dense = float(image_light(source, *there)[0].sum() * (at[1] - at[0]) ** 2)
+    dense = float(bank_image_light(source, *there)[0].sum() * (at[1] - at[0]) ** 2)
     ((model, _, finest),) = lenstronomy_source(source, 0)
     seen = float(adaptive_rays(lenstronomy_lens(lens, 0), model, finest, 2.4, 18)[2].sum())
     assert dense < 0.2 and abs(seen / dense - 1) < 1e-3

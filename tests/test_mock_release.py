@@ -17,31 +17,31 @@ from desiutil.brick import Bricks
 from scipy import fft, ndimage
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.sky import PIXSCALE
 from dark_halo_scope.mock import release as mock_release
 from dark_halo_scope.mock import sky as mock_sky
-from dark_halo_scope.mock.camera import MockPSF, draw_light, exposures_of, mask_radius, psf_transform
-from dark_halo_scope.mock.catalogue import sweep_columns
+from dark_halo_scope.mock.camera import MockPSF, camera_psf_transform, draw_light, exposures_of, mask_radius
+from dark_halo_scope.mock.catalogue import mock_sweep_columns
 from dark_halo_scope.mock.files import coadd_bytes, coadd_header, read_columns
 from dark_halo_scope.mock.release import make_brick, make_mock, observe_brick
 from dark_halo_scope.mock.sky import (
     FILTERS,
-    PIXSCALE,
-    Light,
+    MockLight,
     MockObject,
     MockRecipe,
     brick_objects,
+    brick_to_pixels,
     flux_from,
     mock_bricks,
     pixels_to_sky,
-    sky_to_pixels,
     smooth_galaxy,
 )
 from dark_halo_scope.survey.bricks import brick_ids
 from dark_halo_scope.survey.coadds import read_cutouts
 from dark_halo_scope.survey.maskbits import any_bit
-from dark_halo_scope.survey.photometry import axis_ratio
+from dark_halo_scope.survey.photometry import tractor_axis_ratio
 from dark_halo_scope.survey.release import Release
-from dark_halo_scope.survey.sweeps import read_table
+from dark_halo_scope.survey.sweeps import read_fits_columns
 
 SMALL = MockRecipe(seed=3, rows=1, columns=2, n_pix=400, lrgs=14, blue=20, spirals=1, rings=1, mergers=1, stars=8, n_lenses=4)
 EMPTY = MockRecipe(seed=3, rows=1, columns=1, n_pix=400, lrgs=0, blue=0, spirals=0, rings=0, mergers=0, stars=0, n_lenses=0, uncovered=0.0)
@@ -66,7 +66,7 @@ def at_centre(thing, brick, recipe, x=199.3, y=201.8):
 
 def star(r):
     flux = flux_from(r, 0.6, 0.3, -1.0)
-    return MockObject("star", flux, (Light(None, flux, 128),))
+    return MockObject("star", flux, (MockLight(None, flux, 128),))
 
 
 # ---- form ----
@@ -146,7 +146,7 @@ def test_pixel_grid_agrees_with_astropy(release):
     x, y = np.array([0.0, 399, 17.3, 250.1]), np.array([399.0, 0, 222.2, 31.5])
     ra, dec = pixels_to_sky(x, y, brick, 400)
     assert np.allclose(wcs.all_pix2world(x, y, 0), (ra, dec), atol=1e-10, rtol=0)
-    assert np.allclose(sky_to_pixels(ra, dec, brick, 400), (x, y), atol=1e-6)
+    assert np.allclose(brick_to_pixels(ra, dec, brick, 400), (x, y), atol=1e-6)
 
 
 # ---- content ----
@@ -207,7 +207,7 @@ def test_galaxy_light_agrees_with_lenstronomy():
     from lenstronomy.Util.param_util import phi_q2_ellipticity
 
     x, y = mock_sky.fine_grid(128)
-    blur = psf_transform(MockPSF(1.3, 3.0, 0.02, 0.0, 0.0), 128)
+    blur = camera_psf_transform(MockPSF(1.3, 3.0, 0.02, 0.0, 0.0), 128)
     e1, e2 = phi_q2_ellipticity(0.6, 0.7)
     along, across = x * np.cos(0.6) + y * np.sin(0.6), y * np.cos(0.6) - x * np.sin(0.6)
     radius = np.hypot(along * np.sqrt(0.7), across / np.sqrt(0.7)) / 1.1
@@ -419,7 +419,7 @@ def test_catalogue_shape_points_where_the_light_does():
         position = 0.5 * np.arctan2(tractor["shape_e2"][0], tractor["shape_e1"][0])  # from north through east
         direction = np.arctan2(np.cos(position), -np.sin(position))  # east is -x
         assert abs((measured - direction + np.pi / 2) % np.pi - np.pi / 2) < 0.06
-        assert axis_ratio(tractor["shape_e1"][0], tractor["shape_e2"][0]) == pytest.approx(0.45, abs=1e-3)
+        assert tractor_axis_ratio(tractor["shape_e1"][0], tractor["shape_e2"][0]) == pytest.approx(0.45, abs=1e-3)
         assert tractor["shape_r"][0] * np.sqrt(0.45) == pytest.approx(1.8, rel=1e-5)  # the survey's radius is of the major axis
 
 
@@ -434,13 +434,13 @@ def test_the_projects_own_readers_find_the_galaxies(release):
             centre = np.array([np.sum(core * x), np.sum(core * y)]) / core.sum() * PIXSCALE
             assert np.hypot(*(centre - (dx, dy))) < 0.4
     columns = ["flux_r", "flux_z", "flux_w1", "type", "maskbits"]
-    table = read_table(release.sweeps()[0], columns)
+    table = read_fits_columns(release.sweeps()[0], columns)
     assert table["type"].to_pylist()[0] in ("PSF", "REX", "EXP", "DEV", "SER") and table["maskbits"].type == "int32"
 
 
 def test_sweeps_leave_out_what_another_brick_owns():
     tractor = {"brick_primary": np.array([True, False, True]), "flux_r": np.arange(3.0), "bx": np.zeros(3)}
-    assert {k: v.tolist() for k, v in sweep_columns(tractor).items()} == {"FLUX_R": [0.0, 2.0]}
+    assert {k: v.tolist() for k, v in mock_sweep_columns(tractor).items()} == {"FLUX_R": [0.0, 2.0]}
 
 
 def test_planted_lenses_are_red_enough_in_the_infrared_wherever_they_are():

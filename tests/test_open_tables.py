@@ -16,6 +16,8 @@ from astropy.table import Table
 from pyarrow import dataset
 from regions import Regions
 
+from dark_halo_scope.base.hats import write_hats
+from dark_halo_scope.base.receipts import read_table
 from dark_halo_scope.lensing.fit_parts import FitRecipe
 from dark_halo_scope.lists.models import ModelRecipe, model_list
 from dark_halo_scope.lists.positions import stage0_on_sky
@@ -151,18 +153,31 @@ def test_a_lists_own_columns_stay_beside_ours(written: Callable) -> None:
     assert theirs == {"a$b^$c": 7, "SDSSJ0151+0049": None, "J0100\u22121200": 1, "no data here": 2}
 
 
-def test_stilts_opens_the_tables(written: Callable) -> None:
+@pytest.mark.parametrize(("command", "stem", "parquet"), TABLES)
+def test_stilts_opens_every_table(command: str, stem: str, parquet: str, written: Callable) -> None:
     stilts = shutil.which("stilts")
     if stilts is None:
-        pytest.skip("no STILTS on this machine")
-    for kind in ("fits", "vot", "csv", "ecsv", "list.parquet"):
-        done = subprocess.run(
-            [stilts, "tpipe", f"in={written('score') / f'scores.{kind}'}", "omode=count"], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0 and "rows: 4" in done.stdout, done.stderr
+        pytest.skip("no STILTS on this machine: where it and Java are installed it opens these tables too")
+    folder = written(command)
+    n = len(pd.read_csv(folder / f"{stem}.csv"))
+    for name in (f"{stem}.fits", f"{stem}.vot", f"{stem}.csv", f"{stem}.ecsv", parquet):
+        done = subprocess.run([stilts, "tpipe", f"in={folder / name}", "omode=count"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and f"rows: {n}" in done.stdout, (name, done.stderr)
 
 
-def test_lsdb_takes_the_tables(written: Callable) -> None:
+@pytest.mark.parametrize(("command", "stem", "parquet"), TABLES)
+def test_lsdb_takes_every_table_and_its_hats_catalogue_is_valid(
+    command: str, stem: str, parquet: str, written: Callable, tmp_path: Path
+) -> None:
+    "As a table, and as a HATS catalogue that passes HATS' own strict validation; warnings are errors"
     lsdb = pytest.importorskip("lsdb", reason="no lsdb in this environment")
-    frame = pd.read_parquet(written("score") / "scores.list.parquet", dtype_backend="pyarrow")
-    assert len(lsdb.from_dataframe(frame, ra_column="ra", dec_column="dec").compute()) == len(frame)
+    valid = pytest.importorskip("hats.io.validation", reason="no hats in this environment")
+    file = written(command) / parquet
+    write_hats(read_table(str(file)), str(tmp_path / "hats"), stem)
+    assert valid.is_valid_catalog(str(tmp_path / "hats"), strict=True, verbose=False)
+    frame = pd.read_parquet(file, dtype_backend="pyarrow")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened = lsdb.open_catalog(str(tmp_path / "hats")).compute()
+        taken = lsdb.from_dataframe(frame, ra_column="ra", dec_column="dec", margin_threshold=None).compute()
+    assert len(opened) == len(taken) == len(frame) and set(frame.columns) <= set(opened.columns)

@@ -12,7 +12,7 @@ from dark_halo_scope.base.magnitudes import flux_of
 from dark_halo_scope.base.sphere import near_any
 from dark_halo_scope.parent import selection
 from dark_halo_scope.parent.selection import FLAGS, VARIANTS, SelectionRecipe
-from dark_halo_scope.survey.sweeps import read_table
+from dark_halo_scope.survey.sweeps import read_fits_columns
 
 RAW = SelectionRecipe(dereddened=False, exclude_psf=False)
 LIMITS = [(name, field) for name in VARIANTS for field in ("z_max", "rz_min", "zw1_min")]
@@ -88,7 +88,7 @@ def desitarget_rows(real_data):
     "Real sweep and Tractor rows of six files"
     folder = real_data / "catalogues" / "desitarget_rows"
     columns = ["brickid", "objid", "ra", "dec", "type", *selection.DESI_COLUMNS]
-    return pa.concat_tables([read_table(str(path), columns) for path in sorted(folder.glob("[st][wr]*.fits"))])
+    return pa.concat_tables([read_fits_columns(str(path), columns) for path in sorted(folder.glob("[st][wr]*.fits"))])
 
 
 @pytest.mark.parametrize("dereddened", [True, False])

@@ -13,8 +13,17 @@ from dark_halo_scope.base.receipts import read_receipt
 from dark_halo_scope.mock.release import make_mock
 from dark_halo_scope.mock.sky import MockRecipe
 from dark_halo_scope.parent import selection
-from dark_halo_scope.parent.selection import SELECTIONS, ColourCut, SelectionRecipe, column, cuts, measure, with_house_bits
-from dark_halo_scope.parent.tap import CatalogueRecipe, count_piece, estimate, in_piece, named_cuts, pieces_of, rows_query, select_piece
+from dark_halo_scope.parent.selection import SELECTIONS, ColourCut, SelectionRecipe, column, cuts, measure_galaxies, with_house_bits
+from dark_halo_scope.parent.tap import (
+    CatalogueRecipe,
+    count_piece,
+    estimate_queries,
+    in_piece,
+    named_cuts,
+    pieces_of,
+    rows_query,
+    select_piece,
+)
 from dark_halo_scope.run.phases import open_run
 from dark_halo_scope.run.products import ensure, opened, state
 from dark_halo_scope.survey.facts import TapTable, survey_facts
@@ -85,7 +94,7 @@ def test_every_cut_in_words_is_the_cut_on_arrays(variant: str, dereddened: bool,
             for n in service.rows.colnames
         }
     )
-    arrays, words = cuts(table, recipe, measure(table, recipe)), named_cuts(FACTS, recipe)
+    arrays, words = cuts(table, recipe, measure_galaxies(table, recipe)), named_cuts(FACTS, recipe)
     assert list(arrays) == list(words)
     for name, condition in words.items():
         found = service.base.execute(f"SELECT {condition.text} FROM tractor").fetchall()
@@ -140,7 +149,7 @@ def test_what_a_service_can_do_wrong_is_one_line(sky: str, service: TapServer) -
 
 def test_size_and_time_are_said_first(sky: str, service: TapServer) -> None:
     piece = pieces_of(np.array([150.0]), np.array([2.0]), 8)
-    found = estimate(table_of(service), piece, FACTS, SelectionRecipe(), CatalogueRecipe("release"), QUICK)
+    found = estimate_queries(table_of(service), piece, FACTS, SelectionRecipe(), CatalogueRecipe("release"), QUICK)
     rows, _ = select_piece(table_of(service), piece[0], 8, FACTS, SelectionRecipe(), QUICK)
     assert found.rows == len(rows) > 0 and found.counted == found.pieces == 1 and found.hours > 0
     assert found.megabytes == pytest.approx(rows.nbytes / 1e6, rel=0.5)

@@ -21,7 +21,7 @@ from dark_halo_scope.search.products import injections_of
 from dark_halo_scope.search.products import searched as searched_of
 from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.survey.release import Release
-from dark_halo_scope.trust.products import columns_of
+from dark_halo_scope.trust.products import table_arrays
 
 from .conftest import dhs
 
@@ -73,7 +73,7 @@ def test_planted_lenses_are_searched_and_known(toy: Path) -> None:
     assert near.sum() + sum(found.without.values()) >= len(ra) - 1 and set(
         searched["split"][near_any(searched["ra"], searched["dec"], ra, dec, 1.5)]
     ) != {"test"}
-    listed = columns_of(read_table(toy / "candidates" / "candidates.parquet"))
+    listed = table_arrays(read_table(toy / "candidates" / "candidates.parquet"))
     known = np.array([name is not None for name in listed["known_as"]])
     assert (known == near_any(listed["ra"], listed["dec"], ra, dec, 5.0)).all()
     # Nothing that trained the network is searched, but for what no training used: the surroundings of planted lenses.
@@ -111,8 +111,8 @@ def test_a_draw_that_forgets_the_replicate_is_caught(toy: Path, monkeypatch: pyt
     "The mistake put back: every replicate drawn alike makes the test above fail"
     from dark_halo_scope.injection import plan as module
 
-    drawn = module.draw_lenses
-    monkeypatch.setattr(module, "draw_lenses", lambda host, replicate, recipe, bands: drawn(host, replicate * 0, recipe, bands))
+    drawn = module.draw_injections
+    monkeypatch.setattr(module, "draw_injections", lambda host, replicate, recipe, bands: drawn(host, replicate * 0, recipe, bands))
     made = make_plan(read_table(toy / "parent"), load_recipe("toy").plan).to_pandas()
     injected = made[~made.is_control]
     _, group = max(injected.groupby(["brickid", "objid"]), key=lambda item: len(item[1]))

@@ -5,7 +5,7 @@ import pytest
 from moto import mock_aws
 
 from dark_halo_scope.base.errors import BadInput
-from dark_halo_scope.run.emr import ClusterRecipe, emr_job, size_of, submit
+from dark_halo_scope.run.emr import ClusterRecipe, emr_job, job_size, submit
 
 
 @mock_aws
@@ -20,14 +20,14 @@ def test_submitted_job(monkeypatch: pytest.MonkeyPatch) -> None:
     there = client.describe_cluster(ClusterId=name)["Cluster"]
     assert there["ReleaseLabel"] == cluster.release and there["AutoTerminate"]
     groups = {g["InstanceGroupType"]: g["RequestedInstanceCount"] for g in client.list_instance_groups(ClusterId=name)["InstanceGroups"]}
-    assert groups == {"MASTER": 1, "CORE": int(size_of(10_600_000, 76_000, cluster)["nodes"])}
+    assert groups == {"MASTER": 1, "CORE": int(job_size(10_600_000, 76_000, cluster)["nodes"])}
     words = client.list_steps(ClusterId=name)["Steps"][0]["Config"]["Args"]
     assert words == job["Steps"][0]["HadoopJarStep"]["Args"]
     assert words[words.index("--archives") + 1].endswith("environment.tar.gz#environment") and words[-2:] == ["--engine", "spark"]
 
 
 def test_more_time_needs_fewer_nodes() -> None:
-    slow, fast = (size_of(10_600_000, 76_000, ClusterRecipe(hours=h)) for h in (20.0, 1.0))
+    slow, fast = (job_size(10_600_000, 76_000, ClusterRecipe(hours=h)) for h in (20.0, 1.0))
     assert slow["nodes"] < fast["nodes"] and slow["node_hours"] == pytest.approx(fast["node_hours"]) and fast["hours"] <= 1.0
 
 

@@ -13,6 +13,7 @@ import cloudpickle
 import pytest
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.run import engine
 from dark_halo_scope.run.engine import TOO_OFTEN, Outcome, run_local
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Workers do not find this file by name
@@ -88,6 +89,27 @@ def half_a_message(task: int) -> int:
                 continue
         os.kill(os.getpid(), signal.SIGKILL)
     return task
+
+
+def stops_itself(task: tuple[int, str]) -> int:
+    "Task 1 is stopped whenever it runs, task 2 the first time"
+    number, marker = task
+    if number == 1 or number == 2 and not Path(marker).exists():
+        if number == 2:
+            Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return number
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="the system does not tell of stopped processes")
+@pytest.mark.timeout(60)
+def test_a_stopped_worker_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "It keeps its pipes open and says nothing; its task is begun again, and set aside by name when that happens every time"
+    monkeypatch.setattr(engine, "MAX_STOPPED", 1)
+    outcomes = run_local(stops_itself, [(f"t{i}", (i, str(tmp_path / "once"))) for i in range(6)], 2)
+    assert [o.value for o in outcomes if o.done] == [0, 2, 3, 4, 5]
+    assert outcomes[1].name == "t1" and outcomes[1].why == f"{TOO_OFTEN}, the last time ended here after it was stopped for 1 s"
+    assert not children()
 
 
 @pytest.mark.timeout(60)

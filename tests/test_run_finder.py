@@ -82,7 +82,7 @@ def test_without_arcs_nothing_tells_the_classes_apart(corpus):
     flux = decode(stamps)
     seen = {"light": flux[:, 1].sum((1, 2)), "noise": sky_level(flux, 8)[1][:, 1], "middle": flux[:, 0, 30:34, 30:34].sum((1, 2))}
     seen |= {c: stamps[c].to_numpy(zero_copy_only=False).astype(float) for c in ("clipped", "coarse")}
-    seen |= {kind: (stamps["kind"].to_numpy(zero_copy_only=False) == kind).astype(float) for kind in finder.KINDS}
+    seen |= {kind: (stamps["kind"].to_numpy(zero_copy_only=False) == kind).astype(float) for kind in finder.KINDS[:3]}
     for name, value in seen.items():
         found = auroc(value, lens)
         assert abs(found.value - 0.5) < 3.5 * (found.hi - found.lo) / 3.92, (name, found)
@@ -101,6 +101,34 @@ def test_what_is_on_a_stamp_comes_from_one_fold(corpus, monkeypatch):
     stamps = make_stamps(made, (Light(nothing, nothing), Light(nothing, nothing)), replace(BASE, n_stamps=120))
     size = np.log10(decode(stamps)[:, 1].max((1, 2)))
     assert (np.abs(size - 1.5 * stamps["fold"].to_numpy()) < 0.75).all()
+
+
+def test_pixels_to_measure_with_teach_only_who_asks_for_them_and_one_of_two_twins_teaches_nobody(corpus, monkeypatch):
+    "Candidates and pairs come in with their own recipe; an object that stands twice in its set would be asked of a network that saw its twin"
+    with pytest.raises(BadInput, match="expected two folds or more and 5 shares"):
+        replace(BASE, n_measured=10)
+    wants = replace(BASE, n_measured=10, shares=finder.WITH_MEASURED)
+    nothing = Light(*(np.zeros((3, 3, 101, 101), np.float16) for _ in range(2)))
+    with pytest.raises(BadInput, match="read_measured"):
+        make_stamps(corpus, (nothing, nothing), wants)
+    candidates = real_set("candidates", "viewer", False, frames(9, 5), 1, "A", ra=np.arange(9.0) + 50, dec=np.zeros(9))
+    twice = np.r_[np.arange(8), 3]
+    pairs = real_set("pairs", "viewer", False, frames(8, 6)[twice], 0, "random pair", ra=twice + 90.0, dec=np.zeros(9))
+    monkeypatch.setattr(finder, "read_set", lambda folder, name: {"huang2020": candidates, "desi_pairs": pairs}[name])
+    measured = finder.read_measured("")
+    assert len(measured.candidates) == 9 and list(measured.pairs.ra) == [90, 91, 92, 94, 95, 96, 97]
+    home = replace(corpus, measured=measured)
+    refuse_taught(home, [*home.sets, candidates, pairs])
+    shown = make_stamps(home, (nothing, nothing), replace(wants, n_stamps=200)).to_pandas()
+    assert {"candidate frame", "pair"} < set(shown["kind"]) and not shown.query("kind == 'pair'")["real"].any()
+    base = make_stamps(corpus, (nothing, nothing), replace(BASE, n_stamps=40)).to_pandas()
+    assert set(base["kind"]) <= set(finder.KINDS[:3])
+
+
+def test_fewer_hosts_are_some_of_all_hosts(corpus):
+    quarter, whole = (finder.hosts_of(corpus, replace(BASE, host_share=share)) for share in (0.25, 1.0))
+    for few, every in zip(quarter, whole):
+        assert len(few.pool) == round(len(every.pool) / 4) and set(few.pool) < set(every.pool)
 
 
 def test_a_constant_answer_per_set_scores_one_half(corpus):

@@ -247,6 +247,73 @@ def test_phases_2_to_4a_on_spark(planned: Run, tmp_path: Path, monkeypatch: pyte
     assert read_table(run.path("regions.parquet")).equals(read_table(again.path("regions.parquet")))
 
 
+# A cluster whose machine is lost
+
+
+def free_port() -> int:
+    "A port that nobody listens on"
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, stop_spark) -> Iterator[str]:
+    "Spark's own cluster, a master and three workers of one core as processes; its address"
+    import pyspark
+
+    stop_spark()
+    port, home = free_port(), Path(pyspark.__file__).parent
+    common = {"cwd": tmp_path, "stdout": (tmp_path / "cluster.log").open("w"), "stderr": subprocess.STDOUT, "start_new_session": True}
+    common["env"] = {**os.environ, "SPARK_HOME": str(home), "SPARK_SCALA_VERSION": "2.13", "SPARK_LOCAL_IP": "127.0.0.1"}
+    java = ["java", "-Xmx512m", "-cp", f"{home}/jars/*"]
+    master = [*java, "org.apache.spark.deploy.master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", str(free_port())]
+    started = [subprocess.Popen(master, **common)]
+    url = f"spark://127.0.0.1:{port}"
+    for k in range(3):
+        worker = ["org.apache.spark.deploy.worker.Worker", "--host", "127.0.0.1", "--cores", "1", "--memory", "1g"]
+        worker += ["--webui-port", str(free_port()), "--work-dir", str(tmp_path / f"worker{k}"), url]
+        started.append(subprocess.Popen([*java, *worker], **common))
+    yield url
+    stop_spark()
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def parent_of(pid: int) -> int:
+    "The process that started a process"
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def losing_a_machine(folder: str, job: Job) -> dict:
+    "Paints a brick; whoever comes first loses the cluster's worker that it runs on, with everything on it"
+    try:
+        (Path(folder) / "lost").touch(exist_ok=False)
+    except FileExistsError:
+        return do_job(job)
+    line = [os.getpid()]
+    while "deploy.worker.Worker" not in (command := Path(f"/proc/{line[-1]}/cmdline").read_text()) and line[-1] > 1:
+        line.append(parent_of(line[-1]))
+    assert "deploy.worker.Worker" in command, line
+    (Path(folder) / "lost").write_text(str(line[-1]))
+    for pid in reversed(line):
+        os.kill(pid, signal.SIGKILL)
+    return {}
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_machine(cluster: str, planned: Run, reference: dict, tmp_path: Path, monkeypatch) -> None:
+    "Three workers, one killed with its executor while it paints: the others paint its bricks, and every byte is as one process writes it"
+    run = run_at(planned, str(tmp_path / "out"), engine="spark", master=cluster)
+    monkeypatch.setattr(products, "do_job", functools.partial(losing_a_machine, str(tmp_path)))
+    make(run, "stamps")
+    lost = int((tmp_path / "lost").read_text())
+    assert made(run) == reference and not (alive(lost) and "deploy.worker" in Path(f"/proc/{lost}/cmdline").read_text())
+    logs = [p.name for k in range(3) for p in (tmp_path / f"worker{k}").glob("app-*/*")]
+    assert len(logs) >= 3, logs  # an executor on each of the three
+
+
 # Workers and parents that die
 
 

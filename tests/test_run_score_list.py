@@ -2,10 +2,12 @@
 
 import csv
 import io
+import tracemalloc
 import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
@@ -18,8 +20,8 @@ from regions import Regions
 from dark_halo_scope.learning.checkpoints import load_checkpoint, save_checkpoint
 from dark_halo_scope.learning.scoring import load_committee
 from dark_halo_scope.lists.pictures import score_pictures
-from dark_halo_scope.lists.scores import UNCALIBRATED, packaged_network, score_positions
-from dark_halo_scope.stamps.codec import load_stamps
+from dark_halo_scope.lists.scores import UNCALIBRATED, cutout_files, packaged_network, score_positions
+from dark_halo_scope.stamps.codec import encode, load_stamps
 from dark_halo_scope.survey.pictures import to_pictures
 from dark_halo_scope.survey.viewer import ViewerRecipe
 from dark_halo_scope.survey.web import HttpClient, RequestPolicy
@@ -90,3 +92,16 @@ def votable_messages(path: Path) -> list[str]:
     "What astropy's validator says of a VOTable"
     out = io.StringIO()
     return [] if validate(str(path), out) else [out.getvalue()]
+
+
+def test_names_that_differ_in_case_get_files_of_their_own_and_none_costs_a_million_names():
+    "Disks that do not tell A from a keep every cutout; what a name needs in memory does not grow with the names that could be free"
+    images = np.random.default_rng(1).normal(size=(6, 3, 64, 64)).astype(np.float32)
+    names = ["a", "A", "a_2", "b/c", "b c", "B_C"]
+    stamps = pa.table({"task_id": names, "ra": np.arange(6.0), "dec": np.zeros(6), "cutout_ok": [True] * 6} | encode(images))
+    tracemalloc.start()
+    files = cutout_files(stamps)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sorted(files) == sorted(["a.fits", "A_2.fits", "a_2_2.fits", "b_c.fits", "b_c_2.fits", "B_C_3.fits", "index.csv"])
+    assert peak < 5e6, peak

@@ -351,7 +351,7 @@ def test_the_server_keeps_no_log_of_secrets(served):
 
 
 def test_the_export_from_the_command_line(tmp_path, monkeypatch, capsys):
-    arguments = write_list(tmp_path, n=10, lenses=4, others=3)
+    arguments = write_list(tmp_path, n=10, lenses=5, others=3)  # of five lenses one is an example
     deck, book = read_deck(arguments[0], lenses=arguments[2], non_lenses=arguments[4]), GradeBook(tmp_path / "candidates.grades.sqlite")
     add_graders(book, ["Ana", "Ben", "Eva"])
     add_cards(book, deck)

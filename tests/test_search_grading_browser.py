@@ -32,6 +32,8 @@ class Person:
     def open(self):
         self.page.goto(self.address)
         self.page.wait_for_selector("#picture[aria-busy=false]")
+        if self.page.is_visible("#lesson"):  # examples come first, to who has graded nothing
+            self.page.keyboard.press("Escape")
 
     def card(self):
         self.page.wait_for_selector("#picture[aria-busy=false]")
@@ -56,7 +58,7 @@ def desk(tmp_path_factory):
 
     class Desk:
         folder = tmp_path_factory.mktemp("grading")
-        arguments = write_list(folder)  # 40 candidates, 6 lenses, 4 that are none: fifty cards
+        arguments = write_list(folder)  # 40 candidates, 6 lenses, 4 that are none: fifty cards; and three examples
         graders = ("Ana", "Ben", "Eva")
         server = Served(arguments, graders)
 
@@ -70,7 +72,7 @@ def desk(tmp_path_factory):
 def names_of(address):
     "Card's key -> name, which takes the secret to tell"
     secret = address.rstrip("/").rpartition("/")[2]
-    names = [*NAMES[:40], *(f"lens {i}" for i in range(6)), *(f"other {i}" for i in range(4))]
+    names = [*NAMES[:40], *(f"lens {i}" for i in range(8)), *(f"other {i}" for i in range(5))]
     return {card_key(secret, name): name for name in names}
 
 
@@ -284,3 +286,53 @@ def test_a_thousand_candidates_feel_instant(browser, tmp_path):
         }
         Path(os.environ["DHS_RECEIPT"]).write_text(json.dumps(facts | figures, indent=1) + "\n")
     assert np.median(waits) < 100 and np.quantile(waits, 0.95) < 250
+
+
+def test_examples_come_first_with_their_answers_and_like_cards_when_asked_for(browser, tmp_path):
+    "On a wide screen and on a phone: examples are not graded, the round begins where they end, and a neighbour is a click away"
+    with Served(write_list(tmp_path, n=16), ["Ana", "Ben"]) as server:
+        for name, width in (("Ana", 1200), ("Ben", 390)):
+            page = browser.new_context(viewport={"width": width, "height": 844}).new_page()
+            page.set_default_timeout(20_000)
+            troubles: list[str] = []
+            page.on("pageerror", lambda error, troubles=troubles: troubles.append(str(error)))
+            page.on("console", lambda m, troubles=troubles: troubles.append(m.text) if m.type == "error" else None)
+            page.goto(server.addresses[name])
+            page.wait_for_selector("#picture[aria-busy=false]")
+            answers = []
+            for i in range(3):
+                assert page.text_content("#where") == f"Example {i + 1} of 3" and not page.is_visible("#grades")
+                answers.append(page.text_content("#lesson-answer"))
+                page.wait_for_selector("#picture[aria-busy=false]")
+                if os.environ.get("DHS_SHOTS") and not i:
+                    page.screenshot(path=f"{os.environ['DHS_SHOTS']}/example_{width}.png")
+                page.keyboard.press("a")
+            assert sorted(a.split(":")[0] for a in answers) == ["A lens", "A lens", "Not a lens"]
+            assert page.text_content("#where") == "1 of 26" and page.is_visible("#grades") and not page.is_visible("#lesson")
+            page.wait_for_selector("#picture[aria-busy=false]")
+            page.keyboard.press("b")
+            page.wait_for_selector("#picture[aria-busy=false]")
+            card = page.get_attribute("#picture", "data-card")
+            page.click("[data-does=near]")
+            page.wait_for_selector("#near button:nth-child(6)", timeout=60_000)
+            assert page.locator("#near button").count() == 6 and "most like this" in page.text_content("#near-note")
+            page.wait_for_function(
+                "[...document.querySelectorAll('#near canvas')].every((c) => c.width > 10 && c.width < 400 && c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data[0] > 20)"
+            )
+            if os.environ.get("DHS_SHOTS"):
+                page.screenshot(path=f"{os.environ['DHS_SHOTS']}/near_{width}.png", full_page=True)
+            page.locator("#near button").first.click()
+            page.wait_for_selector("#picture[aria-busy=false]")
+            assert page.get_attribute("#picture", "data-card") != card and not page.locator("#near button").count()
+            page.keyboard.press("e")
+            assert page.text_content("#where") == "Example 1 of 3"
+            page.keyboard.press("Escape")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and not troubles
+            page.wait_for_selector("#saved[data-state=calm]")
+            page.reload()
+            page.wait_for_selector("#picture[aria-busy=false]")
+            assert not page.is_visible("#lesson")  # who has begun goes on where they stopped
+        assert GradeBook(tmp_path / "candidates.grades.sqlite").ask("SELECT grader, grade FROM mark ORDER BY grader") == [
+            ("Ana", "B"),
+            ("Ben", "B"),
+        ]

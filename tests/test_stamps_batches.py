@@ -6,7 +6,7 @@ import torch
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.stamps.augment import AugmentRecipe, augment, dihedral, draw_augmentation, paste_neighbours
-from dark_halo_scope.stamps.normalise import METHODS, NormaliseRecipe, annulus, normalise, statistics
+from dark_halo_scope.stamps.normalise import NORMALISATIONS, NormaliseRecipe, annulus, normalise, statistics
 
 from .stamp_toys import toy_images
 
@@ -14,7 +14,7 @@ STAMPS, CONTROLS, _ = toy_images(12)
 STAMPS, CONTROLS = torch.from_numpy(STAMPS), torch.from_numpy(CONTROLS)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALISATIONS)
 def test_statistics_against_numpy(method):
     centre, scale = statistics(STAMPS, NormaliseRecipe(method))
     y, x = np.mgrid[:64, :64] - 31.5
@@ -34,13 +34,13 @@ def test_statistics_against_numpy(method):
 def test_robust_is_clipped_and_a_flat_stamp_survives():
     out, _ = normalise(STAMPS, NormaliseRecipe("robust"))
     assert out.min() >= -5 and out.max() == 20
-    for method in METHODS:
+    for method in NORMALISATIONS:
         flat, _ = normalise(torch.zeros(2, 3, 64, 64), NormaliseRecipe(method))
         assert (flat == 0).all()
 
 
 def test_a_batch_is_normalised_as_its_stamps_alone():
-    for method in METHODS:
+    for method in NORMALISATIONS:
         recipe = NormaliseRecipe(method)
         together, _ = normalise(STAMPS, recipe)
         assert all(torch.equal(together[i : i + 1], normalise(STAMPS[i : i + 1], recipe)[0]) for i in range(4))

@@ -50,7 +50,7 @@ def test_the_bug_of_the_earlier_generation_is_caught(index, monkeypatch):
     def by_process_only(n, part, parts):
         return range(n) if parts == 3 else range(part, n, max(parts, 1))
 
-    monkeypatch.setattr(reader, "shard", by_process_only)
+    monkeypatch.setattr(reader, "rank_share", by_process_only)
     counts = np.bincount(shown_raw(index), minlength=len(index))
     assert (counts == 3).all(), "each stamp must have come three times"
     with pytest.raises(AssertionError):

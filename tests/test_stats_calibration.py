@@ -169,3 +169,24 @@ def test_bad_input_is_named():
         c.fit_calibrator(np.r_[np.zeros(5), np.ones(5)], np.arange(10) >= 5)
     with pytest.raises(BadInput, match="rising range"):
         c.survey_yield(x, y, 0.0, (0.1, 0.01))
+
+
+@pytest.mark.parametrize("n_neg, n_pos, fpr", [(20_000, 4_000, 1e-2), (100_000, 4_000, 3e-3)])
+def test_purity_intervals_are_no_wider_than_their_counts_say(n_neg, n_pos, fpr):
+    "Where both classes have plenty above the threshold, the interval is that of two independent binomials, in log odds"
+    r, t = np.random.default_rng(21), stats.norm.isf(fpr)
+    s = np.r_[r.normal(0, 1, n_neg), r.normal(3, 1, n_pos)].astype(np.float32)
+    got = c.survey_yield(s, np.arange(len(s)) >= n_neg, t, 1e-3)
+    false, true = np.mean(s[:n_neg] >= t), np.mean(s[n_neg:] >= t)
+    spread = np.sqrt((1 - true) / (true * n_pos) + (1 - false) / (false * n_neg))
+    width = special.logit(got.purity_hi) - special.logit(got.purity_lo)
+    assert got.method == "mixture" and width == pytest.approx(2 * 1.96 * spread, rel=0.1)
+
+
+def test_few_false_alarms_give_the_exact_interval():
+    "Two above the threshold among the controls: the limits of Clopper and Pearson, at which the purity still lies far from none"
+    s = np.r_[np.zeros(19_998), np.ones(2), np.zeros(500), np.ones(3_500)].astype(np.float32)
+    got = c.survey_yield(s, np.arange(len(s)) >= 20_000, 0.5, 1e-3)
+    assert got.method == "exact" and got.purity_lo < got.purity < got.purity_hi
+    odds = special.logit(got.purity_hi) - special.logit(got.purity_lo)
+    assert np.log(7.2247 / 0.2422) < odds < np.log(7.2247 / 0.2422) + 1  # limits of a count of two at 95 %, and the share of lenses' own

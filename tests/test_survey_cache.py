@@ -56,7 +56,7 @@ def portal(origin):
 def test_a_copy_from_the_web_reads_like_the_original(origin, portal, tmp_path):
     copy, told = Release(str(tmp_path)), []
     plan = cache.plan_fetch(portal, copy, [BRICKS[0], BRICKS[0], BRICKS[1]])
-    result = cache.fetch(plan, quick(), lambda done, of, size: told.append((done, of, size)))
+    result = cache.fetch_files(plan, quick(), lambda done, of, size: told.append((done, of, size)))
     assert result.files == 20 and not result.set_aside and told[-1] == (20, 20, result.size)
     assert "20 files to fetch (0 are here)" in plan.says() and plan.bytes_todo == pytest.approx(2 * (36 + 27 + 1.5 + 0.5) * 1e6)
     ra, dec = sky(np.array([120.0, 240.0]), np.array([150.0, 222.0]))
@@ -109,17 +109,17 @@ def test_stamps_are_read_over_the_web_by_ranges(origin, tmp_path):
 def test_a_broken_off_copy_goes_on_where_it_stopped(origin, tmp_path):
     copy = Release(str(tmp_path))
     plan = cache.plan_fetch(origin, copy, BRICKS[:1])
-    cache.fetch(cache.FetchPlan(plan.todo[:4], 0, 0.0))
+    cache.fetch_files(cache.FetchPlan(plan.todo[:4], 0, 0.0))
     Path(plan.todo[4][1]).write_bytes(b"half a file, and no checksum")
     rest = cache.plan_fetch(origin, copy, BRICKS[:1])
-    assert rest.done == 4 and len(rest.todo) == 6 and cache.fetch(rest).files == 6
+    assert rest.done == 4 and len(rest.todo) == 6 and cache.fetch_files(rest).files == 6
     assert all(cache.is_intact(target) for _, target in plan.todo)
 
 
 def test_files_that_are_broken_or_missing_are_set_aside_and_leave_nothing(origin, portal, tmp_path):
     copy = Release(str(tmp_path))
     plan = cache.plan_fetch(portal, copy, ["0001m002"])
-    result = cache.fetch(plan, quick())
+    result = cache.fetch_files(plan, quick())
     assert result.files == 0 and len(result.set_aside) == 10 and all("404" in reason for reason in result.set_aside.values())
     assert not list(tmp_path.rglob("*.fz*"))
     with pytest.raises(BadInput, match="404"):
@@ -139,7 +139,7 @@ def test_a_file_that_is_not_whole_is_not_kept(origin, tmp_path, change):
 
 def test_damage_is_found(origin, tmp_path):
     copy = Release(str(tmp_path))
-    cache.fetch(cache.plan_fetch(origin, copy, BRICKS[:1]))
+    cache.fetch_files(cache.plan_fetch(origin, copy, BRICKS[:1]))
     path = Path(copy.coadd(BRICKS[0], "invvar", "g"))
     whole = path.read_bytes()
     for k in (0, 3000, len(whole) - 1):
@@ -151,7 +151,7 @@ def test_damage_is_found(origin, tmp_path):
 
 def test_the_least_recently_used_bricks_go_first(origin, tmp_path):
     copy = Release(str(tmp_path))
-    cache.fetch(cache.plan_fetch(origin, copy, BRICKS))
+    cache.fetch_files(cache.plan_fetch(origin, copy, BRICKS))
     sizes = {}
     for age, name in enumerate(("1503p022", "1501p022", "1506p022")):
         files = list(Path(copy.coadd_folder(name)).iterdir())
@@ -183,7 +183,7 @@ def test_a_copy_in_a_bucket(origin, monkeypatch):
 
         boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="stars")
         copy = Release("s3://stars/dr10")
-        result = cache.fetch(cache.plan_fetch(origin, copy, BRICKS[:1]))
+        result = cache.fetch_files(cache.plan_fetch(origin, copy, BRICKS[:1]))
         assert result.files == 10 and not cache.plan_fetch(origin, copy, BRICKS[:1]).todo
         ra, dec = sky(np.array([120.0, 300.0]), np.array([150.0, 222.0]))
         assert read_cutouts(copy, BRICKS[0], ra, dec).image.tobytes() == read_cutouts(origin, BRICKS[0], ra, dec).image.tobytes()

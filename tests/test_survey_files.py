@@ -3,6 +3,8 @@
 import gzip
 import shutil
 import time
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,7 @@ from dark_halo_scope.survey import tiles
 from dark_halo_scope.survey.coadds import read_cutouts
 from dark_halo_scope.survey.fitsfile import find_hdu, open_random, row_dtype
 from dark_halo_scope.survey.release import Release
-from dark_halo_scope.survey.sweeps import read_table, table_chunks, table_names
+from dark_halo_scope.survey.sweeps import read_fits_columns, table_chunks, table_names
 
 # ---------------------------------------------------------------- catalogues
 
@@ -74,7 +76,7 @@ def test_real_files_agree_with_fitsio(real_data):
             for name in table_names(str(path))
             if theirs[name.upper()].ndim == 1 and theirs[name.upper()].dtype.kind not in "b" and not name.endswith("params_solved")
         ]
-        ours = read_table(str(path), names)
+        ours = read_fits_columns(str(path), names)
         for name in names:
             wanted = theirs[name.upper()]
             wanted = [str(value).rstrip() for value in wanted] if wanted.dtype.kind == "U" else wanted.tolist()
@@ -84,16 +86,16 @@ def test_real_files_agree_with_fitsio(real_data):
 def test_a_gzipped_table_reads_the_same_and_a_cut_one_is_refused(sweep, tmp_path):
     packed = tmp_path / "bricks.fits.gz"
     packed.write_bytes(gzip.compress(sweep.read_bytes()))
-    assert read_table(str(packed), ["ra"]).equals(read_table(str(sweep), ["ra"]))
+    assert read_fits_columns(str(packed), ["ra"]).equals(read_fits_columns(str(sweep), ["ra"]))
     packed.write_bytes(packed.read_bytes()[:5000])
     with pytest.raises(BadInput, match="gzip"):
-        read_table(str(packed), ["ra"])
+        read_fits_columns(str(packed), ["ra"])
 
 
 def test_an_empty_table_has_columns_and_no_rows(tmp_path):
     path = tmp_path / "empty.fits"
     sweep_table()[:0].write(path)
-    assert read_table(str(path), ["ra", "type"]).schema == pa.schema([("ra", pa.float64()), ("type", pa.string())])
+    assert read_fits_columns(str(path), ["ra", "type"]).schema == pa.schema([("ra", pa.float64()), ("type", pa.string())])
 
 
 def broken(path, target, change):
@@ -141,7 +143,7 @@ def test_a_header_without_end_does_not_hang(tmp_path):
     path.write_bytes(b"SIMPLE  =                    T".ljust(80) + b"COMMENT again and again".ljust(80) * 500_000)
     start = time.perf_counter()
     with pytest.raises(BadInput, match="no FITS header"):
-        read_table(str(path), ["ra"])
+        read_fits_columns(str(path), ["ra"])
     assert time.perf_counter() - start < 5
 
 
@@ -422,6 +424,97 @@ def test_a_broken_coadd_is_an_error_that_names_the_file(brick, tmp_path, kind, b
     with pytest.raises(BadInput, match=says) as error:
         read_cutouts(release, "1501p022", *sky(np.array([200.0]), np.array([200.0])))
     assert path.name in str(error.value) and "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------- what is seen without a checksum
+
+
+def refusal(data):
+    "Why a tile of an image that has no checksums is refused; empty where it is read"
+    try:
+        image = tiles.open_tiled("image.fits.fz", file=pa.BufferReader(bytes(data)))
+        for number, code in enumerate(tiles.read_codes(image, np.arange(len(image.size)))):
+            tiles.decode_tile(image, number, code)
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
+def test_most_changed_bits_of_a_rice_code_are_seen(tmp_path):
+    "A changed bit shifts the pixels behind it or the end of the code; what shifts them upwards within the tile's range passes"
+    path = Path(compressed(tmp_path / "image.fits.fz", picture((100, 100)), **RICE))
+    whole, image = path.read_bytes(), tiles.open_tiled(str(path))
+    draw, seen = np.random.default_rng(5), 0
+    for at, bit in zip(draw.integers(image.start[0], image.start[0] + image.size[0], 200), draw.integers(0, 8, 200), strict=True):
+        data = bytearray(whole)
+        data[at] ^= 1 << bit
+        seen += bool(refusal(data))
+    assert refusal(whole) == "" and seen > 100
+
+
+def test_tiles_that_share_bytes_are_refused(tmp_path):
+    path = Path(compressed(tmp_path / "image.fits.fz", picture((200, 200)), **RICE))
+    data = bytearray(path.read_bytes())
+    hdu = find_hdu(pa.BufferReader(bytes(data)), 1, "image")
+    width = hdu.header["NAXIS1"]
+    data[hdu.start + width + 4 : hdu.start + width + 8] = data[hdu.start + 4 : hdu.start + 8]
+    assert "share bytes" in refusal(data)
+
+
+@pytest.mark.parametrize("extra", [1, 2879])
+def test_a_file_that_is_no_whole_blocks_is_refused(tmp_path, extra):
+    path = Path(compressed(tmp_path / "image.fits.fz", picture((100, 100)), **RICE))
+    assert "multiple of 2880" in refusal(path.read_bytes() + bytes(extra))
+
+
+@pytest.mark.parametrize("kind, band, key, value, says", [
+    ("psfsize", "z", "CRVAL1", 150.126, "projection"),
+    ("invvar", "g", "CRPIX2", 1.0, "projection"),
+    ("maskbits", None, "CD1_1", -0.2621 / 3600, "projection"),
+])  # fmt: skip
+def test_a_coadd_of_another_projection_is_named(brick, tmp_path, kind, band, key, value, says):
+    shutil.copytree(brick.root, tmp_path / "copy")
+    release = Release(str(tmp_path / "copy"))
+    edited(lambda head: head.set(key, value))(release.coadd("1501p022", kind, band))
+    with pytest.raises(BadInput, match=says) as error:
+        read_cutouts(release, "1501p022", *sky(np.array([200.0]), np.array([200.0])))
+    assert Path(release.coadd("1501p022", kind, band)).name in str(error.value)
+
+
+def test_a_brick_under_another_name_is_refused(brick, tmp_path):
+    "A folder that was copied to the wrong place"
+    release = Release(str(tmp_path))
+    shutil.copytree(Path(brick.coadd_folder("1501p022")), release.coadd_folder("1504p022"))
+    for path in Path(release.coadd_folder("1504p022")).iterdir():
+        path.rename(path.with_name(path.name.replace("1501p022", "1504p022")))
+    with pytest.raises(BadInput, match="centre of brick 1504p022"):
+        read_cutouts(release, "1504p022", *sky(np.array([200.0]), np.array([200.0])))
+
+
+@pytest.mark.parametrize("kind, band, values, says", [
+    ("maskbits", None, np.full((SIDE, SIDE), 1 << 24, np.int32), "0x1000000"),
+    ("invvar", "r", np.full((SIDE, SIDE), -5.0, np.float32), "below 0"),
+    ("invvar", "r", np.where(np.arange(SIDE) == 205, 1e12, 1e3).astype(np.float32) * np.ones((SIDE, 1), np.float32), "above 10000"),
+])  # fmt: skip
+def test_values_that_no_sky_gives_are_refused(brick, tmp_path, kind, band, values, says):
+    shutil.copytree(brick.root, tmp_path / "copy")
+    release = Release(str(tmp_path / "copy"))
+    options = {"compression_type": "GZIP_1", "quantize_level": 0} if values.dtype.kind == "f" else {"compression_type": "RICE_1"}
+    rewritten(values, **options)(release.coadd("1501p022", kind, band))
+    with pytest.raises(BadInput, match=says) as error:
+        read_cutouts(release, "1501p022", *sky(np.array([200.0]), np.array([200.0])))
+    assert Path(release.coadd("1501p022", kind, band)).name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_tile_that_unpacks_to_a_thousand_times_its_size_is_refused_before_it_does(tmp_path):
+    "A gzip bomb in place of a tile of PSF sizes"
+    path = compressed(tmp_path / "psfsize.fits.fz", np.ones((100, 100), np.float32), compression_type="GZIP_1", quantize_level=0)
+    image, bomb = tiles.open_tiled(path), np.frombuffer(gzip.compress(bytes(200_000_000)), np.uint8)
+    tracemalloc.start()
+    with pytest.raises(BadInput, match="not of 40000 bytes"):
+        tiles.decode_tile(image, 0, bomb)
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dark_halo_scope.base.resources import manifest
-from dark_halo_scope.injection.quality import LENS, measure
+from dark_halo_scope.injection.quality import LENS, stamp_quality
 from dark_halo_scope.parent.selection import SelectionRecipe, quality_cuts
 from dark_halo_scope.run.phases import load_recipe
 from dark_halo_scope.search.candidates import CandidateRecipe, search_cuts
@@ -53,7 +53,7 @@ def test_a_masked_pixel_counts_unless_nothing_was_seen_in_it(name: str) -> None:
     tasks |= {f"mw_transmission_{b}": np.ones(1) for b in BANDS}
 
     def measured(sky: Cutouts) -> dict[str, float]:
-        told = measure(tasks, sky, arcs, sky.image + arcs, one, BANDS, 0.262, np.full(3, 1e4), np.ones(1))
+        told = stamp_quality(tasks, sky, arcs, sky.image + arcs, one, BANDS, 0.262, np.full(3, 1e4), np.ones(1))
         return {c: float(told[c][0]) for c in ("arc_snr", "arc_snr_g", "metrics_ok", "bad_pixel_frac")}
 
     masked = measured(replace(cut, maskbits=np.full((1, 40, 40), 1 << MASKBITS[name], np.int32)))

@@ -14,12 +14,12 @@ from dark_halo_scope.trust import exam, real_sets
 from dark_halo_scope.trust.exam import (
     Examinee,
     ExamRecipe,
+    above_negatives,
     count,
     fold_by_key,
     folded_examinee,
     nested_passes,
     network_examinee,
-    passes,
     sit_exam,
 )
 from dark_halo_scope.trust.real_sets import fingerprints, near_duplicates, one_rendering, read_set, real_set, refuse_seen, rendered
@@ -138,9 +138,9 @@ def test_thresholds_never_come_from_the_galaxy_they_judge_nor_from_another_netwo
     both = np.r_[one, 1000 * one]
     network = np.repeat([0, 1], 20)
     assert (nested_passes(both, network, np.r_[np.arange(20), np.arange(20)], 0)[:20] == alone).all()
-    assert passes(np.array([19.5]), np.array([0]), both, network, 0).all()
+    assert above_negatives(np.array([19.5]), np.array([0]), both, network, 0).all()
     with pytest.raises(BadInput, match="no galaxy to set|no galaxy"):
-        passes(np.array([1.0]), np.array([2]), both, network, 0)
+        above_negatives(np.array([1.0]), np.array([2]), both, network, 0)
 
 
 def test_folded_networks_answer_for_their_own_fold(folder):

@@ -16,7 +16,7 @@ from dark_halo_scope.trust.realism import (
     host_model,
     opposite,
     painted_out,
-    probe,
+    realism_probe,
     ridge_scores,
 )
 
@@ -130,7 +130,7 @@ def test_a_leak_through_the_host_does_not_count():
     features = np.repeat(generator.normal(size=(60, 80)), 2, axis=0) + 0.01 * generator.normal(size=(120, 80))
     by_row = ridge_scores(features, label[:, None].astype(float), np.arange(120) % 5, penalty=1.0)[:, 0]
     assert auroc(by_row, label.astype(int)).value > 0.9
-    found = probe(features, label, host, [f"f{i}" for i in range(80)], n_permutations=60)
+    found = realism_probe(features, label, host, [f"f{i}" for i in range(80)], n_permutations=60)
     assert abs(found.auc - 0.5) < 0.25 and found.p_value > 0.02 and found.hosts[0] + found.hosts[1] == 60
 
 
@@ -139,12 +139,12 @@ def test_false_alarms_of_the_probe():
     generator, alarms = np.random.default_rng(1), 0
     for _ in range(60):
         features = generator.normal(size=(48, 6)) + np.repeat(generator.normal(size=(24, 6)), 2, axis=0)
-        alarms += probe(features, np.tile([0, 1], 24), np.repeat(np.arange(24), 2), list("abcdef"), 4, 49).p_value < 0.1
+        alarms += realism_probe(features, np.tile([0, 1], 24), np.repeat(np.arange(24), 2), list("abcdef"), 4, 49).p_value < 0.1
     assert alarms <= 13
 
 
 def test_probe_refuses_what_it_cannot_do():
     with pytest.raises(BadInput, match="both 0 and 1"):
-        probe(np.zeros((4, 2)), np.ones(4), np.arange(4), ["a", "b"])
+        realism_probe(np.zeros((4, 2)), np.ones(4), np.arange(4), ["a", "b"])
     with pytest.raises(BadInput, match="2 hosts for 5 folds"):
         fold_of(np.array([1, 1, 2]), 5)

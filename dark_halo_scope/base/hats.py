@@ -77,13 +77,13 @@ def tiles_of(
     list[tuple[int, int, int, int]]
         (order, pixel, first row, row after the last), in the order of the sky
     """
-    found: list[tuple[int, int, int, int]] = []
+    tiles: list[tuple[int, int, int, int]] = []
 
     def split(order: int, pixel: int, first: int, last: int) -> None:
         if first == last:
             return
         if last - first <= max_rows or order == finest:
-            found.append((order, pixel, first, last))
+            tiles.append((order, pixel, first, last))
             return
         span = 4 ** (ORDER - order - 1)
         edges = first + np.searchsorted(cells[first:last], [(4 * pixel + k) * span for k in range(5)])
@@ -93,7 +93,7 @@ def tiles_of(
     edges = np.searchsorted(cells, [pixel * 4**ORDER for pixel in range(13)])
     for pixel in range(12):
         split(0, pixel, int(edges[pixel]), int(edges[pixel + 1]))
-    return found
+    return tiles
 
 # %% ../../nbs/base/hats.ipynb #a719ea11
 def properties_text(
@@ -156,15 +156,15 @@ def write_hats(
 
 def _write_about(table: pa.Table, tiles: list[Any], footers: list[Any], folder: str, name: str, max_rows: int) -> None:
     "What the layout says of a catalogue, its properties last"
-    for place, given in (("_common_metadata", []), ("_metadata", footers)):
+    for place, row_groups in (("_common_metadata", []), ("_metadata", footers)):
         sink = io.BytesIO()
         pq.write_metadata(table.schema, sink)
-        if given:
-            whole = given[0]
-            for footer in given[1:]:
-                whole.append_row_groups(footer)
+        if row_groups:
+            merged = row_groups[0]
+            for footer in row_groups[1:]:
+                merged.append_row_groups(footer)
             sink = io.BytesIO()
-            whole.write_metadata_file(sink)
+            merged.write_metadata_file(sink)
         write_bytes(sink.getvalue(), join(folder, "dataset", place))
     rows = "".join(f"{level},{pixel}\n" for level, pixel, *_ in tiles)
     write_bytes(f"Norder,Npix\n{rows}".encode(), join(folder, "partition_info.csv"))

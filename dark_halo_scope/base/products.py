@@ -130,13 +130,15 @@ class Chosen:
         self._sections: dict[str, Any] = {}
         for entry in product.chosen_by:
             section, _, value = entry.partition(".")
-            whole = getattr(recipe, section)
-            self._sections[section] = whole if not value else self._single(self._sections.get(section), value, getattr(whole, value))
+            section_recipe = getattr(recipe, section)
+            self._sections[section] = (
+                section_recipe if not value else self._single(self._sections.get(section), value, getattr(section_recipe, value))
+            )
 
     @staticmethod
-    def _single(before: Any, name: str, value: Any) -> Any:
+    def _single(earlier: Any, name: str, value: Any) -> Any:
         "Single values of a section, as far as declared"
-        return SimpleNamespace(**(vars(before) if isinstance(before, SimpleNamespace) else {}), **{name: value})
+        return SimpleNamespace(**(vars(earlier) if isinstance(earlier, SimpleNamespace) else {}), **{name: value})
 
     def __getattr__(self, name: str) -> Any:
         "A declared section"
@@ -168,8 +170,8 @@ def choices_of(
     values = {}
     for entry in product.chosen_by:
         section, _, value = entry.partition(".")
-        whole = getattr(recipe, section)
-        values[entry] = recipe_identity(getattr(whole, value) if value else whole)
+        section_recipe = getattr(recipe, section)
+        values[entry] = recipe_identity(getattr(section_recipe, value) if value else section_recipe)
     return values
 
 # %% ../../nbs/base/products.ipynb #61588504
@@ -239,8 +241,8 @@ def brick_address(
 class Inputs(Mapping[str, Input]):
     "The declared inputs by name; raises BadInput for any other"
 
-    def __init__(self, product: Product, given: Mapping[str, Input]) -> None:
-        self._product, self._given = product, dict(given)
+    def __init__(self, product: Product, inputs: Mapping[str, Input]) -> None:
+        self._product, self._given = product, dict(inputs)
 
     def __getitem__(self, name: str) -> Input:
         "One input"

@@ -72,10 +72,12 @@ def count_hosts(
     """
     by = [c for c in ("split", "is_control", "label") if c in table.column_names]
     grouped = table.select(by).append_column("host", pa.array(galaxy_key(table))).group_by(by)
-    counted = grouped.aggregate([("host", "count"), ("host", "count_distinct")]).to_pylist()
+    groups = grouped.aggregate([("host", "count"), ("host", "count_distinct")]).to_pylist()
     words = {"is_control": {True: "control", False: "injected"}}
-    named = [(", ".join(str(words.get(c, {}).get(row[c], row[c])) for c in by) or "all", row) for row in counted]
-    return {name: {"rows": row["host_count"], "hosts": row["host_count_distinct"]} for name, row in sorted(named, key=lambda n: n[0])}
+    named_groups = [(", ".join(str(words.get(c, {}).get(row[c], row[c])) for c in by) or "all", row) for row in groups]
+    return {
+        name: {"rows": row["host_count"], "hosts": row["host_count_distinct"]} for name, row in sorted(named_groups, key=lambda n: n[0])
+    }
 
 # %% ../../nbs/base/receipts.ipynb #2ad58f83
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def identity_of(
     recipe: Any = None,  # The recipe that chose, a dataclass or plain values
     inputs: Mapping[str, str] | None = None,  # Name of each input -> its receipt's name or content hash
     code: Sequence[str] = (),  # Modules whose code decides the content, such as "injection.paint"; none: the package's version
-    **more: Any,  # Anything else that decides the content
+    **extra: Any,  # Anything else that decides the content
 ) -> dict[str, Any]:
     """The identity part as far as it is known before the work: recipe, inputs, code
 
@@ -118,7 +120,7 @@ def identity_of(
         Name of each input -> its receipt's name or content hash
     code : Sequence[str], default ()
         Modules whose code decides the content, such as "injection.paint"; none: the package's version
-    **more : Any
+    **extra : Any
         Anything else that decides the content
 
     Returns
@@ -126,13 +128,13 @@ def identity_of(
     dict[str, Any]
     """
     made_by = code_of(*code) if code else __version__
-    return {"code": made_by, "recipe": recipe_identity(recipe) if recipe is not None else None, "inputs": dict(inputs or {}), **more}
+    return {"code": made_by, "recipe": recipe_identity(recipe) if recipe is not None else None, "inputs": dict(inputs or {}), **extra}
 
 
 def run_facts(
     started: float,  # time.perf_counter() at the start
     rows: int = 0,  # What the rate counts
-    **more: Any,
+    **extra: Any,
 ) -> dict[str, Any]:
     """The run part: wall time, rate, machine, date
 
@@ -142,7 +144,7 @@ def run_facts(
         time.perf_counter() at the start
     rows : int, default 0
         What the rate counts
-    **more : Any
+    **extra : Any
 
     Returns
     -------
@@ -156,7 +158,7 @@ def run_facts(
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
-        **more,
+        **extra,
     }
 
 # %% ../../nbs/base/receipts.ipynb #7d5cf114
@@ -301,11 +303,11 @@ def file_faults(
     faults, folder = [], str(uri).rstrip("/").rsplit("/", 1)[0]
     for name, (size, digest, *_) in receipt.run.get("files", {}).items():
         file = join(folder, name)
-        there = size_of(file)
-        if there is None:
+        found_size = size_of(file)
+        if found_size is None:
             faults.append(f"{file}: missing")
-        elif there != size:
-            faults.append(f"{file}: {there} bytes, expected {size}")
+        elif found_size != size:
+            faults.append(f"{file}: {found_size} bytes, expected {size}")
         elif (thorough or size <= CHEAP) and file_digest(read_bytes(file))[1] != digest:
             faults.append(f"{file}: {CHANGED}")
     if not faults and receipt.identity.get("content") != {} and not exists(uri):  # a folder whose receipt names no file of it
@@ -336,8 +338,8 @@ def is_done(
         receipt = read_receipt(uri)
     except BadInput:
         return False
-    same = all(receipt.identity.get(key) == plain(value) for key, value in identity.items())
-    return same and not file_faults(uri, receipt)
+    same_identity = all(receipt.identity.get(key) == plain(value) for key, value in identity.items())
+    return same_identity and not file_faults(uri, receipt)
 
 # %% ../../nbs/base/receipts.ipynb #060d8fcd
 def write_table(
@@ -381,8 +383,8 @@ def written_file(
     list[Any]
         Size, digest and, of a table, the footer's checksum; empty where no receipt beside it speaks for it
     """
-    known = read_receipt(uri).run.get("files", {}) if exists(receipt_path(uri)) else {}
-    return list(known.get(str(uri).rsplit("/", 1)[-1], []))
+    digests = read_receipt(uri).run.get("files", {}) if exists(receipt_path(uri)) else {}
+    return list(digests.get(str(uri).rsplit("/", 1)[-1], []))
 
 
 @contextmanager
@@ -543,10 +545,10 @@ def read_tables(
     -------
     pa.Table
     """
-    more = [c for c in needs if c not in columns]
+    needed = [c for c in needs if c not in columns]
 
     def one(uri: str) -> pa.Table:
-        table = read_table(uri, [*columns, *more])
+        table = read_table(uri, [*columns, *needed])
         return (table if keep is None else table.filter(keep)).select(columns)
 
     with ThreadPoolExecutor(OPEN_AT_ONCE) as pool:
@@ -583,7 +585,7 @@ def write_product(
     """
     name = str(uri).rsplit("/", 1)[-1]
     files = {name: write_table(table, uri, **options)} | dict((run or {}).get("files", {}))
-    counted = {"rows": table.num_rows, "content": content_hash(table)}
+    counts = {"rows": table.num_rows, "content": content_hash(table)}
     if set(IDENTITY) <= set(table.column_names):
-        counted["hosts"] = count_hosts(table)
-    return write_receipt(Receipt(product, {**identity, **counted}, dict(run or {}) | {"files": files}), uri)
+        counts["hosts"] = count_hosts(table)
+    return write_receipt(Receipt(product, {**identity, **counts}, dict(run or {}) | {"files": files}), uri)

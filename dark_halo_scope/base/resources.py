@@ -64,9 +64,9 @@ def phase_notebook(
         unknown phase
     """
     folder = resource_root("phases")
-    known = sorted(p.stem for p in folder.glob("*.ipynb"))
-    if phase not in known:
-        raise unknown_name("phase", phase, known)
+    phases = sorted(p.stem for p in folder.glob("*.ipynb"))
+    if phase not in phases:
+        raise unknown_name("phase", phase, phases)
     return folder / f"{phase}.ipynb"
 
 # %% ../../nbs/base/resources.ipynb #8d10e874
@@ -91,8 +91,8 @@ def manifest(
     """
     path = resource_root("data_manifests").joinpath(*parts)
     if not path.exists():
-        known = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise unknown_name("manifest", path.name, known, "/".join(("data_manifests", *parts[:-1])))
+        file_names = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise unknown_name("manifest", path.name, file_names, "/".join(("data_manifests", *parts[:-1])))
     return path
 
 # %% ../../nbs/base/resources.ipynb #1756dd83
@@ -113,7 +113,7 @@ def code_hash() -> str:  # 12 hexadecimal digits
 # %% ../../nbs/base/resources.ipynb #695593b6
 def _tokens(source: str) -> str:
     "Python source without comments, docstrings and blank lines"
-    kept, last = [], tokenize.ENCODING
+    words, last = [], tokenize.ENCODING
     starts = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type in (tokenize.COMMENT, tokenize.NL):
@@ -121,9 +121,9 @@ def _tokens(source: str) -> str:
         docstring = token.type == tokenize.STRING and last in starts
         empty = token.type == tokenize.NEWLINE and last in starts  # the end of a docstring's line
         if not (docstring or empty):
-            kept.append({tokenize.INDENT: "{", tokenize.DEDENT: "}", tokenize.NEWLINE: ";"}.get(token.type, token.string))
+            words.append({tokenize.INDENT: "{", tokenize.DEDENT: "}", tokenize.NEWLINE: ";"}.get(token.type, token.string))
         last = last if docstring else token.type
-    return " ".join(kept)
+    return " ".join(words)
 
 
 def _imports(
@@ -171,16 +171,16 @@ def reached_modules(
     BadInput
         {name}: no such module in the package
     """
-    seen, waiting = set(), list(modules)
+    reached, waiting = set(), list(modules)
     for name in modules:
         if _module(name) is None:
             raise BadInput(f"{name}: no such module in the package")
     while waiting:
         name = waiting.pop()
-        if name not in seen and (facts := _module(name)):
-            seen.add(name)
+        if name not in reached and (facts := _module(name)):
+            reached.add(name)
             waiting += facts[1]
-    return sorted(seen)
+    return sorted(reached)
 
 
 @lru_cache(None)

@@ -127,8 +127,8 @@ def separation(
     np.ndarray
         (n,) [arcsec]
     """
-    here, other = (unit_vectors(np.atleast_1d(a), np.atleast_1d(d)) for a, d in ((ra, dec), (other_ra, other_dec)))
-    return angle_of(np.linalg.norm(here - other, axis=-1))
+    vectors, other_vectors = (unit_vectors(np.atleast_1d(a), np.atleast_1d(d)) for a, d in ((ra, dec), (other_ra, other_dec)))
+    return angle_of(np.linalg.norm(vectors - other_vectors, axis=-1))
 
 # %% ../../nbs/base/sphere.ipynb #5cfb452d
 def nearest(

@@ -48,8 +48,8 @@ def scheme_of(
     BadInput
         address '{uri}': scheme '{scheme}' is not known (known: local paths, {', '.join(SCHEMES)})
     """
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", str(uri))
-    scheme = found.group(1).lower() if found else "file"
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", str(uri))
+    scheme = match.group(1).lower() if match else "file"
     if scheme not in SCHEMES:
         raise BadInput(f"address '{uri}': scheme '{scheme}' is not known (known: local paths, {', '.join(SCHEMES)})")
     return {"s3a": "s3", "http": "https"}.get(scheme, scheme)
@@ -154,7 +154,7 @@ def size_of(
     ------
     BadInput
         {uri}: no such file
-        {uri}: cannot be {what} (...)
+        {uri}: cannot be {action} (...)
     """
     system, path = filesystem(uri)
     with _told(uri, "looked up"):
@@ -165,14 +165,14 @@ def size_of(
 
 # %% ../../nbs/base/storage.ipynb #4108d999
 @contextlib.contextmanager
-def _told(uri: str | Path, what: str) -> Iterator[None]:
+def _told(uri: str | Path, action: str) -> Iterator[None]:
     "Turns what the system says into one line that names the address"
     try:
         yield
     except (FileNotFoundError, IsADirectoryError) as error:
         raise BadInput(f"{uri}: no such file") from error
     except OSError as error:
-        raise BadInput(f"{uri}: cannot be {what} ({error.strerror or ' '.join(str(error).split())[:300]})") from error
+        raise BadInput(f"{uri}: cannot be {action} ({error.strerror or ' '.join(str(error).split())[:300]})") from error
 
 
 def exists(
@@ -193,7 +193,7 @@ def exists(
     ------
     BadInput
         {uri}: no such file
-        {uri}: cannot be {what} (...)
+        {uri}: cannot be {action} (...)
     """
     system, path = filesystem(uri)
     with _told(uri, "looked up"):
@@ -218,7 +218,7 @@ def read_bytes(
     ------
     BadInput
         {uri}: no such file
-        {uri}: cannot be {what} (...)
+        {uri}: cannot be {action} (...)
     """
     system, path = filesystem(uri)
     with _told(uri, "read"), system.open_input_stream(path, compression=None) as stream:
@@ -247,12 +247,12 @@ def list_files(
     ------
     BadInput
         {uri}: no such file
-        {uri}: cannot be {what} (...)
+        {uri}: cannot be {action} (...)
     """
     system, path = filesystem(uri)
     with _told(uri, "listed"):
-        found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-    names = sorted(f.path for f in found if f.type == fs.FileType.File and f.path.endswith(suffix))
+        entries = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    names = sorted(f.path for f in entries if f.type == fs.FileType.File and f.path.endswith(suffix))
     prefix = "s3://" if scheme_of(uri) == "s3" else ""
     return [prefix + name for name in names if not Path(name).name.startswith((".", "_tmp"))]
 
@@ -276,12 +276,12 @@ def sizes_below(
     ------
     BadInput
         {uri}: no such file
-        {uri}: cannot be {what} (...)
+        {uri}: cannot be {action} (...)
     """
     system, path = filesystem(uri)
     with _told(uri, "listed"):
-        found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-    return {f"{str(uri).rstrip('/')}{f.path.removeprefix(path)}": f.size for f in found if f.type == fs.FileType.File}
+        entries = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    return {f"{str(uri).rstrip('/')}{f.path.removeprefix(path)}": f.size for f in entries if f.type == fs.FileType.File}
 
 
 def is_folder(
@@ -324,7 +324,7 @@ def write_bytes(
     BadInput
         {uri}: cannot be written (expected a local path or s3://bucket/key)
         {uri}: no such file
-        {uri}: cannot be {what} (...)
+        {uri}: cannot be {action} (...)
         AWS_ENDPOINT_URL={endpoint}: not the address of a server; expected http://HOST:PORT or https://HOST
     OSError
         another run has just written something else there
@@ -356,10 +356,10 @@ def _replace(data: bytes, target: Path) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
+    for stale_file in target.parent.glob(f".{glob.escape(target.name)}.*"):
         with contextlib.suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > STALE_S:
-                left.unlink()
+            if time.time() - stale_file.stat().st_mtime > STALE_S:
+                stale_file.unlink()
 
 
 @lru_cache(maxsize=8)
@@ -377,9 +377,9 @@ def _put(data: bytes, uri: str) -> None:
 
     client, (bucket, _, key) = _s3_client(*_s3_place()), filesystem(uri)[1].partition("/")
     try:
-        there = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
-        mine = [one["ETag"] for one in there if one["Key"] == key]
-        client.put_object(Bucket=bucket, Key=key, Body=data, **({"IfMatch": mine[0]} if mine else {"IfNoneMatch": "*"}))
+        listing = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+        etags = [entry["ETag"] for entry in listing if entry["Key"] == key]
+        client.put_object(Bucket=bucket, Key=key, Body=data, **({"IfMatch": etags[0]} if etags else {"IfNoneMatch": "*"}))
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code not in ("PreconditionFailed", "ConditionalRequestConflict"):
@@ -404,7 +404,7 @@ def remove_file(
     ------
     BadInput
         {uri}: no such file
-        {uri}: cannot be {what} (...)
+        {uri}: cannot be {action} (...)
     """
     system, path = filesystem(uri)
     with _told(uri, "removed"):
@@ -426,7 +426,7 @@ def clear_folder(
     ------
     BadInput
         {uri}: no such file
-        {uri}: cannot be {what} (...)
+        {uri}: cannot be {action} (...)
     """
     system, path = filesystem(uri)
     with _told(uri, "cleared"):

@@ -32,10 +32,10 @@ from ..lensing.fit_parts import FitRecipe, FitStamp, Part, fit_stamp, lens_of, n
 from ..lensing.psf import MoffatPSF, fwhm_per_psfsize
 from ..lensing.render import SersicParams, render_arcs
 from ..lensing.visibility import image_count
-from ..mock.camera import GAIN, SIGMA, MockPSF, draw_light
+from ..mock.camera import GAIN, SKY_SIGMA, MockPSF, draw_light
 from ..mock.release import make_mock
 from dark_halo_scope.mock.sky import (
-    Light,
+    MockLight,
     MockRecipe,
     draw_lrg,
     draw_mass,
@@ -51,7 +51,7 @@ from ..survey.release import Release
 
 # %% ../../nbs/bench/lens_trials.ipynb #60dde489
 BANDS = ("g", "r", "z")
-SKY = np.array([SIGMA[b] for b in BANDS])[:, None, None]  # [nmgy / pix]
+SKY = np.array([SKY_SIGMA[b] for b in BANDS])[:, None, None]  # [nmgy / pix]
 ELECTRONS = np.array([GAIN[b] for b in BANDS])[:, None, None]  # [electrons / nmgy]
 
 
@@ -368,7 +368,7 @@ def lenstronomy_lens_trial(
     host = draw_lrg(generator, "lens", float(generator.uniform(0.35, 0.6)), brighter=float(0.8 + 1.2 * np.log10(mass["theta_E"] / 1.5)))
     arc_mag, lensed = generator.uniform(20.0, 23.0), sum(p["share"] * t[0, 0].real for p, t in zip(source, transforms))
     fluxes = [p["share"] * flux_from(arc_mag + 2.5 * np.log10(lensed), p["gr"], p["rz"], 0.0) for p in source]
-    arcs = replace(host, lights=tuple(Light(t, f, 128) for t, f in zip(transforms, fluxes)))
+    arcs = replace(host, lights=tuple(MockLight(t, f, 128) for t, f in zip(transforms, fluxes)))
     psfsize = drawn_seeing(generator)
     psf = [MockPSF(float(s), float(generator.uniform(2.8, 4.0)), 0.03, *generator.normal(0, 0.015, 2)) for s in psfsize]
     at = 31.5 + generator.uniform(-0.5, 0.5, 2)

@@ -71,8 +71,8 @@ NEGATIVE = re.compile(r"-\.?\d[\d.:]*([eE][-+]?\d+)?")  # A negative number, whi
 
 def show_warning(message: Any, category: type, filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
     "A warning of this package as one line of the command; others as Python writes them"
-    ours = category.__module__.startswith("dark_halo_scope")
-    text = f"dhs: {' '.join(str(message).split())}\n" if ours else warnings.formatwarning(message, category, filename, lineno, line)
+    from_library = category.__module__.startswith("dark_halo_scope")
+    text = f"dhs: {' '.join(str(message).split())}\n" if from_library else warnings.formatwarning(message, category, filename, lineno, line)
     (file or sys.stderr).write(text)
 
 
@@ -96,13 +96,13 @@ def main() -> None:
 
 # %% ../../nbs/command/cli.ipynb #6e7d130c
 def parse_parameters(
-    given: list[str] | None,  # "key=value" each, the value read as YAML
+    assignments: list[str] | None,  # "key=value" each, the value read as YAML
 ) -> dict[str, Any]:
     """Parameters from the command line; raises BadInput for one without '='
 
     Parameters
     ----------
-    given : list[str] | None
+    assignments : list[str] | None
         "key=value" each, the value read as YAML
 
     Returns
@@ -115,7 +115,7 @@ def parse_parameters(
         -p {text}: expected key=value
     """
     parameters = {}
-    for text in given or []:
+    for text in assignments or []:
         key, equals, value = text.partition("=")
         if not equals:
             raise BadInput(f"-p {text}: expected key=value")
@@ -572,10 +572,10 @@ def emr(
 
     Example: dhs emr phase4c_inject --stamps 600000 --bricks 5000 --out s3://bucket/gen1 --dry-run
     """
-    from dark_halo_scope.run.emr import PROGRAM, ClusterRecipe, emr_job, size_of, submit
+    from dark_halo_scope.run.emr import PROGRAM, ClusterRecipe, emr_job, job_size, submit
 
     cluster = ClusterRecipe(hours=hours, stamps_per_s=rate)
-    size, job = size_of(stamps, bricks, cluster), emr_job(phase, recipe, out, stamps, bricks, cluster=cluster)
+    size, job = job_size(stamps, bricks, cluster), emr_job(phase, recipe, out, stamps, bricks, cluster=cluster)
     print(
         f"{size['nodes']:.0f} nodes for {size['hours']:.1f} h: {size['node_hours']:.1f} node-hours, {size['terabytes']:.2f} TB",
         file=sys.stderr,

@@ -42,15 +42,15 @@ def deal_bricks(
     shards: list[list[str]] = [[] for _ in range(max(1, min(len(rows), round(sum(rows.values()) / per_shard))))]
     size = [0] * len(shards)
     for brick in sorted(rows, key=lambda name: (-rows[name], name)):
-        least = size.index(min(size))
-        shards[least].append(brick)
-        size[least] += rows[brick]
+        smallest = size.index(min(size))
+        shards[smallest].append(brick)
+        size[smallest] += rows[brick]
     return [sorted(shard) for shard in shards]
 
 # %% ../../nbs/injection/compact.ipynb #cf29584a
 def joined_shard(
     tables: Sequence[pa.Table],  # Stamps of whole bricks
-    wanted: int,  # Rows that their receipts promise
+    expected_rows: int,  # Rows that their receipts promise
     where: str,  # The files, for messages
 ) -> pa.Table:  # In the order of task_id
     """Joins stamps; raises BadInput for two splits in a shard, a stamp that is there twice, or rows that do not add up
@@ -59,7 +59,7 @@ def joined_shard(
     ----------
     tables : Sequence[pa.Table]
         Stamps of whole bricks
-    wanted : int
+    expected_rows : int
         Rows that their receipts promise
     where : str
         The files, for messages
@@ -73,13 +73,15 @@ def joined_shard(
     ------
     BadInput
         {where}: stamps of splits {', '.join(map(str, splits))}; expected one
-        {where}: {table.num_rows} stamps, {twice} of them twice, where the receipts say {wanted}; expected each once
+        {where}: {table.num_rows} stamps, {twice} of them twice, where the receipts say {expected_rows}; expected each once
     """
     table = pa.concat_tables(tables).combine_chunks()
     splits = pc.unique(table["split"]).to_pylist()
     if len(splits) != 1:
         raise BadInput(f"{where}: stamps of splits {', '.join(map(str, splits))}; expected one")
     twice = table.num_rows - pc.count_distinct(table["task_id"]).as_py()
-    if twice or table.num_rows != wanted:
-        raise BadInput(f"{where}: {table.num_rows} stamps, {twice} of them twice, where the receipts say {wanted}; expected each once")
+    if twice or table.num_rows != expected_rows:
+        raise BadInput(
+            f"{where}: {table.num_rows} stamps, {twice} of them twice, where the receipts say {expected_rows}; expected each once"
+        )
     return table.take(pc.sort_indices(table["task_id"]))

@@ -190,9 +190,9 @@ def draw_configurations(
         raise unknown_name("grid or prior", name, prior_names())
     if host_r_z is None:
         raise BadInput(f"prior '{name}' needs the hosts' r - z: plan with the bands r and z")
-    drawn = draw_physical(PHYSICAL[name], identity, replicate, host_mag_r, host_r_z, salt)
-    kept = {c: drawn[c] for c in ("theta_E", "src_dmag", "src_g_r", "src_r_z", "src_reff", "src_e", "shear", "z_l", "z_s")}
-    return {"config": _half_arcsec(name, drawn["theta_E"])} | kept
+    physical = draw_physical(PHYSICAL[name], identity, replicate, host_mag_r, host_r_z, salt)
+    columns = {c: physical[c] for c in ("theta_E", "src_dmag", "src_g_r", "src_r_z", "src_reff", "src_e", "shear", "z_l", "z_s")}
+    return {"config": _half_arcsec(name, physical["theta_E"])} | columns
 
 # %% ../../nbs/injection/grid.ipynb #734e7421
 def _half_arcsec(name: str, theta_E: np.ndarray) -> np.ndarray:
@@ -205,9 +205,9 @@ def _from_grid(name: str, identity: Sequence[np.ndarray], replicate: np.ndarray,
     values = GRIDS[name].configurations()
     first = (uniforms_table(f"configuration/{name}", [*identity, [salt] * len(replicate)])[:, 0] * len(values)).astype(np.int64)
     order = np.argsort(uniforms_table(f"shuffle/{name}", [np.arange(len(values))])[:, 0])
-    which = order[(first + replicate) % len(values)]
-    columns = dict(zip(("theta_E", "src_dmag", "src_reff", "src_e", "shear"), values[which].T))
-    return {"config": np.char.add(f"{name}/", np.char.zfill(which.astype("U4"), 4))} | columns
+    value_index = order[(first + replicate) % len(values)]
+    columns = dict(zip(("theta_E", "src_dmag", "src_reff", "src_e", "shear"), values[value_index].T))
+    return {"config": np.char.add(f"{name}/", np.char.zfill(value_index.astype("U4"), 4))} | columns
 
 # %% ../../nbs/injection/grid.ipynb #0223b826
 def _from_prior(
@@ -221,10 +221,10 @@ def _from_prior(
     e, shear = (limits[0] + u[:, 3 + i] * (limits[1] - limits[0]) for i, limits in enumerate((prior.src_e, prior.shear)))
     columns = {"src_dmag": mag - host_mag_r, "src_reff": _power_law(u[:, 2], *prior.src_reff, 0.0), "src_e": e}
     if prior.group:
-        one = u[:, 5] < prior.group.frac
-        theta_E = np.where(one, _radii(u[:, 0], prior.group.theta_E, 0.0, prior.group.lognormal), theta_E)
-        shear = np.where(one, prior.group.shear[0] + u[:, 4] * (prior.group.shear[1] - prior.group.shear[0]), shear)
-        columns |= {f"off_{end}": np.where(one, limit, np.nan) for end, limit in zip(("low", "high"), prior.group.off)}
+        in_group = u[:, 5] < prior.group.frac
+        theta_E = np.where(in_group, _radii(u[:, 0], prior.group.theta_E, 0.0, prior.group.lognormal), theta_E)
+        shear = np.where(in_group, prior.group.shear[0] + u[:, 4] * (prior.group.shear[1] - prior.group.shear[0]), shear)
+        columns |= {f"off_{end}": np.where(in_group, limit, np.nan) for end, limit in zip(("low", "high"), prior.group.off)}
     return {"config": _half_arcsec(name, theta_E), "theta_E": theta_E, "shear": shear} | columns
 
 

@@ -19,7 +19,7 @@ from ..base.draws import rng
 from ..base.errors import BadInput
 from ..base.magnitudes import flux_of
 from ..base.schema import table_from
-from .quality import measure
+from .quality import stamp_quality
 from ..lensing.deflection import LensParams
 from ..lensing.psf import PSF, GaussianPSF, MoffatPSF, psf_from_psfsize
 from ..lensing.render import crosses_edge, picked, render_arcs
@@ -215,14 +215,14 @@ def arcs_of(
         (n, n_band, y, x) float32 [nmgy / pix], share of each arc's light in its stamp (n,)
     """
     crossing = crosses_edge(lens, source, recipe.n_pix, recipe.pixscale)
-    how: dict[str, Any] = {"n_pix": recipe.n_pix, "pixscale": recipe.pixscale, "backend": recipe.backend}
+    camera: dict[str, Any] = {"n_pix": recipe.n_pix, "pixscale": recipe.pixscale, "backend": recipe.backend}
     arcs, inside = np.zeros((*psf.fwhm.shape, recipe.n_pix, recipe.n_pix), np.float32), np.ones(len(crossing))
     for margin, rows in ((0, np.flatnonzero(~crossing)), (recipe.margin, np.flatnonzero(crossing))):
         if len(rows):
-            arcs[rows] = render_arcs(picked(lens, rows), picked(source, rows), picked(psf, rows), margin=margin, **how)
+            arcs[rows] = render_arcs(picked(lens, rows), picked(source, rows), picked(psf, rows), margin=margin, **camera)
     if crossing.any():
-        whole = whole_light(picked(lens, crossing), picked(source, crossing), recipe)
-        inside[crossing] = np.minimum(arcs[crossing].sum(axis=(1, 2, 3), dtype=np.float64) / np.maximum(whole, 1e-12), 1)
+        total_light = whole_light(picked(lens, crossing), picked(source, crossing), recipe)
+        inside[crossing] = np.minimum(arcs[crossing].sum(axis=(1, 2, 3), dtype=np.float64) / np.maximum(total_light, 1e-12), 1)
     return arcs, inside
 
 
@@ -250,13 +250,13 @@ def whole_light(
         (n,) of all bands [nmgy]
     """
     blur = GaussianPSF(np.full(source.flux.shape, 2 * FIELD * recipe.pixscale), includes_pixel=True)
-    drawn = render_arcs(lens, source, blur, n_pix=recipe.n_pix, pixscale=FIELD * recipe.pixscale)
-    return drawn.sum(axis=(1, 2, 3), dtype=np.float64)
+    wide_arcs = render_arcs(lens, source, blur, n_pix=recipe.n_pix, pixscale=FIELD * recipe.pixscale)
+    return wide_arcs.sum(axis=(1, 2, 3), dtype=np.float64)
 
 
 def paint_arcs(
     t: dict[str, np.ndarray],  # Columns of the injection tasks, all of them
-    sky: Cutouts,  # One row a task
+    sky: Cutouts,  # One row per task
     recipe: PaintRecipe,
     bands: Sequence[str],
     lensed_mag: bool = False,  # Magnitudes are of the lensed source
@@ -271,7 +271,7 @@ def paint_arcs(
     t : dict[str, np.ndarray]
         Columns of the injection tasks, all of them
     sky : Cutouts
-        One row a task
+        One row per task
     recipe : PaintRecipe
     bands : Sequence[str]
     lensed_mag : bool, default False
@@ -287,9 +287,9 @@ def paint_arcs(
     arcs = np.zeros((len(flux), len(bands), recipe.n_pix, recipe.n_pix), np.float32)
     for kind in np.unique(t["src_kind"].astype(str)):
         rows = np.flatnonzero(t["src_kind"] == kind)
-        some = {name: column[rows] for name, column in t.items()}
+        chunk = {name: column[rows] for name, column in t.items()}
         dx, dy = sky.dx[rows], sky.dy[rows]
-        lens, source = lens_params(some, dx, dy), source_params(str(kind), some, flux[rows], dx, dy, bank)
+        lens, source = lens_params(chunk, dx, dy), source_params(str(kind), chunk, flux[rows], dx, dy, bank)
         arcs[rows], inside[rows] = arcs_of(lens, source, psf_params(sky.psfsize[rows], recipe), recipe)
     if lensed_mag:
         grown = np.maximum(arcs.sum(axis=(2, 3), dtype=np.float64) / np.maximum(inside, 1e-6)[:, None] / flux, 1e-6)
@@ -319,7 +319,7 @@ def rows_of(
 
 def paint_some(
     t: dict[str, np.ndarray],  # Columns of the tasks
-    cut: Cutouts,  # One row a task, finite where `ok`; its images are painted over
+    cut: Cutouts,  # One row per task, finite where `ok`; its images are painted over
     recipe: PaintRecipe,
     bands: Sequence[str],
     lensed_mag: bool = False,  # Magnitudes are of the lensed source
@@ -332,7 +332,7 @@ def paint_some(
     t : dict[str, np.ndarray]
         Columns of the tasks
     cut : Cutouts
-        One row a task, finite where `ok`; its images are painted over
+        One row per task, finite where `ok`; its images are painted over
     recipe : PaintRecipe
     bands : Sequence[str]
     lensed_mag : bool, default False
@@ -350,13 +350,13 @@ def paint_some(
     gain = np.array([recipe.gain[b] for b in bands])
     columns = encode(cut.image, recipe.codec, bands, "ctrl_stamp") if recipe.keep_control else {}
     if len(paint):
-        some = {name: column[paint] for name, column in t.items()}
+        painted_rows = {name: column[paint] for name, column in t.items()}
         where = cut if len(paint) == len(cut.ok) else rows_of(cut, paint)
-        arcs[paint], flux[paint], inside[paint] = paint_arcs(some, where, recipe, bands, lensed_mag, bank)
+        arcs[paint], flux[paint], inside[paint] = paint_arcs(painted_rows, where, recipe, bands, lensed_mag, bank)
     stamps = cut.image + arcs
     if recipe.shot_noise and len(paint):
         stamps[paint] += shot_noise(arcs[paint], gain, t["seed"][paint])
-    return columns | encode(stamps, recipe.codec, bands) | measure(t, cut, arcs, stamps, flux, bands, recipe.pixscale, gain, inside)
+    return columns | encode(stamps, recipe.codec, bands) | stamp_quality(t, cut, arcs, stamps, flux, bands, recipe.pixscale, gain, inside)
 
 # %% ../../nbs/injection/paint.ipynb #8c9d294a
 AT_ONCE = 32  # Tasks painted together
@@ -396,13 +396,13 @@ def paint_brick(
         paint: {len(galaxies)} galaxies in the tasks, {len(sky.image)} cutouts; expected one each, by ascending objid
     """
     t = {c: tasks[c].to_numpy(zero_copy_only=False) for c in tasks.column_names}
-    galaxies, which = np.unique(t["objid"], return_inverse=True)
+    galaxies, galaxy_of_row = np.unique(t["objid"], return_inverse=True)
     if len(sky.image) != len(galaxies):
         raise BadInput(f"paint: {len(galaxies)} galaxies in the tasks, {len(sky.image)} cutouts; expected one each, by ascending objid")
     parts = []
-    for first in range(0, len(which), AT_ONCE):
+    for first in range(0, len(galaxy_of_row), AT_ONCE):
         part = slice(first, first + AT_ONCE)
-        some = {name: column[part] for name, column in t.items()}
-        parts.append(pa.table(paint_some(some, rows_of(sky, which[part]), recipe, bands, lensed_mag, bank)))
-    made = pa.concat_tables(parts)
-    return table_from({c: v for part in (tasks, made) for c, v in zip(part.column_names, part.columns)}, "stamps", bands)
+        chunk = {name: column[part] for name, column in t.items()}
+        parts.append(pa.table(paint_some(chunk, rows_of(sky, galaxy_of_row[part]), recipe, bands, lensed_mag, bank)))
+    stamps = pa.concat_tables(parts)
+    return table_from({c: v for part in (tasks, stamps) for c, v in zip(part.column_names, part.columns)}, "stamps", bands)

@@ -15,7 +15,7 @@ import torch
 
 from ..base.errors import BadInput
 from ..injection.paint import PaintRecipe, paint_arcs
-from ..injection.plan import PlanRecipe, draw_lenses
+from ..injection.plan import PlanRecipe, draw_injections
 from ..lensing.visibility import arc_snr, shot_noise
 from ..stamps.codec import sky_sigma
 from ..stamps.reader import Batch, Selection, StampIndex
@@ -97,7 +97,7 @@ def new_arcs(
     if lacking:
         raise BadInput(f"online painting needs column(s) {', '.join(lacking)} of the stamps product")
     of = {name: index.identity[name][rows] for name in ("release", "brickid", "objid", *host_columns(bands))}
-    lens = draw_lenses(pa.table(of), np.full(len(rows), replicate), recipe.plan, bands)
+    lens = draw_injections(pa.table(of), np.full(len(rows), replicate), recipe.plan, bands)
     t = {name: np.asarray(values) for name, values in lens.items()} | of
     n, size = len(rows), recipe.paint.n_pix
     blank = np.zeros((n, len(bands), size, size), np.float32)

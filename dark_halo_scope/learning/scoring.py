@@ -26,7 +26,7 @@ from .models import LensNet
 from .recipes import TrainRecipe, alone, make_inputs, reading, training_sets
 from ..stamps.augment import dihedral
 from ..stamps.normalise import refuse_coarse
-from ..stamps.reader import KEPT, Batch, Selection, StampIndex, StampSet, build_index, gather, stream_units
+from ..stamps.reader import KEPT, Batch, Selection, StampIndex, StampSet, build_index, gather_batch, stream_units
 from ..stats.calibration import Calibrator, fit_calibrator
 
 # %% ../../nbs/learning/scoring.ipynb #439f672c
@@ -83,7 +83,7 @@ def stored_batches(
             unit = next(stream)
             held[unit.number] = unit
         held = {number: unit for number, unit in held.items() if number >= first}
-        yield gather(held, index, rows)
+        yield gather_batch(held, index, rows)
 
 # %% ../../nbs/learning/scoring.ipynb #c02327c9
 def mixed_precision(

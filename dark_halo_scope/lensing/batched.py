@@ -14,7 +14,39 @@ from typing import Any
 
 import numpy as np
 
-from .rays import MAX_LEVEL, MOST
+from dark_halo_scope.lensing.rays import (
+    CENTER_X,
+    CENTER_Y,
+    COS,
+    FLATNESS,
+    GAMMA1,
+    GAMMA2,
+    IMAGE_COS,
+    IMAGE_PEAK,
+    IMAGE_SIN,
+    IMAGE_X,
+    IMAGE_Y,
+    INVERSE_R2,
+    MAX_LEVEL,
+    MAX_SHRINK,
+    MIDDLE_COLUMN,
+    MIDDLE_ROW,
+    PIXELS_PER_ARCSEC,
+    POWER,
+    Q2,
+    REACH,
+    ROOT_Q,
+    SERSIC_COS,
+    SERSIC_PEAK,
+    SERSIC_Q,
+    SERSIC_SIN,
+    SERSIC_X,
+    SERSIC_Y,
+    SHEAR,  # fmt: skip
+    SHIFT,
+    SIN,
+    STRENGTH,
+)
 
 # %% ../../nbs/lensing/batched.ipynb #26b29f49
 Tensor = Any  # torch.Tensor, without importing torch
@@ -41,7 +73,8 @@ def trace_batch(
         Source-plane x and y, and psi
     """
     torch = importlib.import_module("torch")
-    strength, q2, f, c, s, cx, cy, g1, g2 = (lens[:, k].reshape(-1, *[1] * (x.ndim - 1)) for k in range(9))
+    columns = (STRENGTH, Q2, FLATNESS, COS, SIN, CENTER_X, CENTER_Y, GAMMA1, GAMMA2)
+    strength, q2, f, c, s, cx, cy, g1, g2 = (lens[:, k].reshape(-1, *[1] * (x.ndim - 1)) for k in columns)
     dx, dy = x - cx, y - cy
     u, v = c * dx + s * dy, c * dy - s * dx
     psi = torch.sqrt(q2 * u * u + v * v) + 1e-30
@@ -55,21 +88,22 @@ def stretch_batch(lens: Tensor, psi: Tensor, side: float) -> tuple[Tensor, Tenso
     "Bounds on the stretch of tiles, and on how far their rays land from their centre's"
     torch = importlib.import_module("torch")
     reach = side * math.sqrt(0.5)
-    stretch = torch.clamp(lens[:, 0] / torch.clamp(psi - reach, min=1e-30) - 1, min=1) + lens[:, 9]
-    return stretch, torch.minimum(stretch * reach, (1 + lens[:, 9]) * reach + 2 * lens[:, 10])
+    stretch = torch.clamp(lens[:, STRENGTH] / torch.clamp(psi - reach, min=1e-30) - 1, min=1) + lens[:, SHEAR]
+    return stretch, torch.minimum(stretch * reach, (1 + lens[:, SHEAR]) * reach + 2 * lens[:, REACH])
 
 # %% ../../nbs/lensing/batched.ipynb #7218c296
 def sersic_batch(part: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     "Exponent y / ln 2 and light of Sersic profiles at squared radii over R_sersic squared"
     torch = importlib.import_module("torch")
-    power, shift, peak = (part[:, k].reshape(-1, *[1] * (w.ndim - 1)) for k in (6, 7, 8))
+    power, shift, peak = (part[:, k].reshape(-1, *[1] * (w.ndim - 1)) for k in (POWER, SHIFT, SERSIC_PEAK))
     bits = torch.exp2(power * torch.log2(w + 1e-30) + shift)
     return bits, peak * torch.exp2(-bits)
 
 
 def sersic_radius2(part: Tensor, bx: Tensor, by: Tensor) -> Tensor:
     "Squared elliptical radius [arcsec^2]"
-    x, y, c, s, q = (part[:, k].reshape(-1, *[1] * (bx.ndim - 1)) for k in range(5))
+    columns = (SERSIC_X, SERSIC_Y, SERSIC_COS, SERSIC_SIN, SERSIC_Q)
+    x, y, c, s, q = (part[:, k].reshape(-1, *[1] * (bx.ndim - 1)) for k in columns)
     u, v = c * (bx - x) + s * (by - y), c * (by - y) - s * (bx - x)
     return q * u * u + v * v / q
 
@@ -77,7 +111,7 @@ def sersic_radius2(part: Tensor, bx: Tensor, by: Tensor) -> Tensor:
 def judge_sersic_batch(
     lens: Tensor,  # (m, 11)
     part: Tensor,  # (m, 10)
-    at: tuple[Tensor, Tensor, Tensor],  # Source position of each tile's middle, and psi; (m,)
+    middle: tuple[Tensor, Tensor, Tensor],  # Source position of each tile's middle, and psi; (m,)
     side: float,  # Of the tiles [arcsec]
     limits: tuple[float, float, float],  # fine, drop, cusp of `Accuracy`
 ) -> tuple[Tensor, Tensor]:  # Tiles that hold light, tiles to split
@@ -89,7 +123,7 @@ def judge_sersic_batch(
         (m, 11)
     part : Tensor
         (m, 10)
-    at : tuple[Tensor, Tensor, Tensor]
+    middle : tuple[Tensor, Tensor, Tensor]
         Source position of each tile's middle, and psi; (m,)
     side : float
         Of the tiles [arcsec]
@@ -102,21 +136,24 @@ def judge_sersic_batch(
         Tiles that hold light, tiles to split
     """
     torch = importlib.import_module("torch")
-    stretch, far = stretch_batch(lens, at[2], side)
-    r, root = torch.sqrt(sersic_radius2(part, at[0], at[1])), part[:, 9]
+    stretch, far = stretch_batch(lens, middle[2], side)
+    r, root = torch.sqrt(sersic_radius2(part, middle[0], middle[1])), part[:, ROOT_Q]
     width, near = torch.minimum(stretch * side, 2 * far) / root, torch.clamp(r - far / root, min=0)
-    held = side * side * sersic_batch(part, near * near * part[:, 5])[1]
+    light = side * side * sersic_batch(part, near * near * part[:, INVERSE_R2])[1]
     mean = torch.maximum(near, width / 2)
-    drops = math.log(2) * sersic_batch(part, mean * mean * part[:, 5])[0]
-    slope = drops * 2 * part[:, 6] * width / mean
-    rough = torch.where(near < width / 4, held * torch.clamp(drops, max=1) * torch.clamp(stretch, max=MOST) > limits[2], slope > limits[0])
-    rough = torch.where(at[2] < side, held * torch.clamp(slope, max=1) * MOST > limits[2], rough)
-    return held >= limits[1], rough
+    drops = math.log(2) * sersic_batch(part, mean * mean * part[:, INVERSE_R2])[0]
+    slope = drops * 2 * part[:, POWER] * width / mean
+    rough = torch.where(
+        near < width / 4, light * torch.clamp(drops, max=1) * torch.clamp(stretch, max=MAX_SHRINK) > limits[2], slope > limits[0]
+    )
+    rough = torch.where(middle[2] < side, light * torch.clamp(slope, max=1) * MAX_SHRINK > limits[2], rough)
+    return light >= limits[1], rough
 
 # %% ../../nbs/lensing/batched.ipynb #80d1c3fe
 def image_at(part: Tensor, bx: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
     "Pixel coordinates of source positions"
-    x, y, c, s, k, middle_x, middle_y = (part[:, i].reshape(-1, *[1] * (bx.ndim - 1)) for i in range(7))
+    columns = (IMAGE_X, IMAGE_Y, IMAGE_COS, IMAGE_SIN, PIXELS_PER_ARCSEC, MIDDLE_COLUMN, MIDDLE_ROW)
+    x, y, c, s, k, middle_x, middle_y = (part[:, i].reshape(-1, *[1] * (bx.ndim - 1)) for i in columns)
     dx, dy = (bx - x) * k, (by - y) * k
     return c * dx + s * dy + middle_x, c * dy - s * dx + middle_y
 
@@ -125,12 +162,15 @@ def image_batch(part: Tensor, pixels: Tensor, place: Tensor, bx: Tensor, by: Ten
     "Bilinear light of stamps; place is (offset, height, width) of each"
     torch = importlib.import_module("torch")
     shape = (-1, *[1] * (bx.ndim - 1))
-    offset, width, peak = place[:, 0].reshape(shape), place[:, 2].reshape(shape), part[:, 7].reshape(shape)
+    offset, width, peak = place[:, 0].reshape(shape), place[:, 2].reshape(shape), part[:, IMAGE_PEAK].reshape(shape)
     u, v = image_at(part, bx, by)
-    u, v = torch.minimum(u.clamp(min=0), 2 * part[:, 5].reshape(shape)), torch.minimum(v.clamp(min=0), 2 * part[:, 6].reshape(shape))
+    u, v = (
+        torch.minimum(u.clamp(min=0), 2 * part[:, MIDDLE_COLUMN].reshape(shape)),
+        torch.minimum(v.clamp(min=0), 2 * part[:, MIDDLE_ROW].reshape(shape)),
+    )
     column, row = torch.minimum(u.long(), width - 2), torch.minimum(v.long(), place[:, 1].reshape(shape) - 2)
-    p, r, at = u - column, v - row, offset + row * width + column
-    low, high = torch.lerp(pixels[at], pixels[at + 1], p), torch.lerp(pixels[at + width], pixels[at + width + 1], p)
+    p, r, index = u - column, v - row, offset + row * width + column
+    low, high = torch.lerp(pixels[index], pixels[index + 1], p), torch.lerp(pixels[index + width], pixels[index + width + 1], p)
     return peak * torch.lerp(low, high, r)
 
 # %% ../../nbs/lensing/batched.ipynb #46a94cc6
@@ -139,7 +179,7 @@ def judge_image_batch(
     part: Tensor,  # (m, 8)
     maps: Tensor,  # `bank_maps` of the bank, (4, blocks)
     place: Tensor,  # (offset, height, width) of each tile's maps, (m, 3)
-    at: tuple[Tensor, Tensor, Tensor],  # Source position of each tile's middle, and psi; (m,)
+    middle: tuple[Tensor, Tensor, Tensor],  # Source position of each tile's middle, and psi; (m,)
     side: float,  # Of the tiles [arcsec]
     limits: tuple[Tensor, Tensor, Tensor],  # What a tile may miss, what counts as empty, and the brightest pixel; (m,)
 ) -> tuple[Tensor, Tensor]:  # Tiles that hold light, tiles to split
@@ -155,7 +195,7 @@ def judge_image_batch(
         `bank_maps` of the bank, (4, blocks)
     place : Tensor
         (offset, height, width) of each tile's maps, (m, 3)
-    at : tuple[Tensor, Tensor, Tensor]
+    middle : tuple[Tensor, Tensor, Tensor]
         Source position of each tile's middle, and psi; (m,)
     side : float
         Of the tiles [arcsec]
@@ -168,24 +208,24 @@ def judge_image_batch(
         Tiles that hold light, tiles to split
     """
     torch = importlib.import_module("torch")
-    stretch, far = stretch_batch(lens, at[2], side)
-    u, v = image_at(part, at[0], at[1])
-    reach = far * part[:, 4] + 1
-    seen = (u > -reach) & (v > -reach) & (u < 2 * part[:, 5] + reach) & (v < 2 * part[:, 6] + reach)
+    stretch, far = stretch_batch(lens, middle[2], side)
+    u, v = image_at(part, middle[0], middle[1])
+    reach = far * part[:, PIXELS_PER_ARCSEC] + 1
+    on_image = (u > -reach) & (v > -reach) & (u < 2 * part[:, MIDDLE_COLUMN] + reach) & (v < 2 * part[:, MIDDLE_ROW] + reach)
     row = torch.minimum((v / 8).long().clamp(min=0), place[:, 1] - 1)
     column = torch.minimum((u / 8).long().clamp(min=0), place[:, 2] - 1)
     index, near = place[:, 0] + row * place[:, 2] + column, (reach > 8).long()
-    apart = torch.minimum(stretch * side, 2 * far) * part[:, 4] / 4
-    missed = maps[2 + near, index] * apart**2 / 8 * side**2
-    unknown, rough = reach > 16, missed * torch.clamp(stretch**2, max=MOST) > limits[0]
-    return seen & (unknown | (maps[near, index] > limits[1])), torch.where(unknown, limits[2] * side**2 * MOST > limits[0], rough)
+    spacing = torch.minimum(stretch * side, 2 * far) * part[:, PIXELS_PER_ARCSEC] / 4
+    error = maps[2 + near, index] * spacing**2 / 8 * side**2
+    unknown, rough = reach > 16, error * torch.clamp(stretch**2, max=MAX_SHRINK) > limits[0]
+    return on_image & (unknown | (maps[near, index] > limits[1])), torch.where(unknown, limits[2] * side**2 * MAX_SHRINK > limits[0], rough)
 
 # %% ../../nbs/lensing/batched.ipynb #a5d3799e
-def spline_batch(at: Tensor) -> tuple[Tensor, Tensor]:
+def spline_batch(position: Tensor) -> tuple[Tensor, Tensor]:
     "Cell of each position, and the shares (..., 4) of the lines cell - 1 to cell + 2"
     torch = importlib.import_module("torch")
-    cell = at.floor()
-    u = at - cell
+    cell = position.floor()
+    u = position - cell
     w = 1 - u
     shares = torch.stack([w**3, 4 + 3 * u * u * (u - 2), 4 + 3 * w * w * (w - 2), u**3], -1) / 6
     return cell.long(), shares
@@ -277,27 +317,29 @@ def shoot_batch(
     )
     for level in range(MAX_LEVEL + 1):
         side = 4 * cell / 2**level
-        mine, theirs = lens[owner], part[owner]
-        middle = trace_batch(mine, edge + (ix + 0.5) * side, edge + (iy + 0.5) * side)
+        tile_lens, tile_part = lens[owner], part[owner]
+        middle = trace_batch(tile_lens, edge + (ix + 0.5) * side, edge + (iy + 0.5) * side)
         lit, rough = (
-            judge_sersic_batch(mine, theirs, middle, side, limits)
+            judge_sersic_batch(tile_lens, tile_part, middle, side, limits)
             if stamps is None
-            else judge_image_batch(mine, theirs, stamps[2], stamps[3][owner], middle, side, tuple(limit[owner] for limit in limits))
+            else judge_image_batch(tile_lens, tile_part, stamps[2], stamps[3][owner], middle, side, tuple(limit[owner] for limit in limits))
         )
         beyond = 4 * torch.maximum(ix, iy) + 4 > size << level
         split = lit & (beyond | rough) if level < MAX_LEVEL else lit & beyond
         keep = (lit & ~split).nonzero()[:, 0]
-        for some in keep.split(1 << 16):
-            x, y = ix[some, None] + nodes, iy[some, None] + nodes
+        for chunk in keep.split(1 << 16):
+            x, y = ix[chunk, None] + nodes, iy[chunk, None] + nodes
             bx, by, _ = trace_batch(
-                lens[owner[some]], (edge + x * side)[:, None, :].expand(-1, 4, 4), (edge + y * side)[:, :, None].expand(-1, 4, 4)
+                lens[owner[chunk]], (edge + x * side)[:, None, :].expand(-1, 4, 4), (edge + y * side)[:, :, None].expand(-1, 4, 4)
             )
             if stamps is None:
-                light = sersic_batch(part[owner[some]], sersic_radius2(part[owner[some]], bx, by) * part[owner[some], 5, None, None])[1]
+                light = sersic_batch(
+                    part[owner[chunk]], sersic_radius2(part[owner[chunk]], bx, by) * part[owner[chunk], INVERSE_R2, None, None]
+                )[1]
             else:
-                light = image_batch(part[owner[some]], stamps[0], stamps[1][owner[some]], bx, by)
+                light = image_batch(part[owner[chunk]], stamps[0], stamps[1][owner[chunk]], bx, by)
             give_batch(
-                grids, owner[some], spline_batch(x * (4 / 2**level)), spline_batch(y * (4 / 2**level)), light * weights * side**2, offset
+                grids, owner[chunk], spline_batch(x * (4 / 2**level)), spline_batch(y * (4 / 2**level)), light * weights * side**2, offset
             )
         owner, ix, iy = quarters_batch(owner[split], ix[split], iy[split], size << (level + 1))
         if not len(owner):
@@ -346,10 +388,10 @@ def blur_batch(
     fy, fx = torch.arange(size, device=grids.device), torch.arange(size // 2 + 1, device=grids.device)
     fy = torch.minimum(fy, size - fy)
     radius = torch.sqrt((fy[:, None] ** 2 + fx**2).float())
-    at = torch.clamp(radius * per_step[..., None, None], max=tables.shape[-1] - 2)
-    left = at.long()
+    place = torch.clamp(radius * per_step[..., None, None], max=tables.shape[-1] - 2)
+    left = place.long()
     flat = left.reshape(*left.shape[:2], -1)
-    low, high = tables.gather(2, flat).view_as(at), tables.gather(2, flat + 1).view_as(at)
-    psf = torch.where(radius <= last[..., None, None], torch.lerp(low, high, at - left), 0.0)
-    fine = torch.fft.irfft2(spectra * psf * factor[fy][:, None] * factor, s=(size, size))
-    return fine[..., cells::cells, cells::cells][..., :n_pix, :n_pix] * cells**2
+    low, high = tables.gather(2, flat).view_as(place), tables.gather(2, flat + 1).view_as(place)
+    psf = torch.where(radius <= last[..., None, None], torch.lerp(low, high, place - left), 0.0)
+    fine_stamps = torch.fft.irfft2(spectra * psf * factor[fy][:, None] * factor, s=(size, size))
+    return fine_stamps[..., cells::cells, cells::cells][..., :n_pix, :n_pix] * cells**2

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['C_KM_S', 'ARCSEC', 'OBSERVABILITY', 'OBSERVABILITY_EDGES', 'Cosmology', 'comoving_distance', 'lensing_efficiency',
            'einstein_radius', 'dispersion_for', 'absolute_magnitude', 'dispersion_from_light', 'draw_source_redshift',
-           'observability', 'PopulationRecipe', 'draw_lenses', 'observability_table']
+           'observability', 'PopulationRecipe', 'draw_population', 'observability_table']
 
 # %% ../../nbs/lensing/cosmology.ipynb #8696b6c7
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,8 @@ def comoving_distance(
     top = np.log1p(z)[..., None]
     one_plus_z = np.exp(top * (_NODES + 1) / 2)
     integrand = one_plus_z / np.sqrt(cosmology.omega_m * one_plus_z**3 + 1 - cosmology.omega_m)
-    return C_KM_S / cosmology.H0 * (integrand * _WEIGHTS).sum(-1) * top[..., 0] / 2
+    distance: np.ndarray = C_KM_S / cosmology.H0 * (integrand * _WEIGHTS).sum(-1) * top[..., 0] / 2
+    return distance
 
 # %% ../../nbs/lensing/cosmology.ipynb #34e24101
 def lensing_efficiency(
@@ -101,7 +103,8 @@ def lensing_efficiency(
         D_ls / D_s, 0 where the source is in front
     """
     ratio = comoving_distance(z_l, cosmology) / np.maximum(comoving_distance(z_s, cosmology), 1e-12)
-    return np.clip(1 - ratio, 0.0, None)
+    efficiency: np.ndarray = np.clip(1 - ratio, 0.0, None)
+    return efficiency
 
 
 def einstein_radius(
@@ -137,7 +140,8 @@ def einstein_radius(
     sigma_v = np.asarray(sigma_v, float)
     if not (sigma_v >= 0).all():
         raise BadInput(f"sigma_v: {sigma_v.min()} km/s; expected >= 0")
-    return 4 * np.pi * (sigma_v / C_KM_S) ** 2 * lensing_efficiency(z_l, z_s, cosmology) * ARCSEC
+    theta_E: np.ndarray = 4 * np.pi * (sigma_v / C_KM_S) ** 2 * lensing_efficiency(z_l, z_s, cosmology) * ARCSEC
+    return theta_E
 
 
 def dispersion_for(
@@ -191,7 +195,8 @@ def absolute_magnitude(
     """
     z = np.asarray(z, float)
     distance = comoving_distance(z, cosmology) * (1 + z)
-    return np.asarray(mag_r, float) - 5 * np.log10(distance) - 25 - (0.6 * z + 1.4 * z**2) + 0.85 * z
+    magnitude: np.ndarray = np.asarray(mag_r, float) - 5 * np.log10(distance) - 25 - (0.6 * z + 1.4 * z**2) + 0.85 * z
+    return magnitude
 
 
 def dispersion_from_light(
@@ -261,10 +266,11 @@ def draw_source_redshift(
     growth = np.cumsum(weight, 1)
     if not (growth[:, -1] > 0).all():
         raise BadInput(f"z_l: {np.max(z_l)} leaves no source behind it; expected below 6")
-    at = (growth < u[:, None] * growth[:, -1:]).sum(1)
-    before = np.where(at > 0, np.take_along_axis(growth, np.maximum(at - 1, 0)[:, None], 1)[:, 0], 0.0)
-    inside = (u * growth[:, -1] - before) / np.maximum(np.take_along_axis(weight, at[:, None], 1)[:, 0], 1e-300)
-    return edges[at] + np.clip(inside, 0, 1) * (edges[1] - edges[0])
+    bin_index = (growth < u[:, None] * growth[:, -1:]).sum(1)
+    growth_before = np.where(bin_index > 0, np.take_along_axis(growth, np.maximum(bin_index - 1, 0)[:, None], 1)[:, 0], 0.0)
+    inside = (u * growth[:, -1] - growth_before) / np.maximum(np.take_along_axis(weight, bin_index[:, None], 1)[:, 0], 1e-300)
+    z_s: np.ndarray = edges[bin_index] + np.clip(inside, 0, 1) * (edges[1] - edges[0])
+    return z_s
 
 # %% ../../nbs/lensing/cosmology.ipynb #ad4df6a5
 OBSERVABILITY = ("blind", "low trust", "good")
@@ -297,7 +303,8 @@ def observability(
     theta_E, fwhm = np.asarray(theta_E, float), np.asarray(fwhm, float)
     if not ((fwhm > 0).all() and (theta_E >= 0).all()):
         raise BadInput(f"observability: smallest fwhm {fwhm.min()}, smallest theta_E {theta_E.min()}; expected fwhm > 0 and theta_E >= 0")
-    return np.searchsorted(OBSERVABILITY_EDGES, theta_E / fwhm, side="right").astype(np.int8)
+    index: np.ndarray = np.searchsorted(OBSERVABILITY_EDGES, theta_E / fwhm, side="right").astype(np.int8)
+    return index
 
 # %% ../../nbs/lensing/cosmology.ipynb #3b195326
 @dataclass(frozen=True)
@@ -349,7 +356,7 @@ class PopulationRecipe:
         )
 
 # %% ../../nbs/lensing/cosmology.ipynb #e40948cd
-def draw_lenses(
+def draw_population(
     recipe: PopulationRecipe = PopulationRecipe(),
     cosmology: Cosmology = Cosmology(),
 ) -> dict[str, np.ndarray]:  # z_l, z_s, sigma_v [km/s], theta_E [arcsec], each (n,)
@@ -380,39 +387,41 @@ def _lens_weight(z: np.ndarray, z0: float, cosmology: Cosmology) -> np.ndarray:
     z_s = np.linspace(0.02, 6, 300)
     sources = z_s**2 * np.exp(-((z_s / z0) ** 1.5))
     volume = comoving_distance(z, cosmology) ** 2 / np.sqrt(cosmology.omega_m * (1 + z) ** 3 + 1 - cosmology.omega_m)
-    return volume * (lensing_efficiency(z[:, None], z_s, cosmology) ** 2 * sources).sum(1)
+    density: np.ndarray = volume * (lensing_efficiency(z[:, None], z_s, cosmology) ** 2 * sources).sum(1)
+    return density
 
 
 def _draw_grid(u: np.ndarray, grid: np.ndarray, density: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     "Inverse cumulative draw from a density on a grid"
     weight = density(grid)
     growth = np.concatenate([[0], np.cumsum((weight[1:] + weight[:-1]) / 2 * np.diff(grid))])
-    return np.interp(u * growth[-1], growth, grid)
+    values: np.ndarray = np.interp(u * growth[-1], growth, grid)
+    return values
 
 # %% ../../nbs/lensing/cosmology.ipynb #c1451d78
 def observability_table(
-    lenses: dict[str, np.ndarray],  # From `draw_lenses`
+    lenses: dict[str, np.ndarray],  # From `draw_population`
     fwhm: dict[str, float],  # Name of a band or survey -> FWHM of its PSF [arcsec]
-) -> dict[str, list]:  # Columns seeing, fwhm, blind, low trust, good, median_z_s_good: one row for each name
+) -> dict[str, list[Any]]:  # Columns seeing, fwhm, blind, low trust, good, median_z_s_good: one row for each name
     """Shares of the lenses in each observability class, and the median source redshift of the good ones
 
     Parameters
     ----------
     lenses : dict[str, np.ndarray]
-        From `draw_lenses`
+        From `draw_population`
     fwhm : dict[str, float]
         Name of a band or survey -> FWHM of its PSF [arcsec]
 
     Returns
     -------
-    dict[str, list]
+    dict[str, list[Any]]
         Columns seeing, fwhm, blind, low trust, good, median_z_s_good: one row for each name
     """
     rows = []
     for name, width in fwhm.items():
         classes = observability(lenses["theta_E"], width)
-        good = lenses["z_s"][classes == 2]
+        good_z_s = lenses["z_s"][classes == 2]
         rows.append(
-            [name, float(width), *(float((classes == i).mean()) for i in range(3)), float(np.median(good)) if len(good) else np.nan]
+            [name, float(width), *(float((classes == i).mean()) for i in range(3)), float(np.median(good_z_s)) if len(good_z_s) else np.nan]
         )
     return dict(zip(("seeing", "fwhm", *OBSERVABILITY, "median_z_s_good"), map(list, zip(*rows))))

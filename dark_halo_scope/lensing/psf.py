@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from scipy.special import gamma, kv
 
 from ..base.errors import BadInput
-from .deflection import checked, same_length
+from .deflection import checked_parameter, same_length
 
 # %% ../../nbs/lensing/psf.ipynb #85508d90
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ class MoffatPSF:
     includes_pixel: bool = False  # True: the pixel is already in the profile, which is sampled; False: light is averaged over the pixel
 
     def __post_init__(self) -> None:
-        fwhm = checked("fwhm", self.fwhm, ndim=2, above=0)
-        columns = same_length(fwhm=fwhm, beta=np.atleast_2d(checked("beta", self.beta, ndim=2, least=1.25, most=20)))
+        fwhm = checked_parameter("fwhm", self.fwhm, ndim=2, above=0)
+        columns = same_length(fwhm=fwhm, beta=np.atleast_2d(checked_parameter("beta", self.beta, ndim=2, least=1.25, most=20)))
         object.__setattr__(self, "fwhm", columns["fwhm"])
         object.__setattr__(self, "beta", np.ascontiguousarray(np.broadcast_to(columns["beta"], columns["fwhm"].shape)))
 
@@ -61,7 +61,7 @@ class GaussianPSF:
     includes_pixel: bool = False  # As in `MoffatPSF`
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fwhm", checked("fwhm", self.fwhm, ndim=2, above=0))
+        object.__setattr__(self, "fwhm", checked_parameter("fwhm", self.fwhm, ndim=2, above=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class PixelPSF:
     includes_pixel: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        image = checked("image", self.image, ndim=4)
+        image = checked_parameter("image", self.image, ndim=4)
         total = image.sum(axis=(2, 3), keepdims=True)
         if image.shape[2] % 2 == 0 or image.shape[3] % 2 == 0 or not (total > 0).all() or not self.pixscale > 0:
             raise BadInput(
@@ -94,7 +94,8 @@ class PixelPSF:
     @cached_property
     def fwhm(self) -> np.ndarray:
         "Width of the Gaussian with the same noise-equivalent area, (n, n_band) [arcsec]: the survey's PSFSIZE"
-        return np.sqrt(noise_equivalent_area(self) * 2 * np.log(2) / np.pi)
+        fwhm: np.ndarray = np.sqrt(noise_equivalent_area(self) * 2 * np.log(2) / np.pi)
+        return fwhm
 
 
 RoundPSF = MoffatPSF | GaussianPSF
@@ -119,8 +120,10 @@ def scale_radius(
         alpha or sigma [arcsec], (n, n_band)
     """
     if isinstance(psf, GaussianPSF):
-        return psf.fwhm / (2 * np.sqrt(2 * np.log(2)))
-    return psf.fwhm / (2 * np.sqrt(2 ** (1 / psf.beta) - 1))
+        sigma: np.ndarray = psf.fwhm / (2 * np.sqrt(2 * np.log(2)))
+        return sigma
+    alpha: np.ndarray = psf.fwhm / (2 * np.sqrt(2 ** (1 / psf.beta) - 1))
+    return alpha
 
 
 def psf_profile(
@@ -151,9 +154,11 @@ def psf_profile(
     """
     a = scale_radius(psf)[i, band]
     if isinstance(psf, GaussianPSF):
-        return np.exp(-((r / a) ** 2) / 2) / (2 * np.pi * a**2)
+        gaussian: np.ndarray = np.exp(-((r / a) ** 2) / 2) / (2 * np.pi * a**2)
+        return gaussian
     beta = psf.beta[i, band]
-    return (beta - 1) / (np.pi * a**2) * (1 + (r / a) ** 2) ** -beta
+    moffat: np.ndarray = (beta - 1) / (np.pi * a**2) * (1 + (r / a) ** 2) ** -beta
+    return moffat
 
 # %% ../../nbs/lensing/psf.ipynb #86bf7797
 def moffat_transform(
@@ -277,7 +282,8 @@ def fwhm_per_psfsize(
     """
     beta = np.asarray(beta, np.float64)
     alpha = (beta - 1) / np.sqrt(2 * beta - 1) / np.sqrt(2 * np.log(2))
-    return 2 * np.sqrt(2 ** (1 / beta) - 1) * alpha
+    fwhm: np.ndarray = 2 * np.sqrt(2 ** (1 / beta) - 1) * alpha
+    return fwhm
 
 
 def psf_from_psfsize(
@@ -298,10 +304,12 @@ def psf_from_psfsize(
     PSF
         With `includes_pixel` true
     """
-    psfsize = checked("psfsize", psfsize, ndim=2, above=0)
+    psfsize = checked_parameter("psfsize", psfsize, ndim=2, above=0)
     if beta is None:
         return GaussianPSF(psfsize, includes_pixel=True)
-    return MoffatPSF(psfsize * fwhm_per_psfsize(checked("beta", beta, ndim=2, least=1.25, most=20)), np.asarray(beta), includes_pixel=True)
+    return MoffatPSF(
+        psfsize * fwhm_per_psfsize(checked_parameter("beta", beta, ndim=2, least=1.25, most=20)), np.asarray(beta), includes_pixel=True
+    )
 
 # %% ../../nbs/lensing/psf.ipynb #c0c24398
 def noise_equivalent_area(
@@ -322,11 +330,13 @@ def noise_equivalent_area(
         1 / integral of p^2 [arcsec^2], (n, n_band)
     """
     if isinstance(psf, PixelPSF):
-        return psf.pixscale**2 / (psf.image**2).sum(axis=(2, 3))
+        drawn_area: np.ndarray = psf.pixscale**2 / (psf.image**2).sum(axis=(2, 3))
+        return drawn_area
     a = scale_radius(psf)
     if isinstance(psf, GaussianPSF):
         return 4 * np.pi * a**2
-    return np.pi * a**2 * (2 * psf.beta - 1) / (psf.beta - 1) ** 2
+    area: np.ndarray = np.pi * a**2 * (2 * psf.beta - 1) / (psf.beta - 1) ** 2
+    return area
 
 # %% ../../nbs/lensing/psf.ipynb #120a43c9
 def pixel_transfer(

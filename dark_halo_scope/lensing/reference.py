@@ -8,6 +8,7 @@ __all__ = ['Model', 'Rays', 'lenstronomy_lens', 'lenstronomy_sersic', 'lenstrono
 
 # %% ../../nbs/lensing/reference.ipynb #e95277e9
 import importlib
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import map_coordinates, spline_filter
@@ -18,7 +19,7 @@ from .psf import PSF, PixelPSF, psf_profile
 from .sources import ClumpyParams, ImageParams, SersicParams, sersic_b, sersic_central, sersic_parts
 
 # %% ../../nbs/lensing/reference.ipynb #2e347f2e
-Model = tuple[list[str], list[dict]]  # lenstronomy's profile names, and the keywords of each
+Model = tuple[list[str], list[dict[str, Any]]]  # lenstronomy's profile names, and the keywords of each
 
 
 def lenstronomy_lens(
@@ -46,7 +47,7 @@ def lenstronomy_lens(
 
 def lenstronomy_sersic(
     part: np.ndarray,  # x, y, R_sersic, n_sersic, q, phi, flux
-) -> dict:  # Keywords of `SERSIC_ELLIPSE`
+) -> dict[str, Any]:  # Keywords of `SERSIC_ELLIPSE`
     """A Sersic component in lenstronomy's words
 
     Parameters
@@ -56,14 +57,14 @@ def lenstronomy_sersic(
 
     Returns
     -------
-    dict
+    dict[str, Any]
         Keywords of `SERSIC_ELLIPSE`
     """
     x, y, radius, n, q, phi, flux = (float(p) for p in part)
     e1, e2 = (float(e) for e in ellipticity(q, phi))
     b = 1.9992 * n - 0.3271
-    theirs = {"amp": flux * float(sersic_central(radius, n)) * np.exp(-b), "R_sersic": radius * (b / float(sersic_b(n))) ** n}
-    return theirs | {"n_sersic": n, "e1": e1, "e2": e2, "center_x": x, "center_y": y}
+    keywords = {"amp": flux * float(sersic_central(radius, n)) * np.exp(-b), "R_sersic": radius * (b / float(sersic_b(n))) ** n}
+    return keywords | {"n_sersic": n, "e1": e1, "e2": e2, "center_x": x, "center_y": y}
 
 
 def lenstronomy_source(
@@ -100,8 +101,14 @@ def lenstronomy_source(
     parts = sersic_parts(source)
     groups = []
     for g in range(parts.flux.shape[1]):
-        mine = parts.shape[i, parts.group == g]
-        groups.append(((["SERSIC_ELLIPSE"] * len(mine), [lenstronomy_sersic(p) for p in mine]), parts.flux[i, g], float(mine[:, 2].min())))
+        group_parts = parts.shape[i, parts.group == g]
+        groups.append(
+            (
+                (["SERSIC_ELLIPSE"] * len(group_parts), [lenstronomy_sersic(p) for p in group_parts]),
+                parts.flux[i, g],
+                float(group_parts[:, 2].min()),
+            )
+        )
     return groups
 
 # %% ../../nbs/lensing/reference.ipynb #7da100e8
@@ -148,30 +155,30 @@ def adaptive_rays(
 
     def see(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         bx, by = lens_model.ray_shooting(x, y, lens[1])
-        away = np.hypot(bx[:, None] - middle[:, 0], by[:, None] - middle[:, 1]).min(1)
-        return bx + 1j * by, away, light_model.surface_brightness(bx, by, light[1])
+        distance_from_parts = np.hypot(bx[:, None] - middle[:, 0], by[:, None] - middle[:, 1]).min(1)
+        return bx + 1j * by, distance_from_parts, light_model.surface_brightness(bx, by, light[1])
 
     a = width / first
-    at = (np.arange(first) + 0.5) * a - width / 2
-    x, y = (g.ravel() for g in np.meshgrid(at, at))
+    centres = (np.arange(first) + 0.5) * a - width / 2
+    x, y = (g.ravel() for g in np.meshgrid(centres, centres))
     source, distance, value = see(x, y)
-    kept: list[Rays] = []
+    rays: list[Rays] = []
     for _ in range(levels):
         quarters = np.array([-1, 1, -1, 1]) * a / 4, np.array([-1, -1, 1, 1]) * a / 4
         qx, qy = (x[:, None] + quarters[0]).ravel(), (y[:, None] + quarters[1]).ravel()
         q_source, q_distance, q_value = see(qx, qy)
-        spread = np.abs(q_source.reshape(-1, 4) - source[:, None]).max(1)
+        source_spread = np.abs(q_source.reshape(-1, 4) - source[:, None]).max(1)
         moved = np.abs(q_value.reshape(-1, 4).mean(1) - value) * a**2 > tolerance
         near = (a > scale / 3) & (distance < 4 * a + 4 * scale)
-        wide = (3 * spread > scale) & (distance < 4 * spread + extent)
+        wide = (3 * source_spread > scale) & (distance < 4 * source_spread + extent)
         turning = (a > width / first / 64) & (np.hypot(x - lens[1][0]["center_x"], y - lens[1][0]["center_y"]) < 2 * a)
         cut = np.repeat(moved | near | wide | turning, 4)
-        kept.append((qx[~cut], qy[~cut], q_value[~cut] * (a / 2) ** 2))
+        rays.append((qx[~cut], qy[~cut], q_value[~cut] * (a / 2) ** 2))
         x, y, source, value, distance, a = qx[cut], qy[cut], q_source[cut], q_value[cut], q_distance[cut], a / 2
         if not x.size:
             break
-    kept.append((x, y, value * a**2))
-    return tuple(np.concatenate(column) for column in zip(*kept))  # type: ignore[return-value]
+    rays.append((x, y, value * a**2))
+    return tuple(np.concatenate(column) for column in zip(*rays))  # type: ignore[return-value]
 
 # %% ../../nbs/lensing/reference.ipynb #facec131
 def share_light(
@@ -198,9 +205,9 @@ def share_light(
     grid = np.zeros((lines + 2) ** 2)
     shares = []
     for position in rays[:2]:
-        at = (position / width + 0.5) * (lines - 1)
-        cell = np.minimum(at.astype(np.int64), lines - 2)
-        u = at - cell
+        place = (position / width + 0.5) * (lines - 1)
+        cell = np.minimum(place.astype(np.int64), lines - 2)
+        u = place - cell
         shares.append((cell, np.stack([(1 - u) ** 3, 4 + 3 * u**2 * (u - 2), 4 + 3 * (1 - u) ** 2 * (-1 - u), u**3]) / 6))
     (cx, wx), (cy, wy) = shares
     for j in range(4):
@@ -239,17 +246,19 @@ def psf_coefficients(
     np.ndarray
         (2 reach + 1, 2 reach + 1), flux per pixel of unit flux
     """
-    at = np.arange(-reach, reach + 1) * spacing
+    axis = np.arange(-reach, reach + 1) * spacing
     if isinstance(psf, PixelPSF):
         middle = (np.array(psf.image.shape[2:]) - 1) / 2
-        places = np.meshgrid(*(at / pixscale + m for m in middle), indexing="ij")
-        return spline_filter(map_coordinates(psf.image[i, band], places, order=5, mode="constant"), order=3, mode="mirror")
+        places = np.meshgrid(*(axis / pixscale + m for m in middle), indexing="ij")
+        picture: np.ndarray = spline_filter(map_coordinates(psf.image[i, band], places, order=5, mode="constant"), order=3, mode="mirror")
+        return picture
     nodes, weights = (np.zeros(1), np.ones(1)) if psf.includes_pixel else np.polynomial.legendre.leggauss(5)
-    kernel = np.zeros((at.size, at.size))
+    kernel = np.zeros((axis.size, axis.size))
     for dy, wy in zip(nodes * pixscale / 2, weights / weights.sum()):
         for dx, wx in zip(nodes * pixscale / 2, weights / weights.sum()):
-            kernel += wx * wy * psf_profile(psf, np.hypot(at + dx, (at + dy)[:, None]), i, band)
-    return spline_filter(kernel, order=3, mode="mirror") * pixscale**2
+            kernel += wx * wy * psf_profile(psf, np.hypot(axis + dx, (axis + dy)[:, None]), i, band)
+    splines: np.ndarray = spline_filter(kernel, order=3, mode="mirror") * pixscale**2
+    return splines
 
 # %% ../../nbs/lensing/reference.ipynb #196dc886
 def reference_stamps(

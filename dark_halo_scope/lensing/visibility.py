@@ -11,10 +11,12 @@ from scipy.special import ndtri
 
 from ..base.kernels import compiled, kernel
 from .deflection import LensParams
-from .rays import lens_rows, trace
+from .rays import CENTER_X, GAMMA1, GAMMA2, STRENGTH, lens_rows, trace
 
 # %% ../../nbs/lensing/visibility.ipynb #f0bf09a8
-def _information(arc: np.ndarray, invvar: np.ndarray, good: np.ndarray, host: np.ndarray, per_photon: np.ndarray, out: np.ndarray) -> None:
+def _information(
+    arc: np.ndarray, invvar: np.ndarray, unmasked: np.ndarray, host: np.ndarray, per_photon: np.ndarray, out: np.ndarray
+) -> None:
     "Sum of arc^2 over the variance of sky and host, over good pixels of each stamp and band, added up in double precision"
     n, n_band, ny, nx = arc.shape
     for i in range(n):
@@ -23,7 +25,7 @@ def _information(arc: np.ndarray, invvar: np.ndarray, good: np.ndarray, host: np
             for y in range(ny):
                 row = np.float32(0)
                 for x in range(nx):
-                    if good[i, y, x] and arc[i, b, y, x] != 0:  # a cutout that is not usable may hold anything
+                    if unmasked[i, y, x] and arc[i, b, y, x] != 0:  # a cutout that is not usable may hold anything
                         known = invvar[i, b, y, x]
                         known = known / (np.float32(1) + known * max(host[i, b, y, x], np.float32(0)) * per_photon[b])
                         row += arc[i, b, y, x] * arc[i, b, y, x] * known
@@ -34,7 +36,7 @@ def _information(arc: np.ndarray, invvar: np.ndarray, good: np.ndarray, host: np
 def arc_snr(
     arc: np.ndarray,  # (n, band, y, x) painted light, without noise [nmgy / pix]
     invvar: np.ndarray,  # (n, band, y, x) inverse variance [nmgy^-2]
-    good: np.ndarray,  # (n, y, x) bool, pixels that count
+    unmasked: np.ndarray,  # (n, y, x) bool, pixels that count
     host: np.ndarray,  # (n, band, y, x) light under the arc [nmgy / pix]; zeros: the sky's noise alone
     gain: np.ndarray,  # (band,) [electrons / nmgy]
 ) -> tuple[np.ndarray, np.ndarray]:  # (n, band) a band, (n,) all bands together
@@ -48,7 +50,7 @@ def arc_snr(
         (n, band, y, x) painted light, without noise [nmgy / pix]
     invvar : np.ndarray
         (n, band, y, x) inverse variance [nmgy^-2]
-    good : np.ndarray
+    unmasked : np.ndarray
         (n, y, x) bool, pixels that count
     host : np.ndarray
         (n, band, y, x) light under the arc [nmgy / pix]; zeros: the sky's noise alone
@@ -62,7 +64,7 @@ def arc_snr(
     """
     variance = np.zeros(arc.shape[:2])
     planes = [a.astype(np.float32, copy=False) for a in (arc, invvar, host)]
-    compiled(_information)(*planes[:2], np.asarray(good, bool), planes[2], (1 / np.asarray(gain, float)).astype(np.float32), variance)
+    compiled(_information)(*planes[:2], np.asarray(unmasked, bool), planes[2], (1 / np.asarray(gain, float)).astype(np.float32), variance)
     return np.sqrt(variance), np.sqrt(variance.sum(axis=1))
 
 # %% ../../nbs/lensing/visibility.ipynb #3acdd4be
@@ -89,8 +91,8 @@ def radius_from(
     np.ndarray
         (n, y, x) float32 [arcsec]
     """
-    at = ((np.arange(n_pix) - (n_pix - 1) / 2) * pixscale).astype(np.float32)
-    dx, dy = at[None, :] - np.asarray(x, np.float32)[:, None], at[None, :] - np.asarray(y, np.float32)[:, None]
+    axis = ((np.arange(n_pix) - (n_pix - 1) / 2) * pixscale).astype(np.float32)
+    dx, dy = axis[None, :] - np.asarray(x, np.float32)[:, None], axis[None, :] - np.asarray(y, np.float32)[:, None]
     return np.sqrt(dx[:, None, :] ** 2 + dy[:, :, None] ** 2)
 
 
@@ -113,20 +115,21 @@ def light_within(
         (n, band) [nmgy]
     """
     r = radius_from(image.shape[-1], 1.0, np.zeros(1), np.zeros(1))[0]
-    return image[..., r <= radius].sum(axis=-1, dtype=np.float64)
+    light: np.ndarray = image[..., r <= radius].sum(axis=-1, dtype=np.float64)
+    return light
 
 # %% ../../nbs/lensing/visibility.ipynb #62182a74
 @kernel
 def _curves(row: np.ndarray, cos: np.ndarray, sin: np.ndarray, cut: np.ndarray, fold: np.ndarray) -> None:
     "Cut and tangential caustic of one lens about its own centre, (2, m) each, in the directions given"
     m = cos.size
-    bx, by, psi, lens, g1, g2 = cos.copy(), sin.copy(), np.empty_like(cos), row.copy(), row[7], row[8]
-    lens[5:9] = 0  # at the origin and without shear: the deflection of the ellipsoid alone
+    bx, by, psi, lens, g1, g2 = cos.copy(), sin.copy(), np.empty_like(cos), row.copy(), row[GAMMA1], row[GAMMA2]
+    lens[CENTER_X : GAMMA2 + 1] = 0  # at the origin and without shear: the deflection of the ellipsoid alone
     trace(lens, bx, by, m, psi)
     for k in range(m):
         ax, ay = cos[k] - bx[k], sin[k] - by[k]
         stretch = 1 - g1 * (cos[k] * cos[k] - sin[k] * sin[k]) - g2 * 2 * cos[k] * sin[k]
-        r = lens[0] / psi[k] * stretch / (1 - g1 * g1 - g2 * g2)
+        r = lens[STRENGTH] / psi[k] * stretch / (1 - g1 * g1 - g2 * g2)
         cut[0, k], cut[1, k] = -ax, -ay
         fold[0, k], fold[1, k] = r * ((1 - g1) * cos[k] - g2 * sin[k]) - ax, r * ((1 + g1) * sin[k] - g2 * cos[k]) - ay
 
@@ -137,16 +140,16 @@ def _images(rows: np.ndarray, sx: np.ndarray, sy: np.ndarray, cos: np.ndarray, s
     cut, fold = np.empty((2, m)), np.empty((2, m))
     for i in range(len(rows)):
         _curves(rows[i], cos, sin, cut, fold)
-        found = 1
-        for curve, more in ((cut, 1), (fold, 2)):
+        count = 1
+        for curve, weight in ((cut, 1), (fold, 2)):
             crossed = 0
             for k in range(m):
                 n = k + 1 if k + 1 < m else 0
                 if (curve[1, k] > sy[i]) != (curve[1, n] > sy[i]):
-                    at = curve[0, k] + (sy[i] - curve[1, k]) * (curve[0, n] - curve[0, k]) / (curve[1, n] - curve[1, k])
-                    crossed += 1 if sx[i] < at else 0
-            found += more * (crossed % 2)
-        out[i] = found
+                    crossing = curve[0, k] + (sy[i] - curve[1, k]) * (curve[0, n] - curve[0, k]) / (curve[1, n] - curve[1, k])
+                    crossed += 1 if sx[i] < crossing else 0
+            count += weight * (crossed % 2)
+        out[i] = count
 
 
 def image_count(
@@ -226,7 +229,8 @@ def normal_halves() -> np.ndarray:  # (QUANTILES,) float32
         (QUANTILES,) float32
     """
     middle = ndtri((np.arange(QUANTILES) + 0.5) / QUANTILES)
-    return (middle / np.sqrt(2 * (middle**2).mean())).astype(np.float32)
+    amplitudes: np.ndarray = (middle / np.sqrt(2 * (middle**2).mean())).astype(np.float32)
+    return amplitudes
 
 
 @kernel

@@ -32,7 +32,7 @@ from ..survey.viewer import ViewerRecipe, fetch_cutouts
 from ..survey.web import HttpClient
 from ..trust.anchors import AnchorRecipe, StageZero, known_impostors, known_lenses
 from ..trust.ledger import append_entry
-from ..trust.products import anchor_verdicts, columns_of, examine, known_look_alikes
+from ..trust.products import anchor_verdicts, examine, known_look_alikes, table_arrays
 
 # %% ../../nbs/lists/positions.ipynb #2ecb429f
 def content_of(
@@ -152,7 +152,7 @@ def negatives_of(
     BadInput
         {scores}: scored by network {others[0]}, expected {model_id}, the checkpoint's own
     """
-    columns = columns_of(read_table(scores, ["split", "label", "logit", "release", "brickid", "objid", "model_id"]))
+    columns = table_arrays(read_table(scores, ["split", "label", "logit", "release", "brickid", "objid", "model_id"]))
     others = sorted(set(columns["model_id"].tolist()) - {model_id})
     if others:
         raise BadInput(f"{scores}: scored by network {others[0]}, expected {model_id}, the checkpoint's own")

@@ -14,6 +14,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,7 @@ def cutout_files(
     usable = stamps.filter(stamps["cutout_ok"])
     bands = "".join(c.removeprefix("scale_") for c in stamps.column_names if c.startswith("scale_"))
     files: dict[str, bytes] = {}
+    taken: set[str] = set()  # In lower case: some disks do not tell A from a
     index: list[tuple[str, str, float, float]] = []
     for image, name, ra, dec in zip(decode(usable) if len(usable) else [], *(usable[c].to_pylist() for c in ("task_id", "ra", "dec"))):
         half, size = (image.shape[-1] + 1) / 2, pixscale / 3600
@@ -264,9 +266,9 @@ def cutout_files(
         head |= {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": ra, "CRVAL2": dec, "CRPIX1": half, "CRPIX2": half}
         head |= {"CD1_1": -size, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": size}
         stem = re.sub(r"[^A-Za-z0-9.+-]+", "_", ascii_text(name)).strip("._") or "place"
-        file = next(
-            f for f in (f"{stem}.fits", *(f"{stem}_{k}.fits" for k in range(2, 10**6))) if f.lower() not in {g.lower() for g in files}
-        )
+        free = (f for f in chain((stem,), (f"{stem}_{k}" for k in count(2))) if f.lower() not in taken)
+        file = f"{next(free)}.fits"
+        taken.add(file.lower().removesuffix(".fits"))
         out = io.BytesIO()
         fits.PrimaryHDU(image, fits.Header(head)).writeto(out)
         files[file] = out.getvalue()
@@ -295,7 +297,9 @@ def network_card(
     dict[str, Any]
         name, warnings, facts
     """
-    warnings, facts = [], []
+    from dark_halo_scope.learning.checkpoints import load_checkpoint, shown_in_words
+
+    warnings, facts = [], [f"It was shown: {shown_in_words(load_checkpoint(file))}."]
     if not calibrated:
         warnings.append(f"{UNCALIBRATED.replace('the network', 'It')}.")
     if file == network_file("finder"):

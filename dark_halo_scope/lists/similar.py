@@ -18,7 +18,7 @@ from astropy.table import Table
 
 import dark_halo_scope
 from ..base.config import recipe_identity
-from ..base.errors import BadInput, unknown_name
+from ..base.errors import BadInput
 from ..base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, run_facts, write_product
 from ..base.storage import join, size_of, write_bytes
 from ..learning.network import PACKAGED, LensNetwork
@@ -26,6 +26,7 @@ from ..report import figures
 from ..report.pages import Section, render_page
 from ..run.engine import progress
 from ..search.catalogues import list_table, table_files
+from ..search.likeness import INDEX, ROWS, indexed_neighbours
 from ..stamps.codec import decode, stored_bands
 from ..stamps.reader import stamp_files
 
@@ -87,7 +88,7 @@ def index_stamps(
     started, asked, files = time.perf_counter(), LensNetwork.load(network), stamp_files([stamps])
     sizes = {file: size_of(file) for file in files}
     identity = identity_of(None, {"model": asked.name}, stamps=stamps, files=recipe_identity(sizes))
-    rows, kept = join(out, "rows.parquet"), join(out, "index.faiss")
+    rows, kept = join(out, ROWS), join(out, INDEX)
     if is_done(rows, identity) and Path(kept).exists():
         return read_receipt(rows)
     named, vectors = [], []
@@ -131,22 +132,10 @@ def neighbours(
     -------
     Table
         name, ra, dec, likeness, file; the stamp itself first
-
-    Raises
-    ------
-    BadInput
-        unknown stamp
     """
-    rows = read_table(join(folder, "rows.parquet"))
-    names = rows["task_id"].to_pylist()
-    if name not in names:
-        raise unknown_name("stamp", name, names, folder)
-    index = faiss.deserialize_index(np.frombuffer(Path(folder, "index.faiss").read_bytes(), np.uint8))
-    index.make_direct_map() if isinstance(index, faiss.IndexIVF) else None
-    likeness, found = index.search(index.reconstruct(names.index(name))[None], min(n + 1, len(names)))
-    near = rows.take(found[0][found[0] >= 0])
-    columns = {"name": near["task_id"], "ra": near["ra"], "dec": near["dec"], "likeness": likeness[0], "file": near["file"]}
-    return list_table({c: np.asarray(v.to_pylist() if isinstance(v, pa.ChunkedArray) else v) for c, v in columns.items()})
+    near = indexed_neighbours(name, folder, n)
+    columns = {"name": "task_id", "ra": "ra", "dec": "dec", "likeness": "likeness", "file": "file"}
+    return list_table({c: np.asarray(near[there].to_pylist()) for c, there in columns.items()})
 
 # %% ../../nbs/lists/similar.ipynb #7e895fb6
 def similar(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAUSS_FWHM', 'RELEASE', 'flux_ivar', 'fibre_share', 'type_of', 'shape_columns', 'band_columns', 'wise_columns',
-           'catalogue_columns', 'brick_ebv', 'gaia_columns', 'sweep_columns', 'brick_row', 'sky_row']
+           'catalogue_columns', 'brick_ebv', 'gaia_columns', 'mock_sweep_columns', 'brick_row', 'sky_row']
 
 # %% ../../nbs/mock/catalogue.ipynb #750f7ac3
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ from scipy import special
 
 from ..base.draws import rng
 from ..base.schema import BANDS
+from ..base.sky import PIXSCALE
 from .camera import W1_SIGMA, BandStack, Placed, gaia_magnitude
-from .sky import FILTERS, PIXSCALE, MockBrick, MockObject, MockRecipe, sersic_table
+from .sky import FILTERS, MockBrick, MockObject, MockRecipe, sersic_table
 from ..survey.bricks import BRICK_SIZE, brick_edges, brick_ids, row_columns
 from ..survey.maskbits import MASKBITS
 from ..survey.photometry import depth_magnitude, transmission
@@ -79,14 +80,14 @@ def fibre_share(
 
 # %% ../../nbs/mock/catalogue.ipynb #0111eab0
 def type_of(
-    thing: MockObject,
+    item: MockObject,
     bright: bool,  # Inside a bright star's mask
 ) -> str:
     """Morphological type that the survey's fit would settle on
 
     Parameters
     ----------
-    thing : MockObject
+    item : MockObject
     bright : bool
         Inside a bright star's mask
 
@@ -94,13 +95,13 @@ def type_of(
     -------
     str
     """
-    if bright or thing.kind == "star":
+    if bright or item.kind == "star":
         return "PSF"
-    if thing.radius < 0.45:
+    if item.radius < 0.45:
         return "REX"
-    if thing.kind == "blue":
+    if item.kind == "blue":
         return "EXP"
-    return "DEV" if thing.n == 4.0 else "SER"
+    return "DEV" if item.n == 4.0 else "SER"
 
 # %% ../../nbs/mock/catalogue.ipynb #fcad1ba3
 def shape_columns(
@@ -123,7 +124,7 @@ def shape_columns(
 # %% ../../nbs/mock/catalogue.ipynb #35dd6951
 def band_columns(
     objects: Sequence[MockObject],
-    at: tuple[np.ndarray, np.ndarray],  # Row and column of each object's pixel
+    pixels: tuple[np.ndarray, np.ndarray],  # Row and column of each object's pixel
     band: str,
     stack: BandStack | None,  # None in a band that was not imaged
     through: float,  # Share of the light that the Galaxy's dust lets through
@@ -134,7 +135,7 @@ def band_columns(
     Parameters
     ----------
     objects : Sequence[MockObject]
-    at : tuple[np.ndarray, np.ndarray]
+    pixels : tuple[np.ndarray, np.ndarray]
         Row and column of each object's pixel
     band : str
     stack : BandStack | None
@@ -150,7 +151,7 @@ def band_columns(
     n = len(objects)
     radius = np.array([o.radius for o in objects])
     zero = np.zeros(n, np.float32)
-    invvar, psfsize = (stack.invvar[at], stack.psfsize[at]) if stack else (zero, zero)
+    invvar, psfsize = (stack.invvar[pixels], stack.psfsize[pixels]) if stack else (zero, zero)
     true = np.array([o.flux[FILTERS.index(band)] for o in objects]) * through
     ivar = flux_ivar(invvar, psfsize, radius)
     noise = draw.standard_normal(n) / np.sqrt(np.where(ivar > 0, ivar, 1))
@@ -164,14 +165,14 @@ def band_columns(
         "fracin": np.where(ivar > 0, 1.0, 0.0),
     }
     columns |= {"fracflux": zero, "fracmasked": np.where(ivar > 0, 0.0, 1.0)}
-    whole = {
-        "nobs": stack.nexp[at] if stack else np.zeros(n, np.int16),
-        "allmask": stack.allmask[at].astype(np.int16) if stack else np.zeros(n, np.int16),
+    integer_columns = {
+        "nobs": stack.nexp[pixels] if stack else np.zeros(n, np.int16),
+        "allmask": stack.allmask[pixels].astype(np.int16) if stack else np.zeros(n, np.int16),
     }
-    whole["anymask"] = np.where(whole["allmask"] > 0, whole["allmask"], stack.saturated[at].astype(np.int16) * 2 if stack else 0).astype(
-        np.int16
-    )
-    return {f"{k}_{band}": np.asarray(v, np.float32) for k, v in columns.items()} | {f"{k}_{band}": v for k, v in whole.items()}
+    integer_columns["anymask"] = np.where(
+        integer_columns["allmask"] > 0, integer_columns["allmask"], stack.saturated[pixels].astype(np.int16) * 2 if stack else 0
+    ).astype(np.int16)
+    return {f"{k}_{band}": np.asarray(v, np.float32) for k, v in columns.items()} | {f"{k}_{band}": v for k, v in integer_columns.items()}
 
 # %% ../../nbs/mock/catalogue.ipynb #df734c71
 def wise_columns(
@@ -182,8 +183,8 @@ def wise_columns(
     "WISE fluxes (AB nanomaggies): W1 from the object, the redder ones along old starlight's slope"
     columns: dict[str, np.ndarray] = {}
     w1 = np.array([o.flux[FILTERS.index("w1")] for o in objects])
-    for band, share, worse in (("w1", 1.0, 1.0), ("w2", 0.7, 2.0), ("w3", 0.3, 60.0), ("w4", 0.2, 600.0)):
-        through, sigma = float(transmission(ebv, band)) if band in ("w1", "w2") else 1.0, W1_SIGMA * worse
+    for band, share, noise_factor in (("w1", 1.0, 1.0), ("w2", 0.7, 2.0), ("w3", 0.3, 60.0), ("w4", 0.2, 600.0)):
+        through, sigma = float(transmission(ebv, band)) if band in ("w1", "w2") else 1.0, W1_SIGMA * noise_factor
         flux = w1 * share * through + sigma * draw.standard_normal(len(objects))
         columns |= {f"flux_{band}": flux, f"flux_ivar_{band}": np.full(len(objects), sigma**-2)}
         columns[f"mw_transmission_{band}"] = np.full(len(objects), through)
@@ -203,14 +204,14 @@ def catalogue_columns(
     "The Tractor catalogue of one brick"
     objects, n = [o for o, _, _ in placed], len(placed)
     x, y = (np.array([p[i] for p in placed], np.float64).reshape(n) for i in (1, 2))
-    at = tuple(np.clip(np.rint(v), 0, recipe.n_pix - 1).astype(int) for v in (y, x))
+    pixels = tuple(np.clip(np.rint(v), 0, recipe.n_pix - 1).astype(int) for v in (y, x))
     ra, dec = np.array([o.ra for o in objects], np.float64), np.array([o.dec for o in objects], np.float64)
-    bits, ebv = mask[at], brick_ebv(brick.brickid, recipe)
+    bits, ebv = mask[pixels], brick_ebv(brick.brickid, recipe)
     draw = rng("mock photometry", recipe.seed, brick.brickid)
     types = [type_of(o, bool(b >> MASKBITS["BRIGHT"] & 1)) for o, b in zip(objects, bits.tolist())]
     optical: dict[str, np.ndarray] = {}
     for band in BANDS:
-        optical |= band_columns(objects, (at[0], at[1]), band, stacks.get(band), float(transmission(ebv, band)), draw)
+        optical |= band_columns(objects, (pixels[0], pixels[1]), band, stacks.get(band), float(transmission(ebv, band)), draw)
     error = 0.02 + 0.5 / np.sqrt(np.maximum(optical["flux_r"] ** 2 * optical["flux_ivar_r"], 1))
     offsets = draw.standard_normal((2, n)) * error / 3600
     columns = {
@@ -242,11 +243,11 @@ def brick_ebv(brickid: int, recipe: MockRecipe) -> float:
 def gaia_columns(objects: Sequence[MockObject]) -> dict[str, np.ndarray]:
     "Reference catalogue of the stars that Gaia sees"
     magnitude = np.array([gaia_magnitude(o) if o.kind == "star" else 99.0 for o in objects])
-    seen = magnitude < 20.5
+    in_gaia = magnitude < 20.5
     return {
-        "ref_cat": np.where(seen, b"G3", b"").astype("S2"),
-        "ref_id": np.where(seen, np.arange(len(objects)) + 1, 0).astype(np.int64),
-        "gaia_phot_g_mean_mag": np.where(seen, magnitude, 0).astype(np.float32),
+        "ref_cat": np.where(in_gaia, b"G3", b"").astype("S2"),
+        "ref_id": np.where(in_gaia, np.arange(len(objects)) + 1, 0).astype(np.int64),
+        "gaia_phot_g_mean_mag": np.where(in_gaia, magnitude, 0).astype(np.float32),
         "parallax": np.zeros(len(objects), np.float32),
         "pmra": np.zeros(len(objects), np.float32),
         "pmdec": np.zeros(len(objects), np.float32),
@@ -255,7 +256,7 @@ def gaia_columns(objects: Sequence[MockObject]) -> dict[str, np.ndarray]:
     }
 
 # %% ../../nbs/mock/catalogue.ipynb #4e0e97f0
-def sweep_columns(
+def mock_sweep_columns(
     tractor: dict[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     "Primary rows in upper case, without the columns that only Tractor files have"
@@ -268,21 +269,21 @@ def brick_row(
     tractor: dict[str, np.ndarray],
 ) -> dict[str, Any]:
     "One row of DR10's bricks table; depths are magnitudes here, as in DR10"
-    own, bands = tractor["brick_primary"], [band for band in BANDS if f"nobs_{band}" in tractor]
+    primary, bands = tractor["brick_primary"], [band for band in BANDS if f"nobs_{band}" in tractor]
     ra1, ra2, dec1, dec2 = (float(e) for e in brick_edges(brick.brickid))
     row: dict[str, Any] = {"brickname": brick.name, "ra": brick.ra, "dec": brick.dec}
     for band in bands:
-        row[f"nexp_{band}"] = np.int16(np.median(tractor[f"nobs_{band}"][own]) if own.any() else 0)
-    row["nobjs"] = np.int16(own.sum())
+        row[f"nexp_{band}"] = np.int16(np.median(tractor[f"nobs_{band}"][primary]) if primary.any() else 0)
+    row["nobjs"] = np.int16(primary.sum())
     for kind in ("PSF", "REX", "EXP", "DEV", "SER"):
-        row[f"n{kind.lower()}"] = np.int16((tractor["type"][own] == kind.encode()).sum())
+        row[f"n{kind.lower()}"] = np.int16((tractor["type"][primary] == kind.encode()).sum())
     for band in bands:
-        row[f"psfsize_{band}"] = np.float32(np.median(tractor[f"psfsize_{band}"][own]) if own.any() else 0)
+        row[f"psfsize_{band}"] = np.float32(np.median(tractor[f"psfsize_{band}"][primary]) if primary.any() else 0)
         for depth in ("psfdepth", "galdepth"):
-            ivar = float(np.median(tractor[f"{depth}_{band}"][own])) if own.any() else 0.0
+            ivar = float(np.median(tractor[f"{depth}_{band}"][primary])) if primary.any() else 0.0
             row[f"{depth}_{band}"] = np.float32(depth_magnitude(ivar) if ivar > 0 else 0)
-        row[f"trans_{band}"] = np.float32(np.median(tractor[f"mw_transmission_{band}"]) if own.any() else 1)
-    row["ebv"] = np.float32(np.median(tractor["ebv"]) if own.any() else 0)
+        row[f"trans_{band}"] = np.float32(np.median(tractor[f"mw_transmission_{band}"]) if primary.any() else 1)
+    row["ebv"] = np.float32(np.median(tractor["ebv"]) if primary.any() else 0)
     row |= {"brickid": np.int32(brick.brickid), "ra1": ra1, "ra2": ra2, "dec1": dec1, "dec2": dec2, "area": np.float32(brick.area)}
     return row | {"survey_primary": True, "in_desi": True}
 

@@ -26,12 +26,13 @@ from ..base.draws import rng
 from ..base.errors import BadInput
 from ..base.receipts import Receipt, file_digest, identity_of, is_done, read_receipt, run_facts, write_product, write_receipt
 from ..base.schema import BANDS
+from ..base.sky import PIXSCALE
 from ..base.storage import exists, join, read_bytes, write_bytes
 from ..base.sums import write_summed
 from .camera import BandStack, Placed, maskbits_of, stack_band, to_pixels
-from .catalogue import brick_ebv, brick_row, catalogue_columns, sky_row, sweep_columns
-from .files import coadd_bytes, coadd_header, gather, gzipped, read_columns, table_bytes
-from .sky import PIXSCALE, MockBrick, MockObject, MockRecipe, brick_objects, lens_columns, mock_bricks, truth_columns
+from .catalogue import brick_ebv, brick_row, catalogue_columns, mock_sweep_columns, sky_row
+from .files import coadd_bytes, coadd_header, fits_table_bytes, gzipped, read_columns, rows_to_columns
+from .sky import MockBrick, MockObject, MockRecipe, brick_objects, lens_columns, mock_bricks, truth_columns
 from ..survey.bricks import brick_areas, brick_centres, brick_names, brick_neighbours
 from ..survey.facts import release_bits
 from ..survey.maskbits import MASKBITS
@@ -75,15 +76,15 @@ def place_objects(
     -------
     list[Placed]
     """
-    others: list[MockObject] = []
+    neighbour_objects: list[MockObject] = []
     if recipe.n_pix * PIXSCALE > 800:
         lenses = {b.brickid: b.n_lenses for b in mock_bricks(recipe)}
         for i in brick_neighbours(brick.brickid).tolist():
             ra, dec = (float(v) for v in brick_centres(i))
             neighbour = MockBrick(i, str(brick_names(i)), ra, dec, float(brick_areas(i)), lenses.get(i, 0))
-            others += brick_objects(neighbour, recipe)
+            neighbour_objects += brick_objects(neighbour, recipe)
     low, high = -0.5, recipe.n_pix - 0.5
-    foreign = [(o, x, y) for o, x, y in to_pixels(others, brick, recipe.n_pix) if low < x < high and low < y < high]
+    foreign = [(o, x, y) for o, x, y in to_pixels(neighbour_objects, brick, recipe.n_pix) if low < x < high and low < y < high]
     return to_pixels(objects, brick, recipe.n_pix) + foreign
 
 # %% ../../nbs/mock/release.ipynb #a97968d3
@@ -145,9 +146,9 @@ def make_brick(
     BrickMade
     """
     release, objects = Release(root), brick_objects(brick, recipe)
-    made = BrickMade(brick.name, truth_columns(objects, brick), lens_columns(objects, brick))
+    made_brick = BrickMade(brick.name, truth_columns(objects, brick), lens_columns(objects, brick))
     if brick_is_made(brick, recipe, root):
-        return made
+        return made_brick
     stacks, mask, catalogue = observe_brick(brick, objects, recipe)
     seed = int(rng("mock dither", recipe.seed, brick.brickid).integers(1, 10001))
     for band, stack in stacks.items():
@@ -158,8 +159,8 @@ def make_brick(
     layers, names = [release_bits(mask, release.facts.maskbits), wise, np.zeros_like(wise)], ("MASKBITS", "WISEM1", "WISEM2")
     write_summed(coadd_bytes(layers, coadd_header(brick, recipe.n_pix, "maskbits"), seed, names), release.coadd(brick.name, "maskbits"))
     catalogue = written_columns(catalogue, release)
-    write_bytes(table_bytes(catalogue, MOCKID=recipe_identity(recipe), BRICK=brick.name), release.tractor(brick.name))
-    return made
+    write_bytes(fits_table_bytes(catalogue, MOCKID=recipe_identity(recipe), BRICK=brick.name), release.tractor(brick.name))
+    return made_brick
 
 # %% ../../nbs/mock/release.ipynb #921c30ea
 def brick_is_made(
@@ -194,14 +195,14 @@ def write_catalogues(
         Numbers of bricks, sweeps and objects
     """
     release = Release(root)
-    write_bytes(gzipped(table_bytes(gather([brick_row(b, t) for b, t in zip(bricks, tractors)]))), release.bricks())
-    write_bytes(gzipped(table_bytes(gather([sky_row(b) for b in bricks]))), release.all_bricks())
-    sweeps = [sweep_columns(t) for t in tractors]
-    whole = {name: np.concatenate([s[name] for s in sweeps]) for name in sweeps[0]}
+    write_bytes(gzipped(fits_table_bytes(rows_to_columns([brick_row(b, t) for b, t in zip(bricks, tractors)]))), release.bricks())
+    write_bytes(gzipped(fits_table_bytes(rows_to_columns([sky_row(b) for b in bricks]))), release.all_bricks())
+    sweeps = [mock_sweep_columns(t) for t in tractors]
+    catalogue = {name: np.concatenate([s[name] for s in sweeps]) for name in sweeps[0]}
     size = release.facts.sweep_size
-    names = np.array([sweep_corners(ra, dec, size) for ra, dec in zip(whole["RA"].tolist(), whole["DEC"].tolist())])
+    names = np.array([sweep_corners(ra, dec, size) for ra, dec in zip(catalogue["RA"].tolist(), catalogue["DEC"].tolist())])
     for name in sorted(set(names.tolist())):
-        write_summed(table_bytes({k: v[names == name] for k, v in whole.items()}, "SWEEP"), release.sweep(name))
+        write_summed(fits_table_bytes({k: v[names == name] for k, v in catalogue.items()}, "SWEEP"), release.sweep(name))
     return {"bricks": len(bricks), "sweeps": len(set(names.tolist())), "objects": len(names)}
 
 # %% ../../nbs/mock/release.ipynb #e048520d
@@ -249,7 +250,7 @@ def with_seeing(
 
 # %% ../../nbs/mock/release.ipynb #9f9884c5
 def write_truth(
-    made: Sequence[BrickMade],  # In the order of brick ids
+    made_bricks: Sequence[BrickMade],  # In the order of brick ids
     root: str,
     identity: dict[str, Any],
 ) -> dict[str, str]:  # Name of each table -> its content's receipt
@@ -257,7 +258,7 @@ def write_truth(
 
     Parameters
     ----------
-    made : Sequence[BrickMade]
+    made_bricks : Sequence[BrickMade]
         In the order of brick ids
     root : str
     identity : dict[str, Any]
@@ -269,7 +270,7 @@ def write_truth(
     """
     tables = {}
     for name, part in (("objects", "truth"), ("planted_lenses", "lenses")):
-        columns = [getattr(m, part) for m in made]
+        columns = [getattr(m, part) for m in made_bricks]
         table = pa.table({k: pa.array([v for c in columns for v in c[k]], truth_type(k)) for k in columns[0]})
         tables[name] = write_product(table, join(root, "truth", f"{name}.parquet"), f"mock {name}", identity).name
         if name == "planted_lenses":
@@ -342,14 +343,14 @@ def make_mock(
     product, identity = release.bricks(), identity_of(recipe, product="mock release", facts=release.identity)
     if is_done(product, identity):
         return read_receipt(product)
-    made = []
-    for one in make_bricks(bricks, recipe, place, workers):
-        made.append(one)
+    made_bricks = []
+    for made_brick in make_bricks(bricks, recipe, place, workers):
+        made_bricks.append(made_brick)
         if progress:
-            progress(len(made), len(bricks), one.name)
+            progress(len(made_bricks), len(bricks), made_brick.name)
     tractors = [read_columns(read_bytes(Release(place).tractor(b.name))) for b in bricks]
     counts = write_catalogues(bricks, tractors, place)
-    truth = write_truth([replace(m, lenses=with_seeing(m.lenses, t)) for m, t in zip(made, tractors)], release.root, identity)
+    truth = write_truth([replace(m, lenses=with_seeing(m.lenses, t)) for m, t in zip(made_bricks, tractors)], release.root, identity)
     files = {product.rsplit("/", 1)[-1]: file_digest(read_bytes(product))}
     facts = run_facts(started, len(bricks), recipe=recipe_to_dict(recipe), files=files)
     return write_receipt(Receipt("mock release", {**identity, **counts, "truth": truth}, facts), product)

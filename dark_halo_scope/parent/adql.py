@@ -151,12 +151,12 @@ class Magnitudes:
 
     def _compared(self, sign: str, slack: float) -> Condition:
         "The sum against zero, in every case of magnitudes that do not exist but have a value all the same"
-        whole = self._case(dict(self.terms), self.constant, sign, slack)
+        condition = self._case(dict(self.terms), self.constant, sign, slack)
         for term in [t for t in self.terms if t.absent is not None]:
-            rest = {t: f for t, f in self.terms.items() if t is not term}
-            other = self._case(rest, self.constant + self.terms[term] * float(term.absent or 0.0), sign, slack)
-            whole = Condition(f"({whole.text} OR (NOT ({term.exists()}) AND {other.text}))")
-        return whole
+            other_terms = {t: f for t, f in self.terms.items() if t is not term}
+            without_term = self._case(other_terms, self.constant + self.terms[term] * float(term.absent or 0.0), sign, slack)
+            condition = Condition(f"({condition.text} OR (NOT ({term.exists()}) AND {without_term.text}))")
+        return condition
 
     @staticmethod
     def _case(terms: dict[Term, float], constant: float, sign: str, slack: float) -> Condition:
@@ -215,7 +215,7 @@ class Asked:
         tests = [
             Condition(f"FLOOR(maskbits / {2.0**b}) - 2 * FLOOR(maskbits / {2.0 ** (b + 1)}) = 1") for b in (self.bits[n] for n in names)
         ]
-        whole = tests[0]
+        condition = tests[0]
         for test in tests[1:]:
-            whole = whole | test
-        return whole
+            condition = condition | test
+        return condition

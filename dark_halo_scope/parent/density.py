@@ -19,12 +19,12 @@ from ..base.config import check_ranges
 from ..base.errors import BadInput, unknown_name
 from dark_halo_scope.parent.selection import (
     FLAGS,
+    CatalogueTable,
     SelectionRecipe,
-    Table,
     catalogue_chunks,
     check_sky,
     column,
-    measure,
+    measure_galaxies,
     not_psf,
     quality_cuts,
     sweep_columns,
@@ -38,14 +38,14 @@ COUNTS = {"n_gal": "", **{f"n_{name}": flag for name, flag in FLAGS.items()}, "n
 
 
 def count_rows(
-    table: Table,  # With the columns of `sweep_columns`
+    table: CatalogueTable,  # With the columns of `sweep_columns`
     recipe: SelectionRecipe,
 ) -> dict[int, np.ndarray]:  # Brick id -> (len(COUNTS),) int64
     """Counts of every selection in each brick of a catalogue; raises BadInput when a column is missing
 
     Parameters
     ----------
-    table : Table
+    table : CatalogueTable
         With the columns of `sweep_columns`
     recipe : SelectionRecipe
 
@@ -54,11 +54,11 @@ def count_rows(
     dict[int, np.ndarray]
         Brick id -> (len(COUNTS),) int64
     """
-    measured = measure(table, recipe)
-    good = np.logical_and.reduce(list(quality_cuts(table, recipe, measured).values()))
-    masks = np.stack([good & (measured.flags[flag] if flag else not_psf(table)) for flag in COUNTS.values()])
-    ids, back = np.unique(column(table, "brickid"), return_inverse=True)
-    totals = np.stack([np.bincount(back, weights=mask, minlength=len(ids)) for mask in masks], axis=1).astype(np.int64)
+    measured = measure_galaxies(table, recipe)
+    in_quality = np.logical_and.reduce(list(quality_cuts(table, recipe, measured).values()))
+    masks = np.stack([in_quality & (measured.flags[flag] if flag else not_psf(table)) for flag in COUNTS.values()])
+    ids, brick_index = np.unique(column(table, "brickid"), return_inverse=True)
+    totals = np.stack([np.bincount(brick_index, weights=mask, minlength=len(ids)) for mask in masks], axis=1).astype(np.int64)
     return dict(zip(ids.tolist(), totals, strict=True))
 
 # %% ../../nbs/parent/density.ipynb #adb8e3a3
@@ -211,8 +211,8 @@ def touching(
         (n,) int32: the group each brick belongs to, from 0
     """
     ids = np.asarray(brickid, np.int64)
-    place = {int(one): k for k, one in enumerate(ids)}
-    pairs = [(k, place[other]) for one, k in place.items() for other in brick_neighbours(one).tolist() if other in place]
+    place = {int(brick): k for k, brick in enumerate(ids)}
+    pairs = [(k, place[neighbour]) for brick, k in place.items() for neighbour in brick_neighbours(brick).tolist() if neighbour in place]
     rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
     return connected_components(coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(ids), len(ids))), directed=False)[1]
 

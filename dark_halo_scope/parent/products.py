@@ -27,9 +27,9 @@ from ..base.storage import exists
 from .density import COUNTS, count_sweep, counts_table, regions
 from .selection import SelectionRecipe, add_attrition, near_any, select_sweep, with_magnitudes
 from .splits import SplitRecipe, brick_cells, near_other_split, split_of_bricks
-from .tap import CatalogueRecipe, count_piece, estimate, pieces_of, select_piece, service_of
+from .tap import CatalogueRecipe, count_piece, estimate_queries, pieces_of, select_piece, service_of
 from ..survey.release import Release
-from ..survey.sweeps import read_table as read_fits
+from ..survey.sweeps import read_fits_columns as read_fits
 
 # %% ../../nbs/parent/products.ipynb #1b32d512
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def piece_tasks(
     bricks = read_fits(release.bricks(), ["ra", "dec"])
     cells = pieces_of(bricks["ra"].to_numpy(), bricks["dec"].to_numpy(), catalogue.nside)[: limit or None]
     if catalogue.pilot:
-        print(estimate(service, cells, release.facts, selection, catalogue).says(), flush=True)
+        print(estimate_queries(service, cells, release.facts, selection, catalogue).says(), flush=True)
     common = {"selection": selection, "facts": release.facts, "service": service, "nside": catalogue.nside}
     identity = {"service": service.url, "table": service.table}
     return [Task(f"hpx{catalogue.nside}-{cell:06d}", {"cell": cell, **common}, identity) for cell in cells]
@@ -145,9 +145,11 @@ def sweep_counts(
     -------
     Made
     """
-    counted = count_piece(recipe=selection, **source) if "service" in source else count_sweep(source["sweep"], selection, source["bits"])
-    columns = {"brickid": np.array(list(counted), np.int32)}
-    values = np.array(list(counted.values()), np.int64).reshape(len(counted), len(COUNTS))
+    brick_counts = (
+        count_piece(recipe=selection, **source) if "service" in source else count_sweep(source["sweep"], selection, source["bits"])
+    )
+    columns = {"brickid": np.array(list(brick_counts), np.int32)}
+    values = np.array(list(brick_counts.values()), np.int64).reshape(len(brick_counts), len(COUNTS))
     return Made(pa.table(columns | {name: values[:, k] for k, name in enumerate(COUNTS)}))
 
 # %% ../../nbs/parent/products.ipynb #32e7acfe
@@ -171,9 +173,9 @@ def density(
     -------
     Made
     """
-    together = pa.concat_tables([part.read() for part in parts]).group_by("brickid").aggregate([(name, "sum") for name in COUNTS])
-    counts = np.stack([together[f"{name}_sum"].to_numpy() for name in COUNTS], axis=1)
-    table = counts_table(dict(zip(together["brickid"].to_pylist(), counts)))
+    brick_sums = pa.concat_tables([part.read() for part in parts]).group_by("brickid").aggregate([(name, "sum") for name in COUNTS])
+    counts = np.stack([brick_sums[f"{name}_sum"].to_numpy() for name in COUNTS], axis=1)
+    table = counts_table(dict(zip(brick_sums["brickid"].to_pylist(), counts)))
     region, ranked = regions(table, recipe.regions)
     return Made(table.append_column("region_id", pa.array(region, pa.int32())), {"regions.parquet": ranked})
 
@@ -213,8 +215,8 @@ def counted_bricks(
         )
     number = f"n_{variant}" if f"n_{variant}" in COUNTS else "n_gal"
     bricks = read_table(uri, ["brickid", "region_id", number]).rename_columns(["brickid", "region_id", "n"]).sort_by("brickid")
-    wanted = bricks_wanted(bricks, recipe)
-    return bricks.select(["brickid", "region_id"]).append_column("wanted", pa.array(wanted)).combine_chunks()
+    in_recipe = bricks_wanted(bricks, recipe)
+    return bricks.select(["brickid", "region_id"]).append_column("wanted", pa.array(in_recipe)).combine_chunks()
 
 
 def brick_facts(
@@ -240,8 +242,8 @@ def brick_facts(
     """
     ids = bricks["brickid"].to_numpy()
     row = np.minimum(np.searchsorted(ids, brickid), len(ids) - 1)
-    seen, region = ids[row] == brickid, bricks["region_id"].to_numpy()[row]
-    return np.where(seen, region, -1).astype(np.int32), np.where(seen, bricks["wanted"].to_numpy()[row], otherwise)
+    in_table, region = ids[row] == brickid, bricks["region_id"].to_numpy()[row]
+    return np.where(in_table, region, -1).astype(np.int32), np.where(in_table, bricks["wanted"].to_numpy()[row], otherwise)
 
 # %% ../../nbs/parent/products.ipynb #551bfccd
 def parent_columns(
@@ -360,11 +362,11 @@ def parent_tasks(
     place: Place,
 ) -> list[Task]:
     "One task per sweep of the release, with all that decides its galaxies"
-    counted = inputs["density"]
-    assert counted.receipt is not None
-    more = {"density": (counted.uri, counted.receipt.name), "known": inputs["known"].value.select(["ra", "dec"])}
-    more |= {"part": recipe.parent, "splits": recipe.splits, "bands": tuple(recipe.sky.bands)}
-    return [replace(task, values={**task.values, **more, "name": task.name}) for task in sweep_tasks(inputs, recipe, place)]
+    density = inputs["density"]
+    assert density.receipt is not None
+    shared_values = {"density": (density.uri, density.receipt.name), "known": inputs["known"].value.select(["ra", "dec"])}
+    shared_values |= {"part": recipe.parent, "splits": recipe.splits, "bands": tuple(recipe.sky.bands)}
+    return [replace(task, values={**task.values, **shared_values, "name": task.name}) for task in sweep_tasks(inputs, recipe, place)]
 
 
 def sweep_bricks(
@@ -424,15 +426,15 @@ def sweep_galaxies(
     -------
     Made
     """
-    chosen, counts = selected_rows(selection, **source)
-    rows = with_magnitudes(chosen, tuple(bands))
-    region, wanted = brick_facts(bricks, rows["brickid"].to_numpy(), not (part.regions or part.n_galaxies))
+    selected, counts = selected_rows(selection, **source)
+    rows = with_magnitudes(selected, tuple(bands))
+    region, in_recipe = brick_facts(bricks, rows["brickid"].to_numpy(), not (part.regions or part.n_galaxies))
     cuts = parent_cuts(rows, known, selection.known_lens_arcsec, splits)
     near_known = ~next(iter(cuts.values()))
     if part.regions or part.n_galaxies:
-        cuts["in the bricks that the recipe asks for"] = wanted
-    kept = np.logical_and.reduce(list(cuts.values()))
-    sample, hosts = (parent_columns(rows.filter(pa.array(m)), region[m], splits, bands) for m in (kept, near_known))
+        cuts["in the bricks that the recipe asks for"] = in_recipe
+    in_parent = np.logical_and.reduce(list(cuts.values()))
+    sample, hosts = (parent_columns(rows.filter(pa.array(m)), region[m], splits, bands) for m in (in_parent, near_known))
     identity = {"attrition": with_cuts(counts, cuts).to_pylist(), "near_known": int(near_known.sum())}
     return Made(sample, {f"{ALSO}/{name}.parquet": hosts} if len(hosts) else {}, identity=identity)
 
@@ -463,10 +465,10 @@ def parent(
         no galaxy passes {recipe.selection.variant} in {len(parts)} sweep(s); expected at least one
     """
     about = [part.receipt.identity for part in parts if part.receipt]
-    attrition = add_attrition([pa.Table.from_pylist(one["attrition"]) for one in about])
-    if not sum(one["rows"] for one in about):
+    attrition = add_attrition([pa.Table.from_pylist(part_facts["attrition"]) for part_facts in about])
+    if not sum(part_facts["rows"] for part_facts in about):
         raise BadInput(f"no galaxy passes {recipe.selection.variant} in {len(parts)} sweep(s); expected at least one")
-    near = [part.beside(f"{ALSO}/{part.name}.parquet") for part, one in zip(parts, about) if one["near_known"]]
+    near = [part.beside(f"{ALSO}/{part.name}.parquet") for part, part_facts in zip(parts, about) if part_facts["near_known"]]
     hosts = pa.concat_tables([read_table(uri) for uri in near]) if near else parts[0].read().slice(0, 0)
     hosts = hosts.sort_by([("brickid", "ascending"), ("objid", "ascending")]).combine_chunks()
     return Made(
@@ -528,8 +530,8 @@ def release_given(
     release = Release(recipe.release)
     if not exists(release.bricks()):
         raise BadInput(f"{release.bricks()}: not there; expected the table of bricks of {release.facts.meaning}")
-    made = exists(receipt_path(release.bricks()))
-    name = read_receipt(release.bricks()).name if made else release.root
+    has_receipt = exists(receipt_path(release.bricks()))
+    name = read_receipt(release.bricks()).name if has_receipt else release.root
     return f"{name}, facts {release.identity}", release.address
 
 # %% ../../nbs/parent/products.ipynb #f084028d

@@ -90,10 +90,10 @@ def split_of_cells(
     np.ndarray
         (n,) names
     """
-    unique, back = np.unique(np.asarray(cells), return_inverse=True)
+    unique, cell_index = np.unique(np.asarray(cells), return_inverse=True)
     draw = np.array([uniforms("split", recipe.salt, recipe.nside, cell)[0] for cell in unique])
     edges = np.cumsum(list(recipe.fractions.values()))[:-1]
-    return np.array(list(recipe.fractions))[np.searchsorted(edges, draw, side="right")][back]
+    return np.array(list(recipe.fractions))[np.searchsorted(edges, draw, side="right")][cell_index]
 
 
 def split_of_bricks(
@@ -139,11 +139,11 @@ def near_other_split(
     np.ndarray
         (n,) bool
     """
-    own = split_of_bricks(brickid, recipe)
-    near = np.zeros(len(own), bool)
+    own_split = split_of_bricks(brickid, recipe)
+    near = np.zeros(len(own_split), bool)
     step = recipe.edge_arcsec / 3600
     for east, north in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
         other_dec = np.clip(dec + north * step, -90, 90)
         other_ra = (ra + east * step / np.maximum(np.cos(np.deg2rad(dec)), 1e-6)) % 360
-        near |= split_of_bricks(brick_ids(other_ra, other_dec), recipe) != own
+        near |= split_of_bricks(brick_ids(other_ra, other_dec), recipe) != own_split
     return near

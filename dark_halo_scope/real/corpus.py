@@ -37,7 +37,7 @@ from ..survey.pictures import padded, sky_level, softened
 from ..trust.exam import ExamRecipe, count, folded_examinee, own_frames, short_result, sit_exam, without_arc
 from ..trust.ledger import append_entry
 from ..trust.real_sets import PIXSCALE, SURVEY_SIGMA, RealSet, levelled, one_rendering, read_set, rendered
-from ..trust.realism import ellipse, fold_of, frechet_distance, probe, radial_features
+from ..trust.realism import ellipse, fold_of, frechet_distance, radial_features, realism_probe
 
 # %% ../../nbs/real/corpus.ipynb #1b2ba021
 BANDS = ("g", "r", "z")
@@ -378,7 +378,7 @@ def realism(
     for a, b in (("real", "injected"), ("real", "bare"), ("real", "swapped")):
         label = np.r_[np.ones(len(kinds[a])), np.zeros(len(kinds[b]))]
         both = np.concatenate([features[a][0], features[b][0]])
-        found = probe(both, label, np.r_[group[a], group[b]], features[a][1], recipe.n_folds, recipe.n_permutations)
+        found = realism_probe(both, label, np.r_[group[a], group[b]], features[a][1], recipe.n_folds, recipe.n_permutations)
         shown = {k: getattr(found, k) for k in ("auc", "lo", "hi", "p_value", "n", "hosts", "ranked")}
         out[f"{a} or {b}"] = shown | {"frechet": frechet_distance(features[a][0], features[b][0])}
     out["difference"] = out["real or injected"]["auc"] - out["real or bare"]["auc"]

@@ -8,7 +8,7 @@ __all__ = ['chance_at']
 # %% ../../nbs/run/chance.ipynb #1ba480b9
 from .products import Run, opened
 from ..search.completeness import Chance, completeness_from, could_be_found
-from ..trust.products import columns_of
+from ..trust.products import table_arrays
 
 # %% ../../nbs/run/chance.ipynb #d5492699
 def chance_at(
@@ -37,5 +37,5 @@ def chance_at(
     Chance
     """
     maps = completeness_from(opened(run, "completeness").read(), level=run.recipe.completeness.level)
-    parent = columns_of(opened(run, "parent").read(["ra", "dec", "psfsize_r", "psfdepth_r"]))
+    parent = table_arrays(opened(run, "parent").read(["ra", "dec", "psfsize_r", "psfdepth_r"]))
     return could_be_found(maps, parent, ra, dec, theta_E, arc_mag_r)

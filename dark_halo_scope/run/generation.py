@@ -89,14 +89,14 @@ def demo_values(
 # %% ../../nbs/run/generation.ipynb #db7e6ef9
 def phase_values(
     phase: str,
-    given: dict[str, Any],  # Everything that was asked for
+    parameters: dict[str, Any],  # Everything that was asked for
 ) -> dict[str, Any]:
     """What of the values a phase declares
 
     Parameters
     ----------
     phase : str
-    given : dict[str, Any]
+    parameters : dict[str, Any]
         Everything that was asked for
 
     Returns
@@ -104,12 +104,12 @@ def phase_values(
     dict[str, Any]
     """
     declared = declared_parameters(phase_notebook(phase))
-    return check_parameters(phase_notebook(phase), {k: v for k, v in given.items() if k in declared})
+    return check_parameters(phase_notebook(phase), {k: v for k, v in parameters.items() if k in declared})
 
 # %% ../../nbs/run/generation.ipynb #1a8b5dab
 def run_phases(
     run: Run,
-    given: dict[str, Any],  # Parameters of the phases
+    parameters: dict[str, Any],  # Parameters of the phases
     logs: str,  # Folder of the executed notebooks
 ) -> dict[str, float]:  # Phase -> wall time [s]; 0 where nothing was to be done
     """Every phase in the order of its products; raises BadInput where one refuses or a guard blocks
@@ -117,7 +117,7 @@ def run_phases(
     Parameters
     ----------
     run : Run
-    given : dict[str, Any]
+    parameters : dict[str, Any]
         Parameters of the phases
     logs : str
         Folder of the executed notebooks
@@ -127,22 +127,22 @@ def run_phases(
     dict[str, float]
         Phase -> wall time [s]; 0 where nothing was to be done
     """
-    wanted, seconds = asked_for(run), {}
-    phases = list(dict.fromkeys(p.phase for p in wanted))
+    asked_products, seconds = asked_for(run), {}
+    phases = list(dict.fromkeys(p.phase for p in asked_products))
     for k, phase in enumerate(phases):
-        products = [p.name for p in wanted if p.phase == phase]
+        products = [p.name for p in asked_products if p.phase == phase]
         started, name = time.perf_counter(), phase or products[0]
         states = state(run)
-        if all(states[one] == "done" for one in products):
+        if all(states[product] == "done" for product in products):
             seconds[name] = 0.0
             print(f"{k + 1}/{len(phases)} {name}: done before", flush=True)
             continue
-        print(f"{k + 1}/{len(phases)} {name}: {', '.join(run.product(one).meaning for one in products)}", flush=True)
+        print(f"{k + 1}/{len(phases)} {name}: {', '.join(run.product(product).meaning for product in products)}", flush=True)
         if phase:
-            run_notebook(phase, phase_values(phase, given), join(logs, f"{phase}.ipynb"))
+            run_notebook(phase, phase_values(phase, parameters), join(logs, f"{phase}.ipynb"))
         else:
-            for one in products:
-                ensure(run, one)
+            for product in products:
+                ensure(run, product)
         seconds[name] = time.perf_counter() - started
         print(f"{k + 1}/{len(phases)} {name}: {seconds[name]:.1f} s", flush=True)
     return seconds
@@ -184,7 +184,7 @@ def run_generation(
     release: str = "",  # Root of a release; empty: the recipe's
     overrides: Sequence[str] = (),  # "section.key=value" each
     guards: Sequence[str] = (),  # "guard=reason" each
-    **more: Any,  # engine, workers, limit, allow_missing, device, and whatever a phase declares
+    **options: Any,  # engine, workers, limit, allow_missing, device, and whatever a phase declares
 ) -> dict[str, Any]:  # Folder, verdicts and label
     """Every phase of a recipe and a report; raises BadInput, after the report, where a phase refuses or a guard blocks
 
@@ -202,7 +202,7 @@ def run_generation(
         "section.key=value" each
     guards : Sequence[str], default ()
         "guard=reason" each
-    **more : Any
+    **options : Any
         engine, workers, limit, allow_missing, device, and whatever a phase declares
 
     Returns
@@ -225,11 +225,11 @@ def run_generation(
         *overrides,
         *guard_values(guards),
     ]
-    known = {k: v for k, v in more.items() if k in ("engine", "workers", "limit", "allow_missing", "device")}
+    known = {k: v for k, v in options.items() if k in ("engine", "workers", "limit", "allow_missing", "device")}
     run = open_run(name, out, changes, **known)
     print(f"{run.recipe.name}: release {run.recipe.release}, products to {out}", flush=True)
     given(run, "bank")  # what a recipe most often lacks is asked for before anything is made
-    values, failure = {"recipe": name, "out": out, "overrides": changes, "make_inputs": False} | more, ""
+    values, failure = {"recipe": name, "out": out, "overrides": changes, "make_inputs": False} | options, ""
     seconds: dict[str, float] = {}
     try:
         check_given(run)
@@ -318,12 +318,12 @@ def demo_receipt(
     for folder in runs:
         if not exists(join(folder, "generation.json")):
             raise BadInput(f"{folder}: no generation.json there; expected a folder in which dhs generation came to its end")
-        done = read_json(join(folder, "generation.json"))
-        result = asdict(from_run(folder, done["generation"])) | {"source": f"dhs generation {done['generation']} --scale demo"}
+        generation = read_json(join(folder, "generation.json"))
+        result = asdict(from_run(folder, generation["generation"])) | {"source": f"dhs generation {generation['generation']} --scale demo"}
         facts = read_receipt(join(folder, "model")).run
-        kept = {name: value for name, value in result.items() if name not in ("configuration", "history", "recorded")}
+        result_columns = {name: value for name, value in result.items() if name not in ("configuration", "history", "recorded")}
         mined = read_json(join(folder, "hard_negatives.json")) if exists(join(folder, "hard_negatives.json")) else []
         rehearsed = read_json(join(folder, "rehearsal.json")) if exists(join(folder, "rehearsal.json")) else None
-        extra = {"label": done["label"], "trained": facts["finished"], "machine": facts["machine"]}
-        rows.append(kept | extra | {"hard_negatives": mined[-1]["kept"] if mined else 0, "rehearsed": rehearsed})
+        extra = {"label": generation["label"], "trained": facts["finished"], "machine": facts["machine"]}
+        rows.append(result_columns | extra | {"hard_negatives": mined[-1]["kept"] if mined else 0, "rehearsed": rehearsed})
     return {"generations": rows, "run": run_facts(started, command="dhs generation NAME --scale demo")}

@@ -386,7 +386,7 @@ def declared_parameters(
 # %% ../../nbs/run/phases.ipynb #57830bcb
 def check_parameters(
     notebook: Path,  # A phase notebook
-    given: Mapping[str, Any],  # What it is about to be told
+    values: Mapping[str, Any],  # What it is about to be told
 ) -> dict[str, Any]:  # The same
     """Refuses a parameter that the notebook does not declare; raises BadInput naming those it does
 
@@ -394,7 +394,7 @@ def check_parameters(
     ----------
     notebook : Path
         A phase notebook
-    given : Mapping[str, Any]
+    values : Mapping[str, Any]
         What it is about to be told
 
     Returns
@@ -408,10 +408,10 @@ def check_parameters(
         unknown parameter
     """
     declared = declared_parameters(notebook)
-    for name in given:
+    for name in values:
         if name not in declared:
             raise unknown_name("parameter", name, declared, notebook.stem)
-    return dict(given)
+    return dict(values)
 
 # %% ../../nbs/run/phases.ipynb #73a97543
 PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
@@ -444,9 +444,9 @@ def open_phase(
     for name, value in names.items():
         if isinstance(value, PLAIN) and not name.startswith("_") and name not in (*declared, *OF_THE_SHELL):
             raise unknown_name("parameter", name, declared, phase)
-    given = {name: names[name] for name in declared}
-    make_inputs = bool(given.pop("make_inputs", False))
-    run = open_run(**{k: v for k, v in given.items() if k in RUN_PARAMETERS})
+    parameters = {name: names[name] for name in declared}
+    make_inputs = bool(parameters.pop("make_inputs", False))
+    run = open_run(**{k: v for k, v in parameters.items() if k in RUN_PARAMETERS})
     return replace(run, make_inputs=make_inputs)
 
 # %% ../../nbs/run/phases.ipynb #8aa7fee5
@@ -471,12 +471,21 @@ def ready(
         One row per input: input, receipt, rows, when it was finished
     """
     rows = []
-    for name in dict.fromkeys(one for product in products for one in run.product(product).inputs if one not in products and run.wants(one)):
+    for name in dict.fromkeys(
+        input_name
+        for product in products
+        for input_name in run.product(product).inputs
+        if input_name not in products and run.wants(input_name)
+    ):
         if run.make_inputs and run.product(name).per != "given":
             ensure(run, name)
-        there = opened(run, name)
-        facts = {"rows": there.receipt.identity.get("rows"), "finished": there.receipt.run.get("finished")} if there.receipt else {}
-        rows.append({"input": name, "receipt": there.label[:60], **facts})
+        opened_input = opened(run, name)
+        facts = (
+            {"rows": opened_input.receipt.identity.get("rows"), "finished": opened_input.receipt.run.get("finished")}
+            if opened_input.receipt
+            else {}
+        )
+        rows.append({"input": name, "receipt": opened_input.label[:60], **facts})
     return rows
 
 # %% ../../nbs/run/phases.ipynb #4dcb4eaa
@@ -518,9 +527,9 @@ def kernels_saying_to(
     from jupyter_client.manager import AsyncKernelManager
 
     class Quiet(AsyncKernelManager):
-        async def _async_launch_kernel(self, kernel_cmd: list[str], **given: Any) -> None:
+        async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
             with file.open("wb") as stream:
-                await super()._async_launch_kernel(kernel_cmd, **given | {"stderr": stream})
+                await super()._async_launch_kernel(kernel_cmd, **options | {"stderr": stream})
 
     return Quiet
 
@@ -557,7 +566,7 @@ def run_notebook(
     from papermill.exceptions import PapermillExecutionError
 
     notebook = phase_notebook(phase)
-    given = check_parameters(notebook, parameters)
+    values = check_parameters(notebook, parameters)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
@@ -566,7 +575,7 @@ def run_notebook(
     words = Path(log).with_suffix(".err")
     quiet = {"progress_bar": False, "extra_arguments": ["--log-level=ERROR"], "kernel_manager_class": kernels_saying_to(words)}
     try:
-        papermill.execute_notebook(str(notebook), log, parameters=given, kernel_name="python3", cwd=os.getcwd(), **quiet)
+        papermill.execute_notebook(str(notebook), log, parameters=values, kernel_name="python3", cwd=os.getcwd(), **quiet)
     except PapermillExecutionError as error:
         if error.ename == "BadInput":
             raise BadInput(error.evalue) from error

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROOMS', 'products_of', 'Run', 'asked_for', 'given', 'overrides_of', 'identity', 'label_of', 'why_not', 'brick_faults',
-           'accepted', 'state', 'opened', 'inputs_of', 'product_files', 'verdict_of', 'check_guards', 'check_given',
+           'accepted', 'state', 'opened', 'inputs_of', 'product_files', 'guard_verdict', 'check_guards', 'check_given',
            'make', 'ensure', 'accepted_or_missing', 'Job', 'do_job', 'jobs_of', 'settle', 'verify', 'phases_of',
            'reads_and_writes']
 
@@ -74,8 +74,8 @@ def products_of(
             raise BadInput(f"products in a circle: {' <- '.join((*above, name))}")
         if name not in declared:
             raise BadInput(f"product '{above[-1]}' is made of '{name}', which no room declares")
-        for before in declared[name].inputs:
-            place(before, (*above, name))
+        for input_name in declared[name].inputs:
+            place(input_name, (*above, name))
         ordered[name] = declared[name]
 
     for name in declared:
@@ -136,8 +136,8 @@ class Run:
 
     def wants(self, name: str) -> bool:
         "Whether this run makes a product"
-        wanted = self.product(name).wanted
-        return not wanted or bool(function_named(wanted)(self.recipe))
+        condition = self.product(name).wanted
+        return not condition or bool(function_named(condition)(self.recipe))
 
     def address(self, name: str) -> str:
         "Where a product lies"
@@ -194,7 +194,7 @@ def identity(
 ) -> dict[str, Any]:
     "What decides a product, as far as it is known before the work; raises BadInput when an input is not there"
     product = run.product(name)
-    inputs = {one: label_of(run, one) for one in product.inputs if run.wants(one)}
+    inputs = {input_name: label_of(run, input_name) for input_name in product.inputs if run.wants(input_name)}
     modules = sorted({f.split(":")[0] for f in product.functions()})
     facts: dict[str, Any] = {"code": code_of(*modules), "recipe": choices_of(run.recipe, product), "inputs": inputs}
     if product.per in ("sweep", "brick"):
@@ -235,17 +235,17 @@ def why_not(
     product, uri = run.product(name), run.address(name)
     if not exists(receipt_path(uri)):
         return "not there"
-    for before in product.inputs:
-        if run.wants(before) and run.product(before).per != "given" and not exists(receipt_path(run.address(before))):
-            return f"its input {before} is not there"
-    receipt, wanted = read_receipt(uri), identity(run, name)
-    for key, what in (("code", "code that makes it"), ("limit", "limit"), ("overrides", "overrides")):
-        if receipt.identity.get(key) != wanted.get(key):
-            return f"made with another {what} ({receipt.identity.get(key)}, now {wanted.get(key)})"
-    for key, what in (("recipe", "made by another recipe"), ("inputs", "made of other inputs")):
-        old, new = receipt.identity.get(key, {}), wanted[key]
+    for input_name in product.inputs:
+        if run.wants(input_name) and run.product(input_name).per != "given" and not exists(receipt_path(run.address(input_name))):
+            return f"its input {input_name} is not there"
+    receipt, expected = read_receipt(uri), identity(run, name)
+    for key, change in (("code", "code that makes it"), ("limit", "limit"), ("overrides", "overrides")):
+        if receipt.identity.get(key) != expected.get(key):
+            return f"made with another {change} ({receipt.identity.get(key)}, now {expected.get(key)})"
+    for key, change in (("recipe", "made by another recipe"), ("inputs", "made of other inputs")):
+        old, new = receipt.identity.get(key, {}), expected[key]
         if changed := sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k)):
-            return f"{what} ({', '.join(changed)})"
+            return f"{change} ({', '.join(changed)})"
     if faults := file_faults(uri, receipt) or brick_faults(uri, receipt):  # before what was set aside, which a run may accept
         return faults[0]
     aside = receipt.identity.get("set_aside")
@@ -270,12 +270,12 @@ def brick_faults(
         One line per file that is missing or of another size
     """
     written = receipt.run.get("sizes", {})
-    there = sizes_below(uri) if written else {}
+    found_sizes = sizes_below(uri) if written else {}
     files = {join(uri, brick_address(brick)): size for brick, size in written.items()}
     return [
-        f"{file}: {'missing' if file not in there else f'{there[file]} bytes, expected {size}'}"
+        f"{file}: {'missing' if file not in found_sizes else f'{found_sizes[file]} bytes, expected {size}'}"
         for file, size in files.items()
-        if there.get(file) != size
+        if found_sizes.get(file) != size
     ]
 
 # %% ../../nbs/run/products.ipynb #334286cf
@@ -298,13 +298,13 @@ def state(
     dict[str, str]
         Product -> "done", or why it has to be made
     """
-    found = {}
+    states = {}
     for product in asked_for(run):
         try:
-            found[product.name] = why_not(run, product.name) or "done"
+            states[product.name] = why_not(run, product.name) or "done"
         except BadInput as error:
-            found[product.name] = str(error)
-    return found
+            states[product.name] = str(error)
+    return states
 
 # %% ../../nbs/run/products.ipynb #1f8ed4ae
 def opened(
@@ -333,7 +333,7 @@ def inputs_of(
 ) -> Inputs:
     "What a product is made of, opened; raises BadInput when an input is not there"
     product = run.product(name)
-    return Inputs(product, {one: opened(run, one) for one in product.inputs if run.wants(one)})
+    return Inputs(product, {input_name: opened(run, input_name) for input_name in product.inputs if run.wants(input_name)})
 
 
 def product_files(
@@ -355,7 +355,7 @@ def product_files(
     return opened(run, name).files()
 
 # %% ../../nbs/run/products.ipynb #5dbbbfcb
-def verdict_of(
+def guard_verdict(
     run: Run,
     name: str,
 ) -> tuple[bool | None, list[str], str]:  # Passed, names of what failed, and why
@@ -382,17 +382,17 @@ def check_guards(
     Raises
     ------
     BadInput
-        {product.name}: the guard '{guard}' {said} ({', '.join(open_)}): {why}; mend the cause, or override it by name with a reason: {ways}
+        {product.name}: the guard '{guard}' {outcome} ({', '.join(open_)}): {why}; mend the cause, or override it by name with a reason: {ways}
     """
     for guard in product.guards:
-        passed, wrong, why = verdict_of(run, guard)
-        names = [f"{guard}:{one}" for one in wrong] or [guard]
-        open_ = [one for one in names if not (run.recipe.overrides.get(one) or run.recipe.overrides.get(guard))]
+        passed, wrong, why = guard_verdict(run, guard)
+        names = [f"{guard}:{gate}" for gate in wrong] or [guard]
+        open_ = [gate for gate in names if not (run.recipe.overrides.get(gate) or run.recipe.overrides.get(guard))]
         if passed is not True and open_:
-            said = "failed" if passed is False else "was not tested"
-            ways = " ".join(f"--override '{one}=REASON'" for one in open_)
+            outcome = "failed" if passed is False else "was not tested"
+            ways = " ".join(f"--override '{gate}=REASON'" for gate in open_)
             raise BadInput(
-                f"{product.name}: the guard '{guard}' {said} ({', '.join(open_)}): {why}; mend the cause, or override it by name with a reason: {ways}"
+                f"{product.name}: the guard '{guard}' {outcome} ({', '.join(open_)}): {why}; mend the cause, or override it by name with a reason: {ways}"
             )
 
 
@@ -401,7 +401,7 @@ def check_given(
 ) -> None:
     "`check_guards` for verdicts that come from outside, such as a predecessor's: known before anything is made"
     for product in asked_for(run):
-        check_guards(run, replace(product, guards=tuple(one for one in product.guards if run.product(one).per == "given")))
+        check_guards(run, replace(product, guards=tuple(guard for guard in product.guards if run.product(guard).per == "given")))
 
 # %% ../../nbs/run/products.ipynb #5c03ac4e
 def make(
@@ -414,7 +414,7 @@ def make(
     ------
     BadInput
         product '{name}' is given, not made
-        {uri}: {len(gone)} of {len(done)} files went while others were made, the first {gone[0]}; run it again
+        {uri}: {len(missing)} of {len(values)} files went while others were made, the first {missing[0]}; run it again
     """
     product = run.product(name)
     if product.per == "given":
@@ -423,12 +423,12 @@ def make(
     check_guards(run, product)
     if not why_not(run, name):
         return read_receipt(run.address(name))
-    known = identity(run, name)
+    product_identity = identity(run, name)
     if product.per == "run":
-        return _make_one(run, product, inputs, known)
+        return _make_one(run, product, inputs, product_identity)
     if _in_folder(product):
-        return _make_files(run, product, inputs, known)
-    return _make_joined(run, product, inputs, known)
+        return _make_files(run, product, inputs, product_identity)
+    return _make_joined(run, product, inputs, product_identity)
 
 
 def _in_folder(product: Product) -> bool:
@@ -442,9 +442,9 @@ def ensure(
 ) -> Receipt:
     "Makes a product and what it is made of, as far as that is not there"
     product = run.product(name)
-    for before in product.inputs:
-        if run.wants(before) and run.product(before).per != "given" and not accepted_or_missing(run, before):
-            ensure(run, before)
+    for input_name in product.inputs:
+        if run.wants(input_name) and run.product(input_name).per != "given" and not accepted_or_missing(run, input_name):
+            ensure(run, input_name)
     return make(run, name)
 
 # %% ../../nbs/run/products.ipynb #789dcef8
@@ -458,29 +458,29 @@ def accepted_or_missing(run: Run, name: str) -> bool:
         return False
 
 # %% ../../nbs/run/products.ipynb #627f6f61
-def _make_one(run: Run, product: Product, inputs: Inputs, known: dict[str, Any]) -> Receipt:
+def _make_one(run: Run, product: Product, inputs: Inputs, product_identity: dict[str, Any]) -> Receipt:
     "A product made in one piece"
     started = time.perf_counter()
-    place = run.place(product, _begun(run, product, known))
+    place = run.place(product, _begun(run, product, product_identity))
     made: Made = function_named(product.make)(inputs, Chosen(run.recipe, product), place)
-    return _written(run, product, made, known, started)
+    return _written(run, product, made, product_identity, started)
 
 # %% ../../nbs/run/products.ipynb #27353572
-def _begun(run: Run, product: Product, known: Mapping[str, Any]) -> bool:
+def _begun(run: Run, product: Product, product_identity: Mapping[str, Any]) -> bool:
     "Whether the place holds the beginnings of this very product; clears it of another's, and notes what is begun"
-    name, uri = Receipt(product.name, dict(known)).name, run.path(product.address)
+    name, uri = Receipt(product.name, dict(product_identity)).name, run.path(product.address)
     remove_file(receipt_path(uri))  # what is there is about to be replaced, and must not pass for finished if this is interrupted
     if not _in_folder(product):
         return False
     note = join(uri, "_begun.txt")
-    same = exists(note) and read_bytes(note).decode() == name
-    if not same:
+    resumes = exists(note) and read_bytes(note).decode() == name
+    if not resumes:
         clear_folder(uri)
         write_bytes(name.encode(), note)
-    return same
+    return resumes
 
 # %% ../../nbs/run/products.ipynb #b6279a1c
-def _written(run: Run, product: Product, made: Made, known: dict[str, Any], started: float) -> Receipt:
+def _written(run: Run, product: Product, made: Made, product_identity: dict[str, Any], started: float) -> Receipt:
     "Writes what a maker gave back, its receipt last"
     uri, below = run.path(product.address), product.address.rsplit("/", 1)[0] + "/" if "/" in product.address else ""
     files: dict[str, Any] = {}
@@ -493,7 +493,7 @@ def _written(run: Run, product: Product, made: Made, known: dict[str, Any], star
     for name in made.written:
         files[f"{product.address.rsplit('/', 1)[-1]}/{name}"] = file_digest(read_bytes(join(uri, name)))
     verdict = {"passed": made.passed} if made.passed is not None or "failed" in made.identity else {}
-    facts = {**known, **made.identity, **verdict}
+    facts = {**product_identity, **made.identity, **verdict}
     rows = made.rows or (made.table.num_rows if made.table is not None else 0)
     about = run_facts(started, rows, engine=run.engine.kind, **made.facts, **({"why": made.why} if made.why else {}), files=files)
     if made.table is None:
@@ -580,11 +580,11 @@ def jobs_of(
     return _jobs(run, product, inputs, identity(run, name), folder or run.path(product.address))
 
 # %% ../../nbs/run/products.ipynb #b8ac94dc
-def _jobs(run: Run, product: Product, inputs: Inputs, known: Mapping[str, Any], folder: str) -> list[tuple[str, Job]]:
+def _jobs(run: Run, product: Product, inputs: Inputs, product_identity: Mapping[str, Any], folder: str) -> list[tuple[str, Job]]:
     "The tasks of a product, its inputs at hand"
     code = code_of(*sorted({f.split(":")[0] for f in (product.load, product.one) if f}))
-    outside = {one: label_of(run, one) for one in product.each}
-    pieces = {"code": code, "recipe": known["recipe"], "inputs": outside}
+    outside = {input_name: label_of(run, input_name) for input_name in product.each}
+    pieces = {"code": code, "recipe": product_identity["recipe"], "inputs": outside}
     tasks = function_named(product.tasks)(inputs, Chosen(run.recipe, product), run.place(product))
     schema = product.schema or product.name
     return [(t.name, Job(t, schema, product.load, product.one, join(folder, brick_address(t.name)), pieces)) for t in tasks]
@@ -593,7 +593,7 @@ def _jobs(run: Run, product: Product, inputs: Inputs, known: Mapping[str, Any], 
 def settle(
     run: Run,
     outcomes: Sequence[Outcome],
-    what: str,  # Of what the outcomes are: sweeps, bricks
+    kind: str,  # Of what the outcomes are: sweeps, bricks
 ) -> dict[str, Any]:  # Name -> value, of the tasks that were done
     """The values that came out; raises BadInput when none did, or when some did not and the run does not allow it
 
@@ -601,7 +601,7 @@ def settle(
     ----------
     run : Run
     outcomes : Sequence[Outcome]
-    what : str
+    kind : str
         Of what the outcomes are: sweeps, bricks
 
     Returns
@@ -612,50 +612,56 @@ def settle(
     Raises
     ------
     BadInput
-        {len(aside)} of {len(outcomes)} {what} set aside, the first: {first}: {why}{hint}
+        {len(aside)} of {len(outcomes)} {kind} set aside, the first: {first}: {reason}{hint}
     """
-    aside, done = set_aside(outcomes), {o.name: o.value for o in outcomes if o.done}
-    if aside and (not done or not run.allow_missing):
-        first, why = next(iter(aside.items()))
-        hint = "; what was done is kept, --allow-missing goes on without the rest" if done else ""
-        raise BadInput(f"{len(aside)} of {len(outcomes)} {what} set aside, the first: {first}: {why}{hint}")
-    return done
+    aside, values = set_aside(outcomes), {o.name: o.value for o in outcomes if o.done}
+    if aside and (not values or not run.allow_missing):
+        first, reason = next(iter(aside.items()))
+        hint = "; what was done is kept, --allow-missing goes on without the rest" if values else ""
+        raise BadInput(f"{len(aside)} of {len(outcomes)} {kind} set aside, the first: {first}: {reason}{hint}")
+    return values
 
 # %% ../../nbs/run/products.ipynb #d4f5d22c
-def _make_joined(run: Run, product: Product, inputs: Inputs, known: dict[str, Any]) -> Receipt:
+def _make_joined(run: Run, product: Product, inputs: Inputs, product_identity: dict[str, Any]) -> Receipt:
     "A product joined from its pieces"
     started, folder = time.perf_counter(), run.path("parts", product.name)
-    jobs = _jobs(run, product, inputs, known, folder)
+    jobs = _jobs(run, product, inputs, product_identity, folder)
     outcomes = run_tasks(run.engine, do_job, jobs, f"{product.name}, {product.per}s")
-    done = settle(run, outcomes, f"{product.per}s")
-    parts = [Input(name, job.uri, Receipt(product.name, done[name]["identity"]), name) for name, job in jobs if name in done]
+    values = settle(run, outcomes, f"{product.per}s")
+    parts = [Input(name, job.uri, Receipt(product.name, values[name]["identity"]), name) for name, job in jobs if name in values]
     made: Made = function_named(product.make)(parts, inputs, Chosen(run.recipe, product), run.place(product))
     made = replace(made, facts={**made.facts, "set_aside": set_aside(outcomes)})
-    return _written(run, product, made, known | {"set_aside": sorted(set_aside(outcomes))}, started)
+    return _written(run, product, made, product_identity | {"set_aside": sorted(set_aside(outcomes))}, started)
 
 # %% ../../nbs/run/products.ipynb #f879a52d
-def _make_files(run: Run, product: Product, inputs: Inputs, known: dict[str, Any]) -> Receipt:
+def _make_files(run: Run, product: Product, inputs: Inputs, product_identity: dict[str, Any]) -> Receipt:
     "A product in one file per sweep, brick or part: contents chained in the order of names, what was set aside named; raises BadInput when a file has gone"
-    started, uri, what = time.perf_counter(), run.path(product.address), f"{product.per}s"
+    started, uri, kind = time.perf_counter(), run.path(product.address), f"{product.per}s"
     remove_file(receipt_path(uri))  # as in `_begun`: pieces of two makings must not pass for one product
-    jobs = _jobs(run, product, inputs, known, uri)
-    outcomes = run_tasks(run.engine, do_job, jobs, f"{product.name}, {what}")
-    done = dict(sorted(settle(run, outcomes, what).items()))
-    here = {_tail(file) for file in list_files(uri, ".parquet")}
-    if gone := [job.uri for name, job in jobs if name in done and _tail(job.uri) not in here]:
-        raise BadInput(f"{uri}: {len(gone)} of {len(done)} files went while others were made, the first {gone[0]}; run it again")
-    identities, aside = [value["identity"] for value in done.values()], set_aside(outcomes)
-    content = {name: value["identity"]["content"] for name, value in done.items()}
-    facts = {**known, "rows": sum(one["rows"] for one in identities), "hosts": _hosts_of(identities), what: len(done), "content": content}
+    jobs = _jobs(run, product, inputs, product_identity, uri)
+    outcomes = run_tasks(run.engine, do_job, jobs, f"{product.name}, {kind}")
+    values = dict(sorted(settle(run, outcomes, kind).items()))
+    present = {_tail(file) for file in list_files(uri, ".parquet")}
+    if missing := [job.uri for name, job in jobs if name in values and _tail(job.uri) not in present]:
+        raise BadInput(f"{uri}: {len(missing)} of {len(values)} files went while others were made, the first {missing[0]}; run it again")
+    identities, aside = [value["identity"] for value in values.values()], set_aside(outcomes)
+    content = {name: value["identity"]["content"] for name, value in values.items()}
+    facts = {
+        **product_identity,
+        "rows": sum(piece["rows"] for piece in identities),
+        "hosts": _hosts_of(identities),
+        kind: len(values),
+        "content": content,
+    }
     facts |= {"set_aside": sorted(aside), **_without_cutout(identities)}
-    sizes = {name: done[name]["run"]["files"][job.uri.rsplit("/", 1)[-1]][0] for name, job in jobs if name in done}
-    about: dict[str, Any] = {"skipped": sum(v["skipped"] for v in done.values()), "set_aside": aside, "sizes": sizes}
+    sizes = {name: values[name]["run"]["files"][job.uri.rsplit("/", 1)[-1]][0] for name, job in jobs if name in values}
+    about: dict[str, Any] = {"skipped": sum(v["skipped"] for v in values.values()), "set_aside": aside, "sizes": sizes}
     made = Made()
     if product.make:
         pieces = [
-            Input(name, job.uri, Receipt(product.name, done[name]["identity"]), name)
+            Input(name, job.uri, Receipt(product.name, values[name]["identity"]), name)
             for name, job in sorted(jobs, key=_name)
-            if name in done
+            if name in values
         ]
         made = function_named(product.make)(pieces, inputs, Chosen(run.recipe, product), run.place(product))
     return _written(run, product, replace(made, facts={**made.facts, **about}, rows=made.rows or facts["rows"]), facts, started)
@@ -674,20 +680,20 @@ def _tail(uri: str) -> str:
 def _hosts_of(identities: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     "Rows and galaxies by class: no galaxy is in two pieces"
     hosts: dict[str, dict[str, int]] = {}
-    for one in identities:
-        for group, count in one.get("hosts", {}).items():
-            kept = hosts.setdefault(group, {"rows": 0, "hosts": 0})
-            hosts[group] = {k: kept[k] + count[k] for k in kept}
+    for piece in identities:
+        for group, count in piece.get("hosts", {}).items():
+            total = hosts.setdefault(group, {"rows": 0, "hosts": 0})
+            hosts[group] = {k: total[k] + count[k] for k in total}
     return hosts
 
 
 def _without_cutout(identities: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     "Galaxies without a usable cutout by reason, where a product counts them"
-    if not any("no_cutout" in one for one in identities):
+    if not any("no_cutout" in piece for piece in identities):
         return {}
     total: dict[str, int] = {}
-    for one in identities:
-        for why, n in one.get("no_cutout", {}).items():
+    for piece in identities:
+        for why, n in piece.get("no_cutout", {}).items():
             reason = why.split(" of brick")[0]
             total[reason] = total.get(reason, 0) + n
     return {"no_cutout": total}
@@ -751,6 +757,6 @@ def reads_and_writes(
     rows = []
     for p in products.values():
         if p.phase == phase:
-            reads = ", ".join(products[one].address or one for one in p.inputs)
+            reads = ", ".join(products[input_name].address or input_name for input_name in p.inputs)
             rows.append({"writes": p.address, "which is": p.meaning, "from": reads, "as the recipe says in": ", ".join(p.chosen_by)})
     return rows

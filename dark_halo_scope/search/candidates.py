@@ -25,7 +25,6 @@ from ..base.sphere import nearest, pairs_within
 from .completeness import LensDefinition
 from ..stats.calibration import Calibrator, Yield, fit_calibrator, survey_yield
 from dark_halo_scope.stats.metrics import (
-    checked,
     host_index,
     n_hosts,
     negatives_needed,
@@ -33,6 +32,7 @@ from dark_halo_scope.stats.metrics import (
     refuse_ties,
     roc,
     tpr_range_at_fpr,
+    valid_scores,
 )
 from ..survey.bricks import is_brick_primary
 from ..survey.maskbits import HOST_MASKS, any_bit, mask_value
@@ -177,7 +177,7 @@ def threshold_at_fpr(
         threshold at a false-positive rate of {fpr}: {free} galaxies without a lens in '{split}', expected {need} or more
         threshold at a false-positive rate of {fpr}: every score in '{split}' has more negatives at or above it
     """
-    s, y = checked(logit, label)
+    s, y = valid_scores(logit, label)
     curve, h = roc(s, y), host_index(hosts, len(s))
     found, free, need = tpr_range_at_fpr(curve, fpr), n_hosts(h, ~y), negatives_needed(fpr)
     if free < need:
@@ -231,7 +231,7 @@ def threshold_at_purity(
     BadInput
         threshold at a purity of {purity}: {float(np.max(expected))} is the most that {free} galaxies of '{split}' without a lens can show at a prevalence of {prevalence}; expected some ... or more, or a lower purity
     """
-    s, y = checked(logit, label)
+    s, y = valid_scores(logit, label)
     curve, h = roc(s, y), host_index(hosts, len(s))
     free = n_hosts(h, ~y)
     crowd = curve.n_neg / free  # stamps a galaxy: so many are worth one

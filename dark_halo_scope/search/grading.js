@@ -14,6 +14,13 @@ let view = 0, zoom = 1, middle = [0, 0], smooth = true;
 let queue = [], sending = false, away = false, wait = 250, refused = "";
 const ready = new Map(), loading = new Set();
 let resting = false;
+let lesson = -1;                    // the example on the screen, with its answer; -1 in the round
+
+// ---- cards of the round stand first, examples behind them
+
+const round = () => deck.cards.length;
+const current = () => (lesson < 0 ? at : round() + lesson);
+const keyOf = (i) => (i < round() ? deck.cards[i] : deck.examples[i - round()][0]);
 
 // ---- pictures: those that come next are here before they are wanted
 
@@ -26,7 +33,9 @@ function nextUngraded(from) {
 }
 
 function wanted() {
-  const list = new Set([at]);
+  const list = new Set([current()]);
+  for (let i = Math.max(lesson, 0); lesson >= 0 && i < deck.examples.length; i++) list.add(round() + i);
+  list.add(at);
   for (let i = nextUngraded(at); i >= 0 && list.size <= AHEAD && !list.has(i); i = nextUngraded(i)) list.add(i);
   for (const step of [1, -1, -2, 2, -3]) list.add((at + step + deck.cards.length) % deck.cards.length);
   return list;
@@ -35,10 +44,11 @@ function wanted() {
 async function load(i) {
   loading.add(i);
   try {
-    const answer = await fetch(`card/${deck.cards[i]}.png`, { signal: AbortSignal.timeout(20000) });
+    const answer = await fetch(`card/${keyOf(i)}.png`, { signal: AbortSignal.timeout(20000) });
     if (!answer.ok) throw new Error(`${answer.status}`);
     ready.set(i, await createImageBitmap(await answer.blob()));
-    if (i === at) draw();
+    if (i === current()) draw();
+    if (nearby.has(i)) thumbnails();
   } catch {
     resting = true;
     setTimeout(() => { resting = false; pump(); }, 700);
@@ -59,26 +69,26 @@ function pump() {
 
 // ---- drawing
 
-function paint(canvas, which, around) {
+function paint(canvas, which, around, card = current()) {
   const side = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio)), size = deck.size, span = size / (around ? zoom : 1);
   if (canvas.width !== side) canvas.width = canvas.height = side;
   const pen = canvas.getContext("2d", { alpha: false });
   pen.imageSmoothingEnabled = smooth;
   pen.imageSmoothingQuality = "high";
   const [x, y] = around ? middle.map((m) => (size - span) / 2 + m) : [0, 0];
-  pen.drawImage(ready.get(at), which * size + x, y, span, span, 0, 0, side, side);
+  pen.drawImage(ready.get(card), which * size + x, y, span, span, 0, 0, side, side);
 }
 
 function draw() {
-  const there = ready.has(at), picture = $("picture");
+  const i = current(), there = ready.has(i), picture = $("picture");
   picture.setAttribute("aria-busy", String(!there));
   if (!there) return;
   paint(picture, view, true);
   deck.views.forEach((_, i) => paint($(`view-${i}`), i, false));
-  if (shown !== at) since = performance.now();
-  shown = at;
-  picture.dataset.card = deck.cards[at];
-  picture.setAttribute("aria-label", `Candidate ${at + 1} of ${deck.cards.length}, ${deck.views[view]}`);
+  if (shown !== i) since = performance.now();
+  shown = i;
+  picture.dataset.card = keyOf(i);
+  picture.setAttribute("aria-label", `${lesson < 0 ? `Candidate ${at + 1} of ${round()}` : `Example ${lesson + 1} of ${deck.examples.length}`}, ${deck.views[view]}`);
   $("view-name").textContent = `${deck.views[view]}${zoom > 1 ? `, ${zoom}×` : ""}`;
   const bar = 5 / deck.pixscale / deck.size * zoom;
   $("scale").firstElementChild.textContent = bar > .6 ? "1″" : "5″";
@@ -86,8 +96,12 @@ function draw() {
 }
 
 function words() {
-  const done = marks.filter((m) => m.grade !== null).length, mine = marks[at];
-  $("where").textContent = `${at + 1} of ${deck.cards.length}`;
+  const done = marks.filter((m) => m.grade !== null).length, mine = lesson < 0 ? marks[at] : { grade: null, comment: "" };
+  document.body.classList.toggle("lesson", lesson >= 0);
+  $("lesson").hidden = lesson < 0;
+  $("lesson-answer").textContent = lesson < 0 ? "" : deck.examples[lesson][1];
+  $("lesson-on").firstChild.textContent = lesson + 1 < deck.examples.length ? "Next example " : "Start grading ";
+  $("where").textContent = lesson < 0 ? `${at + 1} of ${deck.cards.length}` : `Example ${lesson + 1} of ${deck.examples.length}`;
   $("progress").value = done;
   $("progress").max = deck.cards.length;
   $("given").textContent = mine.grade === null ? "" : mine.grade;
@@ -110,7 +124,7 @@ function say(text) { $("live").textContent = text; }
 
 function panel() {
   const figure = $("model"), picture = figure.querySelector("img");
-  if (!deck.models || marks[at].grade === null) {
+  if (!deck.models || lesson >= 0 || marks[at].grade === null) {
     figure.hidden = true;
     picture.removeAttribute("src");
     return;
@@ -122,10 +136,58 @@ function panel() {
 
 function show(i) {
   at = i;
+  forget();
   draw();
   words();
   panel();
   pump();
+}
+
+// ---- examples with their answers, before the round and whenever asked for
+
+function teach(i) {
+  lesson = i < deck.examples.length ? i : -1;
+  show(at);
+  say(lesson < 0 ? `Candidate ${at + 1} of ${round()}` : `Example ${lesson + 1} of ${deck.examples.length}. ${deck.examples[lesson][1]}`);
+}
+
+// ---- more like this: the cards that look most like this one to a network
+
+let nearby = new Map();             // card -> its button in the row
+
+function forget() {
+  nearby = new Map();
+  $("near").replaceChildren();
+  $("near-note").textContent = "";
+}
+
+function thumbnails() {
+  for (const [i, button] of nearby) if (ready.has(i)) paint(button.firstElementChild, 0, false, i);
+}
+
+async function near() {
+  if (lesson >= 0) return;
+  const of = at;
+  forget();
+  $("near-note").textContent = "looking for cards like this";
+  try {
+    const answer = await fetch(`near/${deck.cards[of]}`, { signal: AbortSignal.timeout(120000) });
+    if (!answer.ok) throw new Error(`${answer.status}`);
+    const found = await answer.json();
+    if (of !== at || lesson >= 0) return;
+    $("near-note").textContent = found.why || "most like this, to a network";
+    for (const key of found.cards) {
+      const i = deck.cards.indexOf(key), button = element("button", { type: "button", "aria-label": `Go to candidate ${i + 1}, ${marks[i].grade ?? "not graded"}` }, element("canvas", {}), ` ${marks[i].grade ?? "–"}`);
+      button.onclick = () => show(i);
+      $("near").append(button);
+      nearby.set(i, button);
+      if (!ready.has(i) && !loading.has(i)) load(i);
+    }
+    thumbnails();
+    say(found.why || `${found.cards.length} cards like this`);
+  } catch {
+    if (of === at) $("near-note").textContent = "no answer: try again";
+  }
 }
 
 // ---- marks: drawn at once, kept here until the server has them on disk
@@ -190,7 +252,8 @@ async function send() {
 // ---- what the keys do
 
 function give(grade) {
-  if (shown !== at) { say("The picture is still on its way"); return; }
+  if (shown !== current()) { say("The picture is still on its way"); return; }
+  if (lesson >= 0) { teach(lesson + 1); return; }
   const was = at + 1;
   mark(at, grade, marks[at].comment);
   const next = nextUngraded(at);
@@ -200,6 +263,7 @@ function give(grade) {
 }
 
 function undo() {
+  if (lesson >= 0) { teach(Math.max(lesson - 1, 0)); return; }
   const step = trail.at(-1);
   if (!step) { say("Nothing to undo"); return; }
   const [i, grade, comment] = step;
@@ -210,11 +274,13 @@ function undo() {
 }
 
 function go(step) {
+  if (lesson >= 0) { teach(Math.max(lesson + step, 0)); return; }
   show((at + step + deck.cards.length) % deck.cards.length);
   say(`Candidate ${at + 1} of ${deck.cards.length}, ${marks[at].grade === null ? "not graded" : marks[at].grade}`);
 }
 
 function skip() {
+  if (lesson >= 0) { teach(lesson + 1); return; }
   const next = nextUngraded(at);
   if (next >= 0) show(next);
   say(next >= 0 ? `Candidate ${at + 1} of ${deck.cards.length}` : "All are graded");
@@ -241,10 +307,12 @@ function magnify(factor) {
 }
 
 const help = () => ($("help").open ? $("help").close() : $("help").showModal());
-const typing = () => { $("comment").focus(); $("comment").select(); };
+const typing = () => { if (lesson < 0) { $("comment").focus(); $("comment").select(); } };
+const start = () => { if (lesson >= 0) teach(deck.examples.length); };
 const DOES = {
   undo, back: () => go(-1), on: () => go(1), skip, nearer: () => magnify(2), farther: () => magnify(.5), whole: () => magnify(0),
-  smoothing: () => { smooth = !smooth; draw(); say(smooth ? "Smooth" : "Pixels"); }, comment: typing, help,
+  smoothing: () => { smooth = !smooth; draw(); say(smooth ? "Smooth" : "Pixels"); }, comment: typing, help, near, start,
+  examples: () => (deck.examples.length ? teach(0) : say("There are no examples")),
   left: () => move(middle[0] - 8 / zoom, middle[1]), right: () => move(middle[0] + 8 / zoom, middle[1]),
   up: () => move(middle[0], middle[1] - 8 / zoom), down: () => move(middle[0], middle[1] + 8 / zoom),
 };
@@ -252,17 +320,18 @@ const KEYS = [
   ["undo", "take the last one back", "Backspace", "u"], ["on", "next candidate, without grading", "ArrowRight"], ["back", "previous candidate", "ArrowLeft"],
   ["skip", "next one that is not graded", " "], ["comment", "comment; Enter keeps it, Esc does not", "/", "m"],
   ["nearer", "zoom in (then Shift and arrows, or drag, to move)", "+", "="], ["farther", "zoom out", "-"], ["whole", "whole stamp", "0"],
-  ["smoothing", "smooth, or pixel by pixel", "s"], ["help", "this list", "?", "h"],
+  ["smoothing", "smooth, or pixel by pixel", "s"], ["near", "more like this: the cards most like it", "l"],
+  ["examples", "examples with their answers", "e"], ["start", "out of the examples, into the round", "Escape"], ["help", "this list", "?", "h"],
 ];
 const BY_KEY = new Map(KEYS.flatMap(([does, , ...keys]) => keys.map((key) => [key, DOES[does]])));
 const SHIFTED = { ArrowLeft: DOES.left, ArrowRight: DOES.right, ArrowUp: DOES.up, ArrowDown: DOES.down };
-const SPELT = { Backspace: "⌫", ArrowRight: "→", ArrowLeft: "←", " ": "Space" };
+const SPELT = { Backspace: "⌫", ArrowRight: "→", ArrowLeft: "←", " ": "Space", Escape: "Esc" };
 
 function comment(event) {
   if (event.key !== "Enter" && event.key !== "Escape") return;
   event.preventDefault();
   const text = $("comment").value.trim();
-  if (event.key === "Enter" && text !== marks[at].comment) mark(at, marks[at].grade, text);
+  if (lesson < 0 && event.key === "Enter" && text !== marks[at].comment) mark(at, marks[at].grade, text);
   $("comment").blur();
   words();
   say(event.key === "Enter" ? "Comment kept" : "Comment left as it was");
@@ -315,7 +384,8 @@ function furnish() {
   };
   $("picture").onwheel = (event) => magnify(event.deltaY < 0 ? 2 : .5);
   addEventListener("keydown", pressed);
-  addEventListener("resize", draw);
+  addEventListener("resize", () => { draw(); thumbnails(); });
+  document.querySelector("[data-does=examples]").hidden = !deck.examples.length;
   addEventListener("beforeunload", (event) => { if (queue.length) event.preventDefault(); });
 }
 
@@ -330,7 +400,9 @@ async function open() {
   for (const event of queue) apply(index.get(event.card), event);
   furnish();
   at = nextUngraded(deck.cards.length - 1);
-  show(Math.max(at, 0));
+  at = Math.max(at, 0);
+  if (deck.examples.length && marks.every((m) => m.grade === null)) teach(0);
+  else show(at);
   status();
   send();
 }

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GRADES', 'TRUTHS', 'KEYS', 'BOOK_ID', 'BOOK_TABLES', 'COMMENT_MAX', 'once_each', 'Deck', 'parquet_columns',
-           'parquet_files', 'shared_key', 'stamps_of', 'with_known', 'with_planted', 'stamps_beside', 'read_deck',
-           'panel_path', 'read_panels', 'order_for', 'card_key', 'Mark', 'open_book', 'pixels_hash', 'now', 'GradeBook',
-           'add_graders', 'add_cards', 'record', 'opinions', 'trail', 'mark_from']
+           'parquet_files', 'shared_key', 'stamps_of', 'with_known', 'planted_among', 'with_planted', 'stamps_beside',
+           'read_deck', 'panel_path', 'read_panels', 'order_for', 'card_key', 'Mark', 'open_book', 'pixels_hash', 'now',
+           'GradeBook', 'add_graders', 'add_cards', 'record', 'opinions', 'trail', 'mark_from']
 
 # %% ../../nbs/search/grading.ipynb #fcd94c94
 import hashlib
@@ -18,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..base.errors import BadInput, unknown_name
 from ..base.receipts import read_schema, read_table
 from ..base.skylist import read_names
 from ..base.storage import exists, filesystem, is_folder, join, list_files, read_bytes, scheme_of
+from .planted import enough, example_rows, hardness, matched
 from ..stamps.codec import decode, stored_bands
 
 # %% ../../nbs/search/grading.ipynb #04ab5478
@@ -73,12 +74,15 @@ class Deck:
     bands : tuple[str, ...]
     truth : tuple[str, ...]
         (n,) keys of TRUTHS
+    examples : 'Deck | None', default None
+        Planted cards that are shown first with their answer, and not graded
     """
 
     names: tuple[str, ...]  # (n,)
     images: np.ndarray  # (n, band, y, x) [nmgy / pix]
     bands: tuple[str, ...]
     truth: tuple[str, ...]  # (n,) keys of TRUTHS
+    examples: "Deck | None" = None  # Planted cards that are shown first with their answer, and not graded
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -254,7 +258,44 @@ def with_known(
     if unknown:
         raise BadInput(f"{where}: {len(unknown)} of {len(names)} names are not candidates (first: {unknown[0]})")
     marked = set(names)
-    return Deck(deck.names, deck.images, deck.bands, tuple(truth if n in marked else t for n, t in zip(deck.names, deck.truth)))
+    return replace(deck, truth=tuple(truth if n in marked else t for n, t in zip(deck.names, deck.truth)))
+
+
+def planted_among(
+    deck: Deck,
+    names: Sequence[str],  # (m,) of the plants
+    images: np.ndarray,  # (m, band, y, x) [nmgy / pix]
+    truth: str,  # "lens" or "non-lens"
+) -> Deck:
+    """The deck with some of the plants as examples, and as many as are wanted planted: those that are as hard as the candidates
+
+    Parameters
+    ----------
+    deck : Deck
+    names : Sequence[str]
+        (m,) of the plants
+    images : np.ndarray
+        (m, band, y, x) [nmgy / pix]
+    truth : str
+        "lens" or "non-lens"
+
+    Returns
+    -------
+    Deck
+    """
+    shown = example_rows(names)
+    rest = np.setdiff1d(np.arange(len(names)), shown)
+    own = [i for i, t in enumerate(deck.truth) if not t]
+    n = enough(len(own))
+    if len(rest) > n:
+        rest = rest[matched(hardness(images[rest]), hardness(deck.images[own]), [deck.names[i] for i in own], n)]
+    kind = lambda rows: (tuple(names[i] for i in rows), images[rows], (truth,) * len(rows))
+    examples, one = deck.examples, kind(shown)
+    if len(shown):
+        before = ((), images[:0], ()) if examples is None else (examples.names, examples.images, examples.truth)
+        examples = Deck(before[0] + one[0], np.concatenate([before[1], one[1]]), deck.bands, before[2] + one[2])
+    more = kind(rest)
+    return Deck(deck.names + more[0], np.concatenate([deck.images, more[1]]), deck.bands, deck.truth + more[2], examples)
 
 
 def with_planted(
@@ -291,8 +332,7 @@ def with_planted(
     images, bands = stamps_of(wanted, uri)
     if not len(wanted) or bands != deck.bands or images.shape[1:] != deck.images.shape[1:]:
         raise BadInput(f"{uri}: {images.shape} in {bands}, expected stamps of {deck.images.shape[1:]} in {deck.bands}")
-    names = (*deck.names, *wanted[label[0]].to_pylist())
-    return Deck(names, np.concatenate([deck.images, images]), deck.bands, deck.truth + (truth,) * len(images))
+    return planted_among(deck, [str(name) for name in wanted[label[0]].to_pylist()], images, truth)
 
 # %% ../../nbs/search/grading.ipynb #c1949655
 def stamps_beside(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Headers', 'LOCAL', 'Scope', 'Receive', 'Send', 'App', 'SAFE', 'BODY_MAX', 'PAGE', 'admitted', 'guarded', 'Desk',
-           'desk_for', 'state_of', 'save', 'body_of', 'grading_app', 'listen', 'addresses', 'public_host',
+           'desk_for', 'answer_of', 'state_of', 'save', 'body_of', 'grading_app', 'listen', 'addresses', 'public_host',
            'grading_server', 'serve_grading']
 
 # %% ../../nbs/search/grading_server.ipynb #e418442c
@@ -12,9 +12,10 @@ import asyncio
 import hmac
 import json
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,6 +43,7 @@ from dark_halo_scope.search.grading import (
     record,
     trail,
 )
+from .likeness import most_like, unit_vectors
 from .pictures import png, view_names, view_strip
 
 # %% ../../nbs/search/grading_server.ipynb #34306023
@@ -156,11 +158,14 @@ class Desk:
         Card's key -> row of the deck, in this grader's order
     names : Mapping[str, str]
         Card's key -> its name
+    examples : Mapping[str, int]
+        Card's key -> row of the deck's examples, in this grader's order
     """
 
     grader: str
     rows: Mapping[str, int]  # Card's key -> row of the deck, in this grader's order
     names: Mapping[str, str]  # Card's key -> its name
+    examples: Mapping[str, int]  # Card's key -> row of the deck's examples, in this grader's order
 
 
 def desk_for(
@@ -170,9 +175,31 @@ def desk_for(
 ) -> Desk:
     "The cards in the grader's order, under their keys"
     rows = {card_key(secret, deck.names[row]): int(row) for row in order_for(grader, deck.names)}
-    return Desk(grader, rows, {key: deck.names[row] for key, row in rows.items()})
+    shown = deck.examples.names if deck.examples else ()
+    examples = {card_key(secret, f"example {shown[row]}"): int(row) for row in order_for(grader, shown)} if shown else {}
+    return Desk(grader, rows, {key: deck.names[row] for key, row in rows.items()}, examples)
 
 # %% ../../nbs/search/grading_server.ipynb #15fd465e
+def answer_of(
+    deck: Deck,
+    row: int,  # Of its examples
+) -> str:
+    """What an example is, in words for the grader
+
+    Parameters
+    ----------
+    deck : Deck
+    row : int
+        Of its examples
+
+    Returns
+    -------
+    str
+    """
+    assert deck.examples is not None
+    return f"{'A lens' if deck.examples.truth[row] == 'lens' else 'Not a lens'}: {deck.examples.names[row]}"
+
+
 def state_of(
     deck: Deck,
     desk: Desk,
@@ -197,6 +224,7 @@ def state_of(
     return {
         "grader": desk.grader,
         "cards": list(desk.rows),
+        "examples": [(key, answer_of(deck, row)) for key, row in desk.examples.items()],
         "views": view_names(deck.bands),
         "size": deck.images.shape[-1],
         "pixscale": pixscale,
@@ -296,6 +324,8 @@ def grading_app(
     here = Path(dark_halo_scope.__file__).parent / "search"
     parts = {name: (here / file).read_bytes() for name, (file, _) in PAGE.items()}
     strip = lru_cache(maxsize=512)(lambda row: png(view_strip(deck.images[row], deck.bands)))
+    vectors = lru_cache(maxsize=1)(partial(unit_vectors, deck.images, deck.bands))
+    loading = threading.Lock()  # The network is loaded once, however many ask at a time
 
     def page(request: Request) -> Response:
         name = request.url.path.rpartition("/")[2]
@@ -305,8 +335,23 @@ def grading_app(
         return JSONResponse(state_of(deck, desks[request.scope["grader"]], book) | {"models": bool(panels)})
 
     def card(request: Request) -> Response:
-        row = desks[request.scope["grader"]].rows.get(request.path_params["key"])
-        return Response(status_code=404) if row is None else Response(strip(row), media_type="image/png")
+        desk, key = desks[request.scope["grader"]], request.path_params["key"]
+        if key in desk.examples and deck.examples:
+            picture = png(view_strip(deck.examples.images[desk.examples[key]], deck.bands))
+            return Response(picture, media_type="image/png")
+        return Response(strip(desk.rows[key]), media_type="image/png") if key in desk.rows else Response(status_code=404)
+
+    def near(request: Request) -> Response:
+        desk = desks[request.scope["grader"]]
+        row, key_of = desk.rows.get(request.path_params["key"]), {row: key for key, row in desk.rows.items()}
+        if row is None:
+            return Response(status_code=404)
+        try:
+            with loading:
+                each = vectors()
+        except BadInput as error:
+            return JSONResponse({"cards": [], "why": str(error)})
+        return JSONResponse({"cards": [key_of[int(other)] for other in most_like(each, row)[0]], "why": ""})
 
     def model(request: Request) -> Response:
         grader = request.scope["grader"]
@@ -326,6 +371,7 @@ def grading_app(
         Route("/state", state),
         Route("/card/{key}.png", card),
         Route("/model/{key}.png", model),
+        Route("/near/{key}", near),
     ]
     app = Starlette(routes=[*routes, Route("/grades", grades, methods=["POST"])])
     return guarded(app, tokens, hosts)
@@ -450,4 +496,6 @@ def serve_grading(
         hosts = (f"127.0.0.1:{port}", f"localhost:{port}", *public_host(public))
         for grader, address in addresses(port, tokens, public).items():
             say(f"{grader}: {address}")
+        if deck.examples:
+            say(f"{len(deck.examples.names)} more cards come first as examples, with their answers")
         grading_server(grading_app(deck, book, tokens, hosts, panels)).run(sockets=[open_socket])

@@ -51,8 +51,8 @@ from ..stats.calibration import Yield, survey_yield
 from ..survey.bricks import brick_areas
 from ..survey.coadds import cutouts_at
 from ..survey.release import Release
-from ..trust.anchors import Share, share
-from ..trust.products import PACKAGED, columns_of, list_file
+from ..trust.anchors import Proportion, proportion
+from ..trust.products import PACKAGED_LISTS, list_file, table_arrays
 
 # %% ../../nbs/search/products.ipynb #78f8b4fc
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def labelled(
     theta_E, arc, weight = (
         looked_up(table["task_id"], about["task_id"], about[c].to_numpy().astype(float))[0] for c in ("theta_E", "arc_mag_r", "weight")
     )
-    rows = columns_of(table.drop_columns(["task_id", "split"]))
+    rows = table_arrays(table.drop_columns(["task_id", "split"]))
     keep = rate_rows(rows["label"], theta_E, arc, lens)
     if len(np.unique(rows["label"][keep])) < 2:
         others, lenses = int((rows["label"] == 0).sum()), int((rows["label"][keep] == 1).sum())
@@ -198,8 +198,8 @@ def searched(
     """
     names = ["release", "brickid", "objid", "brickname", "ra", "dec", "maskbits", "split", "psfdepth_r"]
     names += [f"{c}_{b}" for c in ("mag", "psfsize") for b in bands]
-    galaxies = columns_of(searched_galaxies(parent, recipe.splits, names))
-    scores = columns_of(read_tables(sky.files(), [*IDENTITY, "logit", "model_id"]))
+    galaxies = table_arrays(searched_galaxies(parent, recipe.splits, names))
+    scores = table_arrays(read_tables(sky.files(), [*IDENTITY, "logit", "model_id"]))
     keys, scored = galaxy_key(galaxies), galaxy_key(scores)
     order = np.argsort(scored)
     row = order[np.minimum(np.searchsorted(scored[order], keys), len(order) - 1)]
@@ -248,7 +248,7 @@ def injections_of(
         raise BadInput(f"{stamps.uri}: no injection in split '{split}'")
     scored = scores.read(["task_id", "logit", "split"]).filter(pc.field("split") == split)
     logit, known = looked_up(rows["task_id"], scored["task_id"], scored["logit"].to_numpy())
-    kept = columns_of(rows.drop_columns(["task_id"]))
+    kept = table_arrays(rows.drop_columns(["task_id"]))
     above = np.where(known, logit, -np.inf) >= np.float32(threshold)
     return injections_table(
         above, galaxy_key(kept), kept | {c: kept[c].astype(float) for c in ("arc_mag_r", "arc_inside_frac")}, kept["weight"]
@@ -300,7 +300,7 @@ def listed_lenses(
     Injections | None
         None where no list says enough, or no such galaxy was searched
     """
-    columns = columns_of(anchors)
+    columns = table_arrays(anchors)
     if not {"theta_E", "arc_mag_r"} <= columns.keys() or not len(anchors):
         return None
     row, apart = nearest(columns["ra"], columns["dec"], found.galaxies["ra"], found.galaxies["dec"])
@@ -367,7 +367,7 @@ def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     weights, missed = drawn["weight"], 0.0
     if own.by_area:
         axes = [Axis(name, own.edges[name]) for name in ("psfsize_r", "depth_r") if name in own.edges]
-        survey = survey_conditions(columns_of(inputs["parent"].read(["brickid", "psfsize_r", "psfdepth_r"])))
+        survey = survey_conditions(table_arrays(inputs["parent"].read(["brickid", "psfsize_r", "psfdepth_r"])))
         weights, missed = survey_weights(drawn, survey, axes)
     maps = all_maps(drawn | {"weight": weights}, own, threshold.logit)
     lenses = listed_lenses(
@@ -407,7 +407,7 @@ def compared_given(
     tuple[str, dict[str, Any]]
         A hash of the content; `lists` of KnownList, and the `census` or None
     """
-    names = dict.fromkeys((*recipe.lists.known, *recipe.lists.compare, *PACKAGED))
+    names = dict.fromkeys((*recipe.lists.known, *recipe.lists.compare, *PACKAGED_LISTS))
     lists = [known_list(list_file(name), recipe.candidates.known_leave_out) for name in names]
     census = read_positions(list_file(recipe.lists.census)).columns if recipe.lists.census else None
     content = [[k.name, k.names.tolist(), k.ra.tolist(), k.dec.tolist()] for k in lists]
@@ -450,7 +450,7 @@ def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     summary = {"threshold": asdict(threshold), "expected": asdict(expected), "mean_p_lens": listed.mean_p, "attrition": listed.attrition}
     files["candidates/candidates.json"] = as_json(summary)
     if compared["census"] is not None:
-        census = beside_census(listed, found, compared["census"], columns_of(inputs["anchors"].value), own.known_arcsec)
+        census = beside_census(listed, found, compared["census"], table_arrays(inputs["anchors"].value), own.known_arcsec)
         files["candidates/census.json"] = as_json(asdict(census))
     stamps = candidate_stamps(listed, release, recipe.sky)
     return Made(listed.table, {"candidates/_stamps.parquet": stamps}, files, rows=len(found.galaxies["logit"]))
@@ -493,7 +493,7 @@ def candidate_stamps(
     pa.Table
         Product `stamps`; task_id is the candidate's name
     """
-    columns = columns_of(listed.table)
+    columns = table_arrays(listed.table)
     stamps = place_stamps(columns, cutouts_at(columns, release, tuple(sky.bands), sky.n_pix))
     for name in ("release", "brickid", "objid", "brickname", "split"):
         stamps = stamps.set_column(stamps.column_names.index(name), name, listed.table[name])
@@ -508,7 +508,7 @@ class Census:
     ----------
     kinds : np.ndarray
         (n,) of each candidate: lens, lrg, spiral, ring ...
-    purity : Share
+    purity : Proportion
     lenses : list[dict[str, Any]]
         What became of the lenses: step, lenses
     prevalence : float
@@ -516,7 +516,7 @@ class Census:
     """
 
     kinds: np.ndarray  # (n,) of each candidate: lens, lrg, spiral, ring ...
-    purity: Share
+    purity: Proportion
     lenses: list[dict[str, Any]]  # What became of the lenses: step, lenses
     prevalence: float  # Share of lenses among the galaxies searched
 
@@ -545,7 +545,7 @@ def beside_census(
     -------
     Census
     """
-    rows, galaxies = columns_of(listed.table), found.galaxies
+    rows, galaxies = table_arrays(listed.table), found.galaxies
     kinds = census["kind"][nearest(rows["ra"], rows["dec"], census["ra"], census["dec"])[0]].astype(str)
     row, apart = nearest(lenses["ra"], lenses["dec"], galaxies["ra"], galaxies["dec"])
     seen = apart < 1.5
@@ -559,7 +559,7 @@ def beside_census(
     )
     is_lens = nearest(rows["ra"], rows["dec"], lenses["ra"], lenses["dec"])[1] <= radius
     table = [{"step": name, "lenses": int(keep.sum())} for name, keep in steps]
-    return Census(np.where(is_lens, "lens", kinds), share("purity", is_lens), table, float(seen.sum() / len(galaxies["logit"])))
+    return Census(np.where(is_lens, "lens", kinds), proportion("purity", is_lens), table, float(seen.sum() / len(galaxies["logit"])))
 
 # %% ../../nbs/search/products.ipynb #4c820e55
 PRODUCTS = (

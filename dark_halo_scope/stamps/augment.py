@@ -151,8 +151,8 @@ def _turned(image: torch.Tensor, turn: np.ndarray) -> torch.Tensor:
     "Each stamp by its own element"
     out = torch.empty_like(image)
     for element in np.unique(turn):
-        which = torch.from_numpy(np.flatnonzero(turn == element)).to(image.device)
-        out[which] = dihedral(image[which], int(element))
+        rows = torch.from_numpy(np.flatnonzero(turn == element)).to(image.device)
+        out[rows] = dihedral(image[rows], int(element))
     return out
 
 # %% ../../nbs/stamps/augment.ipynb #1d4f1e15
@@ -222,16 +222,16 @@ def paste_neighbours(
         (n, band, y, x) [nmgy/pix]
     """
     size = donors.shape[-1]
-    away = torch.arange(size, device=donors.device) - (size - 1) / 2
-    r = torch.hypot(away[:, None], away[None, :])
+    axis = torch.arange(size, device=donors.device) - (size - 1) / 2
+    r = torch.hypot(axis[:, None], axis[None, :])
     taper = (2 - 2 * r / radius).clamp(0, 1)
     sky = donors[..., r > 0.9 * size / 2].median(dim=-1).values
     light = (donors - sky[..., None, None]) * taper * factor[..., None, None]
     out = hosts.clone()
     for n, (dx, dy) in enumerate(np.asarray(offset, int)):
-        to = [slice(max(0, d), size + min(0, d)) for d in (dy, dx)]
-        of = [slice(max(0, -d), size - max(0, d)) for d in (dy, dx)]
-        out[n, :, to[0], to[1]] += light[n, :, of[0], of[1]]
+        target_window = [slice(max(0, d), size + min(0, d)) for d in (dy, dx)]
+        donor_window = [slice(max(0, -d), size - max(0, d)) for d in (dy, dx)]
+        out[n, :, target_window[0], target_window[1]] += light[n, :, donor_window[0], donor_window[1]]
     return out
 
 # %% ../../nbs/stamps/augment.ipynb #80386cd7
@@ -261,16 +261,16 @@ def with_neighbours(
     """
     n, n_band = image.shape[:2]
     u = draws.uniforms_table("neighbours", [np.full(n, seed), np.full(n, epoch), rows], n=6)
-    which = np.flatnonzero(u[:, 0] < recipe.neighbours)
-    if n < 2 or not len(which):
+    pasted_rows = np.flatnonzero(u[:, 0] < recipe.neighbours)
+    if n < 2 or not len(pasted_rows):
         return image
-    donor = (which + 1 + (u[which, 1] * (n - 1)).astype(np.int64)) % n
+    donor = (pasted_rows + 1 + (u[pasted_rows, 1] * (n - 1)).astype(np.int64)) % n
     (near, far), (bright, faint) = recipe.neighbour_reach, recipe.neighbour_fainter
-    away, angle = near + (far - near) * u[which, 2], 2 * np.pi * u[which, 3]
+    distance, angle = near + (far - near) * u[pasted_rows, 2], 2 * np.pi * u[pasted_rows, 3]
     step = np.arange(n_band) - (n_band - 1) // 2
-    fainter = (bright + (faint - bright) * u[which, 4])[:, None] + recipe.neighbour_bluer * u[which, 5][:, None] * step
+    fainter = (bright + (faint - bright) * u[pasted_rows, 4])[:, None] + recipe.neighbour_bluer * u[pasted_rows, 5][:, None] * step
     factor = torch.from_numpy((10 ** (-0.4 * fainter)).astype(np.float32)).to(image.device)
-    offset = np.rint(np.stack([away * np.cos(angle), away * np.sin(angle)], axis=1)).astype(int)
+    offset = np.rint(np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)).astype(int)
     out = image.clone()
-    out[which] = paste_neighbours(image[which], image[donor], offset, factor)
+    out[pasted_rows] = paste_neighbours(image[pasted_rows], image[donor], offset, factor)
     return out

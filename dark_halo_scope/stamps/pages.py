@@ -24,40 +24,40 @@ from ..base.sums import CHANGED
 from .codec import pixel_words
 
 # %% ../../nbs/stamps/pages.ipynb #0ccecc73
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
     "A variable-length number, and where it ends"
     value = shift = 0
     while True:
-        byte = data[at]
-        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+        byte = data[position]
+        value, shift, position = value | (byte & 127) << shift, shift + 7, position + 1
         if byte < 128:
-            return value, at
+            return value, position
 
 # %% ../../nbs/stamps/pages.ipynb #2aff0e09
-def _thrift(data: memoryview, at: int) -> tuple[dict, int]:
+def _thrift(data: memoryview, position: int) -> tuple[dict, int]:
     "Fields of a structure in compact protocol, and where it ends; raises BadInput for a field no page header has"
     fields: dict = {}
     number = 0
-    while data[at]:
-        step, kind, at = data[at] >> 4, data[at] & 15, at + 1
+    while data[position]:
+        step, kind, position = data[position] >> 4, data[position] & 15, position + 1
         if step:
             number += step
         else:
-            zigzag, at = _varint(data, at)
+            zigzag, position = _varint(data, position)
             number = zigzag >> 1 ^ -(zigzag & 1)
         if kind in (1, 2):
             fields[number] = kind == 1
         elif kind in (4, 5, 6):
-            zigzag, at = _varint(data, at)
+            zigzag, position = _varint(data, position)
             fields[number] = zigzag >> 1 ^ -(zigzag & 1)
         elif kind == 8:
-            size, at = _varint(data, at)
-            fields[number], at = bytes(data[at : at + size]), at + size
+            size, position = _varint(data, position)
+            fields[number], position = bytes(data[position : position + size]), position + size
         elif kind == 12:
-            fields[number], at = _thrift(data, at)
+            fields[number], position = _thrift(data, position)
         else:
             raise BadInput(f"page header: field {number} is of kind {kind}")
-    return fields, at + 1
+    return fields, position + 1
 
 # %% ../../nbs/stamps/pages.ipynb #f120781f
 def column_pages(
@@ -88,22 +88,22 @@ def column_pages(
     ------
     BadInput
         page header: field {number} is of kind {kind}
-        the page of row {found} {CHANGED}
+        the page of row {n_read} {CHANGED}
     """
     if chunk.has_dictionary_page or chunk.compression not in ("UNCOMPRESSED", "ZSTD"):
         return None
     source.seek(chunk.data_page_offset)
     data = memoryview(source.read_buffer(chunk.total_compressed_size)).cast("B")
     pages: list[np.ndarray] = []
-    at = found = 0
-    while found < chunk.num_values:
-        head, at = _thrift(data, at)
+    position = n_read = 0
+    while n_read < chunk.num_values:
+        head, position = _thrift(data, position)
         if head[1] != 0 or head[5][2] != 0:
             return None
-        n, body = head[5][1], data[at : at + head[3]]
+        n, body = head[5][1], data[position : position + head[3]]
         if compare and zlib.crc32(body) != head.get(4, zlib.crc32(body)) & 0xFFFFFFFF:
-            raise BadInput(f"the page of row {found} {CHANGED}")
-        at, found = at + head[3], found + n
+            raise BadInput(f"the page of row {n_read} {CHANGED}")
+        position, n_read = position + head[3], n_read + n
         if chunk.compression == "ZSTD":
             body = memoryview(pa.Codec("zstd").decompress(pa.py_buffer(body), decompressed_size=head[2])).cast("B")
         if not 0 <= len(body) - n * width <= 64:

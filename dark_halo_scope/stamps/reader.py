@@ -6,8 +6,8 @@
 __all__ = ['KEPT', 'PAINTED', 'SIDE_BY_SIDE', 'SAME_GALAXY', 'StampSet', 'Selection', 'ReadRecipe', 'Reading', 'stamp_files',
            'open_source', 'open_stamps', 'selected', 'StampIndex', 'given_split', 'near_avoided', 'pixel_columns',
            'FileFacts', 'file_facts', 'Filled', 'build_index', 'hard_positions', 'lookup_positions', 'upsample_hard',
-           'epoch_copies', 'lane_units', 'shard', 'Unit', 'decode_unit', 'stream_units', 'Batch', 'join_batches',
-           'gather', 'lane_windows', 'window_rows', 'Reader', 'prefetched']
+           'epoch_copies', 'lane_units', 'rank_share', 'Unit', 'decode_unit', 'stream_units', 'Batch', 'join_batches',
+           'gather_batch', 'lane_windows', 'window_rows', 'Reader', 'prefetched']
 
 # %% ../../nbs/stamps/reader.ipynb #82bdb392
 import queue
@@ -218,10 +218,10 @@ def stamp_files(
     """
     out: list[str] = []
     for path in paths:
-        found = [str(path)] if str(path).endswith(".parquet") else storage.list_files(path, ".parquet")
-        if not found or not (len(found) > 1 or storage.exists(found[0])):
+        files = [str(path)] if str(path).endswith(".parquet") else storage.list_files(path, ".parquet")
+        if not files or not (len(files) > 1 or storage.exists(files[0])):
             raise BadInput(f"{path}: expected a Parquet file of stamps, or a folder that holds some")
-        out += found
+        out += files
     return out
 
 # %% ../../nbs/stamps/reader.ipynb #eaf16a5f
@@ -296,10 +296,10 @@ def selected(
     BadInput
         {where}: lacks column '{name}', which the selection cuts on
     """
-    keep, lost = np.ones(len(label), bool), {}
+    keep, n_lost = np.ones(len(label), bool), {}
 
     def cut(name: str, passes: np.ndarray) -> None:
-        lost[name] = int((keep & ~passes).sum())
+        n_lost[name] = int((keep & ~passes).sum())
         keep[:] &= passes
 
     def column(name: str) -> np.ndarray:
@@ -315,18 +315,18 @@ def selected(
         cut("ring masked", (label == 0) | rows["metrics_ok"].astype(bool))
     if selection.exclude_bricks:
         cut("brick excluded", ~np.isin(column("brickname"), selection.exclude_bricks))
-    for name, least in (
+    for name, minimum in (
         ("theta_over_psf", selection.min_theta_over_psf),
         ("arc_snr", selection.min_arc_snr),
         ("arc_snr_g", selection.min_arc_snr_g),
         ("magnification", selection.min_magnification),
         ("arc_inside_frac", selection.min_arc_inside),
     ):
-        if least > 0:
-            cut(f"{name} < {least:g}", (label == 0) | (column(name) >= least))
+        if minimum > 0:
+            cut(f"{name} < {minimum:g}", (label == 0) | (column(name) >= minimum))
     if selection.exclude_arc_snr_0:
         cut("arc_snr = 0", (label == 0) | (column("arc_snr") > 0))
-    return keep, lost
+    return keep, n_lost
 
 # %% ../../nbs/stamps/reader.ipynb #d73f72c4
 @dataclass(frozen=True)
@@ -382,28 +382,28 @@ class StampIndex:
     @property
     def set_name(self) -> np.ndarray:
         "The set of each row (n,), by name: its class"
-        return np.array([chosen.name for chosen in self.sets])[np.array([number for number, _, _ in self.units])[self.unit]]
+        return np.array([stamp_set.name for stamp_set in self.sets])[np.array([number for number, _, _ in self.units])[self.unit]]
 
 # %% ../../nbs/stamps/reader.ipynb #3f953a80
 KEPT = ("task_id", "release", "brickid", "objid", "brickname", "ra", "dec", "split")  # Identity kept for scores
 PAINTED = ("arc_snr", "theta_E")  # Kept for diagnostics; not a number where a file does not say
 
 
-def _labels(rows: dict[str, np.ndarray], chosen: StampSet, where: str) -> np.ndarray:
+def _labels(rows: dict[str, np.ndarray], stamp_set: StampSet, where: str) -> np.ndarray:
     "Label of every row: the set's, the column `label`, or not is_control"
     n = len(next(iter(rows.values())))
-    if chosen.label is not None:
-        return np.full(n, chosen.label, np.float32)
+    if stamp_set.label is not None:
+        return np.full(n, stamp_set.label, np.float32)
     if "label" in rows:
         return rows["label"].astype(np.float32)
     if "is_control" not in rows:
-        raise BadInput(f"{where}: has neither 'label' nor 'is_control', and set '{chosen.name}' gives no label")
+        raise BadInput(f"{where}: has neither 'label' nor 'is_control', and set '{stamp_set.name}' gives no label")
     return 1 - rows["is_control"].astype(np.float32)
 
 # %% ../../nbs/stamps/reader.ipynb #1d341f46
 def given_split(
     rows: dict[str, np.ndarray],  # Small columns of the rows
-    chosen: StampSet,  # With a split of its own
+    stamp_set: StampSet,  # With a split of its own
     where: str = "stamps",  # File, for messages
 ) -> np.ndarray:  # (n,) names; "edge" for galaxies too near to another split
     """The split that a set gives its rows; raises BadInput when they are to be dealt by the sky and have no positions
@@ -412,7 +412,7 @@ def given_split(
     ----------
     rows : dict[str, np.ndarray]
         Small columns of the rows
-    chosen : StampSet
+    stamp_set : StampSet
         With a split of its own
     where : str, default 'stamps'
         File, for messages
@@ -425,21 +425,21 @@ def given_split(
     Raises
     ------
     BadInput
-        {where}: lacks ra and dec, by which set '{chosen.name}' is dealt to splits
+        {where}: lacks ra and dec, by which set '{stamp_set.name}' is dealt to splits
     """
     n = len(next(iter(rows.values())))
-    if isinstance(chosen.split, str):
-        return np.full(n, chosen.split)
+    if isinstance(stamp_set.split, str):
+        return np.full(n, stamp_set.split)
     if not {"ra", "dec"} <= rows.keys():
-        raise BadInput(f"{where}: lacks ra and dec, by which set '{chosen.name}' is dealt to splits")
+        raise BadInput(f"{where}: lacks ra and dec, by which set '{stamp_set.name}' is dealt to splits")
     ra, dec = rows["ra"].astype(float), rows["dec"].astype(float)
     brick = brick_ids(ra, dec)
-    return np.where(near_other_split(ra, dec, brick, chosen.split), "edge", split_of_bricks(brick, chosen.split))
+    return np.where(near_other_split(ra, dec, brick, stamp_set.split), "edge", split_of_bricks(brick, stamp_set.split))
 
 # %% ../../nbs/stamps/reader.ipynb #7be10aa1
 def near_avoided(
     rows: dict[str, np.ndarray],  # Small columns of the rows
-    chosen: StampSet,  # With places to avoid
+    stamp_set: StampSet,  # With places to avoid
     where: str = "stamps",  # File, for messages
 ) -> np.ndarray:  # (n,) bool
     """Rows within reach of a place that the set avoids; raises BadInput when they have no positions
@@ -448,7 +448,7 @@ def near_avoided(
     ----------
     rows : dict[str, np.ndarray]
         Small columns of the rows
-    chosen : StampSet
+    stamp_set : StampSet
         With places to avoid
     where : str, default 'stamps'
         File, for messages
@@ -461,16 +461,16 @@ def near_avoided(
     Raises
     ------
     BadInput
-        {where}: lacks ra and dec, by which known lenses among set '{chosen.name}' are found
+        {where}: lacks ra and dec, by which known lenses among set '{stamp_set.name}' are found
     """
     if not {"ra", "dec"} <= rows.keys():
-        raise BadInput(f"{where}: lacks ra and dec, by which known lenses among set '{chosen.name}' are found")
-    assert chosen.avoid is not None
-    return near_any(rows["ra"].astype(float), rows["dec"].astype(float), *chosen.avoid, chosen.avoid_arcsec)
+        raise BadInput(f"{where}: lacks ra and dec, by which known lenses among set '{stamp_set.name}' are found")
+    assert stamp_set.avoid is not None
+    return near_any(rows["ra"].astype(float), rows["dec"].astype(float), *stamp_set.avoid, stamp_set.avoid_arcsec)
 
 # %% ../../nbs/stamps/reader.ipynb #d4a039ae
 def pixel_columns(
-    chosen: StampSet,
+    stamp_set: StampSet,
     recipe: Reading,
 ) -> list[str]:  # The stamps, then the same before painting where the recipe wants it beside the image
     """The pixel columns read of a set; stamps with a label of their own were never painted, and stand beside themselves
@@ -480,8 +480,8 @@ def pixel_columns(
     list[str]
         The stamps, then the same before painting where the recipe wants it beside the image
     """
-    before = "ctrl_stamp" if chosen.label is None else chosen.column
-    return [chosen.column, *([before] if recipe.with_control else [])]
+    control_column = "ctrl_stamp" if stamp_set.label is None else stamp_set.column
+    return [stamp_set.column, *([control_column] if recipe.with_control else [])]
 
 # %% ../../nbs/stamps/reader.ipynb #1d5e0416
 def _scale_columns(names: Sequence[str], column: str, bands: Sequence[str], uri: str) -> list[str]:
@@ -520,10 +520,10 @@ class FileFacts:
 
     def without(
         self,
-        wanted: Sequence[str],
+        splits: Sequence[str],
     ) -> bool:
         "True where no row is of a split that is wanted"
-        return self.splits is not None and not set(self.splits) & set(wanted)
+        return self.splits is not None and not set(self.splits) & set(splits)
 
 
 def file_facts(
@@ -552,11 +552,11 @@ def _facts(uri: str, size: int, changed: int) -> FileFacts:
     written = tuple(written_file(uri))
     metadata = open_stamps(uri, written=written).metadata
     with readable(uri):
-        at = next((i for i in range(metadata.num_columns) if metadata.schema.column(i).path == "split"), None)
+        split_column = next((i for i in range(metadata.num_columns) if metadata.schema.column(i).path == "split"), None)
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-        known: list[Any] = [group.column(at).statistics for group in groups] if at is not None else [None]
-        one = all(s is not None and s.has_min_max and not s.null_count and s.min == s.max for s in known)
-        splits = tuple(sorted({s.max for s in known})) if one else None
+        split_statistics: list[Any] = [group.column(split_column).statistics for group in groups] if split_column is not None else [None]
+        each_single = all(s is not None and s.has_min_max and not s.null_count and s.min == s.max for s in split_statistics)
+        splits = tuple(sorted({s.max for s in split_statistics})) if each_single else None
     return FileFacts(tuple(group.num_rows for group in groups), splits, written)
 
 
@@ -565,15 +565,15 @@ class Filled:
 
     Parameters
     ----------
-    most : int
+    max_rows : int
         Rows at most; memory is taken as it is filled
     """
 
     def __init__(
         self,
-        most: int,  # Rows at most; memory is taken as it is filled
+        max_rows: int,  # Rows at most; memory is taken as it is filled
     ) -> None:
-        self.most, self.n = most, 0
+        self.most, self.n = max_rows, 0
         self._columns: dict[str, np.ndarray] | None = None
 
     def add(
@@ -617,14 +617,14 @@ def _small_column(name: str, column: pa.ChunkedArray) -> np.ndarray:
     return np.array(coded.dictionary.to_pylist(), object)[coded.indices.to_numpy()] if len(coded) else np.array([], object)
 
 # %% ../../nbs/stamps/reader.ipynb #817fecd5
-def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: Reading) -> tuple[dict, dict, int]:
+def _file_rows(uri: str, stamp_set: StampSet, selection: Selection, recipe: Reading) -> tuple[dict, dict, int]:
     "Columns of the index for one file, rows lost, and the number of its row groups; nothing is read of a file without a row of the splits wanted"
     facts = file_facts(uri)
-    if not chosen.split and selection.splits and facts.without(selection.splits):
+    if not stamp_set.split and selection.splits and facts.without(selection.splits):
         return {}, {"another split": sum(facts.groups)}, len(facts.groups)
     file = open_stamps(uri, written=facts.written)
     names = file.schema_arrow.names
-    wanted = {
+    needed_columns = {
         *KEPT,
         *PAINTED,
         "is_control",
@@ -637,30 +637,33 @@ def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: Reading
         "magnification",
         "arc_inside_frac",
     }
-    needed = (*recipe.meta_columns, *(recipe.keep_columns if chosen.label is None else ()))  # a negative need not say what a painter asks
+    needed = (
+        *recipe.meta_columns,
+        *(recipe.keep_columns if stamp_set.label is None else ()),
+    )  # a negative need not say what a painter asks
     lacking = [name for name in needed if name not in names]
     if lacking:
         raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
-    wanted |= {*recipe.meta_columns, *recipe.keep_columns}
-    scales = [_scale_columns(names, column, recipe.bands, uri) for column in pixel_columns(chosen, recipe)]
+    needed_columns |= {*recipe.meta_columns, *recipe.keep_columns}
+    scales = [_scale_columns(names, column, recipe.bands, uri) for column in pixel_columns(stamp_set, recipe)]
     with readable(uri):
-        table = file.read(columns=[n for n in names if n in wanted or any(n in s for s in scales)])
+        table = file.read(columns=[n for n in names if n in needed_columns or any(n in s for s in scales)])
         rows = {name: _small_column(name, table[name]) for name in table.column_names}
     if not rows:
-        raise BadInput(f"{uri}: has none of the columns {', '.join(sorted(wanted))}")
+        raise BadInput(f"{uri}: has none of the columns {', '.join(sorted(needed_columns))}")
     sizes = facts.groups
-    label = _labels(rows, chosen, uri)
-    rows |= {"split": given_split(rows, chosen, uri)} if chosen.split else {}
-    kept = dict.fromkeys((*KEPT, *PAINTED, *recipe.keep_columns))
-    rows |= {name: np.full(len(label), np.nan, np.float32) for name in kept if name not in (*KEPT, *rows)}
-    keep, lost = selected(rows, label, selection, uri)
-    if chosen.only != "all":
+    label = _labels(rows, stamp_set, uri)
+    rows |= {"split": given_split(rows, stamp_set, uri)} if stamp_set.split else {}
+    kept_columns = dict.fromkeys((*KEPT, *PAINTED, *recipe.keep_columns))
+    rows |= {name: np.full(len(label), np.nan, np.float32) for name in kept_columns if name not in (*KEPT, *rows)}
+    keep, n_lost = selected(rows, label, selection, uri)
+    if stamp_set.only != "all":
         if "is_control" not in rows:
-            raise BadInput(f"{uri}: lacks column 'is_control', which set '{chosen.name}' chooses by")
-        keep &= rows["is_control"].astype(bool) == (chosen.only == "controls")
-    if chosen.avoid is not None:
-        near = near_avoided(rows, chosen, uri)
-        lost["known lens"] = int((keep & near).sum())
+            raise BadInput(f"{uri}: lacks column 'is_control', which set '{stamp_set.name}' chooses by")
+        keep &= rows["is_control"].astype(bool) == (stamp_set.only == "controls")
+    if stamp_set.avoid is not None:
+        near = near_avoided(rows, stamp_set, uri)
+        n_lost["known lens"] = int((keep & near).sum())
         keep &= ~near
     n = len(label)
     out = {
@@ -668,15 +671,15 @@ def _file_rows(uri: str, chosen: StampSet, selection: Selection, recipe: Reading
         "row": np.concatenate([np.arange(s, dtype=np.int32) for s in sizes] or [np.empty(0, np.int32)]),
         "label": label,
         "weight": rows.get("weight", np.ones(n)).astype(np.float32),
-        "copies": np.full(n, chosen.weight),
+        "copies": np.full(n, stamp_set.weight),
         "meta": np.stack([rows[c].astype(np.float32) for c in recipe.meta_columns], 1) if recipe.meta_columns else np.empty((n, 0), "f4"),
-        **{f"identity {name}": rows[name] for name in kept if name in rows},
+        **{f"identity {name}": rows[name] for name in kept_columns if name in rows},
         **{
             f"scale {i}": np.stack([rows[s] for s in names], 1) if names else np.ones((n, len(recipe.bands)), "f4")
             for i, names in enumerate(scales)
         },
     }
-    return {name: values[keep] for name, values in out.items()}, lost, len(sizes)
+    return {name: values[keep] for name, values in out.items()}, n_lost, len(sizes)
 
 # %% ../../nbs/stamps/reader.ipynb #2520bf01
 def build_index(
@@ -705,30 +708,30 @@ def build_index(
         {uri}: lacks column(s) {', '.join(lacking)}
         {uri}: has no column '{column}' (nor '{column}_npz')
         unknown band
-        {uri}: has none of the columns {', '.join(sorted(wanted))}
-        {where}: has neither 'label' nor 'is_control', and set '{chosen.name}' gives no label
-        {uri}: lacks column 'is_control', which set '{chosen.name}' chooses by
-        no stamp is left in {', '.join((s.name for s in sets))} after the selection (lost: {lost or 'nothing to read'})
+        {uri}: has none of the columns {', '.join(sorted(needed_columns))}
+        {where}: has neither 'label' nor 'is_control', and set '{stamp_set.name}' gives no label
+        {uri}: lacks column 'is_control', which set '{stamp_set.name}' chooses by
+        no stamp is left in {', '.join((s.name for s in sets))} after the selection (lost: {n_lost or 'nothing to read'})
     """
     selection, recipe = selection or Selection(), recipe or Reading()
     units: list[tuple[int, str, int]] = []
-    lost: dict[str, int] = {}
-    files = [(number, chosen, uri) for number, chosen in enumerate(sets) for uri in stamp_files(chosen.paths)]
+    n_lost: dict[str, int] = {}
+    files = [(number, stamp_set, uri) for number, stamp_set in enumerate(sets) for uri in stamp_files(stamp_set.paths)]
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        known = list(pool.map(lambda f: file_facts(f[2]), files))
-        written = {uri: list(facts.written) for (_, _, uri), facts in zip(files, known)}
-        filled = Filled(sum(sum(facts.groups) for facts in known))
-        for (number, _, uri), (part, gone, groups) in zip(files, pool.map(lambda f: _file_rows(f[2], f[1], selection, recipe), files)):
+        facts_of_files = list(pool.map(lambda f: file_facts(f[2]), files))
+        written = {uri: list(facts.written) for (_, _, uri), facts in zip(files, facts_of_files)}
+        filled = Filled(sum(sum(facts.groups) for facts in facts_of_files))
+        for (number, _, uri), (part, part_lost, groups) in zip(files, pool.map(lambda f: _file_rows(f[2], f[1], selection, recipe), files)):
             if part:
                 filled.add(part | {"unit": part["unit"] + np.int32(len(units))})
             units += [(number, uri, group) for group in range(groups)]
-            lost = {name: lost.get(name, 0) + gone.get(name, 0) for name in {**lost, **gone}}
+            n_lost = {name: n_lost.get(name, 0) + part_lost.get(name, 0) for name in {**n_lost, **part_lost}}
     columns = filled.columns()
     if not columns or not len(columns["row"]):
-        raise BadInput(f"no stamp is left in {', '.join(s.name for s in sets)} after the selection (lost: {lost or 'nothing to read'})")
+        raise BadInput(f"no stamp is left in {', '.join(s.name for s in sets)} after the selection (lost: {n_lost or 'nothing to read'})")
     identity = {name.removeprefix("identity "): columns.pop(name) for name in list(columns) if name.startswith("identity ")}
     scale = [columns.pop(name) for name in sorted(columns) if name.startswith("scale ")]
-    index = StampIndex(units, tuple(sets), identity=identity, scale=scale, lost=lost, written=written, **columns)
+    index = StampIndex(units, tuple(sets), identity=identity, scale=scale, lost=n_lost, written=written, **columns)
     return upsample_hard(index, recipe) if recipe.hard_negatives else index
 
 # %% ../../nbs/stamps/reader.ipynb #61033523
@@ -849,9 +852,9 @@ def epoch_copies(
             raise BadInput("positive_fraction needs both classes; the selection leaves one of them empty")
         excess = want / (1 - want) * n_not / n_lens
         copies *= np.where(lens, min(1.0, excess), min(1.0, 1 / excess))
-    whole = np.floor(copies)
+    integer_copies = np.floor(copies)
     chance = draws.rng("copies", recipe.seed, epoch).random(len(index))
-    return (whole + (chance < copies - whole)).astype(np.int64)
+    return (integer_copies + (chance < copies - integer_copies)).astype(np.int64)
 
 # %% ../../nbs/stamps/reader.ipynb #62081478
 def lane_units(
@@ -872,7 +875,7 @@ def lane_units(
     return [units[lane :: recipe.lanes] for lane in range(recipe.lanes)]
 
 # %% ../../nbs/stamps/reader.ipynb #b263d514
-def shard(
+def rank_share(
     n: int,  # Things to deal
     part: int,  # Which part is asked for
     parts: int,  # How many parts there are; 0 counts as 1
@@ -950,7 +953,7 @@ def decode_unit(
     BadInput
         {uri}: row group {group} is not readable ({' '.join(str(error).split())[:200]})
     """
-    chosen, uri, group = index.units[number]
+    set_number, uri, group = index.units[number]
     if uri not in footers:
         footers.clear() if len(footers) > 256 else None
         metadata = open_stamps(uri, written=index.written.get(uri)).metadata
@@ -958,17 +961,17 @@ def decode_unit(
     metadata, columns, source = footers[uri]
     pixels = []
     try:
-        for column in pixel_columns(index.sets[chosen], recipe):
+        for column in pixel_columns(index.sets[set_number], recipe):
             stored = stored_bands(columns, column) if column in columns else ()
             pages = None
             if column in columns:
                 width, new = metadata.schema.column(columns[column]).length, (number, column) not in index.compared
                 pages = column_pages(source, metadata.row_group(group).column(columns[column]), width, new) if width > 0 else None
                 index.compared.add((number, column))
-            found = (
+            decoded = (
                 stored_pixels(pages, stored, recipe.bands) if pages else _arrow_pixels(uri, metadata, group, column, stored, recipe.bands)
             )
-            pixels.append(found)
+            pixels.append(decoded)
     except (OSError, pa.ArrowException, IndexError, KeyError, ValueError, TypeError) as error:
         raise BadInput(f"{uri}: row group {group} is not readable ({' '.join(str(error).split())[:200]})") from None
     return Unit(number, pixels)
@@ -997,22 +1000,22 @@ def stream_units(
     """
     if recipe.workers == 0:
         footers: dict = {}
-        yield from (decode_unit(index, int(units[i]), recipe, footers) for i in shard(len(units), 0, 1))
+        yield from (decode_unit(index, int(units[i]), recipe, footers) for i in rank_share(len(units), 0, 1))
         return
     stop = threading.Event()
     queues: list[queue.Queue] = [queue.Queue(maxsize=max(2, -(-ahead // recipe.workers))) for _ in range(recipe.workers)]
 
-    def put(worker: int, item: Any) -> None:
+    def put(worker: int, decoded: Any) -> None:
         while not stop.is_set():
             try:
-                return queues[worker].put(item, timeout=0.1)
+                return queues[worker].put(decoded, timeout=0.1)
             except queue.Full:
                 continue
 
     def work(worker: int) -> None:
         footers: dict = {}
         try:
-            for i in shard(len(units), worker, recipe.workers):
+            for i in rank_share(len(units), worker, recipe.workers):
                 if stop.is_set():
                     return
                 put(worker, decode_unit(index, int(units[i]), recipe, footers))
@@ -1026,14 +1029,14 @@ def stream_units(
     try:
         live, turn = list(queues), 0
         while live:
-            item = live[turn % len(live)].get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
+            answer = live[turn % len(live)].get()
+            if isinstance(answer, Exception):
+                raise answer
+            if answer is None:
                 live.pop(turn % len(live))
                 turn %= max(len(live), 1)
                 continue
-            yield item
+            yield answer
             turn = (turn + 1) % len(live)
     finally:
         stop.set()
@@ -1093,18 +1096,18 @@ def join_batches(
     return Batch(image, label, weight, meta, np.concatenate([p.row for p in parts]), control)
 
 # %% ../../nbs/stamps/reader.ipynb #b031dad6
-def _gather(units: dict[int, Unit], index: StampIndex, rows: np.ndarray, which: int) -> torch.Tensor:
+def _gather(units: dict[int, Unit], index: StampIndex, rows: np.ndarray, plane: int) -> torch.Tensor:
     "float32 pixels of rows of the index (sorted), out of decoded units"
     source, first = index.unit[rows], index.row[rows]
     cuts = np.flatnonzero(np.diff(source, prepend=-1))
-    _, height, width = units[int(source[0])].pixels[which].shape
-    out = pooled((len(rows), index.scale[which].shape[1], height, width))
+    _, height, width = units[int(source[0])].pixels[plane].shape
+    out = pooled((len(rows), index.scale[plane].shape[1], height, width))
     for begin, end in zip(cuts, [*cuts[1:], len(rows)]):
-        units[int(source[begin])].pixels[which].take(first[begin:end], index.scale[which][rows[begin:end]], out[begin:end])
+        units[int(source[begin])].pixels[plane].take(first[begin:end], index.scale[plane][rows[begin:end]], out[begin:end])
     return torch.from_numpy(out)
 
 # %% ../../nbs/stamps/reader.ipynb #0a1ba5ee
-def gather(
+def gather_batch(
     units: dict[int, Unit],  # Decoded units by number
     index: StampIndex,
     rows: np.ndarray,  # Rows of the index
@@ -1165,7 +1168,7 @@ def lane_windows(
 # %% ../../nbs/stamps/reader.ipynb #c0a8da7f
 def window_rows(
     index: StampIndex,
-    held: Sequence[Unit],  # The units of a window, as they were decoded
+    units: Sequence[Unit],  # The units of a window, as they were decoded
     copies: np.ndarray,  # (n,) copies of every row this epoch
 ) -> np.ndarray:  # Rows of the index, each as often as it is to be shown
     """The samples of a window
@@ -1173,7 +1176,7 @@ def window_rows(
     Parameters
     ----------
     index : StampIndex
-    held : Sequence[Unit]
+    units : Sequence[Unit]
         The units of a window, as they were decoded
     copies : np.ndarray
         (n,) copies of every row this epoch
@@ -1183,7 +1186,7 @@ def window_rows(
     np.ndarray
         Rows of the index, each as often as it is to be shown
     """
-    rows = np.concatenate([np.arange(*np.searchsorted(index.unit, [u.number, u.number + 1])) for u in held])
+    rows = np.concatenate([np.arange(*np.searchsorted(index.unit, [u.number, u.number + 1])) for u in units])
     return np.repeat(rows, copies[rows])
 
 # %% ../../nbs/stamps/reader.ipynb #b6de726c
@@ -1193,23 +1196,23 @@ def _lane_batches(
     "Batches of one lane from step `start` on, decoding nothing that comes before"
     size = recipe.batch_size // recipe.lanes
     window, samples = lane_windows(index, units, copies, recipe)
-    done = np.cumsum(samples)
-    first = int(np.searchsorted(done, start * size, side="right"))
-    skip = start * size - (int(done[first - 1]) if first else 0)
+    samples_before = np.cumsum(samples)
+    first = int(np.searchsorted(samples_before, start * size, side="right"))
+    skip = start * size - (int(samples_before[first - 1]) if first else 0)
     window_of = dict(zip(units.tolist(), window.tolist()))
     stream = stream_units(index, units[window >= first], recipe, ahead=int(np.bincount(window).max(initial=1)))
     pending: list[Batch] = []
     for number, group in groupby(stream, key=lambda unit: window_of[unit.number]):
-        held = list(group)
-        rows = window_rows(index, held, copies)
+        window_units = list(group)
+        rows = window_rows(index, window_units, copies)
         if recipe.shuffle:
             rows = draws.rng("window", recipe.seed, epoch, lane, number).permutation(rows)
-        by_number = {unit.number: unit for unit in held}
-        at, skip = skip, 0
-        while at < len(rows):
-            take = rows[at : at + size - sum(map(len, pending))]
-            pending.append(gather(by_number, index, take))
-            at += len(take)
+        by_number = {unit.number: unit for unit in window_units}
+        position, skip = skip, 0
+        while position < len(rows):
+            take = rows[position : position + size - sum(map(len, pending))]
+            pending.append(gather_batch(by_number, index, take))
+            position += len(take)
             if sum(map(len, pending)) == size:
                 yield join_batches(pending)
                 pending = []
@@ -1251,18 +1254,18 @@ class Reader:
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         "This process's part of every global batch from step `start` on; a part may be empty near the end of an epoch"
         lanes, copies = lane_units(self.index, self.recipe, epoch), epoch_copies(self.index, self.recipe, epoch)
-        mine = [
+        own_lanes = [
             _lane_batches(self.index, self.recipe, epoch, lane, lanes[lane], copies, start)
-            for lane in shard(len(lanes), self.rank, self.world)
+            for lane in rank_share(len(lanes), self.rank, self.world)
         ]
         try:
-            while parts := [part for part in (next(lane, None) for lane in mine) if part is not None]:
+            while parts := [part for part in (next(lane, None) for lane in own_lanes) if part is not None]:
                 start += 1
                 yield join_batches(parts)
             for _ in range(start, self.steps(epoch)):
                 yield Batch(torch.empty(0), torch.empty(0), torch.empty(0), torch.empty(0), np.empty(0, np.int64))
         finally:
-            for lane in mine:
+            for lane in own_lanes:
                 lane.close()
 
 # %% ../../nbs/stamps/reader.ipynb #50bc384b
@@ -1286,10 +1289,10 @@ def prefetched(
     ready: queue.Queue = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
-    def offer(item: Any) -> None:
+    def offer(batch: Any) -> None:
         while not stop.is_set():
             try:
-                return ready.put(item, timeout=0.1)
+                return ready.put(batch, timeout=0.1)
             except queue.Full:
                 continue
 
@@ -1308,10 +1311,10 @@ def prefetched(
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            yield item
+        while (loaded := ready.get()) is not None:
+            if isinstance(loaded, Exception):
+                raise loaded
+            yield loaded
     finally:
         stop.set()
         thread.join()

@@ -258,10 +258,10 @@ def brick_neighbours(
     """
     ra1, ra2, _, _ = (float(edge) for edge in brick_edges(brickid))
     row = int(_rows_of(np.asarray(brickid))[0])
-    step, found = 1e-6, []
-    for other in range(max(0, row - 1), min(N_ROWS, row + 2)):
-        columns = int(row_columns()[other])
+    step, id_ranges = 1e-6, []
+    for neighbour_row in range(max(0, row - 1), min(N_ROWS, row + 2)):
+        columns = int(row_columns()[neighbour_row])
         first, last = (int(np.floor(edge / 360 * columns)) for edge in (ra1 - step, ra2 + step))
-        found.append(row_starts()[other] + 1 + np.arange(first, last + 1) % columns)
-    ids = np.unique(np.concatenate(found))
+        id_ranges.append(row_starts()[neighbour_row] + 1 + np.arange(first, last + 1) % columns)
+    ids = np.unique(np.concatenate(id_ranges))
     return ids[ids != brickid]

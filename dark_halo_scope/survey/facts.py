@@ -111,10 +111,10 @@ class SurveyFacts:
         parse_bands(self.bands)
         if self.system not in SYSTEMS:
             raise unknown_name("system", self.system, SYSTEMS)
-        for kind, wanted in FILES.items():
-            found = set(re.findall(r"{(\w+)}", self.files.get(kind, "")))
-            if kind not in self.files or not found >= set(wanted) or found - {*wanted, "aaa"}:
-                raise BadInput(f"files.{kind}={self.files.get(kind)!r}: expected a path with {', '.join(wanted) or 'no placeholder'}")
+        for kind, placeholders in FILES.items():
+            written_placeholders = set(re.findall(r"{(\w+)}", self.files.get(kind, "")))
+            if kind not in self.files or not written_placeholders >= set(placeholders) or written_placeholders - {*placeholders, "aaa"}:
+                raise BadInput(f"files.{kind}={self.files.get(kind)!r}: expected a path with {', '.join(placeholders) or 'no placeholder'}")
         if "{brick}" not in self.files["coadd"].rpartition("/")[0]:
             raise BadInput(f"files.coadd={self.files['coadd']!r}: expected one folder per brick")
         for name, bit in self.maskbits.items():
@@ -132,9 +132,10 @@ DEFAULT = "ls-dr10-south"
 ALIASES = {"ls-dr10": "ls-dr10-south", "ls-dr9": "ls-dr9-south", "ls-dr11": "ls-dr11-south"}
 
 
-def release_names() -> list[str]:
+@lru_cache(1)
+def release_names() -> tuple[str, ...]:
     "The releases that the package knows"
-    return sorted(path.stem for path in manifest("releases").glob("*.yaml"))
+    return tuple(sorted(path.stem for path in manifest("releases").glob("*.yaml")))
 
 
 def facts_in(
@@ -213,7 +214,7 @@ def layer_release(
     BadInput
         unknown layer
     """
-    owners = {one: name for name in release_names() for one in survey_facts(name).layers}
+    owners = {layer_name: name for name in release_names() for layer_name in survey_facts(name).layers}
     if layer not in owners:
         raise unknown_name("layer", layer, owners)
     return owners[layer]
@@ -252,9 +253,13 @@ def numbers_seen(
     dict[str, list]
         numbers, releases and cameras, sorted
     """
-    found = sorted({int(number) for number in np.unique(numbers)})
-    names = [name for name in release_names() if set(found) & set(survey_facts(name).releases)]
-    return {"numbers": found, "releases": names, "cameras": sorted({camera for name in names for camera in survey_facts(name).cameras})}
+    seen_numbers = sorted({int(number) for number in np.unique(numbers)})
+    names = [name for name in release_names() if set(seen_numbers) & set(survey_facts(name).releases)]
+    return {
+        "numbers": seen_numbers,
+        "releases": names,
+        "cameras": sorted({camera for name in names for camera in survey_facts(name).cameras}),
+    }
 
 # %% ../../nbs/survey/facts.ipynb #2213f811
 def house_bits(

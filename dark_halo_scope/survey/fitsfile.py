@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ..base.errors import BadInput
 from ..base.storage import filesystem, read_bytes, scheme_of
-from ..base.sums import checked
+from ..base.sums import with_checksums
 from ..base.tables import gunzip
 
 # %% ../../nbs/survey/fitsfile.ipynb #88eea81c
@@ -44,7 +44,7 @@ def open_random(
     system, path = filesystem(uri)
     try:
         file = system.open_input_file(path)
-        return file if scheme_of(uri) == "https" else checked(file, str(uri))
+        return file if scheme_of(uri) == "https" else with_checksums(file, str(uri))
     except OSError as error:
         raise BadInput(f"{uri}: cannot be opened ({error.strerror or 'no such file'})") from error
 
@@ -284,7 +284,7 @@ def find_hdu(
     extension: int | str,  # Number (0 is the primary HDU) or EXTNAME
     where: str,  # Name of the file, for the message
 ) -> Hdu:
-    """An HDU by number or by name; raises BadInput when the file has no such one
+    """An HDU by number or by name; raises BadInput when the file has no such one, or is not made of whole blocks
 
     Parameters
     ----------
@@ -301,6 +301,7 @@ def find_hdu(
     Raises
     ------
     BadInput
+        {where}: {size} bytes; expected a multiple of {BLOCK}, as every FITS file has (truncated or added to?)
         {where}: no HDU {extension}; expected one among the {len(names)} of this file ({', '.join(map(repr, names))})
     """
     start, size, names = 0, file.size(), []
@@ -308,6 +309,8 @@ def find_hdu(
         hdu = read_header(file, start, where)
         names.append(str(hdu.header.get("EXTNAME", "")))
         if extension in (len(names) - 1, names[-1]):
+            if size % BLOCK:
+                raise BadInput(f"{where}: {size} bytes; expected a multiple of {BLOCK}, as every FITS file has (truncated or added to?)")
             return hdu
         start = hdu.end
     raise BadInput(f"{where}: no HDU {extension!r}; expected one among the {len(names)} of this file ({', '.join(map(repr, names))})")

@@ -104,10 +104,10 @@ def to_pictures(
     x = flux[:, ::-1, ::-1].transpose(0, 2, 3, 1) * np.array(colours.scale) + colours.offset
     light = (x if colours.keeps_hue else np.maximum(x, 0)).mean(-1, keepdims=True)
     share = colours.slope * np.arcsinh(np.maximum(light, 0) / colours.softening) / np.where(light > 0, light, 1)
-    shown = np.maximum(x * share, 0)
+    picture = np.maximum(x * share, 0)
     if colours.keeps_hue:
-        shown = shown / np.maximum(shown.max(-1, keepdims=True), 1)
-    return (np.minimum(shown, 1) * 255).astype(np.uint8)
+        picture = picture / np.maximum(picture.max(-1, keepdims=True), 1)
+    return (np.minimum(picture, 1) * 255).astype(np.uint8)
 
 # %% ../../nbs/survey/pictures.ipynb #1c196a3f
 @dataclass(frozen=True)
@@ -132,16 +132,16 @@ class Fluxes:
     black: np.ndarray  # (n, y, x) bool: a channel is 0, its flux an upper limit
 
 
-def _unclipped(shown: np.ndarray, full: np.ndarray) -> np.ndarray:
+def _unclipped(picture: np.ndarray, full: np.ndarray) -> np.ndarray:
     "Colours (y, x, 3) whose saturated channels have the nearest good pixel's ratio to the brightest channel left"
-    out, good = shown.copy(), ~full.any(-1)
-    if good.all() or not good.any():
+    out, unclipped = picture.copy(), ~full.any(-1)
+    if unclipped.all() or not unclipped.any():
         return out
-    rows, columns = ndimage.distance_transform_edt(~good, return_distances=False, return_indices=True)
-    near = shown[rows, columns]
+    rows, columns = ndimage.distance_transform_edt(~unclipped, return_distances=False, return_indices=True)
+    near = picture[rows, columns]
     left = np.where(full, -1.0, near).argmax(-1)[..., None]
-    grown = near / np.maximum(np.take_along_axis(near, left, -1), 1e-9) * np.take_along_axis(shown, left, -1)
-    return np.where(full & ~full.all(-1, keepdims=True), np.clip(grown, shown, 3.0), out)
+    grown = near / np.maximum(np.take_along_axis(near, left, -1), 1e-9) * np.take_along_axis(picture, left, -1)
+    return np.where(full & ~full.all(-1, keepdims=True), np.clip(grown, picture, 3.0), out)
 
 
 def to_fluxes(
@@ -171,27 +171,27 @@ def to_fluxes(
     pictures = np.asarray(pictures)
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
         raise BadInput(f"pictures: {pictures.dtype} of shape {pictures.shape}; expected uint8 (n, y, x, 3)")
-    shown = np.where(pictures > 0, pictures + 0.5, 0.0) / 255
+    picture = np.where(pictures > 0, pictures + 0.5, 0.0) / 255
     white: np.ndarray = np.asarray(pictures == 255)
     full = np.repeat(white.any(-1, keepdims=True), 3, -1) if colours.keeps_hue else white
     if not colours.keeps_hue:
-        shown = np.stack([_unclipped(s, f) for s, f in zip(shown, full)])
-    mean = shown.mean(-1, keepdims=True)
+        picture = np.stack([_unclipped(s, f) for s, f in zip(picture, full)])
+    mean = picture.mean(-1, keepdims=True)
     share = mean / colours.slope
     light = colours.softening * np.sinh(share)
     ratio = np.where(mean > 0, light / np.where(mean > 0, mean, 1), colours.softening / colours.slope)
     growth = (colours.softening * np.cosh(share) / colours.slope - ratio) / np.maximum(mean, 1e-9) / 3
-    own = ratio + shown * growth
-    noise = np.sqrt(own**2 + 2 * (shown * growth) ** 2) / (255 * np.sqrt(12))
+    channel = ratio + picture * growth
+    noise = np.sqrt(channel**2 + 2 * (picture * growth) ** 2) / (255 * np.sqrt(12))
     scale = np.array(colours.scale)
-    bad = np.asarray(full.any(-1))
-    bad = bad if lettered is None else np.logical_or(bad, lettered)
+    unusable = np.asarray(full.any(-1))
+    unusable = unusable if lettered is None else np.logical_or(unusable, lettered)
     black: np.ndarray = (pictures == 0).any(-1)
     stack = [
         np.ascontiguousarray(a[:, ::-1, :, ::-1].transpose(0, 3, 1, 2), np.float32)
-        for a in ((shown * ratio - colours.offset) / scale, noise / scale)
+        for a in ((picture * ratio - colours.offset) / scale, noise / scale)
     ]
-    return Fluxes(stack[0], stack[1], np.ascontiguousarray(bad[:, ::-1]), np.ascontiguousarray(black[:, ::-1]))
+    return Fluxes(stack[0], stack[1], np.ascontiguousarray(unusable[:, ::-1]), np.ascontiguousarray(black[:, ::-1]))
 
 # %% ../../nbs/survey/pictures.ipynb #ce7a6df5
 def lettering(
@@ -247,8 +247,8 @@ def hann_matrix(
     np.ndarray
         (n_out, n_in), rows of sum 1
     """
-    at = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
-    distance = np.abs(at[:, None] - np.arange(n_in))
+    centres = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
+    distance = np.abs(centres[:, None] - np.arange(n_in))
     weight = np.where(distance < 1, 0.5 + 0.5 * np.cos(np.pi * distance), 0.0)
     return weight / weight.sum(1, keepdims=True)
 
@@ -357,8 +357,8 @@ def softened(
     up = hann_matrix(RENDER_PIXELS, UP_PIXELS)
     out = np.empty(stack.shape, np.float32)
     for i in np.ndindex(stack.shape[:2]):
-        fine = np.ascontiguousarray(up @ stack[i].astype(np.float64) @ up.T, np.float32)
-        out[i] = np.asarray(Image.fromarray(fine).resize((RENDER_PIXELS,) * 2, Image.Resampling.LANCZOS))
+        upsampled = np.ascontiguousarray(up @ stack[i].astype(np.float64) @ up.T, np.float32)
+        out[i] = np.asarray(Image.fromarray(upsampled).resize((RENDER_PIXELS,) * 2, Image.Resampling.LANCZOS))
     return out
 
 

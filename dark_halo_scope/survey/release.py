@@ -119,10 +119,10 @@ def sweep_bounds(
     BadInput
         sweep {name}: expected a name such as 'sweep-000m010-005m005.fits'
     """
-    found = CORNERS.search(name)
-    if not found:
+    match = CORNERS.search(name)
+    if not match:
         raise BadInput(f"sweep {name!r}: expected a name such as 'sweep-000m010-005m005.fits'")
-    ra0, sign0, dec0, ra1, sign1, dec1 = found.groups()
+    ra0, sign0, dec0, ra1, sign1, dec1 = match.groups()
     signed = [float(dec) * (-1 if sign == "m" else 1) for sign, dec in ((sign0, dec0), (sign1, dec1))]
     return float(ra0), float(ra1), signed[0], signed[1]
 
@@ -193,9 +193,9 @@ class Release:
         name = parse_address(self.address)[1]
         return Release(root if "#" in root or name == DEFAULT else f"{root}#{name}")
 
-    def file(self, which: str, /, **names: str) -> str:
+    def file(self, kind: str, /, **names: str) -> str:
         "The path of a kind of file"
-        return join(self.root, self.facts.files[which].format(**names))
+        return join(self.root, self.facts.files[kind].format(**names))
 
     def path(self, *parts: str) -> str:
         "Anything in the region's folder"
@@ -254,10 +254,10 @@ class Release:
         """
         folder, _, name = self.facts.files["sweep"].rpartition("/")
         pattern = re.escape(name).replace(re.escape("{corners}"), CORNERS.pattern)
-        found = sorted(path for path in list_files(join(self.root, folder)) if re.fullmatch(pattern, path.rpartition("/")[2]))
-        if not found:
+        sweep_files = sorted(path for path in list_files(join(self.root, folder)) if re.fullmatch(pattern, path.rpartition("/")[2]))
+        if not sweep_files:
             raise BadInput(f"{join(self.root, folder)}: no {name.format(corners='*')} here; expected the layout of {self.facts.meaning}")
-        return found
+        return sweep_files
 
     def sweeps_over(self, ra: np.ndarray, dec: np.ndarray) -> list[str]:
         "The sweeps that hold these positions [deg], sorted by name: needs no listing, so it works on the portal"

@@ -244,7 +244,7 @@ def parse_cutout(
     Raises
     ------
     BadInput
-        {where}: bands '{head.get('BANDS')}' came back; expected '{wanted}' (the service falls back on its defaults without a word)
+        {where}: bands '{head.get('BANDS')}' came back; expected '{band_letters}' (the service falls back on its defaults without a word)
         {where}: CD1_1 '{head.get('CD1_1')}' and CD2_2 '{head.get('CD2_2')}' came back; expected numbers
         {where}: pixels of {scales} arcsec came back; expected {recipe.pixscale}
         {where}: no {kind} came back; expected it of shape {shape}
@@ -252,15 +252,15 @@ def parse_cutout(
         {where}: MASKBITS of {planes['MASKBITS'].dtype} came back; expected whole numbers
     """
     planes: dict[str, np.ndarray] = {}
-    wanted = "".join(recipe.bands)
+    band_letters = "".join(recipe.bands)
     hdus = open_answer(body, where)
     for hdu in hdus:
         if hdu.data is not None:
             planes[str(hdu.header.get("IMAGETYP", "IMAGE")).strip().upper()] = hdu.data
     head = hdus[0].header
-    if str(head.get("BANDS", "")).strip() != wanted:
+    if str(head.get("BANDS", "")).strip() != band_letters:
         raise BadInput(
-            f"{where}: bands '{head.get('BANDS')}' came back; expected '{wanted}' (the service falls back on its defaults without a word)"
+            f"{where}: bands '{head.get('BANDS')}' came back; expected '{band_letters}' (the service falls back on its defaults without a word)"
         )
     try:
         scales = [3600 * abs(float(head.get(key, np.nan))) for key in ("CD1_1", "CD2_2")]
@@ -269,11 +269,11 @@ def parse_cutout(
     if not np.allclose(scales, recipe.pixscale, rtol=1e-3):
         raise BadInput(f"{where}: pixels of {scales} arcsec came back; expected {recipe.pixscale}")
     size = (recipe.n_pix, recipe.n_pix)
-    shapes = {"IMAGE": (len(wanted), *size), "INVVAR": (len(wanted), *size), "MASKBITS": size}
+    shapes = {"IMAGE": (len(band_letters), *size), "INVVAR": (len(band_letters), *size), "MASKBITS": size}
     for kind, shape in shapes.items():
         if kind not in planes:
             raise BadInput(f"{where}: no {kind} came back; expected it of shape {shape}")
-        plane = planes[kind][None] if kind != "MASKBITS" and len(wanted) == 1 and planes[kind].ndim == 2 else planes[kind]
+        plane = planes[kind][None] if kind != "MASKBITS" and len(band_letters) == 1 and planes[kind].ndim == 2 else planes[kind]
         if plane.shape != shape:
             raise BadInput(f"{where}: {kind} of shape {plane.shape} came back; expected {shape}")
         planes[kind] = plane
@@ -336,16 +336,16 @@ def parse_psf_images(
     Raises
     ------
     BadInput
-        {where}: no point-spread function in {', '.join(missing)} came back (bands {', '.join(found) or 'none'})
+        {where}: no point-spread function in {', '.join(missing)} came back (bands {', '.join(band_images) or 'none'})
         {where}: the point-spread function in {band} is no picture of a star (shape {image.shape}, sum {image.sum()})
     """
-    found = {str(hdu.header.get("BAND", "")).strip(): hdu.data for hdu in open_answer(body, where) if hdu.data is not None}
-    missing = [band for band in recipe.bands if band not in found]
+    band_images = {str(hdu.header.get("BAND", "")).strip(): hdu.data for hdu in open_answer(body, where) if hdu.data is not None}
+    missing = [band for band in recipe.bands if band not in band_images]
     if missing:
-        raise BadInput(f"{where}: no point-spread function in {', '.join(missing)} came back (bands {', '.join(found) or 'none'})")
+        raise BadInput(f"{where}: no point-spread function in {', '.join(missing)} came back (bands {', '.join(band_images) or 'none'})")
     images = []
     for band in recipe.bands:
-        image = np.asarray(found[band], np.float64)
+        image = np.asarray(band_images[band], np.float64)
         if image.ndim != 2 or not np.isfinite(image).all() or not image.sum() > 0:
             raise BadInput(
                 f"{where}: the point-spread function in {band} is no picture of a star (shape {image.shape}, sum {image.sum():.3g})"
@@ -485,7 +485,7 @@ def fetched(
     Raises
     ------
     BadInput
-        {error}; {done} of {len(urls)} positions were asked for and are kept: the same command goes on
+        {error}; {n_done} of {len(urls)} positions were asked for and are kept: the same command goes on
     """
 
     def one(pair: tuple[str, str]) -> Fetched:
@@ -499,15 +499,15 @@ def fetched(
         except (BadInput, Unavailable) as error:
             return None, None, str(error)
 
-    done = 0
+    n_done = 0
     with ThreadPoolExecutor(client.policy.connections) as pool:
         try:
             for answer in pool.map(one, urls):
-                done += 1
+                n_done += 1
                 yield answer
         except NetworkDown as error:
             pool.shutdown(cancel_futures=True)
-            raise BadInput(f"{error}; {done} of {len(urls)} positions were asked for and are kept: the same command goes on") from error
+            raise BadInput(f"{error}; {n_done} of {len(urls)} positions were asked for and are kept: the same command goes on") from error
 
 # %% ../../nbs/survey/viewer.ipynb #f3d99b89
 def fetch_cutouts(

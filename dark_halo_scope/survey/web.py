@@ -20,7 +20,7 @@ import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError, MaxRetryError, NewConnectionError, ProxyError
 
 from ..base.config import check_ranges
-from ..base.errors import BadInput
+from ..base.errors import BadInput, without_password
 from ..base.tables import gunzip
 
 # %% ../../nbs/survey/web.ipynb #dfc74757
@@ -74,6 +74,9 @@ class RequestPolicy:
 # %% ../../nbs/survey/web.ipynb #c8d1087c
 class Unavailable(Exception):
     "A server that did not answer properly after every try: the request may be right, and may be made again later"
+
+    def __init__(self, text: str) -> None:
+        super().__init__(without_password(text))
 
 
 class NetworkDown(Unavailable):
@@ -213,15 +216,15 @@ def read_pieces(
         {url}: answer longer than {policy.max_bytes} bytes
     """
     partial.start(answer)
-    begun, promised, start = len(partial.body), answer.headers.get("Content-Length", ""), clock()
+    n_before, promised, start = len(partial.body), answer.headers.get("Content-Length", ""), clock()
     for piece in iter(lambda: answer.read1(2**16, decode_content=False), b""):
         partial.body += piece
         if len(partial.body) > policy.max_bytes:
             raise BadInput(f"{url}: answer longer than {policy.max_bytes} bytes")
         if clock() - start > policy.longest:
-            raise _Busy(f"slower than {policy.longest:g} s for {len(partial.body) - begun} bytes")
-    if re.fullmatch(r"\d{1,18}", promised, re.ASCII) and int(promised) != len(partial.body) - begun:
-        raise _Busy(f"broken off after {len(partial.body) - begun} of {promised} bytes")
+            raise _Busy(f"slower than {policy.longest:g} s for {len(partial.body) - n_before} bytes")
+    if re.fullmatch(r"\d{1,18}", promised, re.ASCII) and int(promised) != len(partial.body) - n_before:
+        raise _Busy(f"broken off after {len(partial.body) - n_before} of {promised} bytes")
     if answer.headers.get("Content-Encoding", "").lower() in ("gzip", "x-gzip"):
         return gunzip(bytes(partial.body), url, policy.max_bytes)
     return bytes(partial.body)

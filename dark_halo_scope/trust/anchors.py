@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['known_lenses', 'known_impostors', 'NamedPosition', 'sexagesimal', 'parse_name', 'name_agrees', 'short_name',
            'reference_separation', 'in_footprint', 'duplicate_of', 'galaxy_at_centre', 'AnchorRecipe', 'check_anchors',
-           'Share', 'share', 'StageZero', 'strata_of', 'fixed_rate_recall', 'distribution', 'report_rows', 'stage0',
-           'gating_rule']
+           'Proportion', 'proportion', 'StageZero', 'strata_of', 'fixed_rate_recall', 'distribution', 'report_rows',
+           'stage0', 'gating_rule']
 
 # %% ../../nbs/trust/anchors.ipynb #602a4bb4
 import re
@@ -111,8 +111,8 @@ def sexagesimal(
     tuple[float, float]
         value and last digit, in units of the first two digits
     """
-    whole, _, fraction = digits.partition(".")
-    parts = [int(whole[i : i + 2]) for i in range(0, len(whole), 2)]
+    integer, _, fraction = digits.partition(".")
+    parts = [int(integer[i : i + 2]) for i in range(0, len(integer), 2)]
     scale = 60.0 ** -(len(parts) - 1)
     unit = scale * 10.0 ** -len(fraction)
     return sum(p / 60**i for i, p in enumerate(parts)) + (float(f"0.{fraction}") * scale if fraction else 0.0), unit
@@ -133,15 +133,15 @@ def parse_name(
     NamedPosition | None
         None when the name carries no position
     """
-    found = re.search(r"J(\d{4}|\d{6}(?:\.\d+)?)([+-])(\d{4}|\d{6}(?:\.\d+)?)$", name.replace("−", "-"))
-    if found:
-        (ra, ra_unit), (dec, dec_unit) = sexagesimal(found[1]), sexagesimal(found[3])
-        return NamedPosition(15 * ra, dec, 15 * ra_unit, dec_unit, -1 if found[2] == "-" else 1)
-    found = re.search(r"-(\d{1,3}\.\d+)([+-])(\d{1,2}\.\d+)$", name)
-    if not found:
+    match = re.search(r"J(\d{4}|\d{6}(?:\.\d+)?)([+-])(\d{4}|\d{6}(?:\.\d+)?)$", name.replace("−", "-"))
+    if match:
+        (ra, ra_unit), (dec, dec_unit) = sexagesimal(match[1]), sexagesimal(match[3])
+        return NamedPosition(15 * ra, dec, 15 * ra_unit, dec_unit, -1 if match[2] == "-" else 1)
+    match = re.search(r"-(\d{1,3}\.\d+)([+-])(\d{1,2}\.\d+)$", name)
+    if not match:
         return None
-    units = [10.0 ** -len(found[i].split(".")[1]) for i in (1, 3)]
-    return NamedPosition(float(found[1]), float(found[3]), units[0], units[1], -1 if found[2] == "-" else 1)
+    units = [10.0 ** -len(match[i].split(".")[1]) for i in (1, 3)]
+    return NamedPosition(float(match[1]), float(match[3]), units[0], units[1], -1 if match[2] == "-" else 1)
 
 # %% ../../nbs/trust/anchors.ipynb #387c2600
 def name_agrees(
@@ -165,20 +165,23 @@ def name_agrees(
     bool | None
         None when the name carries no position
     """
-    at = parse_name(name)
-    if at is None:
+    position = parse_name(name)
+    if position is None:
         return None
     slack = 0.5 / 3600
-    d_ra = (ra - at.ra + 180) % 360 - 180
-    d_dec = at.sign * dec - at.dec
+    d_ra = (ra - position.ra + 180) % 360 - 180
+    d_dec = position.sign * dec - position.dec
     wide = slack / max(np.cos(np.radians(dec)), 0.01)
-    return bool(-at.ra_unit / 2 - wide <= d_ra <= at.ra_unit + wide and -at.dec_unit / 2 - slack <= d_dec <= at.dec_unit + slack)
+    return bool(
+        -position.ra_unit / 2 - wide <= d_ra <= position.ra_unit + wide
+        and -position.dec_unit / 2 - slack <= d_dec <= position.dec_unit + slack
+    )
 
 # %% ../../nbs/trust/anchors.ipynb #f0c61acb
 def short_name(name: str) -> str:
     "A name as a key: SDSS and survey prefixes off, seconds cut: J0029-0055"
-    found = re.search(r"J(\d{4})[\d.]*([+-])(\d{4})", name.replace("−", "-"))
-    return f"J{found[1]}{found[2]}{found[3]}" if found else name.strip()
+    match = re.search(r"J(\d{4})[\d.]*([+-])(\d{4})", name.replace("−", "-"))
+    return f"J{match[1]}{match[2]}{match[3]}" if match else name.strip()
 
 # %% ../../nbs/trust/anchors.ipynb #9f9f52b8
 def reference_separation(
@@ -375,27 +378,27 @@ def check_anchors(
         name, verdict ("ok" or the reason of refusal), centre ("ok", "empty" or "not checked"), reference [arcsec]
     """
     recipe, n = recipe or AnchorRecipe(), len(table["name"])
-    apart = np.full(n, np.nan) if reference is None else reference_separation(table, reference)
+    distance = np.full(n, np.nan) if reference is None else reference_separation(table, reference)
     inside, repeat = in_footprint(table["ra"], table["dec"]), duplicate_of(table, recipe.duplicate_radius)
     centre = ["not checked" if images is None or i not in images else "ok" if galaxy_at_centre(images[i]) else "empty" for i in range(n)]
     verdict = []
     for i in range(n):
         if name_agrees(table["name"][i], table["ra"][i], table["dec"][i]) is False:
             verdict.append("position is not where the name says")
-        elif apart[i] > recipe.reference_radius:
-            verdict.append(f"{apart[i]:.1f} arcsec from the sourced position")
+        elif distance[i] > recipe.reference_radius:
+            verdict.append(f"{distance[i]:.1f} arcsec from the sourced position")
         elif footprint and not inside[i]:
             verdict.append("outside DR10")
         elif repeat[i] >= 0:
             verdict.append(f"repeats {table['name'][repeat[i]]}")
         else:
             verdict.append("no galaxy at the centre" if centre[i] == "empty" else "ok")
-    out = {"name": table["name"], "verdict": np.array(verdict, object), "centre": np.array(centre, object), "reference": apart}
+    out = {"name": table["name"], "verdict": np.array(verdict, object), "centre": np.array(centre, object), "reference": distance}
     return out
 
 # %% ../../nbs/trust/anchors.ipynb #8c0d0d06
 @dataclass(frozen=True)
-class Share:
+class Proportion:
     "A counted share with its exact interval"
 
     what: str
@@ -406,11 +409,11 @@ class Share:
     hi: float
 
 # %% ../../nbs/trust/anchors.ipynb #136ce822
-def share(what: str, found: Any) -> Share:
+def proportion(label: str, hits: Any) -> Proportion:
     "Share of True in a bool array, with Clopper and Pearson's limits"
-    f = np.asarray(found, bool)
+    f = np.asarray(hits, bool)
     lo, hi = clopper_pearson(int(f.sum()), len(f)) if len(f) else (0.0, 1.0)
-    return Share(what, int(f.sum()), len(f), float(f.mean()) if len(f) else float("nan"), float(lo), float(hi))
+    return Proportion(label, int(f.sum()), len(f), float(f.mean()) if len(f) else float("nan"), float(lo), float(hi))
 
 # %% ../../nbs/trust/anchors.ipynb #b5d6fc20
 @dataclass(frozen=True)
@@ -419,13 +422,13 @@ class StageZero:
 
     Attributes
     ----------
-    recall : list[Share]
+    recall : list[Proportion]
         at every cut on p_lens
     recall_at_fpr : list[dict[str, Any]]
         at every false-positive rate, threshold scatter included
-    strata : list[Share]
+    strata : list[Proportion]
         recall at the first cut, by theta_E / seeing, arc S/N and survey
-    contamination : list[Share]
+    contamination : list[Proportion]
         impostors above every cut, all and by class
     scores : dict[str, dict[str, Any]]
         number, mean, median, spread and the values of p_lens by set
@@ -442,10 +445,10 @@ class StageZero:
         highest impostors
     """
 
-    recall: list[Share]  # at every cut on p_lens
+    recall: list[Proportion]  # at every cut on p_lens
     recall_at_fpr: list[dict[str, Any]]  # at every false-positive rate, threshold scatter included
-    strata: list[Share]  # recall at the first cut, by theta_E / seeing, arc S/N and survey
-    contamination: list[Share]  # impostors above every cut, all and by class
+    strata: list[Proportion]  # recall at the first cut, by theta_E / seeing, arc S/N and survey
+    contamination: list[Proportion]  # impostors above every cut, all and by class
     scores: dict[str, dict[str, Any]]  # number, mean, median, spread and the values of p_lens by set
     found: list[dict[str, Any]]  # highest lenses
     missed: list[dict[str, Any]]  # lowest lenses
@@ -477,8 +480,8 @@ def strata_of(
     if "theta_E" in anchors:
         ratio = anchors["theta_E"].astype(float) / anchors.get("seeing", np.full(n, recipe.seeing)).astype(float)
         out["theta_E / seeing"] = binned(ratio, recipe.ratio_edges), [*bin_names(recipe.ratio_edges), "unknown"]
-        seen = np.where(np.isnan(ratio), "unknown", np.where(ratio >= recipe.visible, "visible", "too small"))
-        out["visibility"] = seen, ["visible", "too small", "unknown"]
+        visibility = np.where(np.isnan(ratio), "unknown", np.where(ratio >= recipe.visible, "visible", "too small"))
+        out["visibility"] = visibility, ["visible", "too small", "unknown"]
     if "arc_snr" in anchors:
         out["arc S/N"] = binned(anchors["arc_snr"], recipe.snr_edges), [*bin_names(recipe.snr_edges), "unknown"]
     if "arc_mag_r" in anchors:
@@ -531,7 +534,7 @@ def distribution(p: np.ndarray) -> dict[str, Any]:
 # %% ../../nbs/trust/anchors.ipynb #9c2de359
 def report_rows(
     table: Table,
-    which: np.ndarray,  # (k,) rows, in the order of the report
+    rows: np.ndarray,  # (k,) rows, in the order of the report
     columns: Sequence[str],  # of the table, as far as it has them
     **values: np.ndarray,  # (n,) numbers beside them
 ) -> list[dict[str, Any]]:
@@ -540,7 +543,7 @@ def report_rows(
     Parameters
     ----------
     table : Table
-    which : np.ndarray
+    rows : np.ndarray
         (k,) rows, in the order of the report
     columns : Sequence[str]
         of the table, as far as it has them
@@ -552,8 +555,7 @@ def report_rows(
     list[dict[str, Any]]
     """
     return [
-        {c: plain(table[c][i]) for c in columns if c in table} | {"row": int(i)} | {k: float(v[i]) for k, v in values.items()}
-        for i in which
+        {c: plain(table[c][i]) for c in columns if c in table} | {"row": int(i)} | {k: float(v[i]) for k, v in values.items()} for i in rows
     ]
 
 # %% ../../nbs/trust/anchors.ipynb #74c5e7c7
@@ -607,16 +609,16 @@ def stage0(
         )
     cut, order = recipe.cuts[0], np.argsort(-logit, kind="stable")
     strata = [
-        share(f"{what} {name}, p >= {cut:g}", p[group == name] >= cut)
-        for what, (group, names) in strata_of(anchors, recipe).items()
+        proportion(f"{quantity} {name}, p >= {cut:g}", p[group == name] >= cut)
+        for quantity, (group, names) in strata_of(anchors, recipe).items()
         for name in names
         if (group == name).any()
     ]
-    recall = [share(f"recall, p >= {c:g}", p >= c) for c in recipe.cuts]
+    recall = [proportion(f"recall, p >= {c:g}", p >= c) for c in recipe.cuts]
     wrong = np.asarray(impostors["p_lens"], float) if impostors else np.zeros(0)
-    contamination = [share(f"all impostors, p >= {c:g}", wrong >= c) for c in recipe.cuts]
+    contamination = [proportion(f"all impostors, p >= {c:g}", wrong >= c) for c in recipe.cuts]
     for k in sorted(set(impostors["class"].tolist())) if impostors else []:
-        contamination.append(share(f"{k}, p >= {cut:g}", wrong[impostors["class"] == k] >= cut))  # type: ignore[index]
+        contamination.append(proportion(f"{k}, p >= {cut:g}", wrong[impostors["class"] == k] >= cut))  # type: ignore[index]
     passed, verdict = gating_rule(recall[0], contamination[0], recipe)
     rows = report_rows(anchors, order, ("name", "theta_E"), logit=logit, p_lens=p)
     highest = np.argsort(-wrong, kind="stable")[:10]
@@ -629,17 +631,17 @@ def stage0(
 
 # %% ../../nbs/trust/anchors.ipynb #e0236b5c
 def gating_rule(
-    recall: Share,  # at the first cut
-    contamination: Share,  # at the first cut
+    recall: Proportion,  # at the first cut
+    contamination: Proportion,  # at the first cut
     recipe: AnchorRecipe,
 ) -> tuple[bool | None, str]:  # passed, None where it was not tested, and one line
     """The seeds' rule: recall above one half with contamination below one fifth; without impostors nothing was tested, and that is no pass
 
     Parameters
     ----------
-    recall : Share
+    recall : Proportion
         at the first cut
-    contamination : Share
+    contamination : Proportion
         at the first cut
     recipe : AnchorRecipe
 

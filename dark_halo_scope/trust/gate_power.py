@@ -78,7 +78,7 @@ class Power:
 def size_caught(
     sizes: Sequence[float],  # ladder of fault sizes, by growing magnitude
     caught: Sequence[float],  # share caught at each
-    wanted: float = 0.8,
+    target: float = 0.8,
 ) -> float:  # nan if the ladder does not reach it
     """The size at which the share caught first reaches what is wanted, by linear interpolation
 
@@ -88,18 +88,18 @@ def size_caught(
         ladder of fault sizes, by growing magnitude
     caught : Sequence[float]
         share caught at each
-    wanted : float, default 0.8
+    target : float, default 0.8
 
     Returns
     -------
     float
         nan if the ladder does not reach it
     """
-    before = (0.0, 0.0)
+    previous = (0.0, 0.0)
     for size, share in zip(sizes, caught):
-        if share >= wanted:
-            return float(before[0] + (size - before[0]) * (wanted - before[1]) / max(share - before[1], 1e-12))
-        before = (size, share)
+        if share >= target:
+            return float(previous[0] + (size - previous[0]) * (target - previous[1]) / max(share - previous[1], 1e-12))
+        previous = (size, share)
     return float("nan")
 
 # %% ../../nbs/trust/gate_power.ipynb #39e37528
@@ -109,7 +109,7 @@ def power_of(
     null: Sequence[GateResult],  # the gate on sound sets
     fault: str,  # what is planted, with its unit
     sizes: Sequence[float],  # ladder of sizes, by growing magnitude
-    judged: Callable[[int, float, int], GateResult],  # step of the ladder from 1, size, number of the draw: the gate on a faulty set
+    gate_result: Callable[[int, float, int], GateResult],  # step of the ladder from 1, size, number of the draw: the gate on a faulty set
     fault_draws: int = 50,  # sets per size
 ) -> Power:
     """One gate's false alarms and its reach
@@ -125,7 +125,7 @@ def power_of(
         what is planted, with its unit
     sizes : Sequence[float]
         ladder of sizes, by growing magnitude
-    judged : Callable[[int, float, int], GateResult]
+    gate_result : Callable[[int, float, int], GateResult]
         step of the ladder from 1, size, number of the draw: the gate on a faulty set
     fault_draws : int, default 50
         sets per size
@@ -134,7 +134,7 @@ def power_of(
     -------
     Power
     """
-    caught = tuple(float(np.mean([judged(j, size, i).passed is False for i in range(fault_draws)])) for j, size in enumerate(sizes, 1))
+    caught = tuple(float(np.mean([gate_result(j, size, i).passed is False for i in range(fault_draws)])) for j, size in enumerate(sizes, 1))
     values, alarms = np.array([n.value for n in null]), sum(n.passed is False for n in null)
     reach = size_caught(sizes, caught)
     return Power(gate, hosts, len(null), alarms, float(values.mean()), float(values.std()), fault, tuple(sizes), caught, reach)
@@ -179,8 +179,8 @@ def power_table(
         for s in (toy_product(np.random.default_rng((seed, i)), hosts, n_pix=n_pix) for i in range(draws))
     ]
     for g, null in zip(names, zip(*sound)):
-        kind, own = PLANTED[g]
-        sizes = (ladders or {}).get(g, own)
+        kind, default_sizes = PLANTED[g]
+        sizes = (ladders or {}).get(g, default_sizes)
 
         def judged(step: int, size: float, i: int, g: str = g, kind: str = kind) -> GateResult:
             return GATES[g](toy_product(np.random.default_rng((seed, step, i)), hosts, kind, size, n_pix), recipe)
@@ -216,8 +216,8 @@ def score_power(
     """
     sound = [{r.name: r for r in run_score_gates(*toy_scores(np.random.default_rng((seed, i)), n))} for i in range(draws)]
     out = []
-    for g, (kind, own) in SCORES_PLANTED.items():
-        sizes = (ladders or {}).get(g, own)
+    for g, (kind, default_sizes) in SCORES_PLANTED.items():
+        sizes = (ladders or {}).get(g, default_sizes)
 
         def judged(step: int, size: float, i: int, g: str = g, kind: str = kind) -> GateResult:
             results = run_score_gates(*toy_scores(np.random.default_rng((seed, step, i)), n, kind, size))
@@ -242,7 +242,7 @@ def scaled_reach(
     gate: str,
     fault80: float,  # smallest size caught four times in five
     hosts: int,  # among so many of each class
-    more: int,  # hosts for which it is wanted
+    n_wanted: int,  # hosts for which it is wanted
 ) -> float:  # as `fault80`
     """The smallest fault caught among more hosts, if nothing but their number decided
 
@@ -253,7 +253,7 @@ def scaled_reach(
         smallest size caught four times in five
     hosts : int
         among so many of each class
-    more : int
+    n_wanted : int
         hosts for which it is wanted
 
     Returns
@@ -261,5 +261,5 @@ def scaled_reach(
     float
         as `fault80`
     """
-    ratio = hosts / more
+    ratio = hosts / n_wanted
     return fault80 * (1.0 if gate in BY_ALLOWANCE else ratio if gate in BY_NUMBER else ratio**0.5)

@@ -53,10 +53,10 @@ def append_entry(
     bool
         False when this very result is in it already
     """
-    before = [e for e in entries(path) if (e["evaluation"], e["identity"]) == (entry["evaluation"], entry["identity"])]
-    if any(e.get("result") == entry.get("result") and e.get("spoils") == entry.get("spoils") for e in before):
+    earlier = [e for e in entries(path) if (e["evaluation"], e["identity"]) == (entry["evaluation"], entry["identity"])]
+    if any(e.get("result") == entry.get("result") and e.get("spoils") == entry.get("spoils") for e in earlier):
         return False
-    dated = {"date": time.strftime("%Y-%m-%d", time.gmtime()), **entry} | ({"repeat": len(before)} if before else {})
+    dated = {"date": time.strftime("%Y-%m-%d", time.gmtime()), **entry} | ({"repeat": len(earlier)} if earlier else {})
     with Path(path).open("a") as file:
         file.write(json.dumps(dated) + "\n")
     return True
@@ -143,8 +143,8 @@ def why_spoilt(
     str
         Empty: nothing is known against it
     """
-    named = {k: entry[k] for k in ("date", "evaluation", "identity")} if not entry.get("repeat") else None
-    return next((e["result"]["why"] for e in ledger if e.get("spoils") and e["spoils"] == named), "")
+    spoilt = {k: entry[k] for k in ("date", "evaluation", "identity")} if not entry.get("repeat") else None
+    return next((e["result"]["why"] for e in ledger if e.get("spoils") and e["spoils"] == spoilt), "")
 
 # %% ../../nbs/trust/ledger.ipynb #3f8d0154
 def default_ledger() -> Path | None:  # None outside a checkout: an installed package keeps no ledger

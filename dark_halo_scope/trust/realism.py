@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RING_EDGES', 'ellipse', 'ring_index', 'host_model', 'arc_patch', 'opposite', 'painted_out', 'arc_shape', 'arc_shapes',
-           'radial_features', 'fold_of', 'ridge_scores', 'Probe', 'probe', 'frechet_distance', 'realism_gate',
-           'realism_power', 'leading_components', 'embedding_probe']
+           'radial_features', 'fold_of', 'ridge_scores', 'RealismProbe', 'realism_probe', 'frechet_distance',
+           'realism_gate', 'realism_power', 'leading_components', 'embedding_probe']
 
 # %% ../../nbs/trust/realism.ipynb #73c3c2aa
 from collections.abc import Sequence
@@ -45,8 +45,8 @@ def ellipse(
     weight = np.clip(light - np.median(light[(np.hypot(x, y) > radius) & (np.hypot(x, y) <= radius + 2)]), 0, None) * inside
     total = max(weight.sum(), 1e-30)
     xx, yy, xy = (weight * x * x).sum() / total, (weight * y * y).sum() / total, (weight * x * y).sum() / total
-    spread = np.hypot(xx - yy, 2 * xy)
-    ratio = np.sqrt(max((xx + yy - spread) / max(xx + yy + spread, 1e-30), 0.16))
+    anisotropy = np.hypot(xx - yy, 2 * xy)
+    ratio = np.sqrt(max((xx + yy - anisotropy) / max(xx + yy + anisotropy, 1e-30), 0.16))
     return float(ratio), float(0.5 * np.arctan2(2 * xy, xx - yy))
 
 # %% ../../nbs/trust/realism.ipynb #6a15d693
@@ -139,26 +139,26 @@ def arc_patch(
         (y, x) boolean; empty when nothing stands out
     """
     model, _ = host_model(image)
-    left = image - model
+    residual = image - model
     n_pix = image.shape[-1]
     y, x = np.mgrid[:n_pix, :n_pix] - (n_pix - 1) / 2
     r = np.hypot(x, y)
     far = (r > 32) & (r < 48)
-    low, high = np.percentile(left[:, far], [16, 84], axis=1)  # a bright neighbour moves these little
-    noise = np.maximum((high - low) / 2, 1e-3 * left.max())[:, None, None]
-    score = ndimage.gaussian_filter((left[:2] / noise[:2]).sum(0), 1.2)
+    low, high = np.percentile(residual[:, far], [16, 84], axis=1)  # a bright neighbour moves these little
+    noise = np.maximum((high - low) / 2, 1e-3 * residual.max())[:, None, None]
+    score = ndimage.gaussian_filter((residual[:2] / noise[:2]).sum(0), 1.2)
     labels, _ = ndimage.label(
         (score > sigma * max(np.diff(np.percentile(score[far], [16, 84]))[0] / 2, 1e-9)) & (r >= inner) & (r <= outer)
     )
     core = r < 4
-    blue = left[0] - left[2] * model[0][core].sum() / max(model[2][core].sum(), 1e-9)
+    blue = residual[0] - residual[2] * model[0][core].sum() / max(model[2][core].sum(), 1e-9)
     numbers = np.arange(1, labels.max() + 1)
     if not len(numbers):
         return np.zeros(r.shape, bool)
-    chosen = labels == numbers[np.argmax(ndimage.sum(np.clip(blue, 0, None) + 0.5 * blue, labels, numbers))]
-    peak = np.unravel_index(np.argmax(np.where(chosen, score, -np.inf)), r.shape)
+    brightest = labels == numbers[np.argmax(ndimage.sum(np.clip(blue, 0, None) + 0.5 * blue, labels, numbers))]
+    peak = np.unravel_index(np.argmax(np.where(brightest, score, -np.inf)), r.shape)
     same_side = x * x[peak] + y * y[peak] > 0
-    return ndimage.binary_dilation(chosen & same_side, iterations=2) & (r >= inner - 1) & same_side
+    return ndimage.binary_dilation(brightest & same_side, iterations=2) & (r >= inner - 1) & same_side
 
 # %% ../../nbs/trust/realism.ipynb #1002c2b3
 def opposite(
@@ -203,11 +203,11 @@ def painted_out(
     if not patch.any():
         return image.copy()
     model, rings = host_model(image, without=patch)
-    out, left = image.copy(), image - model
+    out, residual = image.copy(), image - model
     for ring in np.unique(rings[patch]):
         hole, donors = np.argwhere(patch & (rings == ring)), np.argwhere(~patch & (np.abs(rings - ring) <= 1))
         from_y, from_x = donors[generator.integers(len(donors), size=len(hole))].T
-        out[:, hole[:, 0], hole[:, 1]] = model[:, hole[:, 0], hole[:, 1]] + left[:, from_y, from_x]
+        out[:, hole[:, 0], hole[:, 1]] = model[:, hole[:, 0], hole[:, 1]] + residual[:, from_y, from_x]
     return np.clip(out, 0, None) if image.min() >= 0 else out
 
 # %% ../../nbs/trust/realism.ipynb #a4acf421
@@ -233,15 +233,15 @@ def arc_shape(
         radius, tangential, radial [arcsec, the last two as rms], g_over_r, r_over_z, contrast (arc over host in r)
     """
     model, _ = host_model(image, without=patch)
-    left = np.clip(image - model, 0, None) * patch
+    residual = np.clip(image - model, 0, None) * patch
     n_pix = image.shape[-1]
     y, x = np.mgrid[:n_pix, :n_pix] - (n_pix - 1) / 2
-    weight = left[1] / max(left[1].sum(), 1e-30)
+    weight = residual[1] / max(residual[1].sum(), 1e-30)
     r = np.hypot(x, y)
     centre = np.arctan2((weight * y).sum(), (weight * x).sum())
     angle = np.angle(np.exp(1j * (np.arctan2(y, x) - centre)))
     radius = float((weight * r).sum())
-    total = left.sum((1, 2))
+    total = residual.sum((1, 2))
     return {
         "radius": radius * pixscale,
         "tangential": float(np.sqrt((weight * angle**2).sum())) * radius * pixscale,
@@ -278,11 +278,11 @@ def arc_shapes(
         arcs: none stands out in {len(frames)} frames; expected at least one
     """
     patches = [arc_patch(frame) for frame in frames]
-    found = [arc_shape(frame, patch, pixscale) for frame, patch in zip(frames, patches) if patch.any()]
-    if not found:
+    shapes = [arc_shape(frame, patch, pixscale) for frame, patch in zip(frames, patches) if patch.any()]
+    if not shapes:
         raise BadInput(f"arcs: none stands out in {len(frames)} frames; expected at least one")
-    quartiles = {name: np.percentile([f[name] for f in found], [25, 50, 75]) for name in found[0]}
-    return {name: (float(a), float(b), float(c)) for name, (a, b, c) in quartiles.items()} | {"found": (len(found) / len(frames),) * 3}
+    quartiles = {name: np.percentile([f[name] for f in shapes], [25, 50, 75]) for name in shapes[0]}
+    return {name: (float(a), float(b), float(c)) for name, (a, b, c) in quartiles.items()} | {"found": (len(shapes) / len(frames),) * 3}
 
 # %% ../../nbs/trust/realism.ipynb #440dc2cd
 RING_EDGES = (0.0, 2.0, 4.0, 6.0, 8.0, 11.0, 14.0, 18.0, 24.0, 32.0)  # [pixel]
@@ -375,16 +375,16 @@ def ridge_scores(
     """
     out = np.empty(labels.shape, float)
     for k in np.unique(fold):
-        seen = fold != k
-        centre, scale = features[seen].mean(0), features[seen].std(0) + 1e-9
-        train, test = (features[seen] - centre) / scale, (features[~seen] - centre) / scale
-        target = labels[seen] - labels[seen].mean(0)
-        out[~seen] = test @ linalg.solve(train.T @ train + penalty * np.eye(train.shape[1]), train.T @ target, assume_a="pos")
+        in_training = fold != k
+        centre, scale = features[in_training].mean(0), features[in_training].std(0) + 1e-9
+        train, test = (features[in_training] - centre) / scale, (features[~in_training] - centre) / scale
+        target = labels[in_training] - labels[in_training].mean(0)
+        out[~in_training] = test @ linalg.solve(train.T @ train + penalty * np.eye(train.shape[1]), train.T @ target, assume_a="pos")
     return out
 
 # %% ../../nbs/trust/realism.ipynb #91c24312
 @dataclass(frozen=True)
-class Probe:
+class RealismProbe:
     """How well a linear rule tells two sets of stamps apart
 
     Attributes
@@ -412,14 +412,14 @@ class Probe:
     ranked: tuple[tuple[str, float], ...]  # The features that tell most alone, with their AUC
 
 
-def probe(
+def realism_probe(
     features: np.ndarray,  # (n, k)
     labels: np.ndarray,  # (n,) 0 or 1
     groups: np.ndarray,  # (n,) integer identity of the host
     names: Sequence[str],  # (k,) names of the features
     n_folds: int = 5,
     n_permutations: int = 500,
-) -> Probe:
+) -> RealismProbe:
     """The linear probe, grouped by host; raises BadInput when a class is missing
 
     Parameters
@@ -437,7 +437,7 @@ def probe(
 
     Returns
     -------
-    Probe
+    RealismProbe
 
     Raises
     ------
@@ -453,10 +453,10 @@ def probe(
     measured = auroc(scores[:, 0], labels, groups)
     null = np.array([_auc(scores[:, i], permuted[:, i]) for i in range(1, n_permutations + 1)])
     beyond = (np.abs(null - 0.5) >= abs(measured.value - 0.5)).sum()
-    alone = np.array([_auc(column, labels) for column in features.T])
-    top = np.argsort(-np.abs(alone - 0.5), kind="stable")[:8]
-    return Probe(measured.value, measured.lo, measured.hi, float((1 + beyond) / (1 + n_permutations)), (measured.n_pos, measured.n_neg),
-                 (measured.hosts_pos, measured.hosts_neg), tuple((names[i], float(alone[i])) for i in top))  # fmt: skip
+    feature_aurocs = np.array([_auc(column, labels) for column in features.T])
+    top = np.argsort(-np.abs(feature_aurocs - 0.5), kind="stable")[:8]
+    return RealismProbe(measured.value, measured.lo, measured.hi, float((1 + beyond) / (1 + n_permutations)), (measured.n_pos, measured.n_neg),
+                 (measured.hosts_pos, measured.hosts_neg), tuple((names[i], float(feature_aurocs[i])) for i in top))  # fmt: skip
 
 # %% ../../nbs/trust/realism.ipynb #3febe183
 def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -468,15 +468,15 @@ def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 def _permuted(labels: np.ndarray, groups: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     "Labels permuted inside hosts that have both, and between hosts that have one"
-    hosts, at = np.unique(groups, return_inverse=True)
-    share = np.bincount(at, labels) / np.bincount(at)
+    hosts, host_index = np.unique(groups, return_inverse=True)
+    share = np.bincount(host_index, labels) / np.bincount(host_index)
     out = labels.copy()
     pure = np.flatnonzero((share == 0) | (share == 1))
     shuffled = np.zeros(len(hosts), int)
     shuffled[pure] = generator.permutation(share[pure].astype(int))
-    out[np.isin(at, pure)] = shuffled[at[np.isin(at, pure)]]
+    out[np.isin(host_index, pure)] = shuffled[host_index[np.isin(host_index, pure)]]
     for host in np.flatnonzero((share > 0) & (share < 1)):
-        rows = np.flatnonzero(at == host)
+        rows = np.flatnonzero(host_index == host)
         out[rows] = generator.permutation(labels[rows])
     return out
 
@@ -501,19 +501,19 @@ def frechet_distance(
     -------
     float
     """
-    both = np.concatenate([first, second])
-    both = (both - both.mean(0)) / (both.std(0) + 1e-9)
-    _, size, axes = np.linalg.svd(both, full_matrices=False)
-    kept = both @ axes[:dimensions].T / (size[:dimensions] / np.sqrt(len(both)))
-    a, b = kept[: len(first)], kept[len(first) :]
+    pooled = np.concatenate([first, second])
+    pooled = (pooled - pooled.mean(0)) / (pooled.std(0) + 1e-9)
+    _, size, axes = np.linalg.svd(pooled, full_matrices=False)
+    projected = pooled @ axes[:dimensions].T / (size[:dimensions] / np.sqrt(len(pooled)))
+    a, b = projected[: len(first)], projected[len(first) :]
     c1, c2 = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = np.sqrt(np.clip(np.linalg.eigvals(c1 @ c2).real, 0, None)).sum()
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * root)
 
 # %% ../../nbs/trust/realism.ipynb #478407eb
 def realism_gate(
-    matched: Probe,  # Real frames against the same frames with an arc of ours
-    bare: Probe | None = None,  # Real frames against galaxies without any arc
+    matched: RealismProbe,  # Real frames against the same frames with an arc of ours
+    bare: RealismProbe | None = None,  # Real frames against galaxies without any arc
     frechet: float = float("nan"),  # Of the matched sets, see `frechet_distance`
     limit: float = 0.7,  # AUC
     alpha: float = 0.001,  # Chance of a false alarm: the probe must have been asked for at least 1 / alpha - 1 permutations
@@ -523,9 +523,9 @@ def realism_gate(
 
     Parameters
     ----------
-    matched : Probe
+    matched : RealismProbe
         Real frames against the same frames with an arc of ours
-    bare : Probe | None, default None
+    bare : RealismProbe | None, default None
         Real frames against galaxies without any arc
     frechet : float, default float('nan')
         Of the matched sets, see `frechet_distance`
@@ -539,15 +539,19 @@ def realism_gate(
     -------
     GateResult
     """
-    bad = matched.auc > limit and matched.lo > 0.5 and matched.p_value <= alpha * 1.0001
+    failed = matched.auc > limit and matched.lo > 0.5 and matched.p_value <= alpha * 1.0001
     telling = ", ".join(f"{f} ({a:.2f})" for f, a in matched.ranked[:3])
     why = (
         f"AUC {matched.auc:.3f} [{matched.lo:.3f}, {matched.hi:.3f}], p {matched.p_value:.3g}, on {matched.n[0]} real frames and {matched.n[1]} of ours, "
         f"{matched.hosts[0]} hosts; allowed {limit:g}; most telling alone: {telling}"
     )
-    beside = {} if bare is None else {"real or bare galaxies": bare.auc}
-    curve = {"features": [[f, a] for f, a in matched.ranked], "references": {"limit": limit, "chance": 0.5} | beside, "frechet": frechet}
-    return GateResult(name, matched.auc, (matched.lo, matched.hi), limit, not bad, why, curve)
+    bare_reference = {} if bare is None else {"real or bare galaxies": bare.auc}
+    curve = {
+        "features": [[f, a] for f, a in matched.ranked],
+        "references": {"limit": limit, "chance": 0.5} | bare_reference,
+        "frechet": frechet,
+    }
+    return GateResult(name, matched.auc, (matched.lo, matched.hi), limit, not failed, why, curve)
 
 # %% ../../nbs/trust/realism.ipynb #abb5f2b4
 def realism_power(
@@ -581,11 +585,11 @@ def realism_power(
 
     def judged(step: int, size: float, i: int) -> GateResult:
         r = np.random.default_rng((seed, step, i))
-        told = r.normal(size=(hosts, n_features))[host] + r.normal(size=(len(host), n_features))
-        told[:, 0] += size * np.sqrt(2) * label
-        quick = realism_gate(probe(told, label, host, names, n_permutations=0), alpha=1.0)
+        features = r.normal(size=(hosts, n_features))[host] + r.normal(size=(len(host), n_features))
+        features[:, 0] += size * np.sqrt(2) * label
+        quick = realism_gate(realism_probe(features, label, host, names, n_permutations=0), alpha=1.0)
         # Permutations decide only where AUC and interval have not: most sound sets need none.
-        return quick if quick.passed else realism_gate(probe(told, label, host, names, n_permutations=999))
+        return quick if quick.passed else realism_gate(realism_probe(features, label, host, names, n_permutations=999))
 
     null = [judged(0, 0.0, i) for i in range(draws)]
     return power_of("realism", hosts, null, "telling: difference of one feature, in its standard deviation", sizes, judged, fault_draws)
@@ -622,7 +626,7 @@ def embedding_probe(
     groups: np.ndarray,  # (n,) integer identity of the host
     components: int = 16,  # Leading components of the features that the probe is given
     n_permutations: int = 999,
-) -> Probe:
+) -> RealismProbe:
     """The linear probe on a network's features before its last layer, grouped by host
 
     Parameters
@@ -641,7 +645,7 @@ def embedding_probe(
 
     Returns
     -------
-    Probe
+    RealismProbe
     """
     from dark_halo_scope.learning.attribution import embeddings
     from dark_halo_scope.learning.checkpoints import load_model
@@ -649,4 +653,4 @@ def embedding_probe(
     model, recipe, _ = load_model(checkpoint)
     features = leading_components(embeddings(model, recipe, images), min(components, len(np.unique(groups)) // 2))
     names = [f"component {i + 1}" for i in range(features.shape[1])]
-    return probe(features, labels, groups, names, n_permutations=n_permutations)
+    return realism_probe(features, labels, groups, names, n_permutations=n_permutations)

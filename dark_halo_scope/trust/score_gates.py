@@ -100,8 +100,8 @@ def invisible_gate(
         return not_checked("invisible arcs", f"{int(hidden.sum())} painted stamps with arc S/N 0, 10 needed")
     k, n = int((p[hidden] >= 0.5).sum()), int(hidden.sum())
     lo, hi = clopper_pearson(k, n, 1 - 2 * recipe.alpha)
-    other = float((p[~np.asarray(labels, bool)] >= 0.5).mean())
-    why = f"{k} of {n} painted stamps with arc S/N 0 are called lenses, and {other:.1%} of the controls; below 60 % wanted"
+    control_rate = float((p[~np.asarray(labels, bool)] >= 0.5).mean())
+    why = f"{k} of {n} painted stamps with arc S/N 0 are called lenses, and {control_rate:.1%} of the controls; below 60 % wanted"
     return GateResult("invisible arcs", k / n, (float(lo), float(hi)), 0.6, k / n < 0.6, why)
 
 # %% ../../nbs/trust/score_gates.ipynb #321b43b7
@@ -131,11 +131,11 @@ def brick_gate(
     -------
     GateResult
     """
-    areas, spread = brick_aurocs(logit, labels, brick, smallest, hosts)
-    if np.isnan(spread):
+    areas, scatter = brick_aurocs(logit, labels, brick, smallest, hosts)
+    if np.isnan(scatter):
         return not_checked("bricks", f"{len(areas)} bricks with {smallest} stamps of each class, 3 needed")
-    why = f"AUROC over {len(areas)} bricks: {min(areas):.3f} to {max(areas):.3f}, spread {spread:.3f} beyond sampling, below .05 wanted"
-    return GateResult("bricks", spread, (0.0, float(np.std(areas, ddof=1))), 0.05, spread < 0.05, why, {"auroc": areas.tolist()})
+    why = f"AUROC over {len(areas)} bricks: {min(areas):.3f} to {max(areas):.3f}, spread {scatter:.3f} beyond sampling, below .05 wanted"
+    return GateResult("bricks", scatter, (0.0, float(np.std(areas, ddof=1))), 0.05, scatter < 0.05, why, {"auroc": areas.tolist()})
 
 # %% ../../nbs/trust/score_gates.ipynb #c0e7c3b5
 def physics_gate(
@@ -167,9 +167,11 @@ def physics_gate(
     if len(rows) < 2:
         return not_checked("physics", f"{len(rows)} strata of theta_E with 20 lenses, 2 needed")
     falls = [(b["auroc"] - a["auroc"], a["lo"] > b["hi"]) for a, b in zip(rows, rows[1:])]
-    worst = min(f[0] for f in falls)
+    smallest_fall = min(f[0] for f in falls)
     why = ", ".join(f"{r['theta_E']}: {r['auroc']:.3f}" for r in rows)
-    return GateResult("physics", worst, (worst, worst), 0.0, not any(f[1] for f in falls), f"AUROC {why}", {"strata": rows})
+    return GateResult(
+        "physics", smallest_fall, (smallest_fall, smallest_fall), 0.0, not any(f[1] for f in falls), f"AUROC {why}", {"strata": rows}
+    )
 
 # %% ../../nbs/trust/score_gates.ipynb #be98658f
 def run_score_gates(
@@ -244,8 +246,8 @@ def toy_scores(
     """
     y, hidden = rng.random(n) < 0.5, rng.random(n) < 0.05
     theta, brick = np.where(y, rng.uniform(0.5, 3, n), 0), rng.integers(0, 20, n)
-    seen = y & (~hidden | (rng.random(n) < size * (fault == "shortcut")))
-    x = rng.normal(np.where(seen, 1.5, -1.5), 1.0)
+    detected = y & (~hidden | (rng.random(n) < size * (fault == "shortcut")))
+    x = rng.normal(np.where(detected, 1.5, -1.5), 1.0)
     x += np.where(y, rng.normal(0, 1, 20)[brick], 0) * size * (fault == "bricks") - size * (fault == "backwards") * (theta >= 2)
     logit = 3 * x * (1 + size * (fault == "overconfident"))
     if fault == "rounded":

@@ -30,7 +30,7 @@ from dark_halo_scope.run.phases import load_recipe
 from dark_halo_scope.stamps.codec import parquet_options
 from dark_halo_scope.stamps.reader import Reader, Reading, StampSet, build_index
 from dark_halo_scope.survey.coadds import read_cutouts
-from dark_halo_scope.survey.sweeps import read_table as read_sweep
+from dark_halo_scope.survey.sweeps import read_fits_columns as read_sweep
 
 from ..stamp_toys import toy_table
 from ..test_lensing_cosmos import galaxy, write_sample
@@ -46,7 +46,7 @@ class Kind:
     text: bool = False  # Whether people write it
     says: Callable[[bytes, Any], bool] | None = None  # For what carries no digest: whether this came out because the damaged text says so
     named: Callable[[Path], Path] = lambda path: path  # What a refusal names
-    blind: bool = False  # Nothing tells that a number was changed: a release as the survey serves it, without checksums
+    blind: float = 0.0  # Share of copies at most in which nothing tells of a change: a release as the survey serves it, without checksums
 
 
 def hashed(*arrays: Any) -> str:
@@ -288,9 +288,11 @@ KINDS = {
     "coadd image": Kind(coadd("image", "r"), read_coadd),
     "mask": Kind(coadd("maskbits", None), read_coadd),
     "sweep": Kind(make_sweep, rows_of_sweep),
-    "bare image": Kind(coadd("image", "r", False), read_coadd, blind=True),
-    "bare mask": Kind(coadd("maskbits", None, False), read_coadd, blind=True),
-    "bare sweep": Kind(bare_sweep, rows_of_sweep, blind=True),
+    "bare image": Kind(coadd("image", "r", False), read_coadd, blind=0.06),
+    "bare invvar": Kind(coadd("invvar", "r", False), read_coadd, blind=0.06),
+    "bare psfsize": Kind(coadd("psfsize", "r", False), read_coadd),
+    "bare mask": Kind(coadd("maskbits", None, False), read_coadd, blind=0.02),
+    "bare sweep": Kind(bare_sweep, rows_of_sweep, blind=0.3),
     "plan": Kind(make_plan, read_plan),
     "plan, large": Kind(make_plan, as_large(read_plan)),
     "stamps": Kind(make_stamps, read_stamps),

@@ -1,5 +1,9 @@
 "What a reader does with a damaged file"
 
+import datetime
+import json
+import os
+import platform
 import signal
 import tempfile
 import time
@@ -98,3 +102,12 @@ def table(results: dict[str, Found]) -> str:
     for name, found in results.items():
         lines.append(f"{name:14}" + "".join(f"{found.counts[word]:>12}" for word in (*GOOD, *BAD)) + f"{found.seconds:>10.1f}")
     return "\n".join(lines)
+
+
+def write_receipt(path: Path, results: dict[str, Found], n: int, first: int) -> None:
+    "Keeps the counts of each kind, with when and where they were made"
+    kept = json.loads(path.read_text()) if path.exists() else {"made_by": "python -m tests.fuzz", "kinds": {}}
+    made = {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    for name, found in results.items():
+        kept["kinds"][name] = made | {"copies": n, "first": first} | found.counts
+    path.write_text(json.dumps(kept, indent=1) + "\n")
