@@ -716,15 +716,15 @@ def combined_scores(
 # %% ../../nbs/bench/lens_trials.ipynb #aeb09d88
 def look_alike_facts(
     rows: Sequence[dict[str, Any]],
-    allowed: Sequence[float] = (1.0, 0.1, 0.01),  # Shares of look-alikes that the network lets pass at its thresholds; 1: everything
+    allowed: float = 0.1,  # Share of look-alikes that the network lets pass at its threshold
 ) -> dict[str, Any]:
-    """ROC of lens model, network and both, by kind of look-alike, and what the verdict removes at the network's thresholds
+    """ROC of lens model, network and both, by kind of look-alike, and what the verdict removes with no network, at its threshold and at a tenth of it
 
     Parameters
     ----------
     rows : Sequence[dict[str, Any]]
-    allowed : Sequence[float], default (1.0, 0.1, 0.01)
-        Shares of look-alikes that the network lets pass at its thresholds; 1: everything
+    allowed : float, default 0.1
+        Share of look-alikes that the network lets pass at its threshold
 
     Returns
     -------
@@ -743,7 +743,10 @@ def look_alike_facts(
     every = np.array([r["kind"] for r in rows])
     logit, rejected = np.array([r["logit"] for r in rows]), np.array([r["verdict"] == "rival preferred" for r in rows])
     look = np.isin(every, LOOKS)
-    out["after the network"] = [after_network(logit, every == "lens", look, rejected, share) for share in allowed]
+    out["after the network"] = [after_network(logit, every == "lens", look, rejected, share) for share in (1.0, allowed, allowed / 10)]
+    at = out["after the network"][1]
+    out |= {"false positives rejected": at["false_positives_rejected"], "lenses lost": at["lenses_lost"]}
+    out["network threshold"] = {k: at[k] for k in ("fpr", "logit", "tpr")}
     out["verdicts"] = {
         k: {v: sum(r["kind"] == k and r["verdict"] == v for r in rows) for v in ("lens preferred", "rival preferred", "cannot tell")}
         for k in dict.fromkeys(every.tolist())
@@ -778,8 +781,10 @@ def after_network(
     dict[str, Any]
         fpr, logit, tpr; false_positives_rejected and lenses_lost, each k, n and a 95 % interval
     """
-    passing = logit >= np.quantile(logit[is_look_alike], 1 - fpr, method="higher") if fpr < 1 else np.ones(len(logit), bool)
-    out: dict[str, Any] = {"fpr": fpr, "logit": float(logit[passing].min()), "tpr": float(passing[is_lens].mean())}
+    threshold = float(np.quantile(logit[is_look_alike], 1 - fpr)) if fpr < 1 else -np.inf
+    passing = logit > threshold
+    tpr = float((passing & is_lens).sum() / max(is_lens.sum(), 1))
+    out: dict[str, Any] = {"fpr": fpr, "logit": max(threshold, float(logit.min())), "tpr": tpr}
     for name, some in (("false_positives_rejected", is_look_alike), ("lenses_lost", is_lens)):
         k, n = int((some & passing & rejected).sum()), int((some & passing).sum())
         out[name] = {"k": k, "n": n, "interval": [round(float(v), 3) for v in clopper_pearson(k, n)] if n else None}

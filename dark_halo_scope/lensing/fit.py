@@ -176,7 +176,7 @@ def reasons(
     centre: tuple[float, float],  # Of the host [arcsec]
     alone: bool = False,  # The rival is the host and nothing else
     bluer: float = math.inf,  # From `bluer_than_host` [mag]
-    least_bluer: float = 0.4,
+    least_bluer: float | None = None,  # [mag]; None: any colour will do
 ) -> list[str]:  # Empty where nothing stands in the way
     """Why the pixels may be unable to decide
 
@@ -194,7 +194,8 @@ def reasons(
         The rival is the host and nothing else
     bluer : float, default math.inf
         From `bluer_than_host` [mag]
-    least_bluer : float, default 0.4
+    least_bluer : float | None, default None
+        [mag]; None: any colour will do
 
     Returns
     -------
@@ -204,7 +205,7 @@ def reasons(
     out = []
     if arc_snr < 8:
         out.append(f"{'too faint, no arc is seen' if alone else 'too faint'} (arc S/N {arc_snr:.1f})")
-    elif bluer < least_bluer:
+    elif least_bluer is not None and bluer < least_bluer:
         out.append(f"as red as the host (bluer by {bluer:.1f} mag)")
     r = radius_from(stamp.image.shape[-1], stamp.pixscale, np.array(centre[:1]), np.array(centre[1:]))[0]
     ring = np.abs(r - theta_E) < 0.6

@@ -276,7 +276,8 @@ def fit_host(
     small = np.exp(model.parts[0].values[2]) < STAR_SIZE * stamp.psf.fwhm.min() or (
         len(model.parts) == 1 and model.parts[0].values[2] < -2.2
     )
-    inside = replace(inside, shared=errors_of_host(inside, model, recipe))
+    if recipe.uneven or recipe.psf_error:
+        inside = replace(inside, shared=errors_of_host(inside, model, recipe))
     whole = solve(inside, model.parts)
     light = np.einsum("bk,kbp->bp", model.flux.astype(np.float32), whole.columns)
     kept = Solved(model.parts, whole.columns, model.flux, inside.data - light, float(((inside.data - light) ** 2).sum()), model.penalty)

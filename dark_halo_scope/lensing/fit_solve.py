@@ -406,12 +406,12 @@ def evidence_of(
     log_z = -0.5 * model.objective - sum(float(np.log(p.width).sum()) for p in model.parts)
     log_z -= 0.5 * float(np.linalg.slogdet(matrix)[1])
     n_flux = 0
-    # The prior is flat in the light of the image, so a lensed source's flux counts with its magnification.
-    for k, p in enumerate(model.parts):
-        if p.kind == "lensed":
-            log_z += float(np.log(np.maximum(image_light(stamp, model.columns[k]), 1e-3)).sum())
+    magnified = [image_light(stamp, columns) for columns, p in zip(model.columns, model.parts) if p.kind == "lensed"]
     for b in range(len(stamp.data)):
         a = model.columns[:, b].astype(float)
+        # The prior is flat in the light of the image, so a lensed source's flux counts with its magnification.
+        for light in magnified:
+            log_z += float(np.log(max(light[b], 1e-3)))
         diagonal = np.maximum((a * a).sum(1), 1e-3)
         active = model.flux[b] > 0
         log_z += float(np.log(math.sqrt(2 * math.pi) / flux_scale) * len(a) - 0.5 * np.log(diagonal[~active]).sum())
