@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BANDS', 'SKY', 'ELECTRONS', 'TRIALS', 'LOOK_ALIKES', 'KINDS_OF_MOCK', 'LIMIT', 'LOOKS', 'Trial', 'psf_of', 'exposed',
-           'drawn_seeing', 'painted_lens', 'neighbours', 'unlensed', 'lenstronomy_lens_trial', 'fitted', 'run_trial',
-           'run_trials', 'mock_stamps', 'judge_brick', 'judge_mock', 'bias_and_coverage', 'well_seen', 'share_by',
-           'features_of', 'combined_scores', 'look_alike_facts', 'purity_facts', 'trial_facts', 'lens_models_receipt',
+           'drawn_seeing', 'drawn_arc', 'painted_lens', 'neighbours', 'unlensed', 'uneven_galaxy', 'uneven_lens',
+           'layered_light', 'lenstronomy_lens_trial', 'fitted', 'run_trial', 'run_trials', 'mock_stamps', 'judge_brick',
+           'judge_mock', 'bias_and_coverage', 'well_seen', 'share_by', 'features_of', 'combined_scores',
+           'look_alike_facts', 'after_network', 'purity_facts', 'trial_facts', 'lens_models_receipt',
            'read_lens_models']
 
 # %% ../../nbs/bench/lens_trials.ipynb #7b8248ec
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from ..base.draws import rng
 from ..base.errors import BadInput, unknown_name
@@ -26,7 +28,7 @@ from ..base.receipts import read_table
 from ..base.resources import manifest
 from ..base.storage import join
 from ..lensing.fit import LensModel, fit_lens
-from ..lensing.fit_parts import FitRecipe, fit_stamp, lens_of, new_part, paint_parts, source_of
+from ..lensing.fit_parts import FitRecipe, FitStamp, Part, fit_stamp, lens_of, new_part, paint_parts, source_of
 from ..lensing.psf import MoffatPSF, fwhm_per_psfsize
 from ..lensing.render import SersicParams, render_arcs
 from ..lensing.visibility import image_count
@@ -130,6 +132,38 @@ def drawn_seeing(
     """
     return generator.uniform(1.0, 1.7) * np.array([1.11, 1.0, 0.93]) * generator.normal(1, 0.03, 3)
 
+# %% ../../nbs/bench/lens_trials.ipynb #4b054595
+def drawn_arc(
+    generator: np.random.Generator,
+    empty: FitStamp,  # A stamp to paint on
+    part: Part,  # Priors of the lensed part
+) -> tuple[np.ndarray, float, float]:  # Light (band, y, x) of unit flux in r; theta_E [arcsec]; magnification in r
+    """A lensed source over the priors, with two images or more and a magnification of 3 or more
+
+    Parameters
+    ----------
+    generator : np.random.Generator
+    empty : FitStamp
+        A stamp to paint on
+    part : Part
+        Priors of the lensed part
+
+    Returns
+    -------
+    tuple[np.ndarray, float, float]
+        Light (band, y, x) of unit flux in r; theta_E [arcsec]; magnification in r
+    """
+    while True:
+        row = part.middle + part.width * generator.normal(size=13)
+        lens, theta_E = lens_of(row[None]), float(np.exp(row[0]))
+        shape = source_of(row[None], lens)[0, 0]
+        if not 0.5 < theta_E < 4 or image_count(lens, shape[:1], shape[1:2])[0] < 2:
+            continue
+        source = SersicParams(shape[:1], shape[1:2], shape[2:3], shape[3:4], shape[4:5], shape[5:6], np.ones((1, 3)))
+        arc = render_arcs(lens, source, empty.psf)[0]
+        if arc[1].sum() >= 3:
+            return arc / float(arc[1].sum()), theta_E, float(arc[1].sum())
+
 # %% ../../nbs/bench/lens_trials.ipynb #bea36f6b
 def painted_lens(
     seed: int,
@@ -157,25 +191,13 @@ def painted_lens(
     empty = fit_stamp(np.zeros((3, 64, 64)), np.ones((3, 64, 64)), psf_of(psfsize))
     e = generator.normal(0, 0.1, 2)
     host = np.array([*generator.normal(0, 0.05, 2), generator.normal(0.0, 0.3), np.log(3.8) + generator.normal(0, 0.2), *e])
-    part = new_part("lensed", recipe, host[0], host[1], e[0], e[1])
-    while True:
-        row = part.middle + part.width * generator.normal(size=13)
-        lens, theta_E = lens_of(row[None]), np.exp(row[0])
-        shape = source_of(row[None], lens)[0, 0]
-        if not 0.5 < theta_E < 4 or image_count(lens, shape[:1], shape[1:2])[0] < 2:
-            continue
-        arc = render_arcs(
-            lens, SersicParams(shape[:1], shape[1:2], shape[2:3], shape[3:4], shape[4:5], shape[5:6], np.ones((1, 3))), empty.psf
-        )[0]
-        if arc[1].sum() >= 3:
-            break
+    arc, theta_E, magnification = drawn_arc(generator, empty, new_part("lensed", recipe, host[0], host[1], e[0], e[1]))
     host_mag, arc_mag = generator.uniform(17.8, 20.5), generator.uniform(20.0, 23.2)
     colours = 10 ** (-0.4 * np.array([[generator.normal(1.6, 0.15), 0, -generator.normal(0.8, 0.15)], [generator.normal(0.3, 0.25), 0, -generator.normal(0.25, 0.25)]]))  # fmt: skip
     galaxy = paint_parts(empty, "sersic", host)[0] * (10 ** (0.4 * (22.5 - host_mag)) * colours[0])[:, None, None]
-    magnification = float(arc[1].sum())
-    arc = arc / magnification * (10 ** (0.4 * (22.5 - arc_mag)) * colours[1])[:, None, None]
+    arc = arc * (10 ** (0.4 * (22.5 - arc_mag)) * colours[1])[:, None, None]
     light = galaxy + arc + neighbours(generator, empty, crowded)
-    truth = {"theta_E": float(theta_E), "arc_snr": float(np.sqrt((arc**2 / SKY**2).sum())), "arc_mag": arc_mag, "host_mag": host_mag,
+    truth = {"theta_E": theta_E, "arc_snr": float(np.sqrt((arc**2 / SKY**2).sum())), "arc_mag": arc_mag, "host_mag": host_mag,
              "magnification": magnification, "psfsize_r": float(psfsize[1])}  # fmt: skip
     return exposed(light, psfsize, truth, generator)
 
@@ -235,6 +257,103 @@ def unlensed(
     truth = {"theta_E": 0.0, "arc_snr": float(np.sqrt((pasted**2 / SKY**2).sum())), "arc_mag": float(22.5 - 2.5 * np.log10(pasted[1].sum())), "host_mag": host_mag, "magnification": 1.0, "psfsize_r": float(psfsize[1])}  # fmt: skip
     return exposed(light + pasted, psfsize, truth, generator)
 
+# %% ../../nbs/bench/lens_trials.ipynb #91d947b2
+def uneven_galaxy(
+    seed: int,
+    i: int,
+    lensed: bool = False,  # With an arc over the priors of the fit
+    recipe: FitRecipe = FitRecipe(),
+) -> Trial:
+    """A galaxy of many parts, seen with a PSF and a noise that the fit does not know
+
+    Parameters
+    ----------
+    seed : int
+    i : int
+    lensed : bool, default False
+        With an arc over the priors of the fit
+    recipe : FitRecipe, default FitRecipe()
+
+    Returns
+    -------
+    Trial
+    """
+    generator = rng("uneven trial", seed, i)
+    psfsize = drawn_seeing(generator)
+    told, wing = psf_of(psfsize), np.array(generator.uniform(2.6, 4.5))
+    true_psf = MoffatPSF(told.fwhm * generator.normal(1, 0.06) * generator.normal(1, 0.03, 3), wing, includes_pixel=True)
+    empty = fit_stamp(np.zeros((3, 64, 64)), np.ones((3, 64, 64)), true_psf)
+    host_mag, e = generator.uniform(17.8, 20.5), generator.normal(0, 0.12, 2)
+    galaxy, centre = layered_light(generator, empty, host_mag, e)
+    light = galaxy + neighbours(generator, empty, 0.3)
+    truth = {"theta_E": 0.0, "arc_snr": 0.0, "arc_mag": np.inf, "host_mag": host_mag, "magnification": 1.0, "psfsize_r": float(psfsize[1])}
+    if lensed:
+        arc, theta_E, magnification = drawn_arc(generator, empty, new_part("lensed", recipe, *centre, *e))
+        arc_mag = generator.uniform(20.0, 23.2)
+        colour = np.array([-generator.normal(0.3, 0.25), 0, generator.normal(0.25, 0.25)])
+        arc = arc * (10 ** (0.4 * (22.5 - arc_mag + colour)))[:, None, None]
+        light = light + arc
+        truth |= {
+            "theta_E": theta_E,
+            "arc_snr": float(np.sqrt((arc**2 / SKY**2).sum())),
+            "arc_mag": arc_mag,
+            "magnification": magnification,
+        }
+    mixed = ndimage.gaussian_filter(generator.normal(size=light.shape), (0, 0.45, 0.45))
+    noise = mixed / mixed.std((1, 2), keepdims=True) * np.sqrt(SKY**2 + np.maximum(light, 0) / ELECTRONS)
+    invvar = np.broadcast_to(SKY**-2.0 * generator.uniform(0.8, 1.25), light.shape)
+    return Trial((light + noise).astype(np.float32), invvar.astype(np.float32), psfsize, truth)
+
+
+def uneven_lens(seed: int, i: int) -> Trial:
+    "A lens whose host is of many parts"
+    return uneven_galaxy(seed, i, lensed=True)
+
+
+def layered_light(
+    generator: np.random.Generator,
+    empty: FitStamp,  # A stamp to paint on
+    mag: float,  # r
+    e: np.ndarray,  # (2,) mean ellipticity
+) -> tuple[np.ndarray, np.ndarray]:  # Light (band, y, x) [nmgy / pix]; centre (2,) [arcsec]
+    """Bulge, body and envelope, a boxy or discy pair, and now and then a shell and red companions
+
+    Parameters
+    ----------
+    generator : np.random.Generator
+    empty : FitStamp
+        A stamp to paint on
+    mag : float
+        r
+    e : np.ndarray
+        (2,) mean ellipticity
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        Light (band, y, x) [nmgy / pix]; centre (2,) [arcsec]
+    """
+    centre, size = generator.normal(0, 0.05, 2), np.exp(generator.normal(0.0, 0.3))
+    drift, shares = generator.normal(0, 0.15, 2), generator.dirichlet([4, 5, 3])
+    gr, rz = generator.normal(1.6, 0.15), generator.normal(0.8, 0.15)
+    rows, weight = [], []
+    for k, (scale, n, share) in enumerate(zip((0.4, 1.0, 2.5), (3.0, 2.2, 1.2), shares)):
+        at, shape = centre + generator.normal(0, 0.04, 2) * (k > 0), e + drift * (k - 1) + generator.normal(0, 0.04, 2)
+        rows.append([*at, np.log(size * scale), np.log(n), *shape])
+        weight.append(share * 10 ** (-0.4 * np.array([gr - 0.12 * (k - 1), 0, -rz + 0.08 * (k - 1)])))
+    turn, crossed = generator.uniform(0, np.pi), generator.uniform(0.03, 0.12)
+    rows += [[*centre, np.log(size), np.log(1.0), *(s * 0.4 * np.array([np.cos(2 * turn), np.sin(2 * turn)]))] for s in (1, -1)]
+    weight += [crossed / 2 * 10 ** (-0.4 * np.array([gr, 0, -rz]))] * 2
+    for _ in range(generator.poisson(0.8)):
+        r, a = generator.uniform(0.9, 4.0), generator.uniform(0, 2 * np.pi)
+        rows.append([centre[0] + r * np.cos(a), centre[1] + r * np.sin(a), np.log(0.25), np.log(2.0), 0, 0])
+        weight.append(10 ** (0.4 * (mag - generator.uniform(21.3, 23.3))) * 10 ** (-0.4 * np.array([gr, 0, -rz])))
+    light = np.einsum("kb,kbyx->byx", weight, paint_parts(empty, "sersic", rows))
+    if generator.random() < 0.5:
+        row = [*centre, np.log(generator.uniform(1.0, 3.0)), np.log(0.3), generator.uniform(-np.pi, np.pi), np.log(0.6), *e]
+        light += generator.uniform(0.01, 0.04) * paint_parts(empty, "bent", row)[0] * 10 ** (-0.4 * np.array([gr, 0, -rz]))[:, None, None]
+    return light * 10 ** (0.4 * (22.5 - mag)), centre
+
 # %% ../../nbs/bench/lens_trials.ipynb #d1cc67a5
 def lenstronomy_lens_trial(
     seed: int,
@@ -259,7 +378,13 @@ def lenstronomy_lens_trial(
     return exposed(light + arc, psfsize, truth, generator)
 
 
-TRIALS = {"painted": painted_lens, "unlensed": unlensed, "lenstronomy": lenstronomy_lens_trial}
+TRIALS = {
+    "painted": painted_lens,
+    "unlensed": unlensed,
+    "uneven": uneven_galaxy,
+    "uneven lens": uneven_lens,
+    "lenstronomy": lenstronomy_lens_trial,
+}
 
 # %% ../../nbs/bench/lens_trials.ipynb #48b5d8e3
 def fitted(
@@ -593,7 +718,7 @@ def look_alike_facts(
     rows: Sequence[dict[str, Any]],
     allowed: float = 0.1,  # Share of look-alikes that the network lets pass at its threshold
 ) -> dict[str, Any]:
-    """ROC of lens model, network and both, by kind of look-alike, and what the verdict removes at the network's threshold
+    """ROC of lens model, network and both, by kind of look-alike, and what the verdict removes with no network, at its threshold and at a tenth of it
 
     Parameters
     ----------
@@ -618,17 +743,52 @@ def look_alike_facts(
     every = np.array([r["kind"] for r in rows])
     logit, rejected = np.array([r["logit"] for r in rows]), np.array([r["verdict"] == "rival preferred" for r in rows])
     look = np.isin(every, LOOKS)
-    threshold = float(np.quantile(logit[look], 1 - allowed))
-    passing_look, passing_lens = look & (logit > threshold), (every == "lens") & (logit > threshold)
-    for name, passing in (("false positives rejected", passing_look), ("lenses lost", passing_lens)):
-        k, n = int((passing & rejected).sum()), int(passing.sum())
-        out[name] = {"k": k, "n": n, "interval": [round(float(v), 3) for v in clopper_pearson(k, n)] if n else None}
-    out["network threshold"] = {"fpr": allowed, "logit": threshold, "tpr": float((passing_lens.sum()) / max((every == "lens").sum(), 1))}
+    out["after the network"] = [after_network(logit, every == "lens", look, rejected, share) for share in (1.0, allowed, allowed / 10)]
+    at = out["after the network"][1]
+    out |= {"false positives rejected": at["false_positives_rejected"], "lenses lost": at["lenses_lost"]}
+    out["network threshold"] = {k: at[k] for k in ("fpr", "logit", "tpr")}
     out["verdicts"] = {
         k: {v: sum(r["kind"] == k and r["verdict"] == v for r in rows) for v in ("lens preferred", "rival preferred", "cannot tell")}
         for k in dict.fromkeys(every.tolist())
     }
     return out | purity_facts(report, scores)
+
+# %% ../../nbs/bench/lens_trials.ipynb #7988f390
+def after_network(
+    logit: np.ndarray,  # (n,)
+    is_lens: np.ndarray,  # (n,) bool
+    is_look_alike: np.ndarray,  # (n,) bool
+    rejected: np.ndarray,  # (n,) bool, the verdict is "rival preferred"
+    fpr: float,  # Share of look-alikes that the network lets pass
+) -> dict[str, Any]:  # fpr, logit, tpr; false_positives_rejected and lenses_lost, each k, n and a 95 % interval
+    """What the verdict removes of the lenses and look-alikes that pass a network's threshold
+
+    Parameters
+    ----------
+    logit : np.ndarray
+        (n,)
+    is_lens : np.ndarray
+        (n,) bool
+    is_look_alike : np.ndarray
+        (n,) bool
+    rejected : np.ndarray
+        (n,) bool, the verdict is "rival preferred"
+    fpr : float
+        Share of look-alikes that the network lets pass
+
+    Returns
+    -------
+    dict[str, Any]
+        fpr, logit, tpr; false_positives_rejected and lenses_lost, each k, n and a 95 % interval
+    """
+    threshold = float(np.quantile(logit[is_look_alike], 1 - fpr)) if fpr < 1 else -np.inf
+    passing = logit > threshold
+    tpr = float((passing & is_lens).sum() / max(is_lens.sum(), 1))
+    out: dict[str, Any] = {"fpr": fpr, "logit": max(threshold, float(logit.min())), "tpr": tpr}
+    for name, some in (("false_positives_rejected", is_look_alike), ("lenses_lost", is_lens)):
+        k, n = int((some & passing & rejected).sum()), int((some & passing).sum())
+        out[name] = {"k": k, "n": n, "interval": [round(float(v), 3) for v in clopper_pearson(k, n)] if n else None}
+    return out
 
 # %% ../../nbs/bench/lens_trials.ipynb #c607431b
 def purity_facts(

@@ -79,6 +79,8 @@ def candidate_parts(
         name: ("bent", [x, y, np.log(radius), np.log(0.3), angle, np.log(length), 0.0, 0.0])
         for name, length in (("arm", 0.6), ("ring", 2.5))
     }
+    if recipe.ring_wave:
+        starts["ring"] = ("ring", [x, y, np.log(radius), np.log(0.3), 0.0, 0.0, 0.3 * np.cos(angle), 0.3 * np.sin(angle), *4 * [0.0]])
     out = []
     for name in kinds:
         kind, values = starts[name]
@@ -238,7 +240,7 @@ def in_words(
     names = ["a host of " + ("one profile" if len(first) == 1 else f"{len(first)} profiles")]
     counts = {
         "neighbour": sum(p.kind == "sersic" and p.width[0] >= 1 for p in parts),
-        "ring": sum(p.kind == "bent" and p.values[5] > np.log(1.8) for p in parts),
+        "ring": sum(p.kind == "ring" or (p.kind == "bent" and p.values[5] > np.log(1.8)) for p in parts),
         "arm": sum(p.kind == "bent" and p.values[5] <= np.log(1.8) for p in parts),
         "lensed source": sum(p.kind == "lensed" for p in parts),
     }

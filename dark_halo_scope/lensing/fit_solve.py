@@ -344,25 +344,23 @@ def refine(
 # %% ../../nbs/lensing/fit_solve.ipynb #2812b8b7
 def image_light(
     stamp: FitStamp,
-    column: np.ndarray,  # (pixels,) in units of the noise
-    band: int,  # Which band
-) -> float:
+    columns: np.ndarray,  # (band, pixels) of one part, in units of the noise
+) -> np.ndarray:  # (band,)
     """Light of a part within the pixels that count, for unit flux: for a lensed source its magnification
 
     Parameters
     ----------
     stamp : FitStamp
-    column : np.ndarray
-        (pixels,) in units of the noise
-    band : int
-        Which band
+    columns : np.ndarray
+        (band, pixels) of one part, in units of the noise
 
     Returns
     -------
-    float
+    np.ndarray
+        (band,)
     """
-    root = stamp.root[band]
-    return float(np.divide(column, root, out=np.zeros_like(column), where=root > 0).sum(dtype=float))
+    columns = columns if stamp.shared is None else stamp.shared.coloured(columns)
+    return np.divide(columns, stamp.root, out=np.zeros_like(columns), where=stamp.root > 0).sum(1, dtype=float)
 
 # %% ../../nbs/lensing/fit_solve.ipynb #c95a6109
 @dataclass(frozen=True)
@@ -408,12 +406,12 @@ def evidence_of(
     log_z = -0.5 * model.objective - sum(float(np.log(p.width).sum()) for p in model.parts)
     log_z -= 0.5 * float(np.linalg.slogdet(matrix)[1])
     n_flux = 0
+    magnified = [image_light(stamp, columns) for columns, p in zip(model.columns, model.parts) if p.kind == "lensed"]
     for b in range(len(stamp.data)):
         a = model.columns[:, b].astype(float)
         # The prior is flat in the light of the image, so a lensed source's flux counts with its magnification.
-        for k, p in enumerate(model.parts):
-            if p.kind == "lensed":
-                log_z += float(np.log(max(image_light(stamp, model.columns[k, b], b), 1e-3)))
+        for light in magnified:
+            log_z += float(np.log(max(light[b], 1e-3)))
         diagonal = np.maximum((a * a).sum(1), 1e-3)
         active = model.flux[b] > 0
         log_z += float(np.log(math.sqrt(2 * math.pi) / flux_scale) * len(a) - 0.5 * np.log(diagonal[~active]).sum())
