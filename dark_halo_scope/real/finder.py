@@ -588,7 +588,7 @@ def _pool(of: RealSet, recipe: FinderRecipe) -> tuple[np.ndarray, np.ndarray]:
     order = rng("finder hosts").permutation(len(of))
     return fold_by_key(of.ident, recipe.n_folds), np.sort(order[: max(round(recipe.host_share * len(of)), 1)])
 
-
+# %% ../../nbs/real/finder.ipynb #02b9bd59
 def make_stamps(
     corpus: Corpus,
     light: tuple[Light, Light],  # From `paint_light`

@@ -341,6 +341,23 @@ def is_stopped(
     except (OSError, IndexError):
         return False
 
+# %% ../../nbs/run/engine.ipynb #db6c2363
+def _end_stopped(living: Callable[[], list[Worker]], over: threading.Event) -> None:
+    "Ends workers that stand still, until all is over"
+    while not over.wait(1.0):
+        for worker in living():
+            worker.stood = worker.stood + 1 if is_stopped(worker.process.pid) else 0
+            if worker.stood >= MAX_STOPPED:
+                worker.process.kill()
+
+
+def _cause(code: int) -> str:
+    "Of a worker's death, as far as its exit code tells"
+    if code >= 0:
+        return f", the last time with exit code {code}"
+    hint = "; the system kills so when memory runs out: give it fewer workers or smaller tasks" if code == -signal.SIGKILL else ""
+    return f", the last time of {signal.Signals(-code).name}{hint}"
+
 # %% ../../nbs/run/engine.ipynb #5d7a2955
 class _Pool:
     "Threads that each feed one worker process, and start another where it dies"
@@ -352,7 +369,7 @@ class _Pool:
         self._workers: list[Worker] = []
         self._ended, self._over = False, threading.Event()
         self._threads = [threading.Thread(target=self._feed, daemon=True) for _ in range(workers)]
-        self._threads.append(threading.Thread(target=self._watch, daemon=True))
+        self._threads.append(threading.Thread(target=_end_stopped, args=(self._living, self._over), daemon=True))
         for thread in self._threads:
             thread.start()
 
@@ -374,15 +391,10 @@ class _Pool:
             if worker:
                 worker.end()
 
-    def _watch(self) -> None:
-        "Ends workers that stand still"
-        while not self._over.wait(1.0):
-            with self._lock:
-                living = [worker for worker in self._workers if worker.process.returncode is None]
-            for worker in living:
-                worker.stood = worker.stood + 1 if is_stopped(worker.process.pid) else 0
-                if worker.stood >= MAX_STOPPED:
-                    worker.process.kill()
+    def _living(self) -> list[Worker]:
+        "Workers that have not ended"
+        with self._lock:
+            return [worker for worker in self._workers if worker.process.returncode is None]
 
     def _do(self, i: int, worker: Worker | None) -> Worker | None:
         "One task, tried again when its worker dies over it; the worker that is left"
@@ -433,14 +445,6 @@ class _Pool:
         self._over.set()
         for thread in self._threads:
             thread.join()
-
-
-def _cause(code: int) -> str:
-    "Of a worker's death, as far as its exit code tells"
-    if code >= 0:
-        return f", the last time with exit code {code}"
-    hint = "; the system kills so when memory runs out: give it fewer workers or smaller tasks" if code == -signal.SIGKILL else ""
-    return f", the last time of {signal.Signals(-code).name}{hint}"
 
 # %% ../../nbs/run/engine.ipynb #beb9e292
 def with_retries(
