@@ -45,7 +45,7 @@ def test_a_pedestal_under_the_picture_changes_nothing():
 
 def test_a_sky_left_in_is_caught(monkeypatch):
     "With the subtraction taken out, a pedestal of one sky sigma is set aside"
-    monkeypatch.setattr(cosmos, "sky_level", lambda image, where: (0.0, NOISE))
+    monkeypatch.setattr(cosmos, "clipped_level", lambda image, where: (0.0, NOISE))
     assert clean_source(galaxy(), PSF).why == ""
     assert clean_source(galaxy(pedestal=1.0 * NOISE), PSF).why
     assert clean_source(galaxy(pedestal=5.0 * NOISE), PSF).why

@@ -38,7 +38,7 @@ def run_page(name):
             exec(compile("".join(cell["source"]), str(path), "exec"), scope)
 
 
-MEASURED, RENDER, BRIGHTNESS = quality.measure, render.render_arcs, gates.brightness_gate
+MEASURED, RENDER, BRIGHTNESS = quality.stamp_quality, render.render_arcs, gates.brightness_gate
 
 
 def capped(lens, source, shape, *, n_pix, margin):
@@ -82,7 +82,7 @@ DELETED = {  # page, and where it has more than one guard which -> module and gu
     "lesson_10": (render, "render_arcs", capped),
     "lesson_11": (schema, "parse_bands", lambda text: (text,) if isinstance(text, str) else tuple(text)),
     "lesson_11, addresses": (storage, "scheme_of", lambda uri: uri.split("://")[0]),
-    "lesson_13": (quality, "measure", lambda *a: (found := MEASURED(*a)) | {"metrics_ok": np.ones_like(found["metrics_ok"])}),
+    "lesson_13": (quality, "stamp_quality", lambda *a: (found := MEASURED(*a)) | {"metrics_ok": np.ones_like(found["metrics_ok"])}),
     "lesson_14": (anchors, "reference_separation", lambda t, r: np.full(len(t["name"]), np.nan)),
     "lesson_15": (selection, "not_psf", lambda table: np.ones(len(table["ra"] if "ra" in table else table["type"]), bool)),
     "lesson_16": (metrics, "fpr_by_class", lambda s, y, kind, t: [BY_CLASS(s, y, np.where(y, kind, "other"), t)[0]]),

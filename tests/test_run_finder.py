@@ -170,4 +170,4 @@ def test_the_packaged_network_is_the_study_s_and_its_card_says_the_study_s_numbe
     assert f"{rare['k']} of {rare['n']}" in card and f"finds {rare['k']} of {rare['n']}" in front
     assert f"finds {above['lenses']['k']} of {above['lenses']['n']} real lenses" in front
     said = network_card("x", network_file(), True)
-    assert above["own frames without arc"]["text"] in said["warnings"][0] and above["lenses"]["text"] in said["facts"][0]
+    assert above["own frames without arc"]["text"] in said["warnings"][0] and above["lenses"]["text"] in " ".join(said["facts"])

@@ -26,7 +26,7 @@ def test_platt_and_isotonic_are_scikit_learns():
     assert np.abs(mine - iso)[inside].max() < 0.03 and mine.min() > 0 and mine.max() < 1
 
 
-@pytest.mark.parametrize("kind", c.KINDS)
+@pytest.mark.parametrize("kind", c.CALIBRATIONS)
 def test_calibration_on_another_split_and_another_prevalence(kind):
     x, y, _ = sample(np.random.default_rng(1), 30000)
     fit = c.fit_calibrator(x, y, kind)

@@ -92,8 +92,8 @@ def test_the_realism_gate_needs_a_telling_difference():
         rng = np.random.default_rng((9, seed))
         shared = rng.normal(0, 2, (30, 6))
         features = np.concatenate([shared, shared]) + rng.normal(size=(60, 6))
-        alarms += not r.realism_gate(r.probe(features, label, host, names, n_permutations=99), alpha=0.01).passed
+        alarms += not r.realism_gate(r.realism_probe(features, label, host, names, n_permutations=99), alpha=0.01).passed
     assert alarms <= 2
     features[:30, 2] += 3
-    called = r.realism_gate(r.probe(features, label, host, names, n_permutations=999))
+    called = r.realism_gate(r.realism_probe(features, label, host, names, n_permutations=999))
     assert called.passed is False and called.curve["features"][0][0] == "f2"

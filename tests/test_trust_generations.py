@@ -32,7 +32,7 @@ def test_recorded_numbers_are_the_documents():
 def test_a_run_reports_the_split_that_did_not_choose(tmp_path):
     run = g.from_run(make_run(tmp_path / "x", {"auroc": 0.9, "intervals": {"auroc": [0.8, 0.95]}}, [{"name": "core", "passed": None}]))
     assert run.name == "x" and run.results == {"auroc": 0.9} and run.configuration == {"a.b": 1}
-    rows = g.compare([run])
+    rows = g.compare_generations([run])
     assert rows["results"] == [{"": "auroc", "x": "0.9 [0.8, 0.95]"}] and rows["gates"] == [{"": "core", "x": "not checked"}]
 
 
@@ -47,7 +47,7 @@ def test_bad_runs_are_named(tmp_path):
     with pytest.raises(BadInput, match="expected the folder of a run"):
         g.from_run(str(tmp_path))
     with pytest.raises(BadInput, match="each name once"):
-        g.compare([*g.recorded_generations(), *g.recorded_generations()])
+        g.compare_generations([*g.recorded_generations(), *g.recorded_generations()])
     make_run(tmp_path / "y")
     (tmp_path / "y" / "gates.json").write_text("{")
     with pytest.raises(BadInput, match="gates.json: not readable as JSON"):
