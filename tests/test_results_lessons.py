@@ -73,7 +73,7 @@ DELETED = {  # page, and where it has more than one guard which -> module and gu
     "lesson_03": (gates, "pairing_gate", passing(gates.pairing_gate)),
     "lesson_04": (reader, "build_index", lambda sets, selection=None, recipe=None: READ(sets, reader.Selection(splits=()), recipe)),
     "lesson_05": (psf, "psf_from_psfsize", lambda size, beta=3.5: psf.MoffatPSF(size, beta, includes_pixel=True)),
-    "lesson_06": (reader, "shard", lambda n, part, parts: range(n)),
+    "lesson_06": (reader, "rank_share", lambda n, part, parts: range(n)),
     "lesson_07, patience": (training, "improved", lambda *a: True),
     "lesson_07, resuming": (training, "restore", without_memory),
     "lesson_08": (score_gates, "calibration_gate", passing(score_gates.calibration_gate)),
