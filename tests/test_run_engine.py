@@ -106,10 +106,11 @@ def stops_itself(task: tuple[int, str]) -> int:
 def test_a_stopped_worker_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "It keeps its pipes open and says nothing; its task is begun again, and set aside by name when that happens every time"
     monkeypatch.setattr(engine, "MAX_STOPPED", 1)
+    before = set(children())  # other tests of this process may have left theirs
     outcomes = run_local(stops_itself, [(f"t{i}", (i, str(tmp_path / "once"))) for i in range(6)], 2)
     assert [o.value for o in outcomes if o.done] == [0, 2, 3, 4, 5]
     assert outcomes[1].name == "t1" and outcomes[1].why == f"{TOO_OFTEN}, the last time ended here after it was stopped for 1 s"
-    assert not children()
+    assert set(children()) <= before
 
 
 @pytest.mark.timeout(60)
