@@ -3,9 +3,11 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.receipts import read_table, write_table
+from dark_halo_scope.learning.models import build_model
 from dark_halo_scope.learning.network import LensNetwork, network_file
 from dark_halo_scope.lists import teaching
 from dark_halo_scope.lists.teaching import TeachRecipe, dealt, gained, labelled, places_of, teach
@@ -59,6 +61,22 @@ def test_no_stamp_is_scored_by_a_network_that_saw_its_galaxy(lists, tmp_path, mo
         gained(scores["logit"].to_numpy(), scores["label"].to_numpy(), places_of(*(scores[c].to_numpy() for c in ("ra", "dec"))))
         == report["after"]
     )
+
+
+def test_a_lesson_begins_with_all_that_the_network_knows(lists, tmp_path, monkeypatch):
+    "Its last layer too: with a new one, twenty lenses taught nothing"
+    begun = []
+
+    def noted(sets, recipe, out, **more):
+        begun.append(build_model(recipe.model).eval())
+        return train(sets, recipe, out, **more)
+
+    train, stamps = teaching.train, torch.randn(4, 3, 64, 64)
+    monkeypatch.setattr(teaching, "train", noted)
+    teach(*lists, str(tmp_path / "out"), recipe=TeachRecipe(folds=3, epochs=1), device="cpu")
+    with torch.no_grad():
+        before = LensNetwork.load().model.eval()(stamps)[0]
+        assert len(begun) == 4 and all(torch.equal(model(stamps)[0], before) for model in begun)
 
 
 def test_lenses_of_the_examination_are_kept_out(lists, tmp_path):

@@ -398,7 +398,7 @@ def train(
     network: Annotated[str, typer.Option("--from", help="Network that is taught further: a checkpoint, or one of the package.")] = "finder",
     out: Annotated[str, typer.Option("--out", help="Folder of the network and its report.")] = "runs/taught",
     folds: Annotated[int, typer.Option("--folds", help="Parts of the galaxies: each is scored by a network that has not seen it.")] = 5,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the stamps.")] = 12,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the stamps.")] = 40,
     with_anchors: Annotated[bool, typer.Option("--with-anchors", help="Teach lenses of the package's own examination too.")] = False,
     device: Device = "cpu",
 ) -> None:

@@ -48,24 +48,24 @@ class TeachRecipe:
     ----------
     folds : int, default 5
         Parts of the galaxies; one network is taught without each
-    epochs : int, default 12
-    head_epochs : int, default 2
+    epochs : int, default 40
+    head_epochs : int, default 0
         Of them, those in which only the last layer learns
     lr : float, default 0.0003
         Peak learning rate
     batch_size : int, default 32
     seed : int, default 0
-        Of the last layer's weights, order and turns
+        Of order and turns
     with_anchors : bool, default False
         Teach lenses of the package's own examination too
     """
 
     folds: int = 5  # Parts of the galaxies; one network is taught without each
-    epochs: int = 12
-    head_epochs: int = 2  # Of them, those in which only the last layer learns
+    epochs: int = 40
+    head_epochs: int = 0  # Of them, those in which only the last layer learns
     lr: float = 3e-4  # Peak learning rate
     batch_size: int = 32
-    seed: int = 0  # Of the last layer's weights, order and turns
+    seed: int = 0  # Of order and turns
     with_anchors: bool = False  # Teach lenses of the package's own examination too
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class TeachRecipe:
 def train_recipe(
     recipe: TeachRecipe,
     parent: TrainRecipe,  # Of the network that is taught further
-    weights: str,  # Its backbone, a safetensors file
+    weights: str,  # Its tensors, a safetensors file
 ) -> TrainRecipe:
     """The parent's recipe for few stamps that come without metadata, pairs or painting
 
@@ -85,7 +85,7 @@ def train_recipe(
     parent : TrainRecipe
         Of the network that is taught further
     weights : str
-        Its backbone, a safetensors file
+        Its tensors, a safetensors file
 
     Returns
     -------
@@ -407,9 +407,8 @@ def teach(
     )
     Path(out).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        weights = f"{folder}/backbone.safetensors"
-        state = load_checkpoint(file)["model"]
-        save_file({k.removeprefix("backbone."): v.contiguous() for k, v in state.items() if k.startswith("backbone.")}, weights)
+        weights = f"{folder}/network.safetensors"
+        save_file({k: v.contiguous() for k, v in load_checkpoint(file)["model"].items()}, weights)
         taught = train_recipe(recipe, parent.recipe, weights)
         after = held_out_logits(stamps, fold, taught, out, device)
         whole = _taught(stamps, np.where(fold == 0, "val", "train"), taught, join(out, "whole"), device)
