@@ -131,6 +131,32 @@ def test_fewer_hosts_are_some_of_all_hosts(corpus):
         assert len(few.pool) == round(len(every.pool) / 4) and set(few.pool) < set(every.pool)
 
 
+def test_what_is_mined_for_a_network_was_found_by_one_of_its_own_fold_and_is_not_of_it(corpus, monkeypatch, tmp_path):
+    "Half of its galaxies without an arc are the others of highest score, none of them of the fold that it is asked about"
+    nothing, taught = Light(*(np.zeros((3, 3, 101, 101), np.float16) for _ in range(2))), []
+    recipe = replace(BASE, n_stamps=120, mined=0.5)
+    stamps, more = (make_stamps(corpus, (nothing, nothing), replace(recipe, seed=seed)) for seed in (1, 1001))
+
+    def noted(given, recipe, out, fold):
+        taught.append((given, str(out), fold))
+        return f"{fold}"
+
+    class Brightness:
+        load = staticmethod(lambda file: Brightness())
+        logits = staticmethod(lambda images: images.sum((1, 2, 3)))
+
+    monkeypatch.setattr(finder, "train_without", noted)
+    monkeypatch.setattr(finder, "LensNetwork", Brightness)
+    assert finder.train_folds(stamps, recipe, tmp_path, more) == ["0", "1", "2"] and len(taught) == 6
+    first, others = {image.tobytes() for image in decode(stamps)}, more.filter(more["is_control"])
+    for given, where, fold in taught[3:]:
+        new = [image.tobytes() in first for image in decode(given)]
+        mined = given.filter(np.logical_not(new))
+        assert where.endswith("mined") and len(given) == 120 and len(mined) == 30 and fold not in mined["fold"].to_pylist()
+        left = others.filter(np.array(others["fold"].to_pylist()) != fold)
+        assert decode(mined).sum((1, 2, 3)).min() >= np.sort(decode(left).sum((1, 2, 3)))[-30]
+
+
 def test_a_constant_answer_per_set_scores_one_half(corpus):
     sets = {
         "lenses": corpus.lenses,

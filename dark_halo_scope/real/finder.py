@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SIDE', 'WITH_MEASURED', 'SIGMA', 'AREAS', 'BASE', 'CHANGES', 'FinderRecipe', 'Measured', 'Corpus', 'unseen',
-           'read_corpus', 'corpus_of', 'read_measured', 'refuse_taught', 'Light', 'paint_light', 'enlarged',
-           'beside_host', 'finished', 'Hosts', 'hosts_of', 'make_stamps', 'train_without', 'train_folds',
-           'finder_examinee', 'half_of', 'exam_sets', 'numbers_of', 'with_seed', 'Studio', 'by_halves', 'measured',
-           'study', 'change_of', 'mean_of', 'study_receipt']
+           'read_corpus', 'corpus_of', 'read_measured', 'refuse_taught', 'stretch_of', 'Light', 'paint_light',
+           'enlarged', 'beside_host', 'finished', 'Hosts', 'hosts_of', 'make_stamps', 'train_without', 'hardened',
+           'train_folds', 'finder_examinee', 'half_of', 'exam_sets', 'numbers_of', 'with_seed', 'Studio', 'by_halves',
+           'measured', 'study', 'change_of', 'mean_of', 'study_receipt']
 
 # %% ../../nbs/real/finder.ipynb #f0680fe6
 import json
@@ -30,12 +30,13 @@ from ..base.resources import manifest
 from ..injection.paint import paint_arcs, rows_of
 from ..injection.plan import PlanRecipe, make_plan
 from ..learning.checkpoints import load_checkpoint, save_checkpoint
+from ..learning.network import LensNetwork
 from ..learning.recipes import OptimRecipe, TrainRecipe
 from ..learning.training import train
 from ..lensing.cosmos import bank_photometry, build_bank, load_bank
 from .corpus import RealRecipe, host_table
 from ..stamps.augment import AugmentRecipe
-from ..stamps.codec import encode
+from ..stamps.codec import decode, encode
 from ..stamps.normalise import NormaliseRecipe
 from ..stamps.reader import ReadRecipe, StampSet
 from ..stats.metrics import auroc
@@ -89,6 +90,10 @@ class FinderRecipe:
     min_arc_snr : float, default 30.0
         Arc S/N at the survey's median noise
     min_magnification : float, default 3.0
+    min_stretch : float, default 0.0
+        Arc's rms length along the circle about the host over its rms width across it
+    seeing : tuple[float, float], default (0.9, 1.25)
+        Factor on the PSF of arcs and unlensed sources, uniform
     brighter : float, default 0.0
         Arcs and unlensed sources made brighter by this, once chosen [mag]
     n_real : int, default 47
@@ -113,6 +118,8 @@ class FinderRecipe:
         Of the stamp [survey sigmas]
     start : str, default 'small'
         Network in the package whose features the learning starts from, taught on a mock; empty: from scratch
+    mined : float, default 0.0
+        Share of the galaxies without an arc that a first network of the fold took for lenses
     train : TrainRecipe, optional
     """
 
@@ -124,6 +131,8 @@ class FinderRecipe:
     n_arcs: int = 800  # Injections planned, and as many unlensed sources
     min_arc_snr: float = 30.0  # Arc S/N at the survey's median noise
     min_magnification: float = 3.0
+    min_stretch: float = 0.0  # Arc's rms length along the circle about the host over its rms width across it
+    seeing: tuple[float, float] = (0.9, 1.25)  # Factor on the PSF of arcs and unlensed sources, uniform
     brighter: float = 0.0  # Arcs and unlensed sources made brighter by this, once chosen [mag]
     n_real: int = 47  # Real lenses that may teach, by a keyed order
     real_share: float = 0.5  # Share of them among lenses on lens frames
@@ -140,6 +149,7 @@ class FinderRecipe:
     enlarge: float = 1.4  # Largest enlargement of the host, half of the stamps
     noise: tuple[float, float] = (0.9, 1.4)  # Of the stamp [survey sigmas]
     start: str = "small"  # Network in the package whose features the learning starts from, taught on a mock; empty: from scratch
+    mined: float = 0.0  # Share of the galaxies without an arc that a first network of the fold took for lenses
     train: TrainRecipe = field(default_factory=_train_recipe)
 
     def __post_init__(self) -> None:
@@ -148,8 +158,8 @@ class FinderRecipe:
             raise BadInput(
                 f"finder: n_folds={self.n_folds}, n_stamps={self.n_stamps}, shares={self.shares}; expected two folds or more and {kinds} shares that sum to 1"
             )
-        if not 0 < self.host_share <= 1:
-            raise BadInput(f"finder: host_share={self.host_share}; expected a share above 0 and up to 1")
+        if not 0 < self.host_share <= 1 or not 0 <= self.mined <= 1:
+            raise BadInput(f"finder: host_share={self.host_share}, mined={self.mined}; expected shares up to 1, of hosts above 0")
 
 # %% ../../nbs/real/finder.ipynb #e62afdb1
 KINDS = ("LRG", "lens frame", "DR10 galaxy", "candidate frame", "pair")  # Of hosts, in the order of the recipe's shares
@@ -336,6 +346,33 @@ def refuse_taught(
         asked = [s.take(~np.isin(s.ident, known) | (fold_by_key(s.ident, corpus.n_folds) == k)) for s in exam]
         refuse_seen([s for s in asked if len(s)], [s for s in taught if len(s)])
 
+# %% ../../nbs/real/finder.ipynb #9d09adda
+def stretch_of(
+    light: np.ndarray,  # (n, y, x) of arcs about the middle
+) -> np.ndarray:  # (n,)
+    """Rms length of the light along the circle of its mean radius over its rms width across it; an Einstein ring has pi / sqrt(3) radii over its width
+
+    Parameters
+    ----------
+    light : np.ndarray
+        (n, y, x) of arcs about the middle
+
+    Returns
+    -------
+    np.ndarray
+        (n,)
+    """
+    n = light.shape[-1]
+    y, x = np.mgrid[:n, :n] - (n - 1) / 2
+    radius, weight = np.hypot(x, y), np.maximum(light, 0).reshape(len(light), -1)
+    weight = weight / np.maximum(weight.sum(1, keepdims=True), 1e-30)
+    mean = weight @ radius.ravel()
+    width = np.sqrt(np.maximum(weight @ radius.ravel() ** 2 - mean**2, 1e-6))
+    angle = np.arctan2(y, x).ravel()
+    along = np.abs(weight @ np.exp(1j * angle))
+    spread = np.sqrt(-2 * np.log(np.clip(along, 1e-6, 1)))  # Circular standard deviation; Mardia and Jupp (2000), section 2.3
+    return np.asarray(np.minimum(spread, np.pi / np.sqrt(3)) * mean / width)
+
 # %% ../../nbs/real/finder.ipynb #6d430361
 @dataclass(frozen=True)
 class Light:
@@ -398,7 +435,7 @@ def paint_light(
             t = {c: tasks[c].to_numpy(zero_copy_only=False) for c in tasks.column_names}
             draw, given = rng("finder light", prior, kind), load_bank(bank) if kind == "hst" and bank else None
             rows = rows_of(sky, t["objid"])
-            rows = replace(rows, psfsize=rows.psfsize * draw.uniform(0.9, 1.25, size=(len(rows.psfsize), 1)).astype(np.float32))
+            rows = replace(rows, psfsize=rows.psfsize * draw.uniform(*recipe.seeing, size=(len(rows.psfsize), 1)).astype(np.float32))
             light, flux, inside = paint_arcs(t, rows, paint, ("g", "r", "z"), lensed, given)
             arcs.append(light[_seen(light, flux, inside, t["theta_E"], recipe)])
             blobs.append(paint_arcs(_unlensed(t, draw), rows, paint, ("g", "r", "z"), False, given)[0])
@@ -413,7 +450,8 @@ def _seen(light: np.ndarray, flux: np.ndarray, inside: np.ndarray, theta: np.nda
     sigma = np.array([SURVEY_SIGMA[b] for b in "grz"])[:, None, None]
     snr = np.sqrt(((light / sigma) ** 2).sum((1, 2, 3)))
     grown = light[:, 1].sum((1, 2)) / np.maximum(inside, 1e-6) / flux[:, 1]
-    return np.asarray((snr >= recipe.min_arc_snr) & (grown >= recipe.min_magnification) & (theta > 0.6))
+    passes = (snr >= recipe.min_arc_snr) & (grown >= recipe.min_magnification) & (theta > 0.6)
+    return np.asarray(passes & (stretch_of(light[:, 1]) >= recipe.min_stretch))
 
 
 def _unlensed(t: Mapping[str, np.ndarray], draw: np.random.Generator) -> dict[str, np.ndarray]:
@@ -689,12 +727,43 @@ def train_without(
     return f"{where}/best.pt"
 
 
+def hardened(
+    stamps: pa.Table,  # From `make_stamps`
+    more: pa.Table,  # Others of the same recipe
+    checkpoint: str,  # A network taught on `stamps`
+    share: float,
+) -> pa.Table:
+    """The stamps, a share of those without an arc replaced by those of `more` that the network rates highest
+
+    Parameters
+    ----------
+    stamps : pa.Table
+        From `make_stamps`
+    more : pa.Table
+        Others of the same recipe
+    checkpoint : str
+        A network taught on `stamps`
+    share : float
+
+    Returns
+    -------
+    pa.Table
+    """
+    out, others = (t["is_control"].to_numpy(zero_copy_only=False) for t in (stamps, more))
+    given, out = np.flatnonzero(others), np.flatnonzero(out)
+    n = min(round(share * len(out)), len(given))
+    rated = LensNetwork.load(checkpoint).logits(decode(more.take(given)))
+    kept = np.setdiff1d(np.arange(len(stamps)), out[len(out) - n :])
+    return pa.concat_tables([stamps.take(kept), more.take(given[np.argsort(-rated, kind="stable")[:n]])])
+
+
 def train_folds(
     stamps: pa.Table,  # From `make_stamps`
     recipe: FinderRecipe,
     out: str | Path,
+    more: pa.Table | None = None,  # Others of the same recipe, to be mined; wanted when recipe.mined
 ) -> list[str]:  # Checkpoints, one per fold
-    """Networks that have not seen their fold
+    """Networks that have not seen their fold; what is mined for a fold's network was found by one that has not seen it either
 
     Parameters
     ----------
@@ -702,13 +771,21 @@ def train_folds(
         From `make_stamps`
     recipe : FinderRecipe
     out : str | Path
+    more : pa.Table | None, default None
+        Others of the same recipe, to be mined; wanted when recipe.mined
 
     Returns
     -------
     list[str]
         Checkpoints, one per fold
     """
-    return [train_without(stamps, recipe, out, k) for k in range(recipe.n_folds)]
+    taught = [train_without(stamps, recipe, out, k) for k in range(recipe.n_folds)]
+    if not recipe.mined or more is None:
+        return taught
+    fold = more["fold"].to_numpy()
+    hard = [hardened(stamps, more.filter(pa.array(fold != k)), taught[k], recipe.mined) for k in range(recipe.n_folds)]
+    Path(f"{out}/mined").mkdir(exist_ok=True)
+    return [train_without(h, recipe, f"{out}/mined", k) for k, h in enumerate(hard)]
 
 
 def _features(name: str, out: str | Path) -> str:
@@ -888,6 +965,12 @@ CHANGES: dict[str, FinderRecipe] = {
     "input of 48 pixels": replace(BASE, train=replace(BASE.train, n_pix=48)),
     "6,000 stamps, 8 epochs": replace(BASE, n_stamps=6000, train=replace(BASE.train, epochs=8)),
     "no lens frames": replace(BASE, shares=(0.7, 0.0, 0.3)),
+    "long arcs in place of magnified ones": replace(BASE, min_magnification=1.0, min_stretch=2.0),
+    "arcs in a seeing .75 to .9 of the survey's": replace(BASE, seeing=(0.75, 0.9)),
+    "fluxes scaled by the stamp's rim": replace(BASE, train=replace(BASE.train, normalise=NormaliseRecipe(method="outer"))),
+    "input of 96 pixels": replace(BASE, train=replace(BASE.train, n_pix=96)),
+    "half of the galaxies mined": replace(BASE, mined=0.5),
+    "Sérsic sources alone": replace(BASE, src_kinds=("sersic",)),
     "HST sources alone": replace(BASE, src_kinds=("hst",)),
     "clumpy sources alone": replace(BASE, src_kinds=("clumpy",)),
     "half of the hosts": replace(BASE, host_share=0.5),
@@ -897,6 +980,9 @@ CHANGES: dict[str, FinderRecipe] = {
     "200 candidates to measure with": replace(BASE, n_measured=200, shares=WITH_MEASURED),
     "8,000 arcs planned": replace(BASE, n_arcs=8000),
     "8,000 arcs, 20,000 stamps, 8 epochs": replace(BASE, n_arcs=8000, n_stamps=20000, train=replace(BASE.train, epochs=8)),
+    "no lens frames, 8,000 arcs, 20,000 stamps, 8 epochs": replace(
+        BASE, shares=(0.7, 0.0, 0.3), n_arcs=8000, n_stamps=20000, train=replace(BASE.train, epochs=8)
+    ),
     "8,000 arcs, 20,000 stamps, 24 epochs": replace(BASE, n_arcs=8000, n_stamps=20000, train=replace(BASE.train, epochs=24)),
 }
 
@@ -941,7 +1027,8 @@ class Studio:
         list[str]
             Checkpoints, one per fold
         """
-        key = (recipe.priors, recipe.src_kinds, recipe.n_arcs, recipe.min_arc_snr, recipe.min_magnification)
+        cuts = (recipe.min_arc_snr, recipe.min_magnification, recipe.min_stretch, recipe.seeing)
+        key = (recipe.priors, recipe.src_kinds, recipe.n_arcs, *cuts)
         if key not in self.lights:
             kept = self.bank.parent / f"light_{recipe_identity({'light': list(map(str, key))})}.npz"
             if not kept.exists():
@@ -952,7 +1039,8 @@ class Studio:
             a, b, c, d = np.load(kept).values()
             self.lights[key] = Light(a, b), Light(c, d)
         Path(out).mkdir(parents=True, exist_ok=True)
-        return train_folds(make_stamps(self.corpus(recipe), self.lights[key], recipe), recipe, out)
+        make = lambda seed: make_stamps(self.corpus(recipe), self.lights[key], replace(recipe, seed=seed))  # noqa: E731
+        return train_folds(make(recipe.seed), recipe, out, make(recipe.seed + 1000) if recipe.mined else None)
 
 # %% ../../nbs/real/finder.ipynb #8e2cb8c2
 def by_halves(
