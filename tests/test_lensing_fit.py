@@ -20,7 +20,7 @@ from dark_halo_scope.lensing import fit, fit_host, fit_solve
 from dark_halo_scope.lensing.fit import fit_lens, intervals
 from dark_halo_scope.lensing.fit_export import coolest
 from dark_halo_scope.lensing.fit_lens import Posterior, normalised, t_draws, t_log_density
-from dark_halo_scope.lensing.fit_parts import CAREFUL, FitRecipe, fit_stamp, new_part, paint_parts
+from dark_halo_scope.lensing.fit_parts import FitRecipe, fit_stamp, new_part, paint_parts
 from dark_halo_scope.lensing.fit_rival import judged
 from dark_halo_scope.lensing.fit_solve import curvature, fluxes, refine, solve
 from dark_halo_scope.lensing.psf import psf_from_psfsize
@@ -150,7 +150,7 @@ def test_light_as_red_as_the_host_is_no_arc(lens):
     empty = fit_stamp(np.zeros((3, 64, 64)), lens[1], PSF)
     arc = paint_parts(empty, "lensed", [np.log(1.6), 0.08, -0.05, 0.03, 0.0, 0.05, 0.0, 0.2, 0.1, np.log(0.3), 0.0, 0.1, 0.0])[0]
     red = lens[0] + (np.array([0.05, 0.2, 0.5])[:, None, None] - 0.2) * arc
-    recipe = replace(CAREFUL, draws=300, children=64, starts=2)
+    recipe = replace(FitRecipe(), draws=300, children=64, starts=2)
     model = fit_lens(red, lens[1], PSF, recipe=recipe, posterior=False)
     assert model.verdict == "cannot tell" and "as red as the host" in model.why and model.delta_log_evidence > recipe.lens_above
 
