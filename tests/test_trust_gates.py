@@ -24,6 +24,7 @@ from dark_halo_scope.stats.metrics import auc_influence
 from dark_halo_scope.trust import gate_power, probe, score_gates
 from dark_halo_scope.trust import gates as g
 from dark_halo_scope.trust.core import core_light_of, painted_toy
+from dark_halo_scope.trust.products import at_own_share
 from dark_halo_scope.trust.realism import realism_power
 
 
@@ -214,7 +215,11 @@ def test_recorded_power_of_the_gates():
     assert {r["gate"] for r in rows} == {*gate_power.PLANTED, *gate_power.SCORES_PLANTED, "realism"}
     for r in rows:
         assert r["draws"] >= 500 and r["false_alarms"] <= 3 and np.isfinite(r["fault80"]), r["gate"]
-    assert {r["gate"] for r in more} == {*gate_power.PLANTED, *gate_power.SCORES_PLANTED}
+    assert (
+        {*gate_power.ON_COLUMNS, *gate_power.SCORES_PLANTED}
+        <= {r["gate"] for r in more}
+        <= {*gate_power.PLANTED, *gate_power.SCORES_PLANTED}
+    )
     assert all(r["hosts"] == MORE and r["false_alarms"] == 0 and np.isfinite(r["fault80"]) for r in more)
 
 
@@ -250,7 +255,7 @@ MEASURED = {  # part of the receipt -> its measurement
     "scores": lambda: gate_power.score_power(draws=500, fault_draws=40),
     "realism": lambda: [realism_power(fault_draws=40)],
     "more pixels": lambda: gate_power.power_table(
-        gate_power.ON_PIXELS, MORE, 20, 10, recipe=g.GateRecipe(max_stamps=2 * MORE), ladders=ABOUT
+        gate_power.ON_PIXELS, MORE, 12, 8, recipe=g.GateRecipe(max_stamps=2 * MORE), ladders=ABOUT
     ),
     "more hosts": lambda: (
         gate_power.power_table(gate_power.ON_COLUMNS, MORE, 20, 10, ladders=ladders(gate_power.ON_COLUMNS), n_pix=12)
@@ -292,6 +297,19 @@ def test_honest_scores_pass_and_each_fault_in_scores_is_caught():
     bad = np.isin(columns["brickname"], ["3", "7"])
     assert "bricks" in failures(np.where(bad, np.random.default_rng(0).normal(0, 3, len(odds)), odds))
     assert "physics" in failures(np.where(columns["theta_E"] > 2, odds - 4, odds))
+
+
+def test_another_share_of_lenses_is_no_fault_of_calibration():
+    "Perfect probabilities, fitted where half are lenses and judged where four in five are"
+    rng = np.random.default_rng(7)
+    odds, fitted = rng.normal(0, 1.5, 20_000), np.tile([0, 1], 500)
+    lens = rng.random(len(odds)) < 1 / (1 + np.exp(-odds))
+    keep = lens | (rng.random(len(odds)) < 0.25)  # three of four others go, as where controls run out
+    p, y = 1 / (1 + np.exp(-odds[keep])), lens[keep]
+    as_fitted, moved = (score_gates.calibration_gate(v, y, g.GateRecipe()) for v in (p, at_own_share(p, y, fitted)))
+    assert not as_fitted.passed and as_fitted.value > 0.15 and moved.passed and moved.value < 0.03
+    wrong = 1 / (1 + np.exp(-3 * odds[keep]))
+    assert not score_gates.calibration_gate(at_own_share(wrong, y, fitted), y, g.GateRecipe()).passed
 
 
 @pytest.mark.parametrize("name", list(gate_power.SCORES_PLANTED))
