@@ -30,6 +30,7 @@ from dark_halo_scope.run import products
 from dark_halo_scope.run.phases import load_recipe, open_run
 from dark_halo_scope.run.products import Run, asked_for, check_guards, ensure, make, opened, state, verify, why_not
 from dark_halo_scope.stamps.reader import Selection
+from dark_halo_scope.stats.calibration import reliability, shift_prior
 
 
 @pytest.fixture
@@ -75,6 +76,18 @@ def test_the_calibration_gate_of_a_run_counts_galaxies(toy: Path) -> None:
     assert galaxies < rows.sum()
     judged = {row["name"]: row["why"] for row in json.loads((toy / "score_gates.json").read_text())}
     assert f" on {rows.sum():,} stamps of {galaxies:,} galaxies, " in judged["calibration"]
+
+
+def test_the_calibration_gate_of_a_run_reads_probabilities_at_the_share_of_its_own_split(toy: Path) -> None:
+    scores = read_table(str(toy / "scores.parquet"))
+    columns = {c: scores[c].to_numpy(zero_copy_only=False) for c in ("release", "brickid", "objid", "split", "label", "p_lens")}
+    rows, fitted = ((columns["split"] == split) & (columns["label"] >= 0) for split in ("test", "val"))
+    share, label = float(columns["label"][fitted].mean()), columns["label"][rows]
+    assert abs(share - label.mean()) > 0.01, "shares that are alike test nothing"
+    moved = shift_prior(columns["p_lens"][rows].astype(float), share, float(label.mean()))
+    judged = {row["name"]: row["value"] for row in json.loads((toy / "score_gates.json").read_text())}
+    off = [reliability(p, label, hosts=galaxy_key(columns)[rows]).ece for p in (moved, columns["p_lens"][rows].astype(float))]
+    assert judged["calibration"] == pytest.approx(off[0], abs=1e-6) and abs(off[0] - off[1]) > 1e-3
 
 
 def test_the_areas_that_choose_and_report_are_of_stamps_that_pass_the_same_cuts(toy: Path) -> None:

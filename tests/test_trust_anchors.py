@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.resources import manifest
+from dark_halo_scope.base.sphere import separation
 from dark_halo_scope.trust import anchors as a
 
 
@@ -18,6 +20,14 @@ def test_own_lists_agree_with_their_names_and_name_their_sources(lenses):
             assert a.name_agrees(name, lenses["ra"][i], lenses["dec"][i]), name
         assert lenses["position_source"][i]
         assert np.isnan(lenses["theta_E"][i]) == (lenses["theta_E_source"][i] == ""), name
+
+
+def test_every_lens_of_the_exam_is_an_anchor_found_in_images(real_data):
+    "The list of anchors says so, since a network taught on them must not be examined there"
+    exam, listed = np.load(real_data / "real_lenses_dr10_8bit.npz", allow_pickle=True), a.known_lenses(("imaging",))
+    apart = separation(*(np.asarray(exam[c], float)[:, None] for c in ("ra", "dec")), listed["ra"], listed["dec"])
+    near = int((apart.min(1) < 3).sum())
+    assert near == len(exam["ra"]) and f"All {near} lenses of the exam" in manifest("anchors", "README.md").read_text()
 
 
 def test_sourced_theta_table(real_data, lenses):

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PACKAGED_LISTS', 'PLACE_COLUMNS', 'ABOUT', 'VISIBILITY', 'PRODUCTS', 'ListRecipe', 'list_file', 'joined_lists',
            'given_table', 'known_given', 'anchors_given', 'impostors_given', 'single_image_given', 'predecessor_given',
-           'gates', 'gates_made', 'score_gates', 'stamp_columns', 'table_arrays', 'concat', 'mined_wanted',
-           'mine_negatives', 'attrition_of_stamps', 'diagnostics', 'ring_attention', 'anchor_verdicts', 'examine',
-           'known_look_alikes', 'held_out', 'stage_zero']
+           'gates', 'gates_made', 'at_own_share', 'score_gates', 'stamp_columns', 'table_arrays', 'concat',
+           'mined_wanted', 'mine_negatives', 'attrition_of_stamps', 'diagnostics', 'ring_attention', 'anchor_verdicts',
+           'examine', 'known_look_alikes', 'held_out', 'stage_zero']
 
 # %% ../../nbs/trust/products.ipynb #d7b8017f
 from collections.abc import Mapping, Sequence
@@ -30,6 +30,7 @@ from ..injection.products import source_bank
 from ..learning.products import lens_probability, networks, score_cutouts, training_files
 from ..parent.splits import split_of_bricks
 from ..stamps.codec import decode
+from ..stats.calibration import shift_prior
 from ..stats.metrics import precision_at_recall, recall_at_precision
 from ..survey.bricks import brick_ids
 from ..survey.coadds import Cutouts, cutouts_at
@@ -197,6 +198,33 @@ def gates_made(results: Sequence[Any]) -> Made:
         why=why,
     )
 
+# %% ../../nbs/trust/products.ipynb #cac38f8b
+def at_own_share(
+    p: np.ndarray,  # (n,) calibrated probabilities
+    label: np.ndarray,  # (n,) 0 or 1
+    fitted_on: np.ndarray,  # (m,) labels of the split that they were calibrated on; empty where it was not scored
+) -> np.ndarray:  # (n,)
+    """Probabilities moved from the share of lenses that they were fitted at to that of their own set
+
+    Parameters
+    ----------
+    p : np.ndarray
+        (n,) calibrated probabilities
+    label : np.ndarray
+        (n,) 0 or 1
+    fitted_on : np.ndarray
+        (m,) labels of the split that they were calibrated on; empty where it was not scored
+
+    Returns
+    -------
+    np.ndarray
+        (n,)
+    """
+    known = fitted_on[fitted_on >= 0]
+    if len(np.unique(known)) < 2:
+        return p
+    return shift_prior(p, float(known.mean()), float(np.mean(label)))
+
 # %% ../../nbs/trust/products.ipynb #5723c4a2
 def score_gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     """Gates on the scores of the split that chose nothing
@@ -217,8 +245,10 @@ def score_gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
         raise BadInput(
             f"{inputs['scores'].uri}: the network is not calibrated, so its probabilities cannot be judged; see not_calibrated in its receipt"
         )
+    label = scores["label"][rows]
+    p = at_own_share(p, label, scores["label"][scores["split"] == recipe.calibration.split])
     about = {"host": galaxy_key(scores)[rows], "brickname": scores["brickname"][rows], "theta_E": theta_E, "arc_snr": arc_snr}
-    return gates_made(run_score_gates(scores["logit"][rows], p, scores["label"][rows], about, recipe.gates))
+    return gates_made(run_score_gates(scores["logit"][rows], p, label, about, recipe.gates))
 
 # %% ../../nbs/trust/products.ipynb #7de62706
 def stamp_columns(inputs: Inputs, names: np.ndarray, columns: Sequence[str]) -> list[np.ndarray]:
@@ -570,7 +600,7 @@ PRODUCTS = (
         "score_gates",
         "score_gates.json",
         ("scores", "stamps", "shards"),
-        ("gates", "train.report_on"),
+        ("gates", "train.report_on", "calibration.split"),
         make="trust.products:score_gates",
     ),
     Product(
