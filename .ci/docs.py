@@ -48,6 +48,15 @@ def build() -> None:
         sys.exit(f"docs: no index.html in {SITE}")
 
 
+def search_from_disk(site: Path) -> list[str]:
+    "The search's index as a script too, which a browser loads where it fetches nothing: from disk; what is missing for that"
+    index = site / "search.json"
+    if not index.exists():
+        return [f"{index.name}: not written, so the search finds nothing"]
+    index.with_suffix(".js").write_text(f"window.searchIndex = {index.read_text()};\n")
+    return []
+
+
 def prose(page: str) -> str:
     "What a reader sees of a built page, code aside"
     return html.unescape(re.sub(r"<(script|style|pre|code|math)\b[\s\S]*?</\1>|<[^>]+>", " ", page))
@@ -86,6 +95,7 @@ if __name__ == "__main__":
     process(force="--changed" not in sys.argv)
     faults = Book().write()
     build()
+    faults += search_from_disk(SITE)
     built = sorted(SITE.rglob("*.html"))
     faults += [fault for page in built for fault in check_page(page)]
     print(f"docs: {len(built)} pages in {SITE.name}, {len(faults)} faults")

@@ -100,7 +100,7 @@ def test_runs_become_one_receipt(tiny, tmp_path):
 def test_a_first_network_without_false_positives_is_told(tiny, tmp_path):
     run, _, recipe, values = tiny
     shutil.copytree(run.out, tmp_path / "run")
-    with pytest.raises(BadInput, match="no control of .* scores above 0.9"):  # the threshold where no share is asked for
+    with pytest.raises(BadInput, match="no control of .* passes logit > 2.197"):  # the threshold where no share is asked for
         make(open_run(recipe, str(tmp_path / "run"), [*values, "negatives.mine={}"], workers=1), "hard_negatives")
 
 
@@ -147,7 +147,7 @@ def test_mined_by_a_first_network_and_shown_to_the_second(tmp_path):
     first = read_json(str(tmp_path / "first" / "summary.json"))["recipe"]
     assert first["read"]["hard_negatives"] == "" and first["augment"]["neighbours"] == 0
     sure = replace(load_recipe("gen6"), train=chosen)
-    with pytest.raises(BadInput, match="no control of .* scores above 0.9"):
+    with pytest.raises(BadInput, match="no control of .* passes logit > 2.197"):
         mine_negatives(inputs, Chosen(sure, product), place)
 
 

@@ -34,17 +34,21 @@ def targets(real_data):
 
 
 def test_desitargets_lrg_bits_on_its_targets(targets):
-    "The file's bits are of the definition of its year, 2019, colours alone; with those lines dereddened magnitudes give every bit"
+    """The bits follow from dereddened magnitudes and the lines of their day
+
+    Those of desitarget.cuts.isLRG_colors for the south, dated there 12/07/2020, version 232 of the targeting wiki: read in its source of January 2021.
+    Its last line, a fibre magnitude in z below 21.5, needs a column that the file lacks, and is not needed for any of the bits.
+    """
     m, bit = targets
     g, r, z, w1 = (m[b] for b in ("g", "r", "z", "w1"))
     with np.errstate(invalid="ignore"):
-        of_2019 = (z - w1 > 0.8 * (r - z) - 0.6) & (((g - w1 > 2.6) & (g - r > 1.4)) | (r - w1 > 1.8))
-        of_2019 &= (r - z > (z - 16.83) * 0.45) & (r - z > (z - 13.80) * 0.19)
-    assert bit.sum() == 182 and len(bit) == 1001 and np.array_equal(of_2019, bit)
+        of_2020 = (z - w1 > 0.8 * (r - z) - 0.6) & (((g - w1 > 2.6) & (g - r > 1.4)) | (r - w1 > 1.8))
+        of_2020 &= (r - z > (z - 16.83) * 0.45) & (r - z > (z - 13.80) * 0.19)
+    assert bit.sum() == 182 and len(bit) == 1001 and np.array_equal(of_2020, bit)
 
 
 def test_todays_cut_takes_a_part_of_the_older_one(targets):
-    "Zhou et al. 2023 moved the sliding line: of the rows it takes (the fibre magnitude is not in the file) all but five were LRGs in 2019, and the line against stars is the same"
+    "Zhou et al. 2023 moved the sliding line: of the rows it takes (the fibre magnitude is not in the file) all but five were LRGs in 2020, and the line against stars is the same"
     m, bit = targets
     with np.errstate(invalid="ignore"):
         ours = selection.desi_lrg_colours(*(m[b] for b in ("g", "r", "z", "w1")), m["z"])

@@ -196,4 +196,5 @@ def test_the_packaged_network_is_the_study_s_and_its_card_says_the_study_s_numbe
     assert f"{rare['k']} of {rare['n']}" in card and f"finds {rare['k']} of {rare['n']}" in front
     assert f"finds {above['lenses']['k']} of {above['lenses']['n']} real lenses" in front
     said = network_card("x", network_file(), True)
+    assert said["name"] == "finder, x" and network_card("x", network_file("small"), True)["name"] == "small, x"
     assert above["own frames without arc"]["text"] in said["warnings"][0] and above["lenses"]["text"] in " ".join(said["facts"])

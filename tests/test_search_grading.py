@@ -383,6 +383,22 @@ def test_the_export_from_the_command_line(tmp_path, monkeypatch, capsys):
         read_deck(arguments[0], only=str(tmp_path / "strange.csv"))
 
 
+def test_how_many_are_examples_and_how_many_planted_is_asked_for_by_command(tmp_path, monkeypatch, capsys):
+    "Of twelve lenses and eight others: two and one of the words, the numbers of the options, and the help that names both"
+    arguments = write_list(tmp_path, n=10, lenses=12, others=8)
+    told = []
+    monkeypatch.setattr("dark_halo_scope.search.grading_server.serve_grading", lambda deck, *rest: told.append(deck))
+    for options, examples, planted in (([], 5, 14), (["--examples", "1", "--plants", "4"], 2, 8), (["--examples", "0"], 0, 16)):
+        code, out, _ = dhs(monkeypatch, capsys, "grade", *arguments, *options)
+        deck = told.pop()
+        assert code == 0 and (len(deck.examples.names) if deck.examples else 0) == examples
+        assert sum(t != "" for t in deck.truth) == planted and f"{10 + planted} cards, {planted} of them planted" in out
+    code, out, _ = dhs(monkeypatch, capsys, "grade", "--help")
+    assert code == 0 and "--examples" in out and "--plants" in out and "as hard as" in " ".join(out.split())
+    code, _, err = dhs(monkeypatch, capsys, "grade", *arguments, "--examples", "-1")
+    assert code == 2 and "'--examples'" in err and "Traceback" not in err
+
+
 def test_a_proxy_of_this_machine_is_let_in_under_its_own_name_only():
     "What a proxy sends on: the public host, the browser's https origin"
     tokens, hosts = {"Ana": "s" * 43}, ("127.0.0.1:8765", *public_host("https://desk.example.org/grading"))

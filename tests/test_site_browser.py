@@ -2,12 +2,16 @@
 
 import functools
 import http.server
+import importlib
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 SITE = Path(__file__).parents[1] / "_docs"
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 420, "height": 900}
@@ -115,6 +119,44 @@ def test_search_finds_a_page(tab: Any, address: str) -> None:
     found = tab.locator("#quarto-search a").first
     found.wait_for(timeout=10_000)
     assert ".html" in (found.get_attribute("href") or "")
+
+
+@pytest.fixture(scope="module")
+def from_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "Two pages with the site's own head, as files: one of them in a folder"
+    folder, root = tmp_path_factory.mktemp("site"), Path(__file__).parents[1]
+    site = yaml.safe_load((root / "_quarto.yml").read_text())
+    head = {"html": {"include-in-header": site["format"]["html"]["include-in-header"]}}
+    sidebar = {"contents": ["index.qmd", "far/away.qmd"]}
+    about = {
+        "project": {"type": "website", "output-dir": "out"},
+        "website": {"title": "Two", "search": True, "sidebar": sidebar},
+        "format": head,
+    }
+    (folder / "far").mkdir()
+    (folder / "_quarto.yml").write_text(yaml.safe_dump(about))
+    (folder / "index.qmd").write_text("---\ntitle: One\n---\n\nNothing here.\n")
+    (folder / "far" / "away.qmd").write_text("---\ntitle: Other\n---\n\nAn Einstein radius.\n")
+    subprocess.run([Path(sys.executable).parent / "smalldocs", "render", str(folder)], check=True, capture_output=True)
+    sys.path.insert(0, str(root / ".ci"))
+    try:
+        assert importlib.import_module("docs").search_from_disk(folder / "out") == []
+        assert importlib.import_module("docs").search_from_disk(folder)
+    finally:
+        sys.path.pop(0)
+    return folder / "out"
+
+
+@pytest.mark.parametrize("page", ["index.html", "far/away.html"])
+def test_search_from_disk_finds_a_page(tab: Any, from_disk: Path, page: str) -> None:
+    "No server: the address begins with file:, where a browser fetches nothing"
+    tab.set_viewport_size(WIDE)
+    tab.goto((from_disk / page).as_uri())
+    tab.locator("#quarto-search input").first.fill("Einstein radius")
+    found = tab.locator("#quarto-search a").first
+    found.wait_for(timeout=10_000)
+    found.click()
+    tab.wait_for_url("**/far/away.html*")
 
 
 def test_formulae_are_drawn_without_a_network(tab: Any, address: str) -> None:

@@ -1,5 +1,8 @@
 """trust.anchors: the guards refuse what is wrong, and stage 0 counts as a hand would."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -93,6 +96,23 @@ def test_stage0_counts_by_hand():
     strata = {s.what: (s.found, s.n) for s in rep.strata}
     assert strata["visibility visible, p >= 0.5"] == (1, 1) and strata["visibility unknown, p >= 0.5"] == (1, 1)
     assert rep.found[0]["name"] == "d" and rep.missed[0]["name"] == "a" and rep.found[0]["theta_E"] is None
+
+
+def test_without_calibration_the_logit_is_cut_and_named():
+    "The same galaxies on either side, and nothing that calls itself a probability"
+    table, p = {"name": np.array(list("abcd"), object)}, np.array([0.1, 0.6, 0.8, 0.95])
+    impostors = {"name": np.array(list("xyz")), "class": np.array(["ring", "ring", "merger"]), "logit": np.log([1.5, 0.1, 0.25])}
+    rep = a.stage0(table, np.log(p / (1 - p)), None, impostors)
+    assert rep.measure == "logit" and [(s.what, s.found) for s in rep.recall] == [
+        ("recall, logit >= 0", 3),
+        ("recall, logit >= 0.8473", 2),
+        ("recall, logit >= 2.197", 1),
+    ]
+    assert [(s.what, s.found, s.n) for s in rep.contamination[3:]] == [("merger, logit >= 0", 0, 1), ("ring, logit >= 0", 1, 2)]
+    said = json.dumps(asdict(rep))
+    assert "p_lens" not in said and '"p"' not in said and set(rep.scores["lenses"]) == {"n", "mean", "median", "std", "logit"}
+    with pytest.raises(BadInput, match="not finite"):
+        a.stage0(table, np.log(p / (1 - p)), np.full(4, np.nan), None)
 
 
 def test_no_impostors_is_no_pass():

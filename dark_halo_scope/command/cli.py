@@ -591,8 +591,22 @@ def emr(
 def grade(
     candidates: Annotated[str, typer.Argument(help="The candidates product, Parquet.")],
     stamps: Annotated[str, typer.Option("--stamps", help="Their stamps, file or folder; beside the list by default.")] = "",
-    lenses: Annotated[str, typer.Option("--lenses", help="Known lenses to plant: stamps product, or a list of candidates' names.")] = "",
-    non_lenses: Annotated[str, typer.Option("--non-lenses", help="Known non-lenses to plant: the same.")] = "",
+    lenses: Annotated[
+        str,
+        typer.Option(
+            "--lenses", help="Known lenses: stamps, of which some are shown first as examples and some planted; or candidates' names."
+        ),
+    ] = "",
+    non_lenses: Annotated[str, typer.Option("--non-lenses", help="Known non-lenses: the same.")] = "",
+    examples: Annotated[
+        int, typer.Option("--examples", min=0, help="Of each kind, shown first with their answer and not graded; one in four at most.")
+    ] = 4,
+    plants: Annotated[
+        int,
+        typer.Option(
+            "--plants", min=0, help="Of each kind, planted: those as hard as the candidates; 0: one for eight candidates, 8 at least."
+        ),
+    ] = 0,
     known: Annotated[bool, typer.Option("--known", help="Candidates that the list names as known count as planted lenses.")] = False,
     grader: Annotated[list[str] | None, typer.Option("--grader", help="Who grades; may be repeated.")] = None,
     grades: Annotated[str, typer.Option("--grades", help="Book of grades; beside the list by default.")] = "",
@@ -608,6 +622,7 @@ def grade(
     """Candidates graded by people in a browser, blind, each grade on disk at once; then their agreement.
 
     Example: dhs grade runs/demo/candidates/candidates.parquet --grader Ana --grader Ben
+    Example: dhs grade runs/demo/candidates/candidates.parquet --lenses runs/lenses/stamps.parquet --examples 2 --plants 20
     Example: dhs grade runs/demo/candidates/candidates.parquet --export runs/demo/graded
     """
     from dark_halo_scope.search.agreement import export_grades, in_words
@@ -615,7 +630,7 @@ def grade(
     from dark_halo_scope.search.grading_server import serve_grading
 
     deck, book = (
-        read_deck(candidates, stamps, lenses, non_lenses, known, only),
+        read_deck(candidates, stamps, lenses, non_lenses, known, only, examples, plants),
         grades or f"{candidates.removesuffix('.parquet')}.grades.sqlite",
     )
     if export:

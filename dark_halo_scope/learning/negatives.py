@@ -25,7 +25,6 @@ class MineRecipe:
     Attributes
     ----------
     threshold : float, default 0.9
-        on p_lens
     match_radius : float, default 1.0
         rows this close are one galaxy [arcsec]
     lens_radius : float, default 11.0
@@ -34,7 +33,9 @@ class MineRecipe:
         at most so many of each model, highest first; 0 for all
     """
 
-    threshold: float = 0.9  # on p_lens
+    threshold: float = (
+        0.9  # on the calibrated p_lens; a network without calibration is cut at the logit that the logistic function takes to it
+    )
     match_radius: float = 1.0  # rows this close are one galaxy [arcsec]
     lens_radius: float = 11.0  # nothing this close to a known lens is a negative [arcsec]
     per_model: int = 0  # at most so many of each model, highest first; 0 for all

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['THREADS', 'PRODUCTS', 'CalibrationRecipe', 'ScoreRecipe', 'training_files', 'look_alikes_given', 'with_mined',
-           'train_model', 'score_product', 'networks', 'with_noise', 'score_cutouts', 'lens_probability', 'sky_tasks',
-           'network_files', 'table_bytes', 'brick_scores', 'score_rows']
+           'train_model', 'score_product', 'networks', 'with_noise', 'score_cutouts', 'sky_tasks', 'network_files',
+           'table_bytes', 'brick_scores', 'score_rows']
 
 # %% ../../nbs/learning/products.ipynb #ae55eb75
 from collections.abc import Mapping
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy.special import expit
 
 from ..base.config import recipe_identity
 from ..base.errors import BadInput
@@ -260,27 +259,6 @@ def score_cutouts(
         each.append(score_images(model, recipe, cut.image[cut.ok], meta, turns))
     logit[cut.ok] = committee.combine(np.stack(each))
     return logit
-
-# %% ../../nbs/learning/products.ipynb #c3fc2a68
-def lens_probability(
-    committee: Any,  # A learning.scoring.Committee
-    logit: np.ndarray,  # (n,) its logits
-) -> np.ndarray:  # (n,) float32
-    """Calibrated probability of a lens; of networks without a calibrator their own, the logistic function of the logit
-
-    Parameters
-    ----------
-    committee : Any
-        A learning.scoring.Committee
-    logit : np.ndarray
-        (n,) its logits
-
-    Returns
-    -------
-    np.ndarray
-        (n,) float32
-    """
-    return committee.probability(logit) if committee.calibrator else expit(logit.astype(np.float64)).astype(np.float32)
 
 # %% ../../nbs/learning/products.ipynb #cc0f5ded
 def sky_tasks(

@@ -332,7 +332,8 @@ def network_card(
         facts.append(f"On held-out sky of its own mock: AUROC {best['value']:.2f} ({best['low']:.2f} to {best['high']:.2f}).")
     else:
         facts.append("How often it is wrong stands in its model card and in the report of the run that trained it.")
-    return {"name": network, "warnings": warnings, "facts": facts}
+    packaged = next((word for word in ("finder", "small") if file == network_file(word)), "")
+    return {"name": f"{packaged}, {network}" if packaged else network, "warnings": warnings, "facts": facts}
 
 
 def thumbnail(

@@ -42,7 +42,7 @@ def picture_section(
     images: np.ndarray | None,  # (n, band, y, x) in the order that the rows' `row` counts; None: no pictures
     bands: Sequence[str],
 ) -> Section:
-    """Stamps with their probabilities, and the same as a table
+    """Stamps with their probabilities, of a network without calibration their logits, and the same as a table
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def picture_section(
     """
     section = Section(title)
     if images is not None and len(rows):
-        titles = [f"{r['name']}"[:18] + f"\np {r['p_lens']:.2f}" for r in rows]
+        titles = [f"{r['name']}"[:18] + (f"\np {r['p_lens']:.2f}" if "p_lens" in r else f"\nlogit {r['logit']:.2f}") for r in rows]
         sheet = figures.stamp_sheet(np.nan_to_num(images[[r["row"] for r in rows]]), titles, bands, columns=5)
         section.add_figure(sheet, title)
     section.add_table([{k: v for k, v in r.items() if k != "row"} for r in rows])
@@ -93,7 +93,10 @@ def stage0_page(
         HTML, self-contained
     """
     recall = report["recall"][0]
+    measure = report["measure"]
     whole = Section("Recall", text=[f"Stage 0 {report['verdict']}."])
+    if measure == "logit":
+        whole.text.append("The network has no calibration: no probability is known, and every cut is stated in its logit.")
     whole.add_table(share_rows(report["recall"]))
     if report["recall_at_fpr"]:
         keys = ("name", "value", "lo", "hi", "above", "n_neg", "status")
@@ -101,9 +104,10 @@ def stage0_page(
         whole.add_table([{k: r.get(k) for k in keys} for r in report["recall_at_fpr"]])
     else:
         whole.text.append("No scores of ordinary galaxies were given, so nothing can be said at a fixed false-positive rate.")
-    scores = {name: s["p"] for name, s in report["scores"].items() if s.get("p")}
+    scores = {name: s[measure] for name, s in report["scores"].items() if s.get(measure)}
     if scores:
-        whole.add_figure(figures.histogram({f"p of {k}": v for k, v in scores.items()}, 20), "Distributions of p_lens")
+        panels = {f"{measure} of {k}": v for k, v in scores.items()}
+        whole.add_figure(figures.histogram(panels, 20), f"Distributions of {'p_lens' if measure == 'p' else measure}")
     dirt = Section("Contamination", text=[] if report["contamination"][0]["n"] else ["No impostors were tested."])
     dirt.add_table(share_rows([s for s in report["contamination"] if s["n"]]))
     refused = Section("Left out by the guards")

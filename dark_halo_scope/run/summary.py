@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['REPORT_SECTIONS', 'verdict_section', 'sky_section', 'parent_section', 'stamps_section', 'test_scores', 'metric_row',
-           'alike_rows', 'learning_section', 'gates_section', 'anchors_section', 'completeness_section', 'number',
-           'candidates_section', 'files_section', 'report_cards', 'write_report']
+           'alike_rows', 'learning_section', 'gates_section', 'first_cut', 'anchors_section', 'completeness_section',
+           'number', 'candidates_section', 'files_section', 'report_cards', 'write_report']
 
 # %% ../../nbs/run/summary.ipynb #9dc56a2d
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -217,6 +217,11 @@ def gates_section(run: Run, product: str, title: str) -> Section:
     return section
 
 # %% ../../nbs/run/summary.ipynb #33e6643c
+def first_cut(report: Mapping[str, Any]) -> str:
+    "The cut that stage 0 is judged at, in what the network gives: p >= 0.5, or a logit where it has no calibration"
+    return str(report["recall"][0]["what"]).removeprefix("recall, ")
+
+
 def anchors_section(run: Run) -> Section:
     "Recall on lenses that nobody painted"
     report, section = read_json(run.address("stage0")), Section("Stage 0: lenses that nobody painted")
@@ -226,7 +231,9 @@ def anchors_section(run: Run) -> Section:
         labels = [s["what"].removeprefix("theta_E / seeing ").split(",")[0] for s in strata]
         intervals = [(s["lo"], s["hi"]) for s in strata]
         figure = figures.recall_figure(labels, [s["found"] for s in strata], [s["n"] for s in strata], intervals, "theta_E over seeing")
-        section.add_figure(figure, "Recall of anchors by theta_E over seeing", "Recall at p = 0.5 with Clopper-Pearson intervals.")
+        section.add_figure(
+            figure, "Recall of anchors by theta_E over seeing", f"Recall at {first_cut(report)} with Clopper-Pearson intervals."
+        )
     keys = ("what", "found", "n", "value", "lo", "hi")
     section.add_table([{k: s[k] for k in keys} for s in (*report.get("recall", []), *report.get("contamination", []))])
     section.add_table([{"left out": k, "n": n} for k, n in report.get("refused", {}).items()])
@@ -387,7 +394,7 @@ def report_cards(
         cards.append((value, f"of {rate.n_pos:,} held-out injections found at FPR 1 %{interval}"))
     if "stage0" in present and (report := read_json(run.address("stage0"))).get("recall"):
         recall = report["recall"][0]
-        cards.append((f"{recall['found']} of {recall['n']}", f"anchors above p = 0.5 [{recall['lo']:.0%}, {recall['hi']:.0%}]"))
+        cards.append((f"{recall['found']} of {recall['n']}", f"anchors with {first_cut(report)} [{recall['lo']:.0%}, {recall['hi']:.0%}]"))
     if "candidates" in present:
         cards.append((f"{read_receipt(run.address('candidates')).identity['rows']:,}", "candidates"))
     for name in ("gates", "score_gates"):

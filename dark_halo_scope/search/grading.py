@@ -30,7 +30,7 @@ from ..base.errors import BadInput, unknown_name
 from ..base.receipts import read_schema, read_table
 from ..base.skylist import read_names
 from ..base.storage import exists, filesystem, is_folder, join, list_files, read_bytes, scheme_of
-from .planted import enough, example_rows, hardness, matched
+from .planted import EXAMPLES, enough, example_rows, hardness, matched
 from ..stamps.codec import decode, stored_bands
 
 # %% ../../nbs/search/grading.ipynb #04ab5478
@@ -266,6 +266,8 @@ def planted_among(
     names: Sequence[str],  # (m,) of the plants
     images: np.ndarray,  # (m, band, y, x) [nmgy / pix]
     truth: str,  # "lens" or "non-lens"
+    n_examples: int = EXAMPLES,  # Shown with their answer, at most
+    n_plants: int = 0,  # Planted, at most; 0: as many as are enough
 ) -> Deck:
     """The deck with some of the plants as examples, and as many as are wanted planted: those that are as hard as the candidates
 
@@ -278,15 +280,19 @@ def planted_among(
         (m, band, y, x) [nmgy / pix]
     truth : str
         "lens" or "non-lens"
+    n_examples : int, default EXAMPLES
+        Shown with their answer, at most
+    n_plants : int, default 0
+        Planted, at most; 0: as many as are enough
 
     Returns
     -------
     Deck
     """
-    shown = example_rows(names)
+    shown = example_rows(names, n_examples)
     rest = np.setdiff1d(np.arange(len(names)), shown)
     own = [i for i, t in enumerate(deck.truth) if not t]
-    n = enough(len(own))
+    n = n_plants or enough(len(own))
     if len(rest) > n:
         rest = rest[matched(hardness(images[rest]), hardness(deck.images[own]), [deck.names[i] for i in own], n)]
     kind = lambda rows: (tuple(names[i] for i in rows), images[rows], (truth,) * len(rows))
@@ -302,6 +308,8 @@ def with_planted(
     deck: Deck,
     uri: str,  # Stamps product, or any list of candidates' names
     truth: str,  # "lens" or "non-lens"
+    n_examples: int = EXAMPLES,  # Shown with their answer, at most
+    n_plants: int = 0,  # Planted, at most; 0: as many as are enough
 ) -> Deck:
     """The deck with known lenses or known non-lenses among its cards
 
@@ -312,6 +320,10 @@ def with_planted(
         Stamps product, or any list of candidates' names
     truth : str
         "lens" or "non-lens"
+    n_examples : int, default EXAMPLES
+        Shown with their answer, at most
+    n_plants : int, default 0
+        Planted, at most; 0: as many as are enough
 
     Returns
     -------
@@ -332,7 +344,7 @@ def with_planted(
     images, bands = stamps_of(wanted, uri)
     if not len(wanted) or bands != deck.bands or images.shape[1:] != deck.images.shape[1:]:
         raise BadInput(f"{uri}: {images.shape} in {bands}, expected stamps of {deck.images.shape[1:]} in {deck.bands}")
-    return planted_among(deck, [str(name) for name in wanted[label[0]].to_pylist()], images, truth)
+    return planted_among(deck, [str(name) for name in wanted[label[0]].to_pylist()], images, truth, n_examples, n_plants)
 
 # %% ../../nbs/search/grading.ipynb #c1949655
 def stamps_beside(
@@ -370,6 +382,8 @@ def read_deck(
     non_lenses: str = "",  # Known non-lenses: the same
     known: bool = False,  # Candidates with `known_as` count as planted lenses
     only: str = "",  # List of the candidates' names that are graded; empty: all
+    n_examples: int = EXAMPLES,  # Of lenses and of non-lenses, shown with their answer, at most
+    n_plants: int = 0,  # Of each, planted at most; 0: as many as are enough
 ) -> Deck:
     """The deck from its files; raises BadInput saying what is missing or wrong where
 
@@ -387,6 +401,10 @@ def read_deck(
         Candidates with `known_as` count as planted lenses
     only : str, default ''
         List of the candidates' names that are graded; empty: all
+    n_examples : int, default EXAMPLES
+        Of lenses and of non-lenses, shown with their answer, at most
+    n_plants : int, default 0
+        Of each, planted at most; 0: as many as are enough
 
     Returns
     -------
@@ -417,7 +435,7 @@ def read_deck(
     if known and "known_as" in table.column_names:
         deck = with_known(deck, [n for n, k in zip(names, table["known_as"].to_pylist()) if k], "lens", candidates)
     for uri, truth in ((lenses, "lens"), (non_lenses, "non-lens")):
-        deck = with_planted(deck, uri, truth) if uri else deck
+        deck = with_planted(deck, uri, truth, n_examples, n_plants) if uri else deck
     return deck
 
 # %% ../../nbs/search/grading.ipynb #eac1effb

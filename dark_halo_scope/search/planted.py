@@ -139,6 +139,7 @@ EXAMPLES = 4  # Of a kind at most; one in so many of what could be planted
 
 def example_rows(
     names: Sequence[str],  # (m,) of what could be planted
+    most: int = EXAMPLES,  # How many at most, and never more than one in four
 ) -> np.ndarray:  # Rows of the examples, rising
     """Which cards with a known answer are shown with it before the round
 
@@ -146,11 +147,13 @@ def example_rows(
     ----------
     names : Sequence[str]
         (m,) of what could be planted
+    most : int, default EXAMPLES
+        How many at most, and never more than one in four
 
     Returns
     -------
     np.ndarray
         Rows of the examples, rising
     """
-    n = min(EXAMPLES, len(names) // EXAMPLES)
+    n = min(most, len(names) // EXAMPLES)
     return np.sort(np.argsort(uniforms_table("grading example", [list(names)])[:, 0], kind="stable")[:n])

@@ -24,6 +24,7 @@ from ..base.jsonable import plain
 from ..base.resources import manifest
 from ..base.skylist import Table, read_positions
 from ..base.sphere import pairs_within, separation
+from ..stats.calibration import stated_cut
 from ..stats.metrics import TiedScores, bin_names, binned, clopper_pearson, tpr_at_fpr
 
 # %% ../../nbs/trust/anchors.ipynb #58d983ce
@@ -312,7 +313,7 @@ class AnchorRecipe:
     snr_edges : tuple[float, ...], default (5.0, 20.0, 50.0)
         strata of arc S/N
     cuts : tuple[float, ...], default (0.5, 0.7, 0.9)
-        on p_lens
+        on the calibrated p_lens; without calibration at the logits that the logistic function takes to them
     fprs : tuple[float, ...], default (0.01, 0.001, 0.0001)
         false-positive rates on negatives
     recall : float, default 0.5
@@ -328,7 +329,11 @@ class AnchorRecipe:
     visible: float = 1.2  # theta_E / seeing above which a lens is in reach of the eye
     ratio_edges: tuple[float, ...] = (0.5, 1.0, 1.2, 2.0)  # strata of theta_E / seeing
     snr_edges: tuple[float, ...] = (5.0, 20.0, 50.0)  # strata of arc S/N
-    cuts: tuple[float, ...] = (0.5, 0.7, 0.9)  # on p_lens
+    cuts: tuple[float, ...] = (
+        0.5,
+        0.7,
+        0.9,
+    )  # on the calibrated p_lens; without calibration at the logits that the logistic function takes to them
     fprs: tuple[float, ...] = (1e-2, 1e-3, 1e-4)  # false-positive rates on negatives
     recall: float = 0.5  # the gating rule: recall at the first cut above this,
     contamination: float = 0.2  # and contamination below this
@@ -423,7 +428,7 @@ class StageZero:
     Attributes
     ----------
     recall : list[Proportion]
-        at every cut on p_lens
+        at every cut
     recall_at_fpr : list[dict[str, Any]]
         at every false-positive rate, threshold scatter included
     strata : list[Proportion]
@@ -431,7 +436,7 @@ class StageZero:
     contamination : list[Proportion]
         impostors above every cut, all and by class
     scores : dict[str, dict[str, Any]]
-        number, mean, median, spread and the values of p_lens by set
+        number, mean, median, spread and the values by set
     found : list[dict[str, Any]]
         highest lenses
     missed : list[dict[str, Any]]
@@ -443,19 +448,22 @@ class StageZero:
         anchors that the guards kept out, by reason
     confused : list[dict[str, Any]], optional
         highest impostors
+    measure : str, default 'p'
+        what is cut: the calibrated probability, or "logit" where the network has none
     """
 
-    recall: list[Proportion]  # at every cut on p_lens
+    recall: list[Proportion]  # at every cut
     recall_at_fpr: list[dict[str, Any]]  # at every false-positive rate, threshold scatter included
     strata: list[Proportion]  # recall at the first cut, by theta_E / seeing, arc S/N and survey
     contamination: list[Proportion]  # impostors above every cut, all and by class
-    scores: dict[str, dict[str, Any]]  # number, mean, median, spread and the values of p_lens by set
+    scores: dict[str, dict[str, Any]]  # number, mean, median, spread and the values by set
     found: list[dict[str, Any]]  # highest lenses
     missed: list[dict[str, Any]]  # lowest lenses
     passed: bool | None  # None: not tested
     verdict: str
     refused: dict[str, int] = field(default_factory=dict)  # anchors that the guards kept out, by reason
     confused: list[dict[str, Any]] = field(default_factory=list)  # highest impostors
+    measure: str = "p"  # what is cut: the calibrated probability, or "logit" where the network has none
 
 # %% ../../nbs/trust/anchors.ipynb #8ea06d75
 def strata_of(
@@ -525,11 +533,27 @@ def fixed_rate_recall(
     return rows
 
 # %% ../../nbs/trust/anchors.ipynb #d35b0a38
-def distribution(p: np.ndarray) -> dict[str, Any]:
-    "Mean, median, spread and number of a set of probabilities, and the probabilities themselves"
-    if not len(p):
+def distribution(
+    score: np.ndarray,  # (n,) probabilities or logits
+    measure: str = "p",  # Which of the two
+) -> dict[str, Any]:
+    """Mean, median, spread and number of a set of scores, and the scores themselves under their name
+
+    Parameters
+    ----------
+    score : np.ndarray
+        (n,) probabilities or logits
+    measure : str, default 'p'
+        Which of the two
+
+    Returns
+    -------
+    dict[str, Any]
+    """
+    if not len(score):
         return {"n": 0}
-    return {"n": len(p), "mean": float(p.mean()), "median": float(np.median(p)), "std": float(p.std()), "p": np.round(p, 4).tolist()}
+    about = {"n": len(score), "mean": float(score.mean()), "median": float(np.median(score)), "std": float(score.std())}
+    return about | {measure: np.round(score, 4).tolist()}
 
 # %% ../../nbs/trust/anchors.ipynb #9c2de359
 def report_rows(
@@ -562,8 +586,8 @@ def report_rows(
 def stage0(
     anchors: Table,  # (n,) name, and where known theta_E, seeing, arc_snr, arc_mag_r, survey
     logit: np.ndarray,  # (n,) float32 score of each anchor
-    p_lens: np.ndarray,  # (n,) calibrated probability
-    impostors: Table | None = None,  # (k,) name, class, logit, p_lens of hard negatives
+    p_lens: np.ndarray | None,  # (n,) calibrated probability; None: the network has no calibration, and its logit is cut
+    impostors: Table | None = None,  # (k,) name, class and, as it is cut, p_lens or logit of hard negatives
     negatives: np.ndarray | None = None,  # (m,) logits of ordinary galaxies, for fixed false-positive rates
     hosts: np.ndarray | None = None,  # (m,) their hosts
     recipe: AnchorRecipe | None = None,
@@ -577,10 +601,10 @@ def stage0(
         (n,) name, and where known theta_E, seeing, arc_snr, arc_mag_r, survey
     logit : np.ndarray
         (n,) float32 score of each anchor
-    p_lens : np.ndarray
-        (n,) calibrated probability
+    p_lens : np.ndarray | None
+        (n,) calibrated probability; None: the network has no calibration, and its logit is cut
     impostors : Table | None, default None
-        (k,) name, class, logit, p_lens of hard negatives
+        (k,) name, class and, as it is cut, p_lens or logit of hard negatives
     negatives : np.ndarray | None, default None
         (m,) logits of ordinary galaxies, for fixed false-positive rates
     hosts : np.ndarray | None, default None
@@ -596,37 +620,40 @@ def stage0(
     Raises
     ------
     BadInput
-        stage 0: {n} anchors, {len(logit)} logits, {len(p)} probabilities, expected as many of each and at least one
+        stage 0: {n} anchors, {len(logit)} logits, {len(score)} probabilities, expected as many of each and at least one
         stage 0: scores that are not finite (first anchor ...)
     """
     recipe, n = recipe or AnchorRecipe(), len(anchors["name"])
-    logit, p = np.asarray(logit, np.float32), np.asarray(p_lens, float)
-    if not n or len(logit) != n or len(p) != n:
-        raise BadInput(f"stage 0: {n} anchors, {len(logit)} logits, {len(p)} probabilities, expected as many of each and at least one")
-    if not (np.isfinite(logit).all() and np.isfinite(p).all()):
+    logit, column = np.asarray(logit, np.float32), "logit" if p_lens is None else "p_lens"
+    score = np.asarray(logit if p_lens is None else p_lens, float)
+    if not n or len(logit) != n or len(score) != n:
+        raise BadInput(f"stage 0: {n} anchors, {len(logit)} logits, {len(score)} probabilities, expected as many of each and at least one")
+    if not (np.isfinite(logit).all() and np.isfinite(score).all()):
         raise BadInput(
-            f"stage 0: scores that are not finite (first anchor {anchors['name'][np.argmin(np.isfinite(logit) & np.isfinite(p))]})"
+            f"stage 0: scores that are not finite (first anchor {anchors['name'][np.argmin(np.isfinite(logit) & np.isfinite(score))]})"
         )
-    cut, order = recipe.cuts[0], np.argsort(-logit, kind="stable")
+    stated = [stated_cut(c, p_lens is not None) for c in recipe.cuts]
+    (measure, cut), order = stated[0], np.argsort(-logit, kind="stable")
     strata = [
-        proportion(f"{quantity} {name}, p >= {cut:g}", p[group == name] >= cut)
+        proportion(f"{quantity} {name}, {measure} >= {cut:.4g}", score[group == name] >= cut)
         for quantity, (group, names) in strata_of(anchors, recipe).items()
         for name in names
         if (group == name).any()
     ]
-    recall = [proportion(f"recall, p >= {c:g}", p >= c) for c in recipe.cuts]
-    wrong = np.asarray(impostors["p_lens"], float) if impostors else np.zeros(0)
-    contamination = [proportion(f"all impostors, p >= {c:g}", wrong >= c) for c in recipe.cuts]
+    recall = [proportion(f"recall, {measure} >= {c:.4g}", score >= c) for _, c in stated]
+    wrong = np.asarray(impostors[column], float) if impostors else np.zeros(0)
+    contamination = [proportion(f"all impostors, {measure} >= {c:.4g}", wrong >= c) for _, c in stated]
     for k in sorted(set(impostors["class"].tolist())) if impostors else []:
-        contamination.append(proportion(f"{k}, p >= {cut:g}", wrong[impostors["class"] == k] >= cut))  # type: ignore[index]
+        contamination.append(proportion(f"{k}, {measure} >= {cut:.4g}", wrong[impostors["class"] == k] >= cut))  # type: ignore[index]
     passed, verdict = gating_rule(recall[0], contamination[0], recipe)
-    rows = report_rows(anchors, order, ("name", "theta_E"), logit=logit, p_lens=p)
+    rows = report_rows(anchors, order, ("name", "theta_E"), **{"logit": logit, column: score})
     highest = np.argsort(-wrong, kind="stable")[:10]
-    confused = report_rows(impostors, highest, ("name", "class"), p_lens=wrong) if impostors and "name" in impostors else []
+    confused = report_rows(impostors, highest, ("name", "class"), **{column: wrong}) if impostors and "name" in impostors else []
     at_fpr = fixed_rate_recall(logit, negatives, hosts, recipe.fprs) if negatives is not None else []
-    scores = {"lenses": distribution(p), "impostors": distribution(wrong)}
+    scores = {"lenses": distribution(score, measure), "impostors": distribution(wrong, measure)}
+    kept_out = dict(refused or {})
     return StageZero(
-        recall, at_fpr, strata, contamination, scores, rows[:10], rows[::-1][:10], passed, verdict, dict(refused or {}), confused
+        recall, at_fpr, strata, contamination, scores, rows[:10], rows[::-1][:10], passed, verdict, kept_out, confused, measure
     )
 
 # %% ../../nbs/trust/anchors.ipynb #e0236b5c

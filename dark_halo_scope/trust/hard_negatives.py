@@ -18,6 +18,7 @@ from ..base.errors import BadInput
 from ..base.sphere import near_any, pairs_within
 from ..learning.negatives import MineRecipe
 from ..stamps.reader import lookup_positions
+from ..stats.calibration import stated_cut
 
 # %% ../../nbs/trust/hard_negatives.ipynb #aa970895
 def same_galaxy(
@@ -48,15 +49,15 @@ def same_galaxy(
     return connected_components(links, directed=False)[1]
 
 # %% ../../nbs/trust/hard_negatives.ipynb #6b9732e2
-SCORE_COLUMNS = ("ra", "dec", "brickname", "label", "p_lens")
+SCORE_COLUMNS = ("ra", "dec", "brickname", "label")  # And p_lens, or of a model without calibration logit
 
 # %% ../../nbs/trust/hard_negatives.ipynb #1c2ea5ec
 def model_rows(
     name: str,  # model id
-    columns: Mapping[str, np.ndarray],  # ra, dec, brickname, label, p_lens of its scores
+    columns: Mapping[str, np.ndarray],  # ra, dec, brickname, label of its scores, and p_lens or, of a model without calibration, logit
     lenses: tuple[np.ndarray, np.ndarray],  # ra and dec of known lenses [deg]
     recipe: MineRecipe,
-) -> tuple[dict[str, np.ndarray], dict[str, int]]:  # kept rows, and counts
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:  # kept rows, and the cut with its counts
     """One model's negatives above the threshold, known lenses out
 
     Parameters
@@ -64,34 +65,40 @@ def model_rows(
     name : str
         model id
     columns : Mapping[str, np.ndarray]
-        ra, dec, brickname, label, p_lens of its scores
+        ra, dec, brickname, label of its scores, and p_lens or, of a model without calibration, logit
     lenses : tuple[np.ndarray, np.ndarray]
         ra and dec of known lenses [deg]
     recipe : MineRecipe
 
     Returns
     -------
-    tuple[dict[str, np.ndarray], dict[str, int]]
-        kept rows, and counts
+    tuple[dict[str, np.ndarray], dict[str, Any]]
+        kept rows, and the cut with its counts
 
     Raises
     ------
     BadInput
-        scores of model {name}: no column {', '.join(missing)}, expected {', '.join(SCORE_COLUMNS)}
+        scores of model {name}: no column {', '.join(missing)}, expected {', '.join(SCORE_COLUMNS)} and p_lens or logit
     """
-    if missing := [c for c in SCORE_COLUMNS if c not in columns]:
-        raise BadInput(f"scores of model {name}: no column {', '.join(missing)}, expected {', '.join(SCORE_COLUMNS)}")
-    rows = np.flatnonzero((np.asarray(columns["label"]) == 0) & (np.asarray(columns["p_lens"]) > recipe.threshold))
+    calibrated = "p_lens" in columns
+    if missing := [c for c in SCORE_COLUMNS if c not in columns] + ["p_lens or logit"] * (not calibrated and "logit" not in columns):
+        raise BadInput(f"scores of model {name}: no column {', '.join(missing)}, expected {', '.join(SCORE_COLUMNS)} and p_lens or logit")
+    measure, threshold = stated_cut(recipe.threshold, calibrated)
+    score = np.asarray(columns["p_lens" if calibrated else "logit"])
+    rows = np.flatnonzero((np.asarray(columns["label"]) == 0) & (score > threshold))
     near_lens = near_any(columns["ra"][rows], columns["dec"][rows], *lenses, recipe.lens_radius)
     kept_rows = rows[~near_lens]
-    kept_rows = kept_rows[np.argsort(-np.asarray(columns["p_lens"])[kept_rows], kind="stable")][: recipe.per_model or None]
+    kept_rows = kept_rows[np.argsort(-score[kept_rows], kind="stable")][: recipe.per_model or None]
     counts = {
+        "cut": f"{measure} > {threshold:.4g}",
         "negatives": int((np.asarray(columns["label"]) == 0).sum()),
         "above": len(rows),
         "known lenses": int(near_lens.sum()),
         "kept": len(kept_rows),
     }
-    return {c: np.asarray(columns[c])[kept_rows] for c in SCORE_COLUMNS} | {"source_model": np.full(len(kept_rows), name, object)}, counts
+    kept = {c: np.asarray(columns[c])[kept_rows] for c in SCORE_COLUMNS}
+    kept |= {c: np.asarray(columns[c], float)[kept_rows] if c in columns else np.full(len(kept_rows), np.nan) for c in ("p_lens", "logit")}
+    return kept | {"source_model": np.full(len(kept_rows), name, object)}, counts
 
 # %% ../../nbs/trust/hard_negatives.ipynb #d33e6b90
 def mine(
@@ -119,9 +126,10 @@ def mine(
         rows, counts = model_rows(name, scores[name], lenses, recipe)
         parts.append(rows)
         report.append({"model": name} | counts)
-    candidates = {c: np.concatenate([p[c] for p in parts]) for c in (*SCORE_COLUMNS, "source_model")}
+    candidates = {c: np.concatenate([p[c] for p in parts]) for c in parts[0]}
     group = same_galaxy(candidates["ra"], candidates["dec"], recipe.match_radius)
-    best = np.lexsort((candidates["source_model"].astype(str), -candidates["p_lens"], group))
+    score = {c: -np.nan_to_num(candidates[c], nan=-np.inf) for c in ("p_lens", "logit")}
+    best = np.lexsort((candidates["source_model"].astype(str), score["logit"], score["p_lens"], group))
     first = best[np.unique(group[best], return_index=True)[1]]
     first = first[np.lexsort((candidates["dec"][first], candidates["ra"][first]))]
     models: dict[int, set[str]] = {}
@@ -132,7 +140,7 @@ def mine(
             "ra": pa.array(candidates["ra"][first], pa.float64()),
             "dec": pa.array(candidates["dec"][first], pa.float64()),
             "brickname": pa.array(candidates["brickname"][first].astype(str)),
-            "p_lens": pa.array(candidates["p_lens"][first], pa.float32()),
+            "p_lens": pa.array(candidates["p_lens"][first], pa.float32(), from_pandas=True),  # null: a model without calibration found it
             "source_model": pa.array(["+".join(sorted(models[g])) for g in group[first].tolist()], pa.string()),
         }
     )

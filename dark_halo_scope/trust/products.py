@@ -27,7 +27,7 @@ from ..base.resources import manifest
 from ..base.skylist import NUMBERS, read_positions
 from ..base.storage import exists, join, list_files
 from ..injection.products import source_bank
-from ..learning.products import lens_probability, networks, score_cutouts, training_files
+from ..learning.products import networks, score_cutouts, training_files
 from ..parent.splits import split_of_bricks
 from ..stamps.codec import decode
 from ..stats.calibration import shift_prior
@@ -296,7 +296,7 @@ def mine_negatives(
     Raises
     ------
     BadInput
-        no control of {counts[0]['negatives']} scores above {recipe.negatives.mine.threshold}, so no hard negative was found
+        no control of {counts[0]['negatives']} passes ..., so no hard negative was found
     """
     from dark_halo_scope.learning.scoring import load_committee, score_stamps
     from dark_halo_scope.learning.training import train
@@ -314,12 +314,14 @@ def mine_negatives(
     for uri in networks:
         committee = load_committee(uri)
         columns = table_arrays(score_stamps(files, committee, ("train",)))
-        scores[committee.name] = columns | {"p_lens": lens_probability(committee, columns["logit"])}
+        if committee.calibrator is None:  # what it says is no probability: it is cut on its logit, under that name
+            del columns["p_lens"]
+        scores[committee.name] = columns
     lenses = known["ra"].to_numpy(), known["dec"].to_numpy()
     mined, counts = mine(scores, lenses, recipe.negatives.mine)
     if not len(mined):
         raise BadInput(
-            f"no control of {counts[0]['negatives']} scores above {recipe.negatives.mine.threshold}, so no hard negative was found"
+            f"no control of {counts[0]['negatives']} passes {' or '.join(c['cut'] for c in counts[:-1])}, so no hard negative was found"
         )
     return Made(lookup(mined), files={"hard_negatives.json": as_json(counts)})
 
@@ -469,10 +471,11 @@ def examine(
         score = score_cutouts(committee, impostor_cutouts)[impostor_cutouts.ok]
         wrong = {c: np.asarray(listed[c])[impostor_cutouts.ok] for c in ("name", "class")} | {
             "logit": score,
-            "p_lens": lens_probability(committee, score),
+            "p_lens": committee.probability(score),
         }
     scores, hosts = negatives or (None, None)
-    report = stage0(examined, logit[used], lens_probability(committee, logit[used]), wrong, scores, hosts, recipe, refusals)
+    p_lens = committee.probability(logit[used]) if committee.calibrator else None
+    report = stage0(examined, logit[used], p_lens, wrong, scores, hosts, recipe, refusals)
     return report, examined | network_columns
 
 # %% ../../nbs/trust/products.ipynb #a0ec14e6
