@@ -32,7 +32,9 @@ TARGET = 0.85  # Of a room's mutants
 BUDGET = 30.0  # Of the tests tried on one mutant, by the time they took without it [s]
 # Not in the process that is mutated, or about the files of the checkout
 WITHOUT = "bibliography docstrings explore_browser fuzz guards_deleted house install results_lessons run_* site_* tutorials".split()
-sys.path += [str(folder) for folder in (ROOT / "runs" / "tools").glob("lib/python*/site-packages")]  # cosmic-ray and coverage, behind our own
+sys.path += [
+    str(folder) for folder in (ROOT / "runs" / "tools").glob("lib/python*/site-packages")
+]  # cosmic-ray and coverage, behind our own
 
 
 def copy_tree() -> None:
