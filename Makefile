@@ -3,10 +3,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TOOLS := runs/tools
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test hooks one full docs bench export update prepare release clean
+.PHONY: help setup demo test hooks one full mutants audit docs bench export update prepare release clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  -/'
 
@@ -37,6 +38,17 @@ one: setup  ## one test, or one notebook: make one T=tests/test_stats_metrics.py
 
 full: setup  ## the evidence too heavy for every run
 	pytest -m "slow and not gpu" tests
+	$(MAKE) --no-print-directory mutants
+	$(MAKE) --no-print-directory audit
+
+mutants: $(TOOLS)/.installed  ## small faults put into the library, and how many of them the tests notice
+	python .ci/mutants.py
+
+audit: $(TOOLS)/.installed  ## known weaknesses of the packages that the environment holds; needs the network
+	python .ci/audit.py $(TOOLS)/bin/pip-audit
+
+$(TOOLS)/.installed: setup .ci/tools.txt
+	@test $@ -nt .ci/tools.txt || { python -m venv --clear $(TOOLS) && $(TOOLS)/bin/python -m pip install --quiet --requirement .ci/tools.txt && touch $@; }
 
 docs: setup  ## the site, in _docs
 	python .ci/docs.py
@@ -67,8 +79,8 @@ prepare: setup  ## format, export, clean, lint, types, contracts; before each co
 	mypy
 	lint-imports
 
-release: setup  ## sdist and wheel in dist, and the demo from the wheel alone; uploads nothing; REHEARSE=--rehearse goes on with changes not yet released
-	python .ci/release.py $(REHEARSE)
+release: $(TOOLS)/.installed  ## sdist, wheel, bill of materials and their hashes in dist, and the demo from the wheel alone; uploads nothing; REHEARSE=--rehearse goes on with changes not yet released
+	python .ci/release.py --tools $(TOOLS)/bin $(REHEARSE)
 
 clean:  ## runs and built files; the environment stays
 	rm -rf runs build dist _proc _pages _docs *.egg-info

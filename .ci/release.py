@@ -1,11 +1,14 @@
 """A release, rehearsed: versions that agree, an sdist, a wheel made from that sdist, and the demo run by the wheel alone, outside the checkout
 
-Uploads nothing. `--dist` names the folder of the two files, `--recipe` what the demo runs; one that fails names its step. `--rehearse` lets a
+Uploads nothing. Beside the two files stand the bill of materials, made where `--tools` names the folder of cyclonedx-py, and the SHA-256 of each. `--dist` names
+the folder of the files, `--recipe` what the demo runs; one that fails names its step. `--rehearse` lets a
 section *Unreleased* stand above the version in the changelog, as it does between two releases.
 """
 
 import argparse
 import configparser
+import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -72,10 +75,33 @@ def demo_alone(wheel: Path, recipe: str, folder: Path) -> Path:  # The report
     return folder / "run" / "report.html"
 
 
+def bill(
+    tools: Path,  # Folder with cyclonedx-py
+    version: str,
+    made: list[Path],  # The files of the release
+) -> Path:
+    "The bill of materials: every package of the environment that built and tried the release, and what was made, with its SHA-256"
+    command = [str(tools / "cyclonedx-py"), "environment", sys.executable, "--of", "JSON", "--output-reproducible"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    ours = next(c for c in found["components"] if c["name"].replace("-", "_") == "dark_halo_scope")
+    found["components"].remove(ours)
+    digests = [{"type": "distribution", "url": p.name, "hashes": [{"alg": "SHA-256", "content": sha256(p)}]} for p in made]
+    found["metadata"]["component"] = {**ours, "version": version, "externalReferences": digests}
+    path = made[0].parent / f"dark_halo_scope-{version}.cdx.json"
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    return path
+
+
+def sha256(path: Path) -> str:
+    "Of a file's bytes"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 if __name__ == "__main__":
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--dist", type=Path, default=ROOT / "dist")
     asked.add_argument("--recipe", default="toy")
+    asked.add_argument("--tools", type=Path, help="folder of cyclonedx-py, for the bill of materials")
     asked.add_argument("--rehearse", action="store_true", help="go on with a section Unreleased above the version")
     given = asked.parse_args()
     version = version_of(ROOT, given.rehearse)
@@ -84,4 +110,8 @@ if __name__ == "__main__":
         report = demo_alone(wheel, given.recipe, Path(folder).resolve())
         if not report.exists():
             sys.exit("release: the demo wrote no report")
-    print(f"release {version}: {sdist.name}, {wheel.name}; the wheel alone ran the demo. Nothing was uploaded.")
+    made = [sdist, wheel]
+    if given.tools:
+        made.append(bill(given.tools, version, made))
+    (given.dist / "SHA256SUMS").write_text("".join(f"{sha256(path)}  {path.name}\n" for path in made))
+    print(f"release {version}: {', '.join(path.name for path in made)}, SHA256SUMS; the wheel alone ran the demo. Nothing was uploaded.")
