@@ -316,7 +316,7 @@ def network_card(
         facts.append(f"Real lenses above all luminous red galaxies of the examination: {above['lenses']['text']}.")
         facts.append(f"Area over luminous red galaxies {area['LRGs']['text']}, over other galaxies {area['DR10 galaxies']['text']}.")
         facts.append(
-            "Figures are of stamps scored by networks that had not seen them. It was taught on 47 real lenses: they examine it no more."
+            "Figures are of stamps scored by networks that had not seen them. It was taught on painted arcs in real galaxies, and on no real lens."
         )
     elif file == network_file("small"):
         made, exam = (read_json(str(manifest("receipts", f"{n}.json"))) for n in ("small_network", "exam"))

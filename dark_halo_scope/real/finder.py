@@ -1039,7 +1039,7 @@ class Studio:
             a, b, c, d = np.load(kept).values()
             self.lights[key] = Light(a, b), Light(c, d)
         Path(out).mkdir(parents=True, exist_ok=True)
-        make = lambda seed: make_stamps(self.corpus(recipe), self.lights[key], replace(recipe, seed=seed))  # noqa: E731
+        make = lambda seed: make_stamps(self.corpus(recipe), self.lights[key], replace(recipe, seed=seed))
         return train_folds(make(recipe.seed), recipe, out, make(recipe.seed + 1000) if recipe.mined else None)
 
 # %% ../../nbs/real/finder.ipynb #8e2cb8c2
