@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -230,12 +231,13 @@ def test_the_reach_scales_with_what_decides_a_gate():
 
 
 ABOUT = {  # gates on pixels: sizes about where they catch among thousands of hosts, found with two sets a size
-    "arc centring": (0.13, 0.14, 0.15, 0.16, 0.18),
-    "core": (0.004, 0.005, 0.006, 0.007, 0.008),
-    "core light": (0.00002, 0.000025, 0.00003, 0.000035, 0.00004),
-    "background": (0.002, 0.004, 0.006, 0.008, 0.012),
-    "brightness": (0.05, 0.075, 0.1, 0.125, 0.15),
-    "normalisation": (0.002, 0.0025, 0.003, 0.0035, 0.004),
+    "arc localisation": (-0.33, -0.36, -0.39),
+    "arc centring": (0.14, 0.15, 0.165),
+    "core": (0.005, 0.006, 0.0075),
+    "core light": (0.000025, 0.00003, 0.000035),
+    "background": (0.003, 0.006, 0.009),
+    "brightness": (0.07, 0.1, 0.13),
+    "normalisation": (0.0028, 0.0032, 0.0036),
 }
 
 
@@ -254,14 +256,19 @@ MEASURED = {  # part of the receipt -> its measurement
     "product": lambda: gate_power.power_table(draws=500, fault_draws=40),
     "scores": lambda: gate_power.score_power(draws=500, fault_draws=40),
     "realism": lambda: [realism_power(fault_draws=40)],
-    "more pixels": lambda: gate_power.power_table(
-        gate_power.ON_PIXELS, MORE, 12, 8, recipe=g.GateRecipe(max_stamps=2 * MORE), ladders=ABOUT
-    ),
     "more hosts": lambda: (
         gate_power.power_table(gate_power.ON_COLUMNS, MORE, 20, 10, ladders=ladders(gate_power.ON_COLUMNS), n_pix=12)
         + gate_power.score_power(2 * MORE, 20, 10, ladders=ladders(gate_power.SCORES_PLANTED))
     ),
 }
+
+
+def on_pixels(gate):
+    "A gate on pixels among as many hosts, all of whose stamps it reads: few sets, for each holds 20,000 pictures"
+    return gate_power.power_table((gate,), MORE, 4, 5, recipe=g.GateRecipe(max_stamps=2 * MORE), ladders=ABOUT)
+
+
+MEASURED |= {f"more, {gate}": partial(on_pixels, gate) for gate in gate_power.ON_PIXELS}
 
 
 @pytest.mark.slow
@@ -280,7 +287,8 @@ def test_power_of_the_gates_anew(part):
         facts["command"] = "DHS_RECEIPT=... pytest -m slow tests/test_trust_gates.py -k 'anew and (product or scores or realism or more)'"
         Path(where).write_text(json.dumps(facts | {k: made[k] for k in ("date", "machine")} | {key: list(rows.values())}, indent=1) + "\n")
     for p in measured:
-        assert p.false_alarms <= 3 and (where or np.isclose(p.fault80, recorded[p.gate]["fault80"], rtol=0.3)), p
+        assert p.false_alarms <= 3 and np.isfinite(p.fault80), p
+        assert where or p.gate not in recorded or np.isclose(p.fault80, recorded[p.gate]["fault80"], rtol=0.3), p
 
 
 def test_honest_scores_pass_and_each_fault_in_scores_is_caught():
