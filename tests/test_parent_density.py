@@ -11,7 +11,7 @@ from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.parent import density, selection
 from dark_halo_scope.parent.density import COUNTS, RegionRecipe
 from dark_halo_scope.parent.selection import SelectionRecipe
-from dark_halo_scope.survey.bricks import brick_areas, brick_centres, brick_ids, brick_neighbours, ids_of_names
+from dark_halo_scope.survey.bricks import brick_areas, brick_centres, brick_edges, brick_ids, brick_names, brick_neighbours, ids_of_names
 from tests.test_survey_files import sweep_table
 
 
@@ -20,7 +20,9 @@ def some_sweep(path, n=3000, seed=2):
     table, draw = sweep_table(n, seed), np.random.default_rng(seed)
     table["RA"], table["DEC"] = draw.uniform(150.0, 151.0, n), draw.uniform(2.0, 3.0, n)
     table["BRICKID"] = brick_ids(table["RA"], table["DEC"]).astype(np.int32)
-    table["BRICKID"][:50] += 1  # Rows that another brick owns
+    east = brick_edges(table["BRICKID"][:50])[1]
+    table["RA"][:50] = np.where(east < 151, east + 0.003, table["RA"][:50])  # Rows that another brick owns
+    table["BRICKNAME"] = brick_names(np.asarray(table["BRICKID"]))
     z = draw.uniform(18, 22, n)
     for band, offset in (("R", draw.uniform(0, 1.8, n)), ("Z", 0.0), ("W1", -draw.uniform(-0.5, 2.2, n))):
         table[f"FLUX_{band}"] = (10 ** (0.4 * (22.5 - z - offset))).astype(np.float32)

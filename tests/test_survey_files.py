@@ -15,12 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.parent.density import count_bricks
 from dark_halo_scope.parent.selection import SelectionRecipe, select_sweep, sweep_columns
 from dark_halo_scope.survey import tiles
+from dark_halo_scope.survey.bricks import brick_edges, brick_ids, brick_names
+from dark_halo_scope.survey.cache import check_whole
 from dark_halo_scope.survey.coadds import read_cutouts
-from dark_halo_scope.survey.fitsfile import find_hdu, open_random, row_dtype
+from dark_halo_scope.survey.fitsfile import check_head_sum, find_hdu, open_random, row_dtype, word_sum
 from dark_halo_scope.survey.release import Release
-from dark_halo_scope.survey.sweeps import read_fits_columns, table_chunks, table_names
+from dark_halo_scope.survey.sweeps import check_rows, read_fits_columns, table_chunks, table_names
 
 # ---------------------------------------------------------------- catalogues
 
@@ -36,6 +39,9 @@ def sweep_table(n=500, seed=1):
         "MASKBITS": draw.choice([0, 2, 65_536], n).astype(np.int32),
     }
     table |= {f"NOBS_{band}": draw.integers(0, 4, n).astype(np.int16) for band in "GRZ"}
+    table |= {name: draw.uniform(0, 0.9, n).astype(np.float32) for name in ("EBV", "SHAPE_E1", "SHAPE_E2")}
+    table |= {f"PSFSIZE_{band}": draw.uniform(1, 1.5, n).astype(np.float32) for band in "GRZ"}
+    table |= {"GAIA_PHOT_G_MEAN_MAG": draw.choice([0, 18.5], n).astype(np.float32)}
     table |= {f"MW_TRANSMISSION_{band}": draw.uniform(0.8, 1, n).astype(np.float32) for band in ("G", "R", "Z", "W1")}
     return Table(
         table
@@ -592,3 +598,115 @@ def test_stamps_on_the_edge_in_stars_and_outside_coverage_of_a_whole_brick(whole
     assert (np.char.find(cutouts.why[~edge][covered < 0.49], "data") >= 0).all() and (covered < 0.49).sum() > 5
     starry = cutouts.ok & (cutouts.bad().mean(axis=(1, 2)) > 0.9)
     assert starry.any() and np.isfinite(cutouts.image[cutouts.ok]).all() and (cutouts.image[cutouts.ok].std(axis=(2, 3)) > 0).all()
+
+
+# ---------------------------------------------------------------- the sums that a writer leaves in its headers
+
+
+def test_word_sums_are_those_that_astropy_writes(tmp_path):
+    "Header and data of every HDU, the data in parts of any size"
+    path = tmp_path / "summed.fits"
+    fits.BinTableHDU(sweep_table(300)).writeto(path, checksum=True)
+    data = path.read_bytes()
+    with open_random(str(path)) as file:
+        hdu = find_hdu(file, 1, "summed")
+    content = data[hdu.start : hdu.end]
+    for size in (1, 3, 1001, 2**20):
+        total, part = 0, content[: 3000 * size]
+        for start in range(0, len(part), size):
+            total = word_sum(part[start : start + size], start, total)
+        assert total == word_sum(part)
+    assert word_sum(content) == int(hdu.header["DATASUM"]) and word_sum(b"") == 0
+    check_head_sum(hdu, "summed")
+
+
+@pytest.mark.parametrize("reader", ["in blocks", "at once", "a selection", "a copy"])
+def test_a_bit_that_differs_from_its_sum_is_one_line(tmp_path, reader):
+    "In the header, in a number of a row, and in the padding behind the rows"
+    path = tmp_path / "sweep-150p000-155p005.fits"
+    fits.BinTableHDU(sweep_table(300)).writeto(path, checksum=True)
+    whole, columns = path.read_bytes(), ["ra", "flux_r"]
+    read = {
+        "in blocks": lambda: list(table_chunks(str(path), columns, chunk_bytes=997)),
+        "at once": lambda: read_fits_columns(str(path), columns),
+        "a selection": lambda: select_sweep(str(path), SelectionRecipe()),
+        "a copy": lambda: check_whole(path.read_bytes(), str(path)),
+    }[reader]
+    read()
+    with open_random(str(path)) as file:
+        hdu = find_hdu(file, 1, "whole")
+    places = {whole.index(b"NAXIS2") - 1200: "HDU 1: header", whole.index(b"TTYPE9") + 30: "HDU 1: header", hdu.start + 5003: "HDU 1: data"}
+    for place, says in (places | {len(whole) - 1: "HDU 1: data"}).items():
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 1
+        path.write_bytes(spoilt)
+        with pytest.raises(BadInput, match=f"{path.name}: .*") as error:
+            read()
+        assert "\n" not in str(error.value) and (says in str(error.value) or place < hdu.start), str(error.value)
+
+
+def test_a_coadd_whose_header_differs_from_its_sum_is_refused(tmp_path):
+    "Its data are compared where it is copied: a stamp reads a few tiles of it"
+    path = tmp_path / "image.fits.fz"
+    compressed(tmp_path / "plain.fz", picture((300, 300)), **RICE)
+    with fits.open(tmp_path / "plain.fz", disable_image_compression=True) as hdus:
+        hdus.writeto(path, checksum=True)
+    whole = path.read_bytes()
+    assert tiles.read_stamps(tiles.open_tiled(str(path)), [10], [10], 64).shape == (1, 64, 64)
+    check_whole(whole, str(path))
+    path.write_bytes(whole.replace(b"ZDITHER0=                   42", b"ZDITHER0=                   43"))
+    with pytest.raises(BadInput, match="image.fits.fz: HDU 1: header changed after it was written"):
+        tiles.open_tiled(str(path))
+    with pytest.raises(BadInput, match="image.fits.fz: HDU 1: data changed after they were written"):
+        check_whole(whole[:-3000] + bytes([whole[-3000] ^ 1]) + whole[-2999:], str(path))
+
+
+def test_a_sum_that_is_not_there_is_not_compared(tmp_path):
+    "Zeros and blanks stand for a sum that nobody made; a file may have one of the two"
+    path = tmp_path / "summed.fits"
+    fits.BinTableHDU(sweep_table(30)).writeto(path, checksum=True)
+    with fits.open(path) as hdus:
+        said = {name: hdus[1].header[name] for name in ("CHECKSUM", "DATASUM")}
+    whole = path.read_bytes()
+    for name, other in (("CHECKSUM", "0" * 16), ("CHECKSUM", " " * 16), ("DATASUM", " " * len(said["DATASUM"]))):
+        path.write_bytes(whole.replace(f"'{said[name]}".encode(), f"'{other}".encode()))
+        assert read_fits_columns(str(path), ["ra"]).num_rows == 30
+
+
+# ---------------------------------------------------------------- what no catalogue holds
+
+
+@pytest.mark.parametrize(
+    "name, value, says",
+    [
+        ("TYPE", "DEW", "type 'DEW'; expected one of COMP, DEV"),
+        ("FLUX_R", np.nan, "column 'flux_r' from nan"),
+        ("FLUX_G", -3e30, "column 'flux_g' from -3e\\+30"),
+        ("FLUX_IVAR_Z", -1.0, "column 'flux_ivar_z'"),
+        ("PSFSIZE_R", 700.0, "column 'psfsize_r'"),
+        ("EBV", np.inf, "column 'ebv'"),
+        ("MW_TRANSMISSION_W1", 1.5, "column 'mw_transmission_w1'"),
+        ("NOBS_G", -3, "column 'nobs_g'"),
+        ("BRICKID", 343_929, "do not agree"),
+        ("BRICKNAME", "1501m022", "do not agree"),
+        ("RA", 150.9, "rows of brick 1501p022"),
+        ("DEC", 2.9, "rows of brick 1501p022"),
+    ],
+)
+@pytest.mark.parametrize("row", [0, 250, 499])
+def test_what_no_catalogue_holds_is_refused_by_name(tmp_path, row, name, value, says):
+    table, path = sweep_table(), tmp_path / "sweep-150p000-155p005.fits"
+    table[name][row] = value
+    table.write(path)
+    for read in (lambda: select_sweep(str(path), SelectionRecipe()), lambda: count_bricks([str(path)], SelectionRecipe())):
+        with pytest.raises(BadInput, match=f"sweep-150p000-155p005.fits: .*{says}"):
+            read()
+
+
+def test_bricks_at_the_meridian_and_the_poles_hold_their_rows():
+    "Bricks that reach over 0 or 360 degrees, that lie at a pole, and rows of the overlap"
+    for ra, dec in ((0.01, 0.0), (359.99, 0.0), (12.0, 89.95), (200.0, -89.95), (80.0, 66.6)):
+        brick = int(brick_ids(np.array([ra]), np.array([dec]))[0])
+        west, east, south, north = (float(edge) for edge in brick_edges(brick))
+        rows = {"ra": [(east + 0.004 / np.cos(np.radians(dec))) % 360, west, ra], "dec": [min(north, 90), max(south - 0.005, -90), dec]}
+        check_rows(pa.table(rows | {"brickid": [brick] * 3, "brickname": brick_names(np.array([brick] * 3)).tolist()}), "here")

@@ -32,6 +32,7 @@ from dark_halo_scope.parent.selection import (
 )
 from ..survey.bricks import brick_areas, brick_centres, brick_names, brick_neighbours
 from ..survey.maskbits import MASKBITS
+from ..survey.sweeps import check_rows
 
 # %% ../../nbs/parent/density.ipynb #2832fa62
 COUNTS = {"n_gal": "", **{f"n_{name}": flag for name, flag in FLAGS.items()}, "n_desi_lrg": "is_desi_lrg"}
@@ -107,6 +108,7 @@ def count_sweep(
     def counted() -> Iterator[dict[int, np.ndarray]]:
         for chunk in catalogue_chunks(uri, recipe.bands):
             check_sky(chunk, uri)
+            check_rows(chunk, uri)
             yield count_rows(with_house_bits(chunk, bits), recipe)
 
     return add_counts(counted())

@@ -32,7 +32,7 @@ from ..survey.facts import SYSTEMS, house_bits
 from ..survey.maskbits import HOST_MASKS, MASKBITS, any_bit, mask_value
 from ..survey.photometry import dereddened
 from ..survey.release import CORNERS, sweep_bounds
-from ..survey.sweeps import table_chunks
+from ..survey.sweeps import check_rows, table_chunks
 from ..survey.tap import catalogue_type
 
 # %% ../../nbs/parent/selection.ipynb #4c1c8c44
@@ -698,10 +698,12 @@ def check_sky(
     BadInput
         {uri}: {outside.sum()} of {len(ra)} rows lie outside {west} to {east}, {south} to {north} deg, or in no brick
     """
-    west, east, south, north = sweep_bounds(uri.rsplit("/", 1)[-1]) if CORNERS.search(uri.rsplit("/", 1)[-1]) else (0.0, 360.0, -90.0, 90.0)
+    name = uri.rsplit("/", 1)[-1]
+    west, east, south, north = sweep_bounds(name) if CORNERS.search(name) else (0.0, 360.0, -90.0, 90.0)
     ra, dec, brickid = (column(table, name) for name in ("ra", "dec", "brickid"))
-    outside = ~((ra >= west) & (ra <= east) & (dec >= south) & (dec <= north)) | (brickid < 1) | (brickid > 662_174)
-    if outside.any():
+    sound = ((ra, west, east), (dec, south, north), (brickid, 1, 662_174))
+    if len(ra) and not all(low <= values.min() <= values.max() <= high for values, low, high in sound):
+        outside = ~np.logical_and.reduce([(values >= low) & (values <= high) for values, low, high in sound])
         raise BadInput(
             f"{uri}: {outside.sum()} of {len(ra)} rows lie outside {west:g} to {east:g}, {south:g} to {north:g} deg, or in no brick"
         )
@@ -790,6 +792,7 @@ def select_sweep(
     pieces = []
     for chunk in catalogue_chunks(uri, recipe.bands):
         check_sky(chunk, uri)
+        check_rows(chunk, uri)
         pieces.append(select(with_house_bits(chunk, bits), recipe, known_lenses))
     return pa.concat_tables([selected for selected, _ in pieces]), add_attrition([counts for _, counts in pieces])
 

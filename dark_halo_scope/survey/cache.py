@@ -23,7 +23,7 @@ from ..base.receipts import Receipt, identity_of, run_facts, write_receipt
 from ..base.schema import parse_bands
 from ..base.storage import exists, filesystem, read_bytes, scheme_of
 from ..base.sums import sum_path, write_summed
-from .fitsfile import read_header
+from .fitsfile import check_data_sum, check_head_sum, data_sum, read_header, word_sum
 from .release import Release
 from .web import HttpClient, Unavailable
 
@@ -108,7 +108,7 @@ def check_whole(
     data: bytes,  # A FITS file
     where: str,  # Its name, for the message
 ) -> None:
-    """Goes from header to header to the end; raises BadInput when the file is not FITS or not whole
+    """Goes from header to header to the end; raises BadInput when the file is not FITS, not whole, or differs from the sums that its headers hold
 
     Parameters
     ----------
@@ -117,9 +117,13 @@ def check_whole(
     where : str
         Its name, for the message
     """
-    file, start = pa.BufferReader(data), 0
+    file, start, number = pa.BufferReader(data), 0, 0
     while start < len(data) or start == 0:
-        start = read_header(file, start, where).end
+        hdu, place = read_header(file, start, where), f"{where}: HDU {number}"
+        check_head_sum(hdu, place)
+        if data_sum(hdu) is not None:
+            check_data_sum(hdu, word_sum(memoryview(data)[hdu.start : hdu.end]), place)
+        start, number = hdu.end, number + 1
 
 # %% ../../nbs/survey/cache.ipynb #b8a7d76b
 def fetch_file(

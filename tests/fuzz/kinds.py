@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import yaml
+from astropy.io import fits
 
 from dark_halo_scope.base import receipts
 from dark_halo_scope.base.config import recipe_to_dict
@@ -25,11 +26,12 @@ from dark_halo_scope.learning.checkpoints import content_digest, load_checkpoint
 from dark_halo_scope.learning.models import build_model
 from dark_halo_scope.learning.recipes import TrainRecipe
 from dark_halo_scope.lensing.cosmos import build_bank, load_bank
-from dark_halo_scope.parent.selection import sweep_columns
+from dark_halo_scope.parent.selection import check_sky, sweep_columns
 from dark_halo_scope.run.phases import load_recipe
 from dark_halo_scope.stamps.codec import parquet_options
 from dark_halo_scope.stamps.reader import Reader, Reading, StampSet, build_index
 from dark_halo_scope.survey.coadds import read_cutouts
+from dark_halo_scope.survey.sweeps import check_rows
 from dark_halo_scope.survey.sweeps import read_fits_columns as read_sweep
 
 from ..stamp_toys import toy_table
@@ -112,7 +114,16 @@ def make_sweep(folder: Path) -> Path:
 
 
 def rows_of_sweep(path: Path) -> str:
-    return content_hash(read_sweep(str(path), sweep_columns()))
+    rows = read_sweep(str(path), sweep_columns())
+    check_sky(rows, str(path))
+    check_rows(rows, str(path))
+    return content_hash(rows)
+
+
+def summed_sweep(folder: Path) -> Path:
+    path = folder / "sweep-150p000-155p005.fits"
+    fits.BinTableHDU(sweep_table(60)).writeto(path, checksum=True)
+    return path
 
 
 # Products.
@@ -292,7 +303,8 @@ KINDS = {
     "bare invvar": Kind(coadd("invvar", "r", False), read_coadd, blind=0.06),
     "bare psfsize": Kind(coadd("psfsize", "r", False), read_coadd),
     "bare mask": Kind(coadd("maskbits", None, False), read_coadd, blind=0.02),
-    "bare sweep": Kind(bare_sweep, rows_of_sweep, blind=0.3),
+    "sweep, summed": Kind(summed_sweep, rows_of_sweep),
+    "bare sweep": Kind(bare_sweep, rows_of_sweep, blind=0.16),
     "plan": Kind(make_plan, read_plan),
     "plan, large": Kind(make_plan, as_large(read_plan)),
     "stamps": Kind(make_stamps, read_stamps),
