@@ -259,6 +259,7 @@ def generation(
     """A whole generation from its recipe: every phase, its guards, and a report, also of a run that stopped.
 
     Example: dhs generation gen3 --scale demo --out runs/gen3
+
     Example: dhs generation gen1 --release s3://my-bucket/dr10 --engine spark --out s3://my-bucket/gen1
     """
     from pathlib import Path
@@ -372,10 +373,11 @@ def score(
     """From a list of positions, or a folder of pictures, to scores: cutouts, a table, and a page with the pictures.
 
     Example: dhs score my_list.csv --out runs/my_list
+
     Example: dhs score --pictures my_pictures --out runs/my_pictures
     """
     if bool(pictures) == bool(positions):
-        raise BadInput("dhs score: expected either a CSV of positions or --pictures FOLDER")
+        raise BadInput("score: expected either a list of positions or --pictures FOLDER")
     if pictures:
         from dark_halo_scope.lists.pictures import score_pictures
         from dark_halo_scope.lists.scores import packaged_network
@@ -438,7 +440,7 @@ def similar(
 # %% ../../nbs/command/cli.ipynb #8dae5502
 @app.command()
 def model(
-    source: Annotated[str, typer.Argument(help="The candidates product, Parquet, or a CSV with name, ra, dec in degrees.")],
+    source: Annotated[str, typer.Argument(help=f"The candidates product, or a list. {LIST}")],
     out: Annotated[str, typer.Option("--out", help="Folder of models, panels and exports.")] = "runs/models",
     release: Annotated[
         str, typer.Option("--release", help="Address of a release: pixels, inverse variance and masks; empty takes the stamps.")
@@ -452,6 +454,7 @@ def model(
     """A lens model for every candidate, its Einstein radius with an interval, and the odds against a galaxy beside a galaxy.
 
     Example: dhs model runs/demo/candidates/candidates.parquet --out runs/demo/models --release runs/demo/release
+
     Example: dhs model my_list.csv --out runs/my_models
     """
     from dark_halo_scope.lists.models import ModelRecipe, model_list
@@ -622,7 +625,9 @@ def grade(
     """Candidates graded by people in a browser, blind, each grade on disk at once; then their agreement.
 
     Example: dhs grade runs/demo/candidates/candidates.parquet --grader Ana --grader Ben
+
     Example: dhs grade runs/demo/candidates/candidates.parquet --lenses runs/lenses/stamps.parquet --examples 2 --plants 20
+
     Example: dhs grade runs/demo/candidates/candidates.parquet --export runs/demo/graded
     """
     from dark_halo_scope.search.agreement import export_grades, in_words
@@ -655,6 +660,7 @@ def hats(
     """A table in the HATS layout, for LSDB: a parent sample, scored galaxies, candidates.
 
     Example: dhs hats runs/demo/candidates/candidates.parquet runs/demo/hats/candidates
+
     Example: dhs hats runs/demo/sky runs/demo/hats/sky
     """
     from pathlib import PurePosixPath
