@@ -116,8 +116,8 @@ class Watch:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
 
 
-def survey() -> int:
-    "Runs the quick tests and the lessons once; leaves what covers what in the work folder"
+def survey(tests: list[str]) -> int:
+    "Runs tests once; leaves what covers what in the work folder"
     import coverage
     import pytest
 
@@ -126,7 +126,7 @@ def survey() -> int:
     watch = Watch(cov)
     cov.start()
     left_out = [f"--ignore-glob=tests/test_{name}.py" for name in WITHOUT]
-    pytest.main(["-q", "-n", "0", "-m", "not slow and not gpu and not browser", *left_out, "tests", ".ci/lessons.py"], plugins=[watch])
+    pytest.main(["-q", "-n", "0", "-m", "not slow and not gpu and not browser", *left_out, *tests], plugins=[watch])
     cov.stop()
     cov.save()
     took = {name: round(s, 2) for name, s in watch.seconds.items() if name not in watch.red}
@@ -275,16 +275,19 @@ def main() -> int:
     asked.add_argument("--each", type=int, default=40, help="mutants of a room")
     asked.add_argument("--seed", type=int, default=1)
     asked.add_argument("--receipt", type=Path, default=RECEIPT)
+    asked.add_argument("--tests", nargs="+", default=["tests", ".ci/lessons.py"], help="files of tests, to try the tool with few")
     asked.add_argument("--again", action="store_true", help="look anew at which test runs which line")
     given = asked.parse_args()
     started = time.monotonic()
     WORK.mkdir(parents=True, exist_ok=True)
     copy_tree()
     preload()
-    sources = hashlib.blake2b(b"".join(p.read_bytes() for p in sorted(TREE.rglob("*.py"))), digest_size=8).hexdigest()
+    sources = hashlib.blake2b(
+        repr(given.tests).encode() + b"".join(p.read_bytes() for p in sorted(TREE.rglob("*.py"))), digest_size=8
+    ).hexdigest()
     known = WORK / "survey of"
     if given.again or not known.exists() or known.read_text() != sources:
-        code = in_child(survey, 3600, WORK / "survey.log", WORK / "kernels")
+        code = in_child(lambda: survey(given.tests), 3600, WORK / "survey.log", WORK / "kernels")
         if code != 0:
             sys.exit(f"mutants: the tests did not run without a mutant (exit {code}): see {WORK}/survey.log")
         known.write_text(sources)

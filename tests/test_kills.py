@@ -74,7 +74,7 @@ def kill_trainings(kills: int, seed: int, folder: Path) -> int:
     while kills or (folder / str(ended)).exists():
         process = FRESH.Process(target=learn, args=(bricks, str(folder / str(ended))))
         process.start()
-        process.join(draw.uniform(0, seconds) if kills else 120)
+        process.join(draw.uniform(0, seconds / 2) if kills else 120)  # most are killed before they end
         if process.exitcode is None:
             process.kill()
             process.join()
@@ -90,7 +90,7 @@ def kill_trainings(kills: int, seed: int, folder: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_trainings_outlive_fifty_kills(tmp_path: Path) -> None:
-    assert kill_trainings(50, 2, tmp_path) >= 5
+    assert kill_trainings(50, 2, tmp_path) >= 3
 
 
 # ---- grading

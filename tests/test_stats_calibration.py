@@ -190,3 +190,6 @@ def test_few_false_alarms_give_the_exact_interval():
     assert got.method == "exact" and got.purity_lo < got.purity < got.purity_hi
     odds = special.logit(got.purity_hi) - special.logit(got.purity_lo)
     assert np.log(7.2247 / 0.2422) < odds < np.log(7.2247 / 0.2422) + 1  # limits of a count of two at 95 %, and the share of lenses' own
+    limits = [stats.binomtest(k, n).proportion_ci(0.975, "exact") for k, n in ((3_500, 4_000), (2, 20_000))]
+    ends = [c.precision_from_rates(limits[0][i], limits[1][1 - i], 1e-3) for i in (0, 1)]
+    assert (got.purity_lo, got.purity_hi) == pytest.approx(ends, rel=1e-6)  # the corners themselves, and nothing within them
