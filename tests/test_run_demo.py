@@ -5,12 +5,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pyarrow as pa
 import pytest
 from astropy.io import fits
 
+from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.receipts import Receipt, identity_of, is_done, read_receipt, read_table, receipt_path, run_facts
+from dark_halo_scope.base.resources import phase_notebook
 from dark_halo_scope.base.sphere import nearest
 from dark_halo_scope.base.sums import sum_path
 from dark_halo_scope.injection.plan import make_plan
@@ -150,6 +153,18 @@ def test_undeclared_parameter(tmp_path: Path) -> None:
     line = one_line(dhs("run", "phase3_parent", "-p", "no_such=1", cwd=tmp_path))
     assert "no_such" in line and "recipe" in line and "workers" in line
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("phase", phase_names())
+def test_a_notebook_refuses_what_it_does_not_declare_whoever_runs_it(phase: str) -> None:
+    "papermill writes a misspelt parameter into a cell of its own and goes on: the first cell after it stops"
+    cells = [cell for cell in nbformat.read(phase_notebook(phase), 4).cells if cell.cell_type == "code"]
+    told = next(i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    names: dict[str, object] = {"recipee": "toy"}
+    for cell in cells[: told + 1]:
+        exec(cell.source, names)
+    with pytest.raises(BadInput, match="unknown parameter 'recipee'"):
+        exec(cells[told + 1].source, names)
 
 
 @pytest.mark.parametrize(

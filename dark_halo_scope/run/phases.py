@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DERIVED', 'PLAIN', 'OF_THE_SHELL', 'RUN_PARAMETERS', 'Recipe', 'with_sky', 'filled', 'recipe_values', 'with_system',
-           'check_rooms', 'load_recipe', 'open_run', 'declared_parameters', 'check_parameters', 'open_phase', 'ready',
-           'receipt_rows', 'phase_names', 'kernels_saying_to', 'run_notebook']
+           'check_rooms', 'load_recipe', 'open_run', 'declared_parameters', 'check_parameters', 'only_declared',
+           'open_phase', 'ready', 'receipt_rows', 'phase_names', 'kernels_saying_to', 'run_notebook']
 
 # %% ../../nbs/run/phases.ipynb #99a648ae
 import ast
@@ -418,11 +418,42 @@ PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 OF_THE_SHELL = ("In", "Out")  # Names that IPython keeps
 
 
+def only_declared(
+    phase: str,  # Such as "phase3_parent"
+    names: Mapping[str, Any],  # The notebook's globals()
+) -> dict[str, Any]:  # Its parameters
+    """What a notebook was told; raises BadInput for a plain value under a name that its parameters cell does not declare
+
+    Parameters
+    ----------
+    phase : str
+        Such as "phase3_parent"
+    names : Mapping[str, Any]
+        The notebook's globals()
+
+    Returns
+    -------
+    dict[str, Any]
+        Its parameters
+
+    Raises
+    ------
+    BadInput
+        unknown parameter
+    """
+    declared = declared_parameters(phase_notebook(phase))
+    for name, value in names.items():
+        own = name.startswith("_") or name.isupper() or name in (*declared, *OF_THE_SHELL)  # in capitals: constants that it imports
+        if isinstance(value, PLAIN) and not own:
+            raise unknown_name("parameter", name, declared, phase)
+    return {name: names[name] for name in declared}
+
+
 def open_phase(
     phase: str,  # Such as "phase3_parent"
     names: Mapping[str, Any],  # The notebook's globals()
 ) -> Run:
-    """The run that a notebook's parameters describe; raises BadInput for a plain value under a name that its parameters cell does not declare
+    """The run that a notebook's parameters describe; raises BadInput for a parameter that it does not declare
 
     Parameters
     ----------
@@ -434,17 +465,8 @@ def open_phase(
     Returns
     -------
     Run
-
-    Raises
-    ------
-    BadInput
-        unknown parameter
     """
-    declared = declared_parameters(phase_notebook(phase))
-    for name, value in names.items():
-        if isinstance(value, PLAIN) and not name.startswith("_") and name not in (*declared, *OF_THE_SHELL):
-            raise unknown_name("parameter", name, declared, phase)
-    parameters = {name: names[name] for name in declared}
+    parameters = only_declared(phase, names)
     make_inputs = bool(parameters.pop("make_inputs", False))
     run = open_run(**{k: v for k, v in parameters.items() if k in RUN_PARAMETERS})
     return replace(run, make_inputs=make_inputs)
