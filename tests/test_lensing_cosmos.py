@@ -100,7 +100,7 @@ def test_a_changed_byte_is_noticed(tmp_path):
     build_bank(tmp_path, tmp_path / "bank.h5")
     with h5py.File(tmp_path / "bank.h5", "r+") as file:
         file["images"][100] += 1e-3
-    with pytest.raises(BadInput, match="checksum"):
+    with pytest.raises(BadInput, match="not a source bank, or damaged"):
         load_bank(tmp_path / "bank.h5")
 
 
