@@ -30,11 +30,11 @@ def promised(page: str) -> list[str]:
     return re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
 
 
-def follow(page: str, folder: Path, service: str = "") -> str:
+def follow(page: str, folder: Path, service: str = "", limit: int = 550) -> str:
     "All blocks in one shell, as a person would run them; what they printed"
     script = "set -euo pipefail\n" + "\n".join(blocks(page))
     done = subprocess.run(
-        ["bash", "-c", script], cwd=folder, env={**HERE, "DHS_CUTOUT_SERVICE": service}, capture_output=True, text=True, timeout=550
+        ["bash", "-c", script], cwd=folder, env={**HERE, "DHS_CUTOUT_SERVICE": service}, capture_output=True, text=True, timeout=limit
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done.stdout
@@ -129,6 +129,14 @@ def test_a_lens_model_for_every_candidate(tmp_path: Path) -> None:
 def test_from_the_mock_to_dr10(tmp_path: Path) -> None:
     said = follow("08_to_dr10", tmp_path)
     assert "DR10 south: 319,078 bricks, 20.74 TB" in said and "0 faults" in said and not missing("08_to_dr10", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3700)
+def test_the_loop_gains_on_lenses_that_nobody_graded(tmp_path: Path) -> None:
+    said = follow("09_loop", tmp_path, limit=3600)
+    found = [int(n) for n in re.findall(r"^round\d/east: (\d+) of \d+ lenses", said, re.MULTILINE)]
+    assert len(found) == 4 and max(found[2:]) > found[0] + 3 and not missing("09_loop", tmp_path)
 
 
 def test_the_cluster_that_would_be_started(tmp_path: Path) -> None:

@@ -971,7 +971,9 @@ def _read(path: str | Path, split: str | None) -> tuple[dict[str, np.ndarray], d
         raise BadInput(f"{path}: unknown split '{split}'; expected one of {', '.join(SPLITS)}")
     data = read_bytes(path)
     if data != sealed(data):
-        raise BadInput(f"{path}: not a source bank, or damaged (its bytes do not match their digest); expected an HDF5 file that build_bank wrote")
+        raise BadInput(
+            f"{path}: not a source bank, or damaged (its bytes do not match their digest); expected an HDF5 file that build_bank wrote"
+        )
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
             flat, shape, attributes = file["images"][:], file["shape"][:], {k: str(v) for k, v in file.attrs.items()}
@@ -980,9 +982,13 @@ def _read(path: str | Path, split: str | None) -> tuple[dict[str, np.ndarray], d
             shape.shape[1:] == (2,) and shape.min() > 0 and shape.prod(1).sum() == len(flat) and len(shape) == len(columns["split"])
         )
     except Exception as error:  # what is sealed and no bank can fail anywhere in the library that reads it
-        raise BadInput(f"{path}: not a source bank ({' '.join(str(error).split())[:200]}); expected an HDF5 file written by build_bank") from error
+        raise BadInput(
+            f"{path}: not a source bank ({' '.join(str(error).split())[:200]}); expected an HDF5 file written by build_bank"
+        ) from error
     if not consistent:
-        raise BadInput(f"{path}: not a source bank (sides {shape.shape} for {len(flat)} pixels); expected an HDF5 file written by build_bank")
+        raise BadInput(
+            f"{path}: not a source bank (sides {shape.shape} for {len(flat)} pixels); expected an HDF5 file written by build_bank"
+        )
     offsets = np.concatenate([[0], np.cumsum(shape.prod(1))])
     rows = np.flatnonzero(columns["split"] == split) if split else np.arange(len(shape))
     if not len(rows):

@@ -15,7 +15,7 @@ from typing import Any
 from ..base.config import check_ranges
 from ..base.errors import BadInput
 from ..base.storage import join, scheme_of
-from .engine import MAX_DEATHS, THREAD_VARIABLES
+from .engine import MAX_ATTEMPTS, THREAD_VARIABLES
 
 # %% ../../nbs/run/emr.ipynb #4eea8817
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def spark_submit(
     python = "./environment/bin/python"
     settings = {"spark.yarn.appMasterEnv.PYSPARK_PYTHON": python, "spark.executorEnv.PYSPARK_PYTHON": python}
     settings |= {f"spark.executorEnv.{name}": "1" for name in THREAD_VARIABLES}
-    settings |= {"spark.executorEnv.NUMBA_CACHE_DIR": "./numba-cache", "spark.task.maxFailures": str(MAX_DEATHS + 1)}
+    settings |= {"spark.executorEnv.NUMBA_CACHE_DIR": "./numba-cache", "spark.task.maxFailures": str(MAX_ATTEMPTS)}
     settings |= {"spark.speculation": "false", "spark.executor.memoryOverheadFactor": "1.0"}
     words = ["spark-submit", "--master", "yarn", "--deploy-mode", "cluster", "--archives", f"{environment}#environment"]
     words += [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]
