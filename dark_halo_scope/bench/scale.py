@@ -278,6 +278,7 @@ def sweeps_of(
         columns = bench_catalogue(min(each, rows), k)
         columns["ra"] = (columns["ra"] - 150 + 5 * k) % 360
         columns["brickid"] = brick_ids(columns["ra"], columns["dec"]).astype(np.int32)
+        columns["brickname"] = brick_names(columns["brickid"])
         found.append(f"{folder}/sweep-{5 * k:03d}p000-{5 * k + 5:03d}p005.fits")
         write_sweep(columns, found[-1])
     return found
