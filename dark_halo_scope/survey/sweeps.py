@@ -205,6 +205,7 @@ def check_rows(
     Raises
     ------
     BadInput
+        {where}: column '{name}' is {table[name].type}; expected numbers
         {where}: column '{name}' from {low} to {high}; expected {limits[0]} to {limits[1]}
         {where}: type {min(map(str, other))}; expected one of {', '.join(sorted(TYPES))}
         {where}: brickid and brickname do not agree in every row, such as {brickid[start][worst]} and {said[worst]}
@@ -212,7 +213,10 @@ def check_rows(
     """
     for name in table.column_names if len(table) else ():
         if limits := limits_of(name):
-            low, high = ((values := table[name].to_numpy()).min(), values.max())
+            values = table[name].to_numpy()
+            if values.dtype.kind not in "iufb":
+                raise BadInput(f"{where}: column '{name}' is {table[name].type}; expected numbers")
+            low, high = values.min(), values.max()
             if not limits[0] <= low <= high <= limits[1]:  # also where one is not a number
                 raise BadInput(f"{where}: column '{name}' from {low:g} to {high:g}; expected {limits[0]:g} to {limits[1]:g}")
     if "type" in table.column_names and (other := set(pc.unique(table["type"]).to_pylist()) - TYPES):
