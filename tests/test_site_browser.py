@@ -63,7 +63,8 @@ def faults_of(tab: Any, url: str) -> list[str]:
     notes = {
         "console": lambda m: said.append(f"console: {m.text}") if m.type == "error" else None,
         "pageerror": lambda e: said.append(f"script: {e}"),
-        "requestfailed": lambda r: said.append(f"not loaded: {r.url}"),
+        # an icon that still comes when the tab goes on to the next page is aborted, not absent
+        "requestfailed": lambda r: None if "ERR_ABORTED" in (r.failure or "") else said.append(f"not loaded: {r.url}"),
     }
     for event, note in notes.items():
         tab.on(event, note)
