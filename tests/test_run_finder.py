@@ -147,6 +147,8 @@ def test_what_is_mined_for_a_network_was_found_by_one_of_its_own_fold_and_is_not
 
     monkeypatch.setattr(finder, "train_without", noted)
     monkeypatch.setattr(finder, "LensNetwork", Brightness)
+    with pytest.raises(BadInput, match="expected other stamps to mine"):
+        finder.train_folds(stamps, recipe, tmp_path)
     assert finder.train_folds(stamps, recipe, tmp_path, more) == ["0", "1", "2"] and len(taught) == 6
     first, others = {image.tobytes() for image in decode(stamps)}, more.filter(more["is_control"])
     for given, where, fold in taught[3:]:

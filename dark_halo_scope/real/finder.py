@@ -749,11 +749,10 @@ def hardened(
     -------
     pa.Table
     """
-    out, others = (t["is_control"].to_numpy(zero_copy_only=False) for t in (stamps, more))
-    given, out = np.flatnonzero(others), np.flatnonzero(out)
-    n = min(round(share * len(out)), len(given))
+    own, given = (np.flatnonzero(t["is_control"].to_numpy(zero_copy_only=False)) for t in (stamps, more))
+    n = min(round(share * len(own)), len(given))
     rated = LensNetwork.load(checkpoint).logits(decode(more.take(given)))
-    kept = np.setdiff1d(np.arange(len(stamps)), out[len(out) - n :])
+    kept = np.setdiff1d(np.arange(len(stamps)), own[len(own) - n :])
     return pa.concat_tables([stamps.take(kept), more.take(given[np.argsort(-rated, kind="stable")[:n]])])
 
 
@@ -778,9 +777,16 @@ def train_folds(
     -------
     list[str]
         Checkpoints, one per fold
+
+    Raises
+    ------
+    BadInput
+        finder: mined={recipe.mined}; expected other stamps to mine
     """
+    if recipe.mined and more is None:
+        raise BadInput(f"finder: mined={recipe.mined}; expected other stamps to mine")
     taught = [train_without(stamps, recipe, out, k) for k in range(recipe.n_folds)]
-    if not recipe.mined or more is None:
+    if more is None:
         return taught
     fold = more["fold"].to_numpy()
     hard = [hardened(stamps, more.filter(pa.array(fold != k)), taught[k], recipe.mined) for k in range(recipe.n_folds)]
@@ -1039,8 +1045,9 @@ class Studio:
             a, b, c, d = np.load(kept).values()
             self.lights[key] = Light(a, b), Light(c, d)
         Path(out).mkdir(parents=True, exist_ok=True)
-        make = lambda seed: make_stamps(self.corpus(recipe), self.lights[key], replace(recipe, seed=seed))
-        return train_folds(make(recipe.seed), recipe, out, make(recipe.seed + 1000) if recipe.mined else None)
+        corpus, light = self.corpus(recipe), self.lights[key]
+        more = make_stamps(corpus, light, replace(recipe, seed=recipe.seed + 1000)) if recipe.mined else None
+        return train_folds(make_stamps(corpus, light, recipe), recipe, out, more)
 
 # %% ../../nbs/real/finder.ipynb #8e2cb8c2
 def by_halves(
