@@ -7,7 +7,7 @@ __all__ = ['BANDS', 'SKY', 'ELECTRONS', 'TRIALS', 'LOOK_ALIKES', 'KINDS_OF_MOCK'
            'drawn_seeing', 'drawn_arc', 'painted_lens', 'neighbours', 'unlensed', 'uneven_galaxy', 'uneven_lens',
            'layered_light', 'lenstronomy_lens_trial', 'fitted', 'run_trial', 'run_trials', 'mock_stamps', 'judge_brick',
            'judge_mock', 'bias_and_coverage', 'well_seen', 'share_by', 'features_of', 'combined_scores',
-           'look_alike_facts', 'after_network', 'purity_facts', 'trial_facts', 'lens_models_receipt',
+           'look_alike_facts', 'after_network', 'vetoed', 'purity_facts', 'trial_facts', 'lens_models_receipt',
            'read_lens_models']
 
 # %% ../../nbs/bench/lens_trials.ipynb #7b8248ec
@@ -744,6 +744,7 @@ def look_alike_facts(
     logit, rejected = np.array([r["logit"] for r in rows]), np.array([r["verdict"] == "rival preferred" for r in rows])
     look = np.isin(every, LOOKS)
     out["after the network"] = [after_network(logit, every == "lens", look, rejected, share) for share in (1.0, allowed, allowed / 10)]
+    out["veto"] = [vetoed(rows, share) for share in (1.0, allowed, allowed / 10)]
     at = out["after the network"][1]
     out |= {"false positives rejected": at["false_positives_rejected"], "lenses lost": at["lenses_lost"]}
     out["network threshold"] = {k: at[k] for k in ("fpr", "logit", "tpr")}
@@ -789,6 +790,34 @@ def after_network(
         k, n = int((some & passing & rejected).sum()), int((some & passing).sum())
         out[name] = {"k": k, "n": n, "interval": [round(float(v), 3) for v in clopper_pearson(k, n)] if n else None}
     return out
+
+# %% ../../nbs/bench/lens_trials.ipynb #8d1beb0f
+def vetoed(
+    rows: Sequence[dict[str, Any]],  # From `judge_mock`
+    fpr: float,  # Share of look-alikes that the network lets pass
+    lost: float = 0.05,  # Share of all planted lenses that lie below the limit
+) -> dict[str, Any]:  # `after_network`'s, and the limits of the two halves
+    """What a limit on delta log evidence removes of what passes a network's threshold, the limit set on the other half of the bricks
+
+    Parameters
+    ----------
+    rows : Sequence[dict[str, Any]]
+        From `judge_mock`
+    fpr : float
+        Share of look-alikes that the network lets pass
+    lost : float, default 0.05
+        Share of all planted lenses that lie below the limit
+
+    Returns
+    -------
+    dict[str, Any]
+        `after_network`'s, and the limits of the two halves
+    """
+    odds, bricks = features_of(rows)[:, 1], [r["name"].split()[0] for r in rows]
+    half, kind = np.array([sorted(set(bricks)).index(b) % 2 for b in bricks]), np.array([r["kind"] for r in rows])
+    limits = np.array([np.quantile(odds[(kind == "lens") & (half == 1 - h)], lost) for h in (0, 1)])
+    logit = np.array([r["logit"] for r in rows])
+    return after_network(logit, kind == "lens", np.isin(kind, LOOKS), odds < limits[half], fpr) | {"limits": limits.round(2).tolist()}
 
 # %% ../../nbs/bench/lens_trials.ipynb #c607431b
 def purity_facts(

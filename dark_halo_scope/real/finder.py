@@ -35,6 +35,7 @@ from ..learning.recipes import OptimRecipe, TrainRecipe
 from ..learning.training import train
 from ..lensing.cosmos import bank_photometry, build_bank, load_bank
 from .corpus import RealRecipe, host_table
+from .lookalikes import drawn_lookalikes
 from ..stamps.augment import AugmentRecipe
 from ..stamps.codec import decode, encode
 from ..stamps.normalise import NormaliseRecipe
@@ -120,6 +121,8 @@ class FinderRecipe:
         Network in the package whose features the learning starts from, taught on a mock; empty: from scratch
     mined : float, default 0.0
         Share of the galaxies without an arc that a first network of the fold took for lenses
+    lookalikes : float, default 0.0
+        Chance that a galaxy without an arc has arms, a ring or tails about it
     train : TrainRecipe, optional
     """
 
@@ -150,6 +153,7 @@ class FinderRecipe:
     noise: tuple[float, float] = (0.9, 1.4)  # Of the stamp [survey sigmas]
     start: str = "small"  # Network in the package whose features the learning starts from, taught on a mock; empty: from scratch
     mined: float = 0.0  # Share of the galaxies without an arc that a first network of the fold took for lenses
+    lookalikes: float = 0.0  # Chance that a galaxy without an arc has arms, a ring or tails about it
     train: TrainRecipe = field(default_factory=_train_recipe)
 
     def __post_init__(self) -> None:
@@ -158,8 +162,10 @@ class FinderRecipe:
             raise BadInput(
                 f"finder: n_folds={self.n_folds}, n_stamps={self.n_stamps}, shares={self.shares}; expected two folds or more and {kinds} shares that sum to 1"
             )
-        if not 0 < self.host_share <= 1 or not 0 <= self.mined <= 1:
-            raise BadInput(f"finder: host_share={self.host_share}, mined={self.mined}; expected shares up to 1, of hosts above 0")
+        if not 0 < self.host_share <= 1 or not 0 <= self.mined <= 1 or not 0 <= self.lookalikes <= 1:
+            raise BadInput(
+                f"finder: host_share={self.host_share}, mined={self.mined}, lookalikes={self.lookalikes}; expected shares up to 1, of hosts above 0"
+            )
 
 # %% ../../nbs/real/finder.ipynb #e62afdb1
 KINDS = ("LRG", "lens frame", "DR10 galaxy", "candidate frame", "pair")  # Of hosts, in the order of the recipe's shares
@@ -398,8 +404,8 @@ def paint_light(
     corpus: Corpus,
     recipe: FinderRecipe,
     bank: str | Path | None,  # For HST sources
-) -> tuple[Light, Light]:  # Arcs that pass the recipe's cuts; unlensed sources
-    """Painted arcs, and the same sources unlensed beside the host
+) -> tuple[Light, Light, Light]:  # Arcs that pass the recipe's cuts; unlensed sources; look-alikes, none where the recipe shows none
+    """Painted arcs, the same sources unlensed beside the host, and arms, rings and tails that are as visible as the arcs
 
     Parameters
     ----------
@@ -410,8 +416,8 @@ def paint_light(
 
     Returns
     -------
-    tuple[Light, Light]
-        Arcs that pass the recipe's cuts; unlensed sources
+    tuple[Light, Light, Light]
+        Arcs that pass the recipe's cuts; unlensed sources; look-alikes, none where the recipe shows none
     """
     real, arcs, blobs = RealRecipe(), [], []
     paint = replace(real.paint, n_pix=75)
@@ -442,7 +448,8 @@ def paint_light(
     edge = (SIDE - paint.n_pix) // 2
     frames = (np.pad(np.concatenate(a), ((0, 0), (0, 0), (edge, edge), (edge, edge))) for a in (arcs, blobs))
     lit, beside = (_light(frame) for frame in frames)
-    return lit, beside
+    shapes = drawn_lookalikes(lit.plain if recipe.lookalikes else lit.plain[:0], sky.psfsize[0], recipe.seeing)
+    return lit, beside, _light(shapes)
 
 
 def _seen(light: np.ndarray, flux: np.ndarray, inside: np.ndarray, theta: np.ndarray, recipe: FinderRecipe) -> np.ndarray:
@@ -629,7 +636,7 @@ def _pool(of: RealSet, recipe: FinderRecipe) -> tuple[np.ndarray, np.ndarray]:
 # %% ../../nbs/real/finder.ipynb #02b9bd59
 def make_stamps(
     corpus: Corpus,
-    light: tuple[Light, Light],  # From `paint_light`
+    light: tuple[Light, Light, Light],  # From `paint_light`
     recipe: FinderRecipe,
 ) -> pa.Table:  # Stamps of both classes in turn, with host's kind, rendering and fold
     """The training stamps of all folds; whatever is on a stamp comes from one fold
@@ -637,7 +644,7 @@ def make_stamps(
     Parameters
     ----------
     corpus : Corpus
-    light : tuple[Light, Light]
+    light : tuple[Light, Light, Light]
         From `paint_light`
     recipe : FinderRecipe
 
@@ -646,8 +653,8 @@ def make_stamps(
     pa.Table
         Stamps of both classes in turn, with host's kind, rendering and fold
     """
-    n, hosts, ((lit, beside), gain) = recipe.n_stamps, hosts_of(corpus, recipe), (light, np.float32(10 ** (0.4 * recipe.brighter)))
-    lrgs = hosts[0]
+    n, hosts, gain = recipe.n_stamps, hosts_of(corpus, recipe), np.float32(10 ** (0.4 * recipe.brighter))
+    lrgs, (lit, beside, shapes) = hosts[0], light
     images, columns = np.empty((n, 3, recipe.train.n_pix, recipe.train.n_pix), np.float32), []
     for i in range(n):
         draw, lens = rng("finder stamp", recipe.seed, i), i % 2 == 0
@@ -669,6 +676,8 @@ def make_stamps(
             frame = frame + beside_host(lrgs.bare[clipped][draw.choice(near)], draw)
         if draw.random() < recipe.unlensed * (0.5 if lens else 1.0):
             frame = frame + gain * _turned((beside.soft if clipped else beside.plain)[draw.integers(len(beside.plain))], draw)
+        if recipe.lookalikes and draw.random() < recipe.lookalikes and not lens:
+            frame = frame + gain * _turned((shapes.soft if clipped else shapes.plain)[draw.integers(len(shapes.plain))], draw)
         if lens and not real:
             frame = frame + gain * _turned((lit.soft if clipped else lit.plain)[draw.integers(len(lit.plain))], draw)
         images[i] = finished(frame, coarse, clipped, float(draw.uniform(*recipe.noise)), recipe.train.n_pix, draw)
@@ -986,6 +995,11 @@ CHANGES: dict[str, FinderRecipe] = {
     "200 candidates to measure with": replace(BASE, n_measured=200, shares=WITH_MEASURED),
     "8,000 arcs planned": replace(BASE, n_arcs=8000),
     "8,000 arcs, 20,000 stamps, 8 epochs": replace(BASE, n_arcs=8000, n_stamps=20000, train=replace(BASE.train, epochs=8)),
+    "no lens frames, arms, rings and tails": replace(BASE, shares=(0.7, 0.0, 0.3), lookalikes=0.4),
+    "no lens frames, few arms, rings and tails": replace(BASE, shares=(0.7, 0.0, 0.3), lookalikes=0.15),
+    "no lens frames, few arms, rings and tails, 8,000 arcs, 20,000 stamps, 8 epochs": replace(
+        BASE, shares=(0.7, 0.0, 0.3), lookalikes=0.15, n_arcs=8000, n_stamps=20000, train=replace(BASE.train, epochs=8)
+    ),
     "no lens frames, 8,000 arcs, 20,000 stamps, 8 epochs": replace(
         BASE, shares=(0.7, 0.0, 0.3), n_arcs=8000, n_stamps=20000, train=replace(BASE.train, epochs=8)
     ),
@@ -1012,7 +1026,7 @@ class Studio:
 
     def __init__(self, folder: str | Path, out: str | Path, n_folds: int = BASE.n_folds) -> None:
         self.bank = Path(out) / "bank.h5"
-        self.lights: dict[Any, tuple[Light, Light]] = {}
+        self.lights: dict[Any, tuple[Light, Light, Light]] = {}
         Path(out).mkdir(parents=True, exist_ok=True)
         self.sources = Path(folder) / "hst_sources"
         whole = [read_set(folder, name) for name in ("huang2020", "desi_pairs")]
@@ -1034,16 +1048,15 @@ class Studio:
             Checkpoints, one per fold
         """
         cuts = (recipe.min_arc_snr, recipe.min_magnification, recipe.min_stretch, recipe.seeing)
-        key = (recipe.priors, recipe.src_kinds, recipe.n_arcs, *cuts)
+        key = (recipe.priors, recipe.src_kinds, recipe.n_arcs, *cuts, recipe.lookalikes > 0)
         if key not in self.lights:
             kept = self.bank.parent / f"light_{recipe_identity({'light': list(map(str, key))})}.npz"
             if not kept.exists():
                 if "hst" in recipe.src_kinds and not self.bank.exists():
                     build_bank(self.sources, self.bank)
-                lit, beside = paint_light(self.home, recipe, self.bank)
-                np.savez(kept, lit.plain, lit.soft, beside.plain, beside.soft)
-            a, b, c, d = np.load(kept).values()
-            self.lights[key] = Light(a, b), Light(c, d)
+                np.savez(kept, *(form for light in paint_light(self.home, recipe, self.bank) for form in (light.plain, light.soft)))
+            forms = [*np.load(kept).values()]
+            self.lights[key] = Light(*forms[:2]), Light(*forms[2:4]), Light(*forms[4:])
         Path(out).mkdir(parents=True, exist_ok=True)
         corpus, light = self.corpus(recipe), self.lights[key]
         more = make_stamps(corpus, light, replace(recipe, seed=recipe.seed + 1000)) if recipe.mined else None
