@@ -36,6 +36,7 @@ from ..learning.training import train
 from ..lensing.cosmos import bank_photometry, build_bank, load_bank
 from .corpus import RealRecipe, host_table
 from .lookalikes import drawn_lookalikes
+from .pretrain import PretrainRecipe, learn_features
 from ..stamps.augment import AugmentRecipe
 from ..stamps.codec import decode, encode
 from ..stamps.normalise import NormaliseRecipe
@@ -118,7 +119,7 @@ class FinderRecipe:
     noise : tuple[float, float], default (0.9, 1.4)
         Of the stamp [survey sigmas]
     start : str, default 'small'
-        Network in the package whose features the learning starts from, taught on a mock; empty: from scratch
+        Features that the learning starts from: of a network in the package; "pictures": learnt without labels, such a network stays at home; empty: from scratch
     mined : float, default 0.0
         Share of the galaxies without an arc that a first network of the fold took for lenses
     lookalikes : float, default 0.0
@@ -151,7 +152,7 @@ class FinderRecipe:
     dim: tuple[float, float] = (0.4, 1.4)  # Factor on the host's light, log-uniform
     enlarge: float = 1.4  # Largest enlargement of the host, half of the stamps
     noise: tuple[float, float] = (0.9, 1.4)  # Of the stamp [survey sigmas]
-    start: str = "small"  # Network in the package whose features the learning starts from, taught on a mock; empty: from scratch
+    start: str = "small"  # Features that the learning starts from: of a network in the package; "pictures": learnt without labels, such a network stays at home; empty: from scratch
     mined: float = 0.0  # Share of the galaxies without an arc that a first network of the fold took for lenses
     lookalikes: float = 0.0  # Chance that a galaxy without an arc has arms, a ring or tails about it
     train: TrainRecipe = field(default_factory=_train_recipe)
@@ -804,7 +805,9 @@ def train_folds(
 
 
 def _features(name: str, out: str | Path) -> str:
-    "A packaged network without its head, as a file to start from"
+    "A packaged network without its head, as a file to start from; a file is one already"
+    if name.endswith(".safetensors"):
+        return name
     state = load_checkpoint(str(manifest("models", f"{name}.safetensors")))["model"]
     head = "backbone."
     path = Path(out) / f"{name}_features.safetensors"
@@ -975,6 +978,7 @@ CHANGES: dict[str, FinderRecipe] = {
     "no unlensed sources": replace(BASE, unlensed=0.0),
     "no companions": replace(BASE, companions=0.0),
     "from scratch, 8 epochs": replace(BASE, start="", train=replace(BASE.train, epochs=8)),
+    "features learnt from pictures without labels": replace(BASE, start="pictures"),
     "prior published": replace(BASE, priors=("published",)),
     "arcs .7 mag brighter": replace(BASE, brighter=0.7),
     "input of 48 pixels": replace(BASE, train=replace(BASE.train, n_pix=48)),
@@ -1028,7 +1032,7 @@ class Studio:
         self.bank = Path(out) / "bank.h5"
         self.lights: dict[Any, tuple[Light, Light, Light]] = {}
         Path(out).mkdir(parents=True, exist_ok=True)
-        self.sources = Path(folder) / "hst_sources"
+        self.folder, self.sources = Path(folder), Path(folder) / "hst_sources"
         whole = [read_set(folder, name) for name in ("huang2020", "desi_pairs")]
         self.home, self.shown = read_corpus(folder, n_folds, whole), exam_sets(folder)
         self.more = replace(self.home, measured=read_measured(folder))
@@ -1039,6 +1043,21 @@ class Studio:
         "What a recipe is taught from"
         return self.more if recipe.n_measured else self.home
 
+    def features(self, seed: int) -> str:  # safetensors file
+        """Features learnt without labels from the pictures of a DES lens search that show no object of the exam
+
+        Returns
+        -------
+        str
+            safetensors file
+        """
+        kept = self.bank.parent / f"pictures_{seed}.safetensors"
+        if not kept.exists():
+            asked = [s for s in self.shown[0].values() if len(s)]
+            pictures = unseen(replace(read_set(self.folder, "des_search"), bands=("g", "r", "z")), asked).flux
+            learn_features(pictures, SIGMA[:, 0, 0], kept, PretrainRecipe(seed=seed))
+        return str(kept)
+
     def taught(self, recipe: FinderRecipe, out: str | Path) -> list[str]:  # Checkpoints, one per fold
         """The networks of a recipe
 
@@ -1047,6 +1066,7 @@ class Studio:
         list[str]
             Checkpoints, one per fold
         """
+        recipe = replace(recipe, start=self.features(recipe.seed)) if recipe.start == "pictures" else recipe
         cuts = (recipe.min_arc_snr, recipe.min_magnification, recipe.min_stretch, recipe.seeing)
         key = (recipe.priors, recipe.src_kinds, recipe.n_arcs, *cuts, recipe.lookalikes > 0)
         if key not in self.lights:
