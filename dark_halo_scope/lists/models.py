@@ -258,13 +258,13 @@ def candidates_with(
     Raises
     ------
     BadInput
-        models: none for {len(lacking)} candidates (first: {lacking[0]}); expected one each
+        models: none for {len(unmodelled)} candidates (first: {unmodelled[0]}); expected one each
     """
-    at = {name: i for i, name in enumerate(models["name"].to_pylist())}
-    lacking = [n for n in candidates["name"].to_pylist() if n not in at]
-    if lacking:
-        raise BadInput(f"models: none for {len(lacking)} candidates (first: {lacking[0]}); expected one each")
-    order = pa.array([at[n] for n in candidates["name"].to_pylist()])
+    model_row = {name: i for i, name in enumerate(models["name"].to_pylist())}
+    unmodelled = [n for n in candidates["name"].to_pylist() if n not in model_row]
+    if unmodelled:
+        raise BadInput(f"models: none for {len(unmodelled)} candidates (first: {unmodelled[0]}); expected one each")
+    order = pa.array([model_row[n] for n in candidates["name"].to_pylist()])
     added = [c.name for c in CANDIDATES if c.optional]
     columns = {c: candidates[c] for c in candidates.column_names if c not in added}
     return table_from(columns | {c: models[c].take(order).combine_chunks() for c in added}, "candidates", bands)
@@ -341,7 +341,7 @@ def panel_uri(
 def model_section(
     models: pa.Table,  # Product `models`
     folder: str,  # Where the panels are
-    most: int = 100,  # Panels at most
+    max_panels: int = 100,  # Panels at most
 ) -> Section:
     """A panel and a verdict for each candidate, lenses first
 
@@ -351,7 +351,7 @@ def model_section(
         Product `models`
     folder : str
         Where the panels are
-    most : int, default 100
+    max_panels : int, default 100
         Panels at most
 
     Returns
@@ -363,7 +363,7 @@ def model_section(
         "Lens models",
         text=[f"From left to right: {', '.join(PANEL)}. The verdict compares the evidence of the lens model with that of its best rival."],
     )
-    for row in rows[:most]:
+    for row in rows[:max_panels]:
         source = panel_uri(folder, row["name"])
         if source:
             caption = f"{row['name']}: {row['verdict']} ({row['verdict_why']})"
@@ -371,7 +371,7 @@ def model_section(
                 spread = f" [{row['theta_E_lo']:.2f}, {row['theta_E_hi']:.2f}]" if row["theta_E_lo"] is not None else ""
                 caption += f"; theta_E {row['theta_E']:.2f}{spread} arcsec, {row['model_images']} images"
             section.figures.append({"src": source, "alt": f"Lens model of {row['name']}", "caption": caption})
-    shown = (
+    table_columns = (
         "name",
         "verdict",
         "theta_E",
@@ -383,7 +383,7 @@ def model_section(
         "counter_ok",
         "verdict_why",
     )
-    section.add_table([{k: r[k] for k in shown} for r in rows])
+    section.add_table([{k: r[k] for k in table_columns} for r in rows])
     return section
 
 # %% ../../nbs/lists/models.ipynb #764e4755
@@ -414,7 +414,7 @@ def brick_tasks(
     out: str,  # Folder
     recipe: ModelRecipe,
     release: str,
-    wanted: Sequence[str] | None = None,  # Names; None: all
+    candidate_names: Sequence[str] | None = None,  # Names; None: all
 ) -> list[tuple[str, BrickTask]]:
     """One task per brick; raises BadInput for a name without a stamp
 
@@ -426,7 +426,7 @@ def brick_tasks(
         Folder
     recipe : ModelRecipe
     release : str
-    wanted : Sequence[str] | None, default None
+    candidate_names : Sequence[str] | None, default None
         Names; None: all
 
     Returns
@@ -441,11 +441,11 @@ def brick_tasks(
     table = read_table(stamps)
     bands = tuple(c.removeprefix("scale_") for c in table.column_names if c.startswith("scale_"))
     names, brick = table["task_id"].to_pylist(), table["brickname"].to_pylist()
-    chosen = range(len(names)) if wanted is None else [names.index(n) if n in names else -1 for n in wanted]
-    if -1 in chosen:
-        raise BadInput(f"{stamps}: no stamp of {list(wanted or ())[list(chosen).index(-1)]}; expected one for each candidate")
+    stamp_rows = range(len(names)) if candidate_names is None else [names.index(n) if n in names else -1 for n in candidate_names]
+    if -1 in stamp_rows:
+        raise BadInput(f"{stamps}: no stamp of {list(candidate_names or ())[list(stamp_rows).index(-1)]}; expected one for each candidate")
     groups: dict[str, list[int]] = {}
-    for i in chosen:
+    for i in stamp_rows:
         groups.setdefault(brick[i], []).append(i)
     content = read_receipt(stamps).name
     tasks = []
@@ -477,7 +477,7 @@ def model_stamps(
     recipe: ModelRecipe = ModelRecipe(),
     release: str = "",  # Root of a release to take pixels, inverse variance and masks from; empty: the stamps
     engine: Engine = Engine(),
-    wanted: Sequence[str] | None = None,  # Names; None: all
+    candidate_names: Sequence[str] | None = None,  # Names; None: all
 ) -> pa.Table:  # Product `models`
     """Models of stamps, one file per brick; raises BadInput where a brick failed
 
@@ -491,7 +491,7 @@ def model_stamps(
     release : str, default ''
         Root of a release to take pixels, inverse variance and masks from; empty: the stamps
     engine : Engine, default Engine()
-    wanted : Sequence[str] | None, default None
+    candidate_names : Sequence[str] | None, default None
         Names; None: all
 
     Returns
@@ -504,7 +504,7 @@ def model_stamps(
     BadInput
         lens models: {len(failed)} of {len(tasks)} bricks failed, the first {name}: {why}
     """
-    tasks = brick_tasks(stamps, out, recipe, release, wanted)
+    tasks = brick_tasks(stamps, out, recipe, release, candidate_names)
     failed = set_aside(run_tasks(engine, model_brick, tasks, "lens models"))
     if failed:
         name, why = next(iter(failed.items()))
@@ -556,10 +556,10 @@ def model_list(
     inputs = {"stamps": read_receipt(stamps).name}
     identity = identity_of(recipe, inputs, release=release)
     if candidates is not None:
-        whole = candidates_with(candidates, models, bands)
+        modelled = candidates_with(candidates, models, bands)
         meta = {"lens models": identity["recipe"]}
-        files |= catalogue_files(whole, join(out, "candidates"), bands, meta, "Candidates for strong lenses, with lens models")
-        write_product(whole, join(out, "candidates.parquet"), "candidates", identity, run_facts(started, len(whole)))
+        files |= catalogue_files(modelled, join(out, "candidates"), bands, meta, "Candidates for strong lenses, with lens models")
+        write_product(modelled, join(out, "candidates.parquet"), "candidates", identity, run_facts(started, len(modelled)))
     for address, data in files.items():
         write_bytes(data, address)
     return write_product(models, join(out, "models.parquet"), "models", identity, run_facts(started, len(models)))

@@ -85,13 +85,13 @@ def index_stamps(
     BadInput
         {stamps}: no usable stamp; expected some with cutout_ok
     """
-    started, asked, files = time.perf_counter(), LensNetwork.load(network), stamp_files([stamps])
+    started, encoder, files = time.perf_counter(), LensNetwork.load(network), stamp_files([stamps])
     sizes = {file: size_of(file) for file in files}
-    identity = identity_of(None, {"model": asked.name}, stamps=stamps, files=recipe_identity(sizes))
-    rows, kept = join(out, ROWS), join(out, INDEX)
-    if is_done(rows, identity) and Path(kept).exists():
+    identity = identity_of(None, {"model": encoder.name}, stamps=stamps, files=recipe_identity(sizes))
+    rows, index_file = join(out, ROWS), join(out, INDEX)
+    if is_done(rows, identity) and Path(index_file).exists():
         return read_receipt(rows)
-    named, vectors = [], []
+    tables, vectors = [], []
     with progress("stamps", len(files)) as step:
         for file in files:
             table = read_table(file)
@@ -99,18 +99,18 @@ def index_stamps(
             table = table.append_column("file", pa.array([file] * len(table), pa.string()))
             for i in range(0, len(table), batch):
                 part = table.slice(i, batch)
-                vectors.append(asked.features(decode(part)))
-                named.append(part.select([*NAMED, "file"]))
+                vectors.append(encoder.features(decode(part)))
+                tables.append(part.select([*NAMED, "file"]))
             step(1)
-    if not named:
+    if not tables:
         raise BadInput(f"{stamps}: no usable stamp; expected some with cutout_ok")
-    each = np.concatenate(vectors)
-    index = empty_index(each.shape[1], len(each))
+    features = np.concatenate(vectors)
+    index = empty_index(features.shape[1], len(features))
     if not index.is_trained:
-        index.train(each)
-    index.add(each)
-    write_bytes(faiss.serialize_index(index).tobytes(), kept)
-    return write_product(pa.concat_tables(named), rows, "index", identity, run_facts(started, len(each)))
+        index.train(features)
+    index.add(features)
+    write_bytes(faiss.serialize_index(index).tobytes(), index_file)
+    return write_product(pa.concat_tables(tables), rows, "index", identity, run_facts(started, len(features)))
 
 # %% ../../nbs/lists/similar.ipynb #5b4f6ac6
 def neighbours(
@@ -135,7 +135,7 @@ def neighbours(
     """
     near = indexed_neighbours(name, folder, n)
     columns = {"name": "task_id", "ra": "ra", "dec": "dec", "likeness": "likeness", "file": "file"}
-    return list_table({c: np.asarray(near[there].to_pylist()) for c, there in columns.items()})
+    return list_table({c: np.asarray(near[column].to_pylist()) for c, column in columns.items()})
 
 # %% ../../nbs/lists/similar.ipynb #7e895fb6
 def similar(
@@ -169,8 +169,8 @@ def similar(
     images: list[np.ndarray] = []
     for row in table:
         part = read_table(str(row["file"]))
-        one = part.slice(part["task_id"].to_pylist().index(str(row["name"])), 1)
-        images.append(decode(one)[0])
+        stamp = part.slice(part["task_id"].to_pylist().index(str(row["name"])), 1)
+        images.append(decode(stamp)[0])
     sheet = figures.stamp_sheet(
         np.stack(images), [f"{str(r['name'])[:14]} {r['likeness']:.2f}" for r in table], stored_bands(part.column_names), 7
     )

@@ -144,7 +144,7 @@ def places_of(
 
 def labelled(
     lenses: Sequence[str],  # Products of stamps, as `dhs fetch` writes them
-    others: Sequence[str],
+    non_lenses: Sequence[str],
     with_anchors: bool = False,
 ) -> tuple[pa.Table, dict[str, int]]:  # Usable stamps with the column label; how many were left out, by reason
     """Stamps of both classes in one table; raises BadInput for a galaxy that stands in both
@@ -153,7 +153,7 @@ def labelled(
     ----------
     lenses : Sequence[str]
         Products of stamps, as `dhs fetch` writes them
-    others : Sequence[str]
+    non_lenses : Sequence[str]
     with_anchors : bool, default False
 
     Returns
@@ -164,35 +164,35 @@ def labelled(
     Raises
     ------
     BadInput
-        {', '.join([*lenses, *others])}: {int(label.sum())} usable stamps of lenses and {int((label == 0).sum())} of others; expected both
-        {both['task_id'][row].as_py()}: stands among the lenses and among the others ({len(twice)} galaxies do); expected one answer
+        {', '.join([*lenses, *non_lenses])}: {int(label.sum())} usable stamps of lenses and {int((label == 0).sum())} of others; expected both
+        {stamps['task_id'][row].as_py()}: stands among the lenses and among the others ({len(twice)} galaxies do); expected one answer
     """
-    tables, left = [], {"without a usable cutout": 0, "anchors kept for the examination": 0}
-    for label, files in ((1, lenses), (0, others)):
+    tables, left_out = [], {"without a usable cutout": 0, "anchors kept for the examination": 0}
+    for label, files in ((1, lenses), (0, non_lenses)):
         for file in files:
             table = read_table(file)
             usable = table.filter(table["cutout_ok"])
-            left["without a usable cutout"] += len(table) - len(usable)
+            left_out["without a usable cutout"] += len(table) - len(usable)
             if label and not with_anchors and len(usable):
                 anchors = known_lenses()
-                held = near_any(usable["ra"].to_numpy(), usable["dec"].to_numpy(), anchors["ra"], anchors["dec"], PLACE)
-                left["anchors kept for the examination"] += int(held.sum())
-                usable = usable.filter(pa.array(~held))
+                is_anchor = near_any(usable["ra"].to_numpy(), usable["dec"].to_numpy(), anchors["ra"], anchors["dec"], PLACE)
+                left_out["anchors kept for the examination"] += int(is_anchor.sum())
+                usable = usable.filter(pa.array(~is_anchor))
             tables.append(usable.append_column("label", pa.array(np.full(len(usable), label, np.int16))))
-    both = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
-    label = both["label"].to_numpy()
+    stamps = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
+    label = stamps["label"].to_numpy()
     if not label.any() or label.all():
         raise BadInput(
-            f"{', '.join([*lenses, *others])}: {int(label.sum())} usable stamps of lenses and {int((label == 0).sum())} of others; expected both"
+            f"{', '.join([*lenses, *non_lenses])}: {int(label.sum())} usable stamps of lenses and {int((label == 0).sum())} of others; expected both"
         )
-    place = places_of(both["ra"].to_numpy(), both["dec"].to_numpy())
+    place = places_of(stamps["ra"].to_numpy(), stamps["dec"].to_numpy())
     twice = set(place[label == 1]) & set(place[label == 0])
     if twice:
         row = int(np.flatnonzero(np.isin(place, list(twice)))[0])
         raise BadInput(
-            f"{both['task_id'][row].as_py()}: stands among the lenses and among the others ({len(twice)} galaxies do); expected one answer"
+            f"{stamps['task_id'][row].as_py()}: stands among the lenses and among the others ({len(twice)} galaxies do); expected one answer"
         )
-    return both, left
+    return stamps, left_out
 
 # %% ../../nbs/lists/teaching.ipynb #da907abd
 def dealt(
@@ -350,7 +350,7 @@ def teaching_page(
     ):
         names = [f"{stamps['task_id'][i].as_py()[:14]} {after[i]:+.1f}" for i in map(int, rows)]
         wrong.add_figure(figures.stamp_sheet(images[rows], names, bands), title, title)
-    left = Section("What was left out", [f"{n} stamps: {why}." for why, n in report["left"].items()])
+    left_out = Section("What was left out", [f"{n} stamps: {why}." for why, n in report["left"].items()])
     cards = [
         (str(report["lenses"]), "lenses"),
         (str(report["others"]), "others"),
@@ -358,12 +358,12 @@ def teaching_page(
         (f"{report['before']['auroc']:.2f}", "AUROC before"),
     ]
     lead = f"Taught further from {report['from']}. Figures after it are of stamps scored by a network taught without their galaxy; what {report['from']} itself was shown stands in its card."
-    return render_page("A network taught further", lead, cards, [figure, wrong, left], f"dark_halo_scope {dark_halo_scope.__version__}")
+    return render_page("A network taught further", lead, cards, [figure, wrong, left_out], f"dark_halo_scope {dark_halo_scope.__version__}")
 
 # %% ../../nbs/lists/teaching.ipynb #64f8b65b
 def teach(
     lenses: Sequence[str],  # Products of stamps, as `dhs fetch` writes them
-    others: Sequence[str],
+    non_lenses: Sequence[str],
     out: str,  # Folder for network.pt, scores.parquet, report.json and report.html
     network: str = PACKAGED,  # Name of a network of the package, or a checkpoint
     recipe: TeachRecipe | None = None,
@@ -375,7 +375,7 @@ def teach(
     ----------
     lenses : Sequence[str]
         Products of stamps, as `dhs fetch` writes them
-    others : Sequence[str]
+    non_lenses : Sequence[str]
     out : str
         Folder for network.pt, scores.parquet, report.json and report.html
     network : str, default PACKAGED
@@ -395,7 +395,7 @@ def teach(
         {file}: takes the metadata ...; expected a network of pixels alone
     """
     started, recipe, file = time.perf_counter(), recipe or TeachRecipe(), network_file(network)
-    stamps, left = labelled(lenses, others, recipe.with_anchors)
+    stamps, left_out = labelled(lenses, non_lenses, recipe.with_anchors)
     parent = LensNetwork.load(file)
     check_fit(parent.recipe, file, bands=stored_bands(stamps.column_names), n_pix=decode(stamps.slice(0, 1)).shape[-1])
     if parent.recipe.read.meta_columns:
@@ -411,21 +411,21 @@ def teach(
         save_file({k: v.contiguous() for k, v in load_checkpoint(file)["model"].items()}, weights)
         taught = train_recipe(recipe, parent.recipe, weights)
         after = held_out_logits(stamps, fold, taught, out, device)
-        whole = _taught(stamps, np.where(fold == 0, "val", "train"), taught, join(out, "whole"), device)
+        final_checkpoint = _taught(stamps, np.where(fold == 0, "val", "train"), taught, join(out, "whole"), device)
     before = parent.logits(decode(stamps), turns=True)
     try:
         calibrator = fit_calibrator(after, label, "platt", place)
     except BadInput:  # the classes do not overlap: no line has the highest likelihood
         calibrator = None
     final = join(out, "network.pt")
-    Path(final).write_bytes(Path(whole).read_bytes())
+    Path(final).write_bytes(Path(final_checkpoint).read_bytes())
     with_calibrator(final, calibrator)
     report: dict[str, Any] = {
         "from": network,
         "network": LensNetwork.load(final).name,
         "lenses": int(label.sum()),
         "others": int((label == 0).sum()),
-        "left": left,
+        "left": left_out,
     }
     report |= {"before": gained(before, label, place), "after": gained(after, label, place), "calibrated": calibrator is not None}
     report |= {"recipe": recipe_identity(recipe), "run": run_facts(started, len(stamps), command="dhs train")}
