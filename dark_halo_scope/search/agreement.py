@@ -70,8 +70,8 @@ def confusion(
     np.ndarray
         (grade, grade) counts of what both graded
     """
-    both = (a >= 0) & (b >= 0)
-    return np.bincount(a[both] * len(GRADES) + b[both], minlength=len(GRADES) ** 2).reshape(len(GRADES), len(GRADES))
+    graded_twice = (a >= 0) & (b >= 0)
+    return np.bincount(a[graded_twice] * len(GRADES) + b[graded_twice], minlength=len(GRADES) ** 2).reshape(len(GRADES), len(GRADES))
 
 
 def cohen_kappa(
@@ -242,10 +242,10 @@ def kappas(
     out = []
     for a, b in itertools.combinations(numbers, 2):
         table = confusion(numbers[a], numbers[b])
-        n, same = int(table.sum()), float(np.trace(table)) / max(int(table.sum()), 1)
+        n, agreed = int(table.sum()), float(np.trace(table)) / max(int(table.sum()), 1)
         for kind, weighting in (("cohen", "none"), ("cohen quadratic", "quadratic")):
             lo, hi = resampled(table, partial(cohen_kappa, weighting=weighting))
-            out.append(Kappa((a, b), kind, float(cohen_kappa(table, weighting)), lo, hi, same, n))
+            out.append(Kappa((a, b), kind, float(cohen_kappa(table, weighting)), lo, hi, agreed, n))
     if len(numbers) > 2:
         stack = np.stack(list(numbers.values()))
         patterns, times = np.unique(votes(stack[:, (stack >= 0).all(0)]), axis=0, return_counts=True)
@@ -364,8 +364,8 @@ def grade_table(
     truth, rows = dict(zip(deck.names, deck.truth)), []
     for grader in graders:
         sums = "SELECT name, sum(seconds), count(*) - 1, max(at) FROM mark WHERE grader = ? GROUP BY name"
-        spent = {name: more for name, *more in book.ask(sums, grader)}
-        rows += [(grader, n, truth[n], g, c, *spent[n]) for n, (g, c) in sorted(opinions(book, grader).items()) if n in truth]
+        effort_of = {name: effort for name, *effort in book.ask(sums, grader)}
+        rows += [(grader, n, truth[n], g, c, *effort_of[n]) for n, (g, c) in sorted(opinions(book, grader).items()) if n in truth]
     names = [c.name for c in product_columns("grades")]
     return table_from({name: [row[i] for row in rows] for i, name in enumerate(names)}, "grades")
 
@@ -492,12 +492,12 @@ def agreement_report(
         for g, v in numbers.items()
     }
     agreement = [asdict(k) for k in kappas({g: v[candidate] for g, v in numbers.items()})]
-    known = [asdict(w) for g, v in numbers.items() for cut in ("A", "B", "C") for w in worth(g, v, deck.truth, cut)]
+    planted = [asdict(w) for g, v in numbers.items() for cut in ("A", "B", "C") for w in worth(g, v, deck.truth, cut)]
     weighed = skill_odds(numbers, deck.truth)
     odds = None if weighed is None else {n: round(float(w), 3) for n, w, t in zip(deck.names, weighed, deck.truth) if not t}
     apart = len(disagreements(deck, numbers))
-    found = {"progress": graded, "agreement": agreement, "planted": known, "hardness": planted_hardness(deck)}
-    return plain(found | {"weighed": odds, "disagreements": apart})
+    report = {"progress": graded, "agreement": agreement, "planted": planted, "hardness": planted_hardness(deck)}
+    return plain(report | {"weighed": odds, "disagreements": apart})
 
 # %% ../../nbs/search/agreement.ipynb #22499352
 def in_words(
@@ -514,12 +514,12 @@ def in_words(
     -------
     list[str]
     """
-    what, lines = {"lens": "planted lenses found", "non-lens": "planted non-lenses taken for one"}, []
-    for grader, done in report["progress"].items():
-        lines.append(f"{grader}: {done['graded']} of {done['of']} graded ({', '.join(f'{g} {done[g]}' for g in GRADES)})")
+    words_of, lines = {"lens": "planted lenses found", "non-lens": "planted non-lenses taken for one"}, []
+    for grader, progress in report["progress"].items():
+        lines.append(f"{grader}: {progress['graded']} of {progress['of']} graded ({', '.join(f'{g} {progress[g]}' for g in GRADES)})")
         for w in report["planted"]:
             if (w["grader"], w["at_least"]) == (grader, "B") and w["n"]:
-                lines.append(f"  {what[w['truth']]}, B or better: {w['value']:.2f} [{w['lo']:.2f}, {w['hi']:.2f}] of {w['n']}")
+                lines.append(f"  {words_of[w['truth']]}, B or better: {w['value']:.2f} [{w['lo']:.2f}, {w['hi']:.2f}] of {w['n']}")
     easy = {k: max(by.values()) for k, by in report.get("hardness", {}).items() if k == "lens"}
     if easy.get("lens", 0) > FLATTERS:
         lines.append(
@@ -562,19 +562,19 @@ def export_grades(
         {book.path}: holds no grade of these candidates yet, expected at least one
     """
     graders = [name for (name,) in book.ask("SELECT name FROM grader ORDER BY name")]
-    table, said = grade_table(deck, book, graders), {g: opinions(book, g) for g in graders}
-    numbers = {g: grade_numbers([said[g].get(name, (None, ""))[0] for name in deck.names]) for g in graders}
+    table, opinions_of = grade_table(deck, book, graders), {g: opinions(book, g) for g in graders}
+    numbers = {g: grade_numbers([opinions_of[g].get(name, (None, ""))[0] for name in deck.names]) for g in graders}
     if not any((v >= 0).any() for v in numbers.values()):
         raise BadInput(f"{book.path}: holds no grade of these candidates yet, expected at least one")
     counted = vote_table(deck, numbers)
     grade = dict(zip(counted["name"].to_pylist(), counted["grade"].to_pylist()))
     listed = read_table(candidates)
-    given = pa.array([grade[str(name)] for name in listed["name"].to_pylist()], pa.string())
-    there = listed.column_names.index("grade") if "grade" in listed.column_names else -1
-    listed = listed.set_column(there, "grade", given) if there >= 0 else listed.append_column("grade", given)
-    for name, one in (("grades", table), ("votes", counted), ("candidates", listed)):
-        write_product(one, join(out, f"{name}.parquet"), name, identity_of(graders=len(graders)))
-        write_bytes(csv_bytes(list_table(one.to_pydict())), join(out, f"{name}.csv"))
+    grades = pa.array([grade[str(name)] for name in listed["name"].to_pylist()], pa.string())
+    grade_column = listed.column_names.index("grade") if "grade" in listed.column_names else -1
+    listed = listed.set_column(grade_column, "grade", grades) if grade_column >= 0 else listed.append_column("grade", grades)
+    for name, product in (("grades", table), ("votes", counted), ("candidates", listed)):
+        write_product(product, join(out, f"{name}.parquet"), name, identity_of(graders=len(graders)))
+        write_bytes(csv_bytes(list_table(product.to_pydict())), join(out, f"{name}.csv"))
     apart = disagreements(deck, numbers)
     write_bytes(csv_bytes(list_table({"name": apart})), join(out, "disagreements.csv"))
     for name, image in zip(deck.names, deck.images):

@@ -56,8 +56,8 @@ def astropy_table(
         absent, text = column.is_null().to_numpy(zero_copy_only=False), pa.types.is_string(column.type)
         values = column.fill_null("" if text else False if pa.types.is_boolean(column.type) else 0).to_numpy(zero_copy_only=False)
         values = values.astype(str) if text else values
-        kept = MaskedColumn(values, mask=absent) if absent.any() else values
-        out[c.name] = kept
+        masked = MaskedColumn(values, mask=absent) if absent.any() else values
+        out[c.name] = masked
         out[c.name].info.unit, out[c.name].info.description = c.unit or None, c.meaning
         out[c.name].info.meta = {"ucd": c.ucd} if c.ucd else {}
     return out
@@ -325,7 +325,7 @@ def viewer_csv(
     name: Sequence[str],
     ra: np.ndarray,  # [deg]
     dec: np.ndarray,  # [deg]
-    known: np.ndarray,  # bool
+    is_known: np.ndarray,  # bool
     radius: float = 5.0,  # Of the circles [arcsec]
 ) -> bytes:
     """RA, DEC, NAME, COLOR, RADIUS as the viewer's upload reads them
@@ -337,7 +337,7 @@ def viewer_csv(
         [deg]
     dec : np.ndarray
         [deg]
-    known : np.ndarray
+    is_known : np.ndarray
         bool
     radius : float, default 5.0
         Of the circles [arcsec]
@@ -350,7 +350,7 @@ def viewer_csv(
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["RA", "DEC", "NAME", "COLOR", "RADIUS"])
     writer.writerows(
-        [f"{a:.7f}", f"{d:.7f}", safe_cell(n), COLOURS["viewer"][int(k)], f"{radius:g}"] for n, a, d, k in zip(name, ra, dec, known)
+        [f"{a:.7f}", f"{d:.7f}", safe_cell(n), COLOURS["viewer"][int(k)], f"{radius:g}"] for n, a, d, k in zip(name, ra, dec, is_known)
     )
     return buffer.getvalue().encode()
 
@@ -359,7 +359,7 @@ def ds9_regions(
     name: Sequence[str],
     ra: np.ndarray,  # [deg]
     dec: np.ndarray,  # [deg]
-    known: np.ndarray,  # bool
+    is_known: np.ndarray,  # bool
     radius: float = 5.0,  # [arcsec]
 ) -> bytes:
     """A circle a candidate, in DS9's format
@@ -371,7 +371,7 @@ def ds9_regions(
         [deg]
     dec : np.ndarray
         [deg]
-    known : np.ndarray
+    is_known : np.ndarray
         bool
     radius : float, default 5.0
         [arcsec]
@@ -382,7 +382,7 @@ def ds9_regions(
     """
     plain = [" ".join(n.replace("{", "(").replace("}", ")").split()) for n in name]  # Braces and line breaks end a text there
     lines = [
-        f'circle({a:.7f},{d:.7f},{radius:g}") # color={COLOURS["ds9"][int(k)]} text={{{n}}}' for n, a, d, k in zip(plain, ra, dec, known)
+        f'circle({a:.7f},{d:.7f},{radius:g}") # color={COLOURS["ds9"][int(k)]} text={{{n}}}' for n, a, d, k in zip(plain, ra, dec, is_known)
     ]
     return "\n".join(["# Region file format: DS9 version 4.1", "global width=1", "icrs", *lines, ""]).encode()
 
@@ -407,7 +407,7 @@ def list_table(
     -------
     Table
     """
-    out, taken = Table(meta=dict(meta or {})), set()
+    out, used_names = Table(meta=dict(meta or {})), set()
     for name, values in columns.items():
         absent = np.array([v is None or v != v for v in values], bool)
         kinds = {type(v) for v, a in zip(values, absent) if not a}
@@ -418,8 +418,8 @@ def list_table(
                 ["" if a else str(v) for v, a in zip(values, absent)] if text else [0 if a else v for v, a in zip(values, absent)]
             )
         data = data.astype(np.int64) if data.dtype.kind in "iu" else data
-        unique = next(n for n in (name, *(f"{name}_{k}" for k in range(2, 10_000))) if n.casefold() not in taken)
-        taken.add(unique.casefold())
+        unique = next(n for n in (name, *(f"{name}_{k}" for k in range(2, 10_000))) if n.casefold() not in used_names)
+        used_names.add(unique.casefold())
         unit, meaning, ucd = (meanings or {}).get(name, ("", "as in the list", ""))
         out[unique] = MaskedColumn(data, mask=absent) if absent.any() else data
         out[unique].info.unit, out[unique].info.description = unit or None, meaning
@@ -431,7 +431,7 @@ def table_files(
     table: Table,  # From `astropy_table` or `list_table`, with name, and ra, dec where its rows are places
     stem: str,  # The files' address without its ending
     name: str,  # Of the table in FITS and VOTable
-    known: np.ndarray | None = None,  # (n,) bool: drawn in the colour of known lenses
+    is_known: np.ndarray | None = None,  # (n,) bool: drawn in the colour of known lenses
     description: str = "",
     parquet: str = "parquet",  # Ending of the Parquet copy; empty where the product beside it is that copy
 ) -> dict[str, bytes]:  # Address -> content of .csv, .ecsv, .fits, .vot, .parquet, and of places .viewer.csv and .reg
@@ -445,7 +445,7 @@ def table_files(
         The files' address without its ending
     name : str
         Of the table in FITS and VOTable
-    known : np.ndarray | None, default None
+    is_known : np.ndarray | None, default None
         (n,) bool: drawn in the colour of known lenses
     description : str, default ''
     parquet : str, default 'parquet'
@@ -465,7 +465,7 @@ def table_files(
     contents |= {parquet: parquet_bytes(table)} if parquet else {}
     if {"ra", "dec"} <= set(table.colnames):
         places = table["name"].tolist(), np.asarray(table["ra"]), np.asarray(table["dec"])
-        mark = np.zeros(len(table), bool) if known is None else known
+        mark = np.zeros(len(table), bool) if is_known is None else is_known
         contents |= {"viewer.csv": viewer_csv(*places, mark), "reg": ds9_regions(*places, mark)}
     return {f"{stem}.{ending}": data for ending, data in contents.items()}
 
@@ -495,5 +495,5 @@ def catalogue_files(
     dict[str, bytes]
         As from `table_files`
     """
-    known = ~table["known_as"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
-    return table_files(astropy_table(table, "candidates", bands, meta), stem, "candidates", known, description, parquet="")
+    is_known = ~table["known_as"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
+    return table_files(astropy_table(table, "candidates", bands, meta), stem, "candidates", is_known, description, parquet="")

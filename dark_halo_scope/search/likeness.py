@@ -42,15 +42,15 @@ def unit_vectors(
     Raises
     ------
     BadInput
-        network {asked.name}: reads {[*read.bands, *read.meta_columns]}, the stamps are in {list(bands)}
+        network {encoder.name}: reads ..., the stamps are in {list(bands)}
     """
     from dark_halo_scope.learning.network import PACKAGED, LensNetwork
 
-    asked = LensNetwork.load(network or PACKAGED)
-    read = asked.recipe.read
-    if tuple(bands) != tuple(read.bands) or read.meta_columns:
-        raise BadInput(f"network {asked.name}: reads {[*read.bands, *read.meta_columns]}, the stamps are in {list(bands)}")
-    return asked.features(images)
+    encoder = LensNetwork.load(network or PACKAGED)
+    read_recipe = encoder.recipe.read
+    if tuple(bands) != tuple(read_recipe.bands) or read_recipe.meta_columns:
+        raise BadInput(f"network {encoder.name}: reads {[*read_recipe.bands, *read_recipe.meta_columns]}, the stamps are in {list(bands)}")
+    return encoder.features(images)
 
 
 def most_like(
@@ -117,6 +117,6 @@ def indexed_neighbours(
     index = faiss.deserialize_index(np.frombuffer(Path(folder, INDEX).read_bytes(), np.uint8))
     if isinstance(index, faiss.IndexIVF):
         index.make_direct_map()
-    likeness, found = index.search(index.reconstruct(names.index(name))[None], min(n + 1, len(names)))
-    here = found[0] >= 0
-    return rows.take(found[0][here]).append_column("likeness", pa.array(likeness[0][here]))
+    likeness, index_rows = index.search(index.reconstruct(names.index(name))[None], min(n + 1, len(names)))
+    is_stamp = index_rows[0] >= 0
+    return rows.take(index_rows[0][is_stamp]).append_column("likeness", pa.array(likeness[0][is_stamp]))

@@ -47,8 +47,8 @@ def hardness(
     core, ring = r <= RING[0], (r > RING[0]) & (r <= RING[1])
     bands = np.sqrt(light.shape[1])
     brightness = (light / noise).mean(1)[:, core].sum(-1) * bands / np.sqrt(core.sum())
-    left = np.stack([one - host_model(one)[0] for one in light]) if len(light) else light
-    beside = np.sort((left / noise).mean(1)[:, ring] * bands, axis=-1)
+    residuals = np.stack([stamp - host_model(stamp)[0] for stamp in light]) if len(light) else light
+    beside = np.sort((residuals / noise).mean(1)[:, ring] * bands, axis=-1)
     detail = beside[:, -max(round(BRIGHTEST * ring.sum()), 1) :].mean(-1)
     return np.log10(np.maximum(np.stack([brightness, detail], axis=1), 0.1))
 
@@ -70,8 +70,8 @@ def enough(
     -------
     int
     """
-    least, each = PLANTED
-    return max(least, math.ceil(candidates / each))
+    min_plants, candidates_per_plant = PLANTED
+    return max(min_plants, math.ceil(candidates / candidates_per_plant))
 
 
 def spread(
@@ -128,8 +128,8 @@ def matched(
     turn = np.argsort(uniforms_table("planted like", [list(names)])[:, 0], kind="stable")
     unit, free = spread(candidates), np.ones(len(plants), bool)
     for k in range(n):
-        one = candidates[turn[k % len(turn)]]
-        far = np.hypot.reduce((plants - one) / unit, axis=1)
+        candidate = candidates[turn[k % len(turn)]]
+        far = np.hypot.reduce((plants - candidate) / unit, axis=1)
         free[np.argmin(np.where(free, far, np.inf))] = False
     return np.flatnonzero(~free)
 
@@ -139,7 +139,7 @@ EXAMPLES = 4  # Of a kind at most; one in so many of what could be planted
 
 def example_rows(
     names: Sequence[str],  # (m,) of what could be planted
-    most: int = EXAMPLES,  # How many at most, and never more than one in four
+    max_examples: int = EXAMPLES,  # How many at most, and never more than one in four
 ) -> np.ndarray:  # Rows of the examples, rising
     """Which cards with a known answer are shown with it before the round
 
@@ -147,7 +147,7 @@ def example_rows(
     ----------
     names : Sequence[str]
         (m,) of what could be planted
-    most : int, default EXAMPLES
+    max_examples : int, default EXAMPLES
         How many at most, and never more than one in four
 
     Returns
@@ -155,5 +155,5 @@ def example_rows(
     np.ndarray
         Rows of the examples, rising
     """
-    n = min(most, len(names) // EXAMPLES)
+    n = min(max_examples, len(names) // EXAMPLES)
     return np.sort(np.argsort(uniforms_table("grading example", [list(names)])[:, 0], kind="stable")[:n])

@@ -88,20 +88,20 @@ def labelled(
     Raises
     ------
     BadInput
-        {scores.uri}: split '{split}' has {others} stamps without a lens and {lenses} lenses ({lens}), expected some of either
+        {scores.uri}: split '{split}' has {n_non_lenses} stamps without a lens and {n_lenses} lenses ({lens}), expected some of either
     """
-    mine = (pc.field("split") == split) & (pc.field("label") >= 0)
-    table = scores.read(["task_id", *IDENTITY, "split", "label", "logit"]).filter(mine)
-    about = read_tables(stamps.files(), ["task_id", "theta_E", "arc_mag_r", "weight"], pc.field("split") == split, ["split"])
+    in_split = (pc.field("split") == split) & (pc.field("label") >= 0)
+    table = scores.read(["task_id", *IDENTITY, "split", "label", "logit"]).filter(in_split)
+    planned = read_tables(stamps.files(), ["task_id", "theta_E", "arc_mag_r", "weight"], pc.field("split") == split, ["split"])
     theta_E, arc, weight = (
-        looked_up(table["task_id"], about["task_id"], about[c].to_numpy().astype(float))[0] for c in ("theta_E", "arc_mag_r", "weight")
+        looked_up(table["task_id"], planned["task_id"], planned[c].to_numpy().astype(float))[0] for c in ("theta_E", "arc_mag_r", "weight")
     )
     rows = table_arrays(table.drop_columns(["task_id", "split"]))
     keep = rate_rows(rows["label"], theta_E, arc, lens)
     if len(np.unique(rows["label"][keep])) < 2:
-        others, lenses = int((rows["label"] == 0).sum()), int((rows["label"][keep] == 1).sum())
+        n_non_lenses, n_lenses = int((rows["label"] == 0).sum()), int((rows["label"][keep] == 1).sum())
         raise BadInput(
-            f"{scores.uri}: split '{split}' has {others} stamps without a lens and {lenses} lenses ({lens}), expected some of either"
+            f"{scores.uri}: split '{split}' has {n_non_lenses} stamps without a lens and {n_lenses} lenses ({lens}), expected some of either"
         )
     return Labelled(rows["logit"][keep], rows["label"][keep], galaxy_key(rows)[keep], weight[keep])
 
@@ -124,8 +124,8 @@ def threshold_of(
     -------
     Threshold
     """
-    known = labelled(scores, stamps, recipe.threshold_split, recipe.lens)
-    return choose_threshold(known.logit, known.label, known.host, recipe, known.weight)
+    split_stamps = labelled(scores, stamps, recipe.threshold_split, recipe.lens)
+    return choose_threshold(split_stamps.logit, split_stamps.label, split_stamps.host, recipe, split_stamps.weight)
 
 # %% ../../nbs/search/products.ipynb #c3fb0e41
 def yield_of(
@@ -150,11 +150,11 @@ def yield_of(
     -------
     Yield
     """
-    known = labelled(scores, stamps, recipe.rates_split, recipe.lens)
+    split_stamps = labelled(scores, stamps, recipe.rates_split, recipe.lens)
     brickid = parent.read(["brickid"])["brickid"].to_numpy()
     density = len(brickid) / float(brick_areas(np.unique(brickid)).sum())
-    about: dict[str, Any] = {"weights": known.weight, "lens": str(recipe.lens)}
-    return survey_yield(known.logit, known.label, threshold.logit, recipe.prevalence, density, known.host, **about)
+    about: dict[str, Any] = {"weights": split_stamps.weight, "lens": str(recipe.lens)}
+    return survey_yield(split_stamps.logit, split_stamps.label, threshold.logit, recipe.prevalence, density, split_stamps.host, **about)
 
 # %% ../../nbs/search/products.ipynb #9550de9a
 @dataclass(frozen=True)
@@ -247,16 +247,16 @@ def injections_of(
     if not len(rows):
         raise BadInput(f"{stamps.uri}: no injection in split '{split}'")
     scored = scores.read(["task_id", "logit", "split"]).filter(pc.field("split") == split)
-    logit, known = looked_up(rows["task_id"], scored["task_id"], scored["logit"].to_numpy())
-    kept = table_arrays(rows.drop_columns(["task_id"]))
-    above = np.where(known, logit, -np.inf) >= np.float32(threshold)
+    logit, has_score = looked_up(rows["task_id"], scored["task_id"], scored["logit"].to_numpy())
+    columns = table_arrays(rows.drop_columns(["task_id"]))
+    above = np.where(has_score, logit, -np.inf) >= np.float32(threshold)
     return injections_table(
-        above, galaxy_key(kept), kept | {c: kept[c].astype(float) for c in ("arc_mag_r", "arc_inside_frac")}, kept["weight"]
+        above, galaxy_key(columns), columns | {c: columns[c].astype(float) for c in ("arc_mag_r", "arc_inside_frac")}, columns["weight"]
     )
 
 # %% ../../nbs/search/products.ipynb #ce4058ef
 def looked_up(
-    wanted: pa.ChunkedArray,  # (n,) names
+    keys: pa.ChunkedArray,  # (n,) names
     names: pa.ChunkedArray,  # (m,) names, each once
     values: np.ndarray,  # (m,)
 ) -> tuple[np.ndarray, np.ndarray]:  # (n,) values, and whether there is one
@@ -264,7 +264,7 @@ def looked_up(
 
     Parameters
     ----------
-    wanted : pa.ChunkedArray
+    keys : pa.ChunkedArray
         (n,) names
     names : pa.ChunkedArray
         (m,) names, each once
@@ -276,13 +276,13 @@ def looked_up(
     tuple[np.ndarray, np.ndarray]
         (n,) values, and whether there is one
     """
-    row = pc.fill_null(pc.index_in(wanted, value_set=names.combine_chunks()), -1).to_numpy()
+    row = pc.fill_null(pc.index_in(keys, value_set=names.combine_chunks()), -1).to_numpy()
     return (values[row] if len(values) else np.zeros(len(row), values.dtype)), row >= 0
 
 # %% ../../nbs/search/products.ipynb #68700810
 def listed_lenses(
     anchors: pa.Table,  # name, ra, dec, and where known theta_E, arc_mag_r, z_lens
-    found: Searched,
+    sample: Searched,
     threshold: float,  # A logit
 ) -> Injections | None:  # None where no list says enough, or no such galaxy was searched
     """Known lenses whose galaxy was searched, in the columns of injections
@@ -291,7 +291,7 @@ def listed_lenses(
     ----------
     anchors : pa.Table
         name, ra, dec, and where known theta_E, arc_mag_r, z_lens
-    found : Searched
+    sample : Searched
     threshold : float
         A logit
 
@@ -303,25 +303,25 @@ def listed_lenses(
     columns = table_arrays(anchors)
     if not {"theta_E", "arc_mag_r"} <= columns.keys() or not len(anchors):
         return None
-    row, apart = nearest(columns["ra"], columns["dec"], found.galaxies["ra"], found.galaxies["dec"])
-    seen = (apart < 1.5) & np.isfinite(columns["theta_E"]) & np.isfinite(columns["arc_mag_r"])
-    if not seen.any():
+    row, apart = nearest(columns["ra"], columns["dec"], sample.galaxies["ra"], sample.galaxies["dec"])
+    was_searched = (apart < 1.5) & np.isfinite(columns["theta_E"]) & np.isfinite(columns["arc_mag_r"])
+    if not was_searched.any():
         return None
-    sky = {c: found.galaxies[c][row[seen]] for c in ("psfsize_r", "psfdepth_r", "logit")}
+    sky = {c: sample.galaxies[c][row[was_searched]] for c in ("psfsize_r", "psfdepth_r", "logit")}
     about = {
-        "theta_E": columns["theta_E"][seen],
-        "arc_mag_r": columns["arc_mag_r"][seen],
-        "z_l": columns.get("z_lens", np.full(len(seen), np.nan))[seen],
+        "theta_E": columns["theta_E"][was_searched],
+        "arc_mag_r": columns["arc_mag_r"][was_searched],
+        "z_l": columns.get("z_lens", np.full(len(was_searched), np.nan))[was_searched],
     }
     return injections_table(
-        sky["logit"] >= np.float32(threshold), np.flatnonzero(seen), about | {c: sky[c] for c in ("psfsize_r", "psfdepth_r")}
+        sky["logit"] >= np.float32(threshold), np.flatnonzero(was_searched), about | {c: sky[c] for c in ("psfsize_r", "psfdepth_r")}
     )
 
 # %% ../../nbs/search/products.ipynb #71edab02
-def forecasts(found: Completeness, lenses: Injections) -> dict[str, Forecast]:
+def forecasts(measured: Completeness, lenses: Injections) -> dict[str, Forecast]:
     "Listed lenses expected and found, by every map of two or three quantities that they lie in"
     out = {}
-    for name, m in found.maps.items():
+    for name, m in measured.maps.items():
         if len(m.axes) > 1 and all(a.name in lenses for a in m.axes):
             try:
                 out[name] = forecast(m, lenses)
@@ -334,14 +334,14 @@ CHECKED = "theta_E x arc_mag_r"  # The map that listed lenses are held against
 
 
 def with_checks(
-    found: Completeness,
+    measured: Completeness,
     lenses: Injections,  # Listed lenses
 ) -> tuple[Completeness, list[ForecastBin]]:
     """The maps with disputed cells marked, and the bins of listed lenses that decided it
 
     Parameters
     ----------
-    found : Completeness
+    measured : Completeness
     lenses : Injections
         Listed lenses
 
@@ -349,36 +349,41 @@ def with_checks(
     -------
     tuple[Completeness, list[ForecastBin]]
     """
-    if CHECKED not in found.maps:
-        return found, []
+    if CHECKED not in measured.maps:
+        return measured, []
     bins: list[ForecastBin] = []
     for axis in ("theta_E", "arc_mag_r"):
         edges = np.quantile(lenses[axis], [0, 1 / 3, 2 / 3, 1])
-        bins += forecast_bins(found.maps[CHECKED], lenses, axis, (*edges[:-1], np.nextafter(edges[-1], np.inf)))
-    marked = {name: disputed(m, [b for b in bins if b.axis in [a.name for a in m.axes]]) for name, m in found.maps.items()}
-    return replace(found, maps=marked), bins
+        bins += forecast_bins(measured.maps[CHECKED], lenses, axis, (*edges[:-1], np.nextafter(edges[-1], np.inf)))
+    marked = {name: disputed(m, [b for b in bins if b.axis in [a.name for a in m.axes]]) for name, m in measured.maps.items()}
+    return replace(measured, maps=marked), bins
 
 # %% ../../nbs/search/products.ipynb #050d6ddd
 def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     "Phase 6: the share of injections found, by what they are and where they lie, beside listed lenses; also for FITS and ECSV"
-    own = recipe.completeness
+    completeness_recipe = recipe.completeness
     threshold = threshold_of(inputs["scores"], inputs["stamps"], recipe.candidates)
-    drawn = injections_of(inputs["stamps"], inputs["scores"], own.split, threshold.logit)
+    drawn = injections_of(inputs["stamps"], inputs["scores"], completeness_recipe.split, threshold.logit)
     weights, missed = drawn["weight"], 0.0
-    if own.by_area:
-        axes = [Axis(name, own.edges[name]) for name in ("psfsize_r", "depth_r") if name in own.edges]
+    if completeness_recipe.by_area:
+        axes = [Axis(name, completeness_recipe.edges[name]) for name in ("psfsize_r", "depth_r") if name in completeness_recipe.edges]
         survey = survey_conditions(table_arrays(inputs["parent"].read(["brickid", "psfsize_r", "psfdepth_r"])))
         weights, missed = survey_weights(drawn, survey, axes)
-    maps = all_maps(drawn | {"weight": weights}, own, threshold.logit)
+    maps = all_maps(drawn | {"weight": weights}, completeness_recipe, threshold.logit)
     lenses = listed_lenses(
         inputs["anchors"].value, searched(inputs["sky"], inputs["parent"], recipe.candidates, recipe.sky.bands), threshold.logit
     )
     maps, bins = with_checks(maps, lenses) if lenses is not None else (maps, [])
-    beside = all_maps(lenses, own, threshold.logit) if lenses is not None else None
+    beside = all_maps(lenses, completeness_recipe, threshold.logit) if lenses is not None else None
     beside = replace(beside, maps={n: m for n, m in beside.maps.items() if n in maps.maps}) if beside is not None else None
     table = completeness_table(maps, beside)
-    meta = {"threshold": threshold.logit, "threshold by": f"{threshold.by} {threshold.asked:g}", "split": own.split, "level": own.level}
-    told = forecasts(maps, lenses) if lenses is not None else {}
+    meta = {
+        "threshold": threshold.logit,
+        "threshold by": f"{threshold.by} {threshold.asked:g}",
+        "split": completeness_recipe.split,
+        "level": completeness_recipe.level,
+    }
+    forecast_of = forecasts(maps, lenses) if lenses is not None else {}
     summary = {"threshold": asdict(threshold), "prior": prior_rows(drawn), "plan": recipe.plan.prior, "missed_area": missed}
     summary |= {"injections": len(drawn["found"]), "outside": {name: m.outside for name, m in maps.maps.items()}}
     files = {
@@ -387,7 +392,7 @@ def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
         "completeness.json": as_json(
             summary
             | {
-                "forecast": {name: asdict(f) for name, f in told.items()},
+                "forecast": {name: asdict(f) for name, f in forecast_of.items()},
                 "bins": [asdict(b) for b in bins],
                 "lens": str(recipe.candidates.lens),
             }
@@ -422,54 +427,58 @@ def candidates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     Raises
     ------
     BadInput
-        the sky was scored by network {found.network}, the threshold's stamps by {named}; run phase5_score again
+        the sky was scored by network {sample.network}, the threshold's stamps by {scored_by}; run phase5_score again
     """
-    own, scores, release = recipe.candidates, inputs["scores"], Release(inputs["release"].uri)
-    found = searched(inputs["sky"], inputs["parent"], own, recipe.sky.bands)
-    if (named := scores.read(["model_id"])["model_id"][0].as_py()) != found.network:
-        raise BadInput(f"the sky was scored by network {found.network}, the threshold's stamps by {named}; run phase5_score again")
-    threshold, compared = threshold_of(scores, inputs["stamps"], own), inputs["compared"].value
-    expected = yield_of(scores, inputs["stamps"], inputs["parent"], threshold, own)
+    candidate_recipe, scores, release = recipe.candidates, inputs["scores"], Release(inputs["release"].uri)
+    sample = searched(inputs["sky"], inputs["parent"], candidate_recipe, recipe.sky.bands)
+    if (scored_by := scores.read(["model_id"])["model_id"][0].as_py()) != sample.network:
+        raise BadInput(f"the sky was scored by network {sample.network}, the threshold's stamps by {scored_by}; run phase5_score again")
+    threshold, compared = threshold_of(scores, inputs["stamps"], candidate_recipe), inputs["compared"].value
+    expected = yield_of(scores, inputs["stamps"], inputs["parent"], threshold, candidate_recipe)
     calibrator = networks((join(inputs["model"].uri, "best.pt"),), (inputs["model"].label,)).calibrator
     listed = list_candidates(
-        found.galaxies,
-        found.galaxies["logit"],
-        found.network,
+        sample.galaxies,
+        sample.galaxies["logit"],
+        sample.network,
         threshold,
         expected,
         calibrator,
         compared["lists"],
-        own,
+        candidate_recipe,
         recipe.sky.bands,
         release.facts.link_layer,
     )
-    listed = replace(listed, attrition=[*search_attrition(found), *listed.attrition])
+    listed = replace(listed, attrition=[*search_attrition(sample), *listed.attrition])
     files = catalogue_files(
-        listed.table, "candidates/candidates", recipe.sky.bands, catalogue_meta(listed, found, own), "Candidates for strong lenses"
+        listed.table,
+        "candidates/candidates",
+        recipe.sky.bands,
+        catalogue_meta(listed, sample, candidate_recipe),
+        "Candidates for strong lenses",
     )
     summary = {"threshold": asdict(threshold), "expected": asdict(expected), "mean_p_lens": listed.mean_p, "attrition": listed.attrition}
     files["candidates/candidates.json"] = as_json(summary)
     if compared["census"] is not None:
-        census = beside_census(listed, found, compared["census"], table_arrays(inputs["anchors"].value), own.known_arcsec)
+        census = beside_census(listed, sample, compared["census"], table_arrays(inputs["anchors"].value), candidate_recipe.known_arcsec)
         files["candidates/census.json"] = as_json(asdict(census))
     stamps = candidate_stamps(listed, release, recipe.sky)
-    return Made(listed.table, {"candidates/_stamps.parquet": stamps}, files, rows=len(found.galaxies["logit"]))
+    return Made(listed.table, {"candidates/_stamps.parquet": stamps}, files, rows=len(sample.galaxies["logit"]))
 
 # %% ../../nbs/search/products.ipynb #88a0e56a
-def search_attrition(found: Searched) -> list[dict[str, Any]]:
+def search_attrition(sample: Searched) -> list[dict[str, Any]]:
     "What was lost before any cut: bricks that were not searched, cutouts that could not be made"
-    left, rows = len(found.galaxies["logit"]) + sum(found.without.values()), []
+    n_left, rows = len(sample.galaxies["logit"]) + sum(sample.without.values()), []
     for cut, reason in (("its brick was searched", "its brick was not searched"), ("a usable cutout", "no usable cutout")):
-        rows.append({"cut": cut, "before": left, "kept": left - found.without[reason]})
-        left -= found.without[reason]
+        rows.append({"cut": cut, "before": n_left, "kept": n_left - sample.without[reason]})
+        n_left -= sample.without[reason]
     return rows
 
 # %% ../../nbs/search/products.ipynb #844aa863
-def catalogue_meta(listed: CandidateList, found: Searched, recipe: Any) -> dict[str, Any]:
+def catalogue_meta(listed: CandidateList, sample: Searched, recipe: Any) -> dict[str, Any]:
     "What stands in the header of a catalogue of candidates"
     threshold, expected = listed.threshold, listed.expected
-    meta: dict[str, Any] = {"threshold": threshold.logit, "threshold by": f"{threshold.by} {threshold.asked:g}", "model": found.network}
-    meta |= {"prevalence from": recipe.prevalence[0], "prevalence to": recipe.prevalence[1], "searched": len(found.galaxies["logit"])}
+    meta: dict[str, Any] = {"threshold": threshold.logit, "threshold by": f"{threshold.by} {threshold.asked:g}", "model": sample.network}
+    meta |= {"prevalence from": recipe.prevalence[0], "prevalence to": recipe.prevalence[1], "searched": len(sample.galaxies["logit"])}
     purity = (expected.purity, expected.purity_lo, expected.purity_hi)
     return meta | {f"purity {k}": round(v, 4) for k, v in zip(("expected", "from", "to"), purity)}
 
@@ -523,7 +532,7 @@ class Census:
 # %% ../../nbs/search/products.ipynb #6a3a0062
 def beside_census(
     listed: CandidateList,
-    found: Searched,
+    sample: Searched,
     census: Mapping[str, np.ndarray],  # kind, ra, dec of everything there is
     lenses: Mapping[str, np.ndarray],  # ra, dec of the lenses
     radius: float,  # A companion this near to a lens is listed for the lens's sake [arcsec]
@@ -533,7 +542,7 @@ def beside_census(
     Parameters
     ----------
     listed : CandidateList
-    found : Searched
+    sample : Searched
     census : Mapping[str, np.ndarray]
         kind, ra, dec of everything there is
     lenses : Mapping[str, np.ndarray]
@@ -545,21 +554,23 @@ def beside_census(
     -------
     Census
     """
-    rows, galaxies = table_arrays(listed.table), found.galaxies
+    rows, galaxies = table_arrays(listed.table), sample.galaxies
     kinds = census["kind"][nearest(rows["ra"], rows["dec"], census["ra"], census["dec"])[0]].astype(str)
     row, apart = nearest(lenses["ra"], lenses["dec"], galaxies["ra"], galaxies["dec"])
-    seen = apart < 1.5
-    above = seen & (galaxies["logit"][row] >= np.float32(listed.threshold.logit))
-    taken = nearest(lenses["ra"], lenses["dec"], rows["ra"], rows["dec"])[1] <= radius
+    was_searched = apart < 1.5
+    above = was_searched & (galaxies["logit"][row] >= np.float32(listed.threshold.logit))
+    is_listed = nearest(lenses["ra"], lenses["dec"], rows["ra"], rows["dec"])[1] <= radius
     steps = (
-        ("planted", np.ones(len(seen), bool)),
-        ("its galaxy passes the cuts and was searched", seen),
+        ("planted", np.ones(len(was_searched), bool)),
+        ("its galaxy passes the cuts and was searched", was_searched),
         ("above the threshold", above),
-        ("listed", above & taken),
+        ("listed", above & is_listed),
     )
     is_lens = nearest(rows["ra"], rows["dec"], lenses["ra"], lenses["dec"])[1] <= radius
     table = [{"step": name, "lenses": int(keep.sum())} for name, keep in steps]
-    return Census(np.where(is_lens, "lens", kinds), proportion("purity", is_lens), table, float(seen.sum() / len(galaxies["logit"])))
+    return Census(
+        np.where(is_lens, "lens", kinds), proportion("purity", is_lens), table, float(was_searched.sum() / len(galaxies["logit"]))
+    )
 
 # %% ../../nbs/search/products.ipynb #4c820e55
 PRODUCTS = (
