@@ -160,9 +160,9 @@ class TrainRecipe:
     seed: int = 0  # Of weights, order, augmentation, dropout
 
     def __post_init__(self) -> None:
-        for name, value, known in (("pairs", self.pairs, PAIRS), ("precision", self.precision, PRECISIONS)):
-            if value not in known:
-                raise unknown_name(name, value, known)
+        for name, value, choices in (("pairs", self.pairs, PAIRS), ("precision", self.precision, PRECISIONS)):
+            if value not in choices:
+                raise unknown_name(name, value, choices)
         if self.choose_on == self.report_on:
             raise BadInput(f"the best epoch would be chosen and reported on the same split '{self.report_on}'; expected two")
         if self.loss.contrastive and self.pairs != "same_batch":
@@ -248,17 +248,19 @@ def training_sets(
         set '{labelled[0]}' has no cutout before painting, which pairs='{pairs}' shows with each stamp; leave the set out
     """
     paths = tuple(s for s in sets if isinstance(s, str))
-    given = [s for s in sets if isinstance(s, StampSet)]
-    given += [StampSet(paths)] if paths else []
-    labelled = [s.name for s in given if s.label is not None]
+    stamp_sets = [s for s in sets if isinstance(s, StampSet)]
+    stamp_sets += [StampSet(paths)] if paths else []
+    labelled = [s.name for s in stamp_sets if s.label is not None]
     if pairs in ("input", "residual") and labelled:
         raise BadInput(f"set '{labelled[0]}' has no cutout before painting, which pairs='{pairs}' shows with each stamp; leave the set out")
     if pairs in ("none", "input"):
-        return tuple(given)
-    painted = [replace(s, only="injected") if s.label is None else s for s in given]
+        return tuple(stamp_sets)
+    painted = [replace(s, only="injected") if s.label is None else s for s in stamp_sets]
     if pairs != "negatives":
         return tuple(painted)
-    unpainted = [replace(s, only="injected", column="ctrl_stamp", label=0, name=f"{s.name}, unpainted") for s in given if s.label is None]
+    unpainted = [
+        replace(s, only="injected", column="ctrl_stamp", label=0, name=f"{s.name}, unpainted") for s in stamp_sets if s.label is None
+    ]
     return (*painted, *unpainted)
 
 # %% ../../nbs/learning/recipes.ipynb #d515ddf1
@@ -288,10 +290,10 @@ def reading(
     Reading
     """
     control = recipe.pairs in ("same_batch", "input", "residual")
-    read = Reading(**vars(recipe.read), with_control=control, seed=recipe.seed)
+    reader = Reading(**vars(recipe.read), with_control=control, seed=recipe.seed)
     if recipe.online.enabled and shuffle:
-        read = replace(read, with_control=True, keep_columns=host_columns(read.bands))
-    return read if shuffle else replace(read, shuffle=False, lanes=1, positive_fraction=None, hard_negatives="")
+        reader = replace(reader, with_control=True, keep_columns=host_columns(reader.bands))
+    return reader if shuffle else replace(reader, shuffle=False, lanes=1, positive_fraction=None, hard_negatives="")
 
 # %% ../../nbs/learning/recipes.ipynb #26112e0e
 @dataclass
@@ -340,9 +342,9 @@ def beside_negatives(
     """
     if recipe.pairs == "same_batch" and batch.control is not None:
         return batch.image, with_neighbours(batch.control, recipe.augment, batch.row, recipe.seed, epoch)
-    which = torch.nonzero(batch.label < 0.5).flatten()
+    negative_rows = torch.nonzero(batch.label < 0.5).flatten()
     image = batch.image.clone()
-    image[which] = with_neighbours(image[which], recipe.augment, batch.row[which.cpu().numpy()], recipe.seed, epoch)
+    image[negative_rows] = with_neighbours(image[negative_rows], recipe.augment, batch.row[negative_rows.cpu().numpy()], recipe.seed, epoch)
     return image, batch.control
 
 # %% ../../nbs/learning/recipes.ipynb #3630a093
@@ -368,13 +370,13 @@ def make_inputs(
     Raises
     ------
     BadInput
-        stamps are {tuple(image.shape[1:])} (band, y, x); the network was made for n_pix = {recipe.n_pix}: {wanted}
+        stamps are {tuple(image.shape[1:])} (band, y, x); the network was made for n_pix = {recipe.n_pix}: {expected}
         pairs='{recipe.pairs}' needs ctrl_stamp beside every stamp, and the batch has none
     """
     image, control = batch.image, batch.control
     if image.shape[1:] != (len(recipe.read.bands), recipe.n_pix, recipe.n_pix):
-        wanted = f"{len(recipe.read.bands)} bands of {recipe.n_pix} x {recipe.n_pix} pixels"
-        raise BadInput(f"stamps are {tuple(image.shape[1:])} (band, y, x); the network was made for n_pix = {recipe.n_pix}: {wanted}")
+        expected = f"{len(recipe.read.bands)} bands of {recipe.n_pix} x {recipe.n_pix} pixels"
+        raise BadInput(f"stamps are {tuple(image.shape[1:])} (band, y, x); the network was made for n_pix = {recipe.n_pix}: {expected}")
     if recipe.pairs in ("same_batch", "input", "residual") and control is None:
         raise BadInput(f"pairs='{recipe.pairs}' needs ctrl_stamp beside every stamp, and the batch has none")
     if epoch is not None and recipe.augment.neighbours:
@@ -393,9 +395,9 @@ def make_inputs(
     if recipe.pairs not in ("same_batch", "residual") or control is None:
         return Inputs(x, label, weight, meta)
     n = len(x)
-    other = normalise(control, recipe.normalise)[0] if c is None else c - c.roll(1, 0)
+    control_image = normalise(control, recipe.normalise)[0] if c is None else c - c.roll(1, 0)
     x = x if c is None else x - c
     twice = torch.cat([meta, meta]) if meta is not None else None
     paired = (label > 0.5).to(weight.dtype)  # a negative is no painted stamp: its own pixels beside it weigh nothing
-    both, weights = torch.cat([label, torch.zeros_like(label)]), torch.cat([weight, weight * paired])
-    return Inputs(torch.cat([x, other]), both, weights, twice, n if recipe.pairs == "same_batch" else 0)
+    labels, weights = torch.cat([label, torch.zeros_like(label)]), torch.cat([weight, weight * paired])
+    return Inputs(torch.cat([x, control_image]), labels, weights, twice, n if recipe.pairs == "same_batch" else 0)

@@ -221,8 +221,8 @@ def train_step(
     learner.scaler.update()
     if learner.average is not None:
         for name, value in model.state_dict().items():
-            kept = learner.average[name]
-            kept.lerp_(value, 1 - recipe.optim.ema) if kept.is_floating_point() else kept.copy_(value)
+            mean_weights = learner.average[name]
+            mean_weights.lerp_(value, 1 - recipe.optim.ema) if mean_weights.is_floating_point() else mean_weights.copy_(value)
     moved = max((float(group["lr"]) / group.get("lr_scale", 1.0) for group in learner.optim.param_groups), key=lambda lr: abs(lr - rate))
     return StepResult(sums[0].item(), sums[1].item(), float(norm), float(first / head.clamp_min(1e-30)), moved)
 
@@ -269,7 +269,7 @@ def epoch_metrics(
     out |= {"auprc": metrics.auprc(logit, y), "pauroc@fpr0.01": metrics.partial_auroc(logit, y, 1e-2)}
     out |= high_points(logit, y)
     confusion = {"tp": called & y, "fp": called & ~y, "fn": ~called & y, "tn": ~called & ~y}
-    out |= {"n_lens": int(y.sum()), "n_other": int((~y).sum()), **{name: int(which.sum()) for name, which in confusion.items()}}
+    out |= {"n_lens": int(y.sum()), "n_other": int((~y).sum()), **{name: int(called_so.sum()) for name, called_so in confusion.items()}}
     out |= {
         "accuracy": float((called == y).mean()),
         "accuracy_lens": float(called[y].mean()),
@@ -332,64 +332,70 @@ def epoch_warnings(
     -------
     list[str]
     """
-    chosen, found = row["choose"], []
-    if chosen["loss"] - row["loss"] > 0.1:
-        found.append(f"train/val gap: loss {row['loss']:.3f} in training, {chosen['loss']:.3f} on {chosen['split']}")
+    split_metrics, warnings = row["choose"], []
+    if split_metrics["loss"] - row["loss"] > 0.1:
+        warnings.append(f"train/val gap: loss {row['loss']:.3f} in training, {split_metrics['loss']:.3f} on {split_metrics['split']}")
     if row["loss"] < NOTHING_LEFT:
-        found.append(f"training loss: {row['loss']:.1e}, nothing is left to learn; stamps learnt by heart, or a shortcut")
+        warnings.append(f"training loss: {row['loss']:.1e}, nothing is left to learn; stamps learnt by heart, or a shortcut")
     if row["gradient_max"] > 10:
-        found.append(f"gradient norm: up to {row['gradient_max']:.1f}, above 10")
+        warnings.append(f"gradient norm: up to {row['gradient_max']:.1f}, above 10")
     if row["early_gradient"] is not None and row["early_gradient"] < 1e-4:
-        found.append(f"vanishing: the first layer's gradient is {row['early_gradient']:.1e} of the head's, in the mean over the epoch")
+        warnings.append(f"vanishing: the first layer's gradient is {row['early_gradient']:.1e} of the head's, in the mean over the epoch")
     if abs(row["lr"] - expected_rate) > 1e-6 * expected_rate:
-        found.append(f"learning rate: the optimiser moved with {row['lr']:.3g}, the schedule says {expected_rate:.3g}")
+        warnings.append(f"learning rate: the optimiser moved with {row['lr']:.3g}, the schedule says {expected_rate:.3g}")
     if row["stamps"] > 1.5 * row["unique_stamps"]:
-        found.append(f"repeats: {row['stamps']} stamps shown, only {row['unique_stamps']} of them different")
-    return found + split_warnings(chosen) + prevalence_warning(row, chosen) + slow_warning(row, chosen)
+        warnings.append(f"repeats: {row['stamps']} stamps shown, only {row['unique_stamps']} of them different")
+    return warnings + split_warnings(split_metrics) + prevalence_warning(row, split_metrics) + slow_warning(row, split_metrics)
 
 
 def split_warnings(
-    chosen: Mapping[str, Any],  # Metrics of the split that chooses
+    split_metrics: Mapping[str, Any],  # Metrics of the split that chooses
 ) -> list[str]:
     """What looks wrong in the scores of a split
 
     Parameters
     ----------
-    chosen : Mapping[str, Any]
+    split_metrics : Mapping[str, Any]
         Metrics of the split that chooses
 
     Returns
     -------
     list[str]
     """
-    found = []
-    if chosen["top_tied_others"] > 1:
-        found.append(f"ties: {chosen['top_tied_others']} negatives share the highest score; no threshold separates them")
-    if chosen["fpr@tpr0.5"] and chosen["fpr@tpr0.5"] == chosen["fpr@tpr0.85"]:
-        found.append(f"collapse: fpr at tpr .5 and .85 are equal ({chosen['fpr@tpr0.5']:.3g}); the scores are nearly binary")
-    if chosen["binary_score_frac"] > 0.9:
-        found.append(f"overconfident: {chosen['binary_score_frac']:.0%} of probabilities lie within {PRESSED} of 0 or 1")
+    warnings = []
+    if split_metrics["top_tied_others"] > 1:
+        warnings.append(f"ties: {split_metrics['top_tied_others']} negatives share the highest score; no threshold separates them")
+    if split_metrics["fpr@tpr0.5"] and split_metrics["fpr@tpr0.5"] == split_metrics["fpr@tpr0.85"]:
+        warnings.append(f"collapse: fpr at tpr .5 and .85 are equal ({split_metrics['fpr@tpr0.5']:.3g}); the scores are nearly binary")
+    if split_metrics["binary_score_frac"] > 0.9:
+        warnings.append(f"overconfident: {split_metrics['binary_score_frac']:.0%} of probabilities lie within {PRESSED} of 0 or 1")
     for name, right, n in (("lenses", "accuracy_lens", "n_lens"), ("others", "accuracy_other", "n_other")):
-        if chosen[right] == 1 and chosen[n] >= 100:
-            found.append(f"perfect: all {chosen[n]} {name} of {chosen['split']} are called right; look for what gives them away")
-    return found
+        if split_metrics[right] == 1 and split_metrics[n] >= 100:
+            warnings.append(
+                f"perfect: all {split_metrics[n]} {name} of {split_metrics['split']} are called right; look for what gives them away"
+            )
+    return warnings
 
 
-def prevalence_warning(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
+def prevalence_warning(row: Mapping[str, Any], split_metrics: Mapping[str, Any]) -> list[str]:
     "Whether training and the split that chooses hold lenses in other proportions, on which loss, accuracy and precision depend"
-    here, other = row["prevalence"], chosen["n_lens"] / (chosen["n_lens"] + chosen["n_other"])
-    odds = here * (1 - other) / max(other * (1 - here), 1e-12)
+    train_share, split_share = row["prevalence"], split_metrics["n_lens"] / (split_metrics["n_lens"] + split_metrics["n_other"])
+    odds = train_share * (1 - split_share) / max(split_share * (1 - train_share), 1e-12)
     if 1 / APART <= odds <= APART:
         return []
-    return [f"prevalence: {here:.1%} lenses in training, {other:.1%} on {chosen['split']}; loss, accuracy and precision do not compare"]
+    return [
+        f"prevalence: {train_share:.1%} lenses in training, {split_share:.1%} on {split_metrics['split']}; loss, accuracy and precision do not compare"
+    ]
 
 
-def slow_warning(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
+def slow_warning(row: Mapping[str, Any], split_metrics: Mapping[str, Any]) -> list[str]:
     "Whether the AUROC is still low where it should no longer be"
-    epochs, least = SLOW
-    if row["epoch"] + 1 < epochs or chosen["auroc"] > least:
+    epochs, min_auroc = SLOW
+    if row["epoch"] + 1 < epochs or split_metrics["auroc"] > min_auroc:
         return []
-    return [f"slow: AUROC {chosen['auroc']:.3f} on {chosen['split']} after {row['epoch'] + 1} epochs, above {least:g} expected"]
+    return [
+        f"slow: AUROC {split_metrics['auroc']:.3f} on {split_metrics['split']} after {row['epoch'] + 1} epochs, above {min_auroc:g} expected"
+    ]
 
 # %% ../../nbs/learning/training.ipynb #47f1b17c
 @dataclass
@@ -462,7 +468,7 @@ def state_dict(
     -------
     dict[str, Any]
     """
-    seen = np.packbits(state.seen) if state.seen is not None else np.zeros(0, np.uint8)
+    seen_bits = np.packbits(state.seen) if state.seen is not None else np.zeros(0, np.uint8)
     return ({"shown": state.shown} if state.shown else {}) | {
         "recipe": recipe,
         "data": data,
@@ -472,7 +478,7 @@ def state_dict(
         "average": learner.average,
         "optim": learner.optim.state_dict(),
         "scaler": learner.scaler.state_dict(),
-        "seen": torch.from_numpy(seen.copy()),
+        "seen": torch.from_numpy(seen_bits.copy()),
         "run": json.dumps({k: v for k, v in vars(state).items() if k not in ("seen", "shown")}),
     }
 
@@ -565,11 +571,11 @@ def run_data(
         cuts = Selection(splits=cuts.splits, exclude_bricks=cuts.exclude_bricks, metrics_ok=False)
     train = build_index(training_sets(sets, recipe.pairs), cuts, reading(recipe))
     looked = alone(recipe)
-    seen = training_sets(sets, "negatives" if recipe.pairs == "same_batch" else recipe.pairs)
-    read = reading(looked, shuffle=False)
-    choose = build_index(seen, replace(recipe.select, splits=(recipe.choose_on,)), read)
+    evaluation_sets = training_sets(sets, "negatives" if recipe.pairs == "same_batch" else recipe.pairs)
+    reader = reading(looked, shuffle=False)
+    choose = build_index(evaluation_sets, replace(recipe.select, splits=(recipe.choose_on,)), reader)
     try:
-        report = build_index(seen, replace(recipe.select, splits=(recipe.report_on,)), read)
+        report = build_index(evaluation_sets, replace(recipe.select, splits=(recipe.report_on,)), reader)
     except BadInput:
         report = None
     return RunData(train, choose, report, looked)
@@ -727,18 +733,18 @@ def measure(
     -------
     dict[str, Any]
     """
-    own = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    trained_weights = {name: value.clone() for name, value in learner.model.state_dict().items()}
     if learner.average is not None:
         learner.model.load_state_dict(learner.average)
     rows, logit, label = predict(learner.model, index, recipe)
-    learner.model.load_state_dict(own)
+    learner.model.load_state_dict(trained_weights)
     hosts = hosts_of(index)
     logit64, y, weight = (torch.from_numpy(a).double() for a in (logit, label, index.weight[rows]))
     total, by = weighted_loss(logit64, y, weight, recipe.loss)
     out = {"split": split, "loss": (total / by).item(), **epoch_metrics(logit, label, None if hosts is None else hosts[rows])}
     if diagnose:
-        known = {name: index.identity[name][rows] for name in ("arc_snr", "brickname", "theta_E") if name in index.identity}
-        out["diagnostics"] = epoch_diagnostics(logit, label, known | {"class": index.set_name[rows]})
+        columns = {name: index.identity[name][rows] for name in ("arc_snr", "brickname", "theta_E") if name in index.identity}
+        out["diagnostics"] = epoch_diagnostics(logit, label, columns | {"class": index.set_name[rows]})
     return out
 
 # %% ../../nbs/learning/training.ipynb #08378a58
@@ -784,22 +790,22 @@ def check_monitor(
     Raises
     ------
     BadInput
-        {where} holds {int((~other).sum())} lenses among {len(choose)} stamps; expected both classes
-        monitor '{recipe.monitor}' is not measured (known: {', '.join(known)})
+        {where} holds {int((~is_negative).sum())} lenses among {len(choose)} stamps; expected both classes
+        monitor '{recipe.monitor}' is not measured (known: {', '.join(monitors)})
         monitor '{recipe.monitor}' cannot be measured on {where}: {n} negative galaxies, {metrics.negatives_needed(fpr)} needed; so few reach a false-positive rate of {metrics.lowest_fpr(n)} (monitors: {can})
     """
-    where, other = f"split '{recipe.choose_on}'", choose.label < 0.5
+    where, is_negative = f"split '{recipe.choose_on}'", choose.label < 0.5
     if recipe.pairs == "residual":
-        other = np.ones(len(choose), bool)  # each pair of controls is a negative
-    elif other.all() or not other.any():
-        raise BadInput(f"{where} holds {int((~other).sum())} lenses among {len(choose)} stamps; expected both classes")
+        is_negative = np.ones(len(choose), bool)  # each pair of controls is a negative
+    elif is_negative.all() or not is_negative.any():
+        raise BadInput(f"{where} holds {int((~is_negative).sum())} lenses among {len(choose)} stamps; expected both classes")
     measured = {"loss": 0.0, **epoch_metrics(np.array([0, 1], np.float32), np.array([0, 1]))}
-    known = [name for name, value in measured.items() if not isinstance(value, str | dict)]
-    if recipe.monitor not in known:
-        raise BadInput(f"monitor '{recipe.monitor}' is not measured (known: {', '.join(known)})")
+    monitors = [name for name, value in measured.items() if not isinstance(value, str | dict)]
+    if recipe.monitor not in monitors:
+        raise BadInput(f"monitor '{recipe.monitor}' is not measured (known: {', '.join(monitors)})")
     fpr = next((rate for rate in FPRS if recipe.monitor == f"tpr@fpr{rate:g}"), None)
     hosts = hosts_of(choose)
-    n = int(other.sum()) if hosts is None else len(np.unique(hosts[other]))
+    n = int(is_negative.sum()) if hosts is None else len(np.unique(hosts[is_negative]))
     if fpr is not None and n < metrics.negatives_needed(fpr):
         can = ", ".join(f"tpr@fpr{rate:g}" for rate in FPRS if n >= metrics.negatives_needed(rate)) or "none of the tpr@fpr"
         raise BadInput(
@@ -817,11 +823,11 @@ def end_epoch(
 ) -> dict[str, Any]:
     "Measures, writes the epoch's row, decides whether it is the best and whether to go on; the same on every process"
     s = state.sums
-    seen = place.total(torch.from_numpy(state.seen.astype(np.int32)).to(place.device)) if state.seen is not None else torch.zeros(0)
+    n_shown = place.total(torch.from_numpy(state.seen.astype(np.int32)).to(place.device)) if state.seen is not None else torch.zeros(0)
     row: dict[str, Any] = {"epoch": state.epoch, "steps": state.step, "loss": s["loss"] / s["weight"], "lr": s["lr"]}
     early = None if state.epoch < recipe.freeze_epochs else s["early_gradient"] / s["batches"]
     row |= {"gradient": s["gradient"] / s["batches"], "gradient_max": s["gradient_max"], "early_gradient": early}
-    row |= {"stamps": int(s["stamps"]), "unique_stamps": int((seen > 0).sum()), "hard_negatives": int(s["hard_negatives"])}
+    row |= {"stamps": int(s["stamps"]), "unique_stamps": int((n_shown > 0).sum()), "hard_negatives": int(s["hard_negatives"])}
     row |= {"prevalence": s["lenses"] / s["stamps"], "stamps_per_s": round(s["stamps"] / max(s["seconds"], 1e-9), 1)}
     due = recipe.diagnose_every and ((state.epoch + 1) % recipe.diagnose_every == 0 or state.epoch + 1 == recipe.epochs)
     row["choose"] = measure(learner, data.choose, data.recipe, recipe.choose_on, bool(due))
@@ -925,10 +931,10 @@ def train(
 
         def save(due: bool = True) -> None:
             if due or (recipe.checkpoint_steps and state.step and state.step % recipe.checkpoint_steps == 0):
-                shown = place.total(torch.from_numpy(state.seen.astype(np.int32)).to(place.device)) if state.seen is not None else None
+                n_shown = place.total(torch.from_numpy(state.seen.astype(np.int32)).to(place.device)) if state.seen is not None else None
                 if place.first:
-                    kept = replace(state, seen=None if shown is None else (shown > 0).cpu().numpy())
-                    save_checkpoint(state_dict(kept, learner, recipe, name), last)
+                    saved_state = replace(state, seen=None if n_shown is None else (n_shown > 0).cpu().numpy())
+                    save_checkpoint(state_dict(saved_state, learner, recipe, name), last)
 
         try:
             while not state.finished:
@@ -977,11 +983,11 @@ def keep_epoch(
         The epoch's row
     """
     write_json(list(state.history), storage.join(out_dir, "history.json"), sort_keys=False)
-    kept = state_dict(state, learner, recipe, data, learner.average)
+    content = state_dict(state, learner, recipe, data, learner.average)
     if row["best"]:
-        save_checkpoint(kept, storage.join(out_dir, "best.pt"))
+        save_checkpoint(content, storage.join(out_dir, "best.pt"))
     if (recipe.keep_every and state.epoch % recipe.keep_every == 0) or row["epoch"] in recipe.keep_epochs:
-        save_checkpoint(kept, storage.join(out_dir, f"epoch_{state.epoch:03d}.pt"))
+        save_checkpoint(content, storage.join(out_dir, f"epoch_{state.epoch:03d}.pt"))
 
 # %% ../../nbs/learning/training.ipynb #f8d146c5
 def summarise(
@@ -1052,26 +1058,26 @@ def rehearse(
     Raises
     ------
     RuntimeError
-        {few.model.name}: the loss of step {number} is {result.loss}
+        {short_recipe.model.name}: the loss of step {number} is {result.loss}
     """
-    few = replace(recipe, read=replace(recipe.read, batch_size=batch_size, lanes=1, hard_negatives="", window=batch_size))
-    train_index = build_index(training_sets(sets, few.pairs), few.select, reading(few))
+    short_recipe = replace(recipe, read=replace(recipe.read, batch_size=batch_size, lanes=1, hard_negatives="", window=batch_size))
+    train_index = build_index(training_sets(sets, short_recipe.pairs), short_recipe.select, reading(short_recipe))
     place, name, path = Place(), data_identity(train_index), storage.join(out_dir, "rehearsal.pt")
-    batches = [batch for batch, _ in zip(Reader(train_index, reading(few)).batches(), range(steps + 1))]
+    batches = [batch for batch, _ in zip(Reader(train_index, reading(short_recipe)).batches(), range(steps + 1))]
 
     def step(learner: Learner, number: int) -> float:
         torch.manual_seed(number)
         batch = batches[number % len(batches)]
-        result = train_step(learner, to_inputs(batch, few, place, 0), few, place, few.optim.lr)
+        result = train_step(learner, to_inputs(batch, short_recipe, place, 0), short_recipe, place, short_recipe.optim.lr)
         if not math.isfinite(result.loss):
-            raise RuntimeError(f"{few.model.name}: the loss of step {number} is {result.loss}")
+            raise RuntimeError(f"{short_recipe.model.name}: the loss of step {number} is {result.loss}")
         return result.loss / result.weight
 
-    learner = build_learner(few, train_index, place)
+    learner = build_learner(short_recipe, train_index, place)
     losses = [step(learner, number) for number in range(steps)]
-    save_checkpoint(state_dict(State(step=steps, steps=steps, shown=seen_by(train_index)), learner, few, name), path)
+    save_checkpoint(state_dict(State(step=steps, steps=steps, shown=seen_by(train_index)), learner, short_recipe, name), path)
     losses.append(step(learner, steps))
-    again = build_learner(few, train_index, place)
-    restore(load_checkpoint(path), again, few, name, len(train_index), path)
-    parameters = sum(p.numel() for p in again.model.parameters())
-    return {"network": few.model.name, "parameters": parameters, "losses": losses, "resumed_loss": step(again, steps)}
+    resumed = build_learner(short_recipe, train_index, place)
+    restore(load_checkpoint(path), resumed, short_recipe, name, len(train_index), path)
+    parameters = sum(p.numel() for p in resumed.model.parameters())
+    return {"network": short_recipe.model.name, "parameters": parameters, "losses": losses, "resumed_loss": step(resumed, steps)}
