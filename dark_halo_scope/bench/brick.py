@@ -116,14 +116,14 @@ def whole_brick(
     """
     order = np.argsort(tasks["objid"].to_numpy())
     ra, dec = (tasks[c].to_numpy()[order] for c in ("ra", "dec"))
-    read = best_of(lambda: read_cutouts(release, tasks["brickname"][0].as_py(), ra, dec, BANDS), times)
-    paint = best_of(lambda: paint_brick(tasks, read.value, recipe, BANDS), times)
+    reading = best_of(lambda: read_cutouts(release, tasks["brickname"][0].as_py(), ra, dec, BANDS), times)
+    paint = best_of(lambda: paint_brick(tasks, reading.value, recipe, BANDS), times)
     stamps, pixels = paint.value, decode(paint.value)
     pieces = range(0, len(pixels), AT_ONCE)
     coded = best_of(lambda: [encode(pixels[i : i + AT_ONCE], recipe.codec) for i in pieces], times)
     options = parquet_options(stamps, recipe.codec)
     write = best_of(lambda: write_product(stamps, uri, "stamps", identity_of(recipe), {}, **options), times)
-    read_s, both_s, encode_s, write_s = (getattr(step, clock) for step in (read, paint, coded, write))
+    read_s, both_s, encode_s, write_s = (getattr(step, clock) for step in (reading, paint, coded, write))
     return {"read_s": read_s, "paint_s": both_s - encode_s, "encode_s": encode_s, "write_s": write_s}
 
 # %% ../../nbs/bench/brick.ipynb #cbbecf88
@@ -185,16 +185,16 @@ def measure_brick(
     with tempfile.TemporaryDirectory() as folder:
         uri = f"{folder}/stamps.parquet"
         whole_brick(release, bench_tasks(brick, 2 * AT_ONCE, seed + 1, side), uri)
-        whole = best_of(lambda: whole_brick(release, bench_tasks(brick, n, seed, side), uri, times=times))
-        figures, share = whole.value, whole.cpu_s / whole.wall_s
+        brick_timing = best_of(lambda: whole_brick(release, bench_tasks(brick, n, seed, side), uri, times=times))
+        figures, share = brick_timing.value, brick_timing.cpu_s / brick_timing.wall_s
         worked = whole_brick(release, bench_tasks(brick, n, seed, side), uri, times=times, clock="cpu_s")
-        after, cpu_after = (sum(of[step] for step in ("paint_s", "encode_s", "write_s")) for of in (figures, worked))
+        after, cpu_after = (sum(seconds[step] for step in ("paint_s", "encode_s", "write_s")) for seconds in (figures, worked))
         figures = {"stamps_per_s_per_core": n / after, "stamps_per_cpu_s": n / cpu_after, "read_cpu_s": worked["read_s"]} | figures
         for density in (10, 139):
             few = whole_brick(release, bench_tasks(brick, density, seed, side), uri, times=times)
             figures[f"whole_{density}_per_s"] = density / sum(few.values())
-        some = bench_tasks(brick, 20, seed, side)
-        figures["section_s_per_stamp"] = best_of(lambda: section_cutouts(release, some)).wall_s / len(some)
+        few_tasks = bench_tasks(brick, 20, seed, side)
+        figures["section_s_per_stamp"] = best_of(lambda: section_cutouts(release, few_tasks)).wall_s / len(few_tasks)
     figures |= {
         "read_times_section": figures["section_s_per_stamp"] * n / figures["read_s"],
         "cpu_share": share,

@@ -52,10 +52,10 @@ def fitting_sequence(
     edge = -(trial.image.shape[-1] - 1) / 2 * PIXSCALE
     psf = psf_of(trial.psfsize)
     narrower = MoffatPSF(np.sqrt(psf.fwhm**2 - (PIXSCALE**2 * 8 * np.log(2) / 12)), psf.beta)
-    at = np.arange(-12, 13) * PIXSCALE
+    kernel_axis = np.arange(-12, 13) * PIXSCALE
     bands = []
     for b in range(len(trial.image)):
-        kernel = psf_profile(narrower, np.hypot(at, at[:, None]), 0, b)
+        kernel = psf_profile(narrower, np.hypot(kernel_axis, kernel_axis[:, None]), 0, b)
         data = {"image_data": trial.image[b], "background_rms": float(trial.invvar[b].mean() ** -0.5), "exposure_time": 1e6, "ra_at_xy_0": edge, "dec_at_xy_0": edge,
                 "transform_pix2angle": np.eye(2) * PIXSCALE}  # fmt: skip
         bands.append([data, {"psf_type": "PIXEL", "kernel_point_source": kernel / kernel.sum()}, {"supersampling_factor": 1}])
@@ -177,11 +177,11 @@ def bench_row(
     -------
     dict[str, Any]
     """
-    at = time.process_time()
+    started = time.process_time()
     fitted(trial, i, False)
-    verdict = time.process_time() - at
+    verdict = time.process_time() - started
     model = fitted(trial, i, True)
-    posterior = time.process_time() - at - verdict
+    posterior = time.process_time() - started - verdict
     peer = swarm(trial, particles, iterations, i)
     half = (model.theta_E_68[1] - model.theta_E_68[0]) / 2
     return {"theta_E": trial.truth["theta_E"], "ours": model.theta_E, "half_68": half, "lenstronomy": peer["theta_E"], "verdict": model.verdict,

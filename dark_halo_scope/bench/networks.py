@@ -72,11 +72,11 @@ def short_recipe(
     -------
     TrainRecipe
     """
-    read = replace(recipe.read, hard_negatives="", batch_size=batch_size)
+    read_recipe = replace(recipe.read, hard_negatives="", batch_size=batch_size)
     return replace(
         recipe,
         model=model,
-        read=read,
+        read=read_recipe,
         epochs=epochs,
         max_steps=max_steps,
         monitor="loss",
@@ -190,15 +190,15 @@ def finished_networks(
     dict[str, dict[str, Any]]
         Rows by network
     """
-    found: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             answer = json.loads(line)
         except ValueError:
             continue
         if answer["question"] == dict(question):
-            found[answer["row"]["network"]] = answer["row"]
-    return found
+            rows[answer["row"]["network"]] = answer["row"]
+    return rows
 
 # %% ../../nbs/bench/networks.ipynb #9da453d7
 def bench_networks(
@@ -234,17 +234,17 @@ def bench_networks(
         device, one row per network, and where and when
     """
     torch.set_num_threads(threads)
-    started, kept = time.perf_counter(), Path(out) / "networks.jsonl"
+    started, finished_file = time.perf_counter(), Path(out) / "networks.jsonl"
     run = run or online_run(f"{out}/run", [f"plan.n_total_per_split={STAMPS}"])
     ensure(run, "stamps")
     files = product_files(run, "stamps")
     recipes = {name: replace(short_recipe(run.recipe.train, model_of(name), n, max_steps), seed=seed) for name in names}
     batch = recipes[names[0]].read.batch_size
     question = {"stamps": label_of(run, "stamps"), "epochs": n, "steps_per_epoch": max_steps, "batch": batch, "seed": seed}
-    rows = finished_networks(kept, question)
+    rows = finished_networks(finished_file, question)
     for name in [name for name in names if name not in rows]:
         rows[name] = side_by_side(name, files, recipes[name], f"{out}/{name}")
-        with kept.open("a") as lines:
-            lines.write(("\n" if kept.stat().st_size else "") + json.dumps({"question": question, "row": rows[name]}))
+        with finished_file.open("a") as lines:
+            lines.write(("\n" if finished_file.stat().st_size else "") + json.dumps({"question": question, "row": rows[name]}))
     facts = run_facts(started, threads=threads, command="dhs bench networks")
     return {"device": device_name(Place()), **question, "networks": [rows[name] for name in names], "run": facts}

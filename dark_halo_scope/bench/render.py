@@ -109,20 +109,20 @@ def random_systems(
     rng = np.random.default_rng(seed)
     limits = {f.name: getattr(ranges, f.name) for f in fields(ranges)}
     draw = {name: rng.uniform(low, high, n) for name, (low, high) in limits.items()}
-    turn = rng.uniform(0, 2 * np.pi, (4, n))
+    mass_phi, shear_phi, source_turn, source_phi = rng.uniform(0, 2 * np.pi, (4, n))
     reach = draw["theta_E"] * np.sqrt(rng.uniform(0, 1, n))
     center_x, center_y = draw["center"], rng.uniform(ranges.center[0], ranges.center[1], n)
     lens = LensParams(
-        draw["theta_E"], draw["q"], turn[0], draw["gamma"] * np.cos(turn[1]), draw["gamma"] * np.sin(turn[1]), center_x, center_y
+        draw["theta_E"], draw["q"], mass_phi, draw["gamma"] * np.cos(shear_phi), draw["gamma"] * np.sin(shear_phi), center_x, center_y
     )
-    x, y, flux = center_x + reach * np.cos(turn[2]), center_y + reach * np.sin(turn[2]), np.ones((n, len(BANDS)))
+    x, y, flux = center_x + reach * np.cos(source_turn), center_y + reach * np.sin(source_turn), np.ones((n, len(BANDS)))
     radius = np.exp(rng.uniform(np.log(ranges.R_sersic[0]), np.log(ranges.R_sersic[1]), n))
-    source: SersicParams | ClumpyParams | ImageParams = SersicParams(x, y, radius, draw["n_sersic"], draw["q_source"], turn[3], flux)
+    source: SersicParams | ClumpyParams | ImageParams = SersicParams(x, y, radius, draw["n_sersic"], draw["q_source"], source_phi, flux)
     if kind == "clumpy":
         source = clumpy(source, [np.random.default_rng((seed, i)) for i in range(n)])  # type: ignore[arg-type]
     elif kind == "image":
         bank = bank or drawn_bank(seed)
-        source = ImageParams(x, y, turn[3], draw["scale"], rng.integers(len(bank), size=n), flux, bank)
+        source = ImageParams(x, y, source_phi, draw["scale"], rng.integers(len(bank), size=n), flux, bank)
     elif kind != "sersic":
         raise BadInput(f"kind is '{kind}'; expected sersic, clumpy or image")
     fwhm, half = draw["fwhm"][:, None] * BANDS, n // 2
@@ -199,43 +199,43 @@ class Prepared:
 def prepare(lens: LensParams, source: Any, psf: PSF, i: int, supersampling: int, pixscale: float) -> Prepared:
     "Keywords and kernels"
     half = KERNEL_REACH * supersampling + supersampling // 2
-    at = np.arange(-half, half + 1) * pixscale / supersampling
-    kernels = [psf_profile(cast(RoundPSF, psf), np.hypot(at, at[:, None]), i, b) for b in range(psf.fwhm.shape[1])]
+    kernel_axis = np.arange(-half, half + 1) * pixscale / supersampling
+    kernels = [psf_profile(cast(RoundPSF, psf), np.hypot(kernel_axis, kernel_axis[:, None]), i, b) for b in range(psf.fwhm.shape[1])]
     return Prepared(lenstronomy_lens(lens, i), lenstronomy_source(source, i), [k / k.sum() for k in kernels])
 
 
-def image_model(one: Prepared, group: int, band: int, supersampling: int, kernel_size: int | None, n_pix: int, pixscale: float) -> Any:
+def image_model(system: Prepared, group: int, band: int, supersampling: int, kernel_size: int | None, n_pix: int, pixscale: float) -> Any:
     "lenstronomy's `ImageModel` of one group of light in one band"
     edge = -(n_pix - 1) / 2 * pixscale
     data = _lenstronomy("Data.imaging_data.ImageData")(
         np.zeros((n_pix, n_pix)), ra_at_xy_0=edge, dec_at_xy_0=edge, transform_pix2angle=np.eye(2) * pixscale
     )
-    psf = _lenstronomy("Data.psf.PSF")("PIXEL", kernel_point_source=one.kernels[band], point_source_supersampling_factor=supersampling)
-    lens = _lenstronomy("LensModel.lens_model.LensModel")(one.lens[0])
-    light = _lenstronomy("LightModel.light_model.LightModel")(one.groups[group][0][0])
-    how = {"supersampling_factor": supersampling, "supersampling_convolution": True, "supersampling_kernel_size": kernel_size}
-    return _lenstronomy("ImSim.image_model.ImageModel")(data, psf, lens, light, kwargs_numerics=how)
+    psf = _lenstronomy("Data.psf.PSF")("PIXEL", kernel_point_source=system.kernels[band], point_source_supersampling_factor=supersampling)
+    lens = _lenstronomy("LensModel.lens_model.LensModel")(system.lens[0])
+    light = _lenstronomy("LightModel.light_model.LightModel")(system.groups[group][0][0])
+    numerics = {"supersampling_factor": supersampling, "supersampling_convolution": True, "supersampling_kernel_size": kernel_size}
+    return _lenstronomy("ImSim.image_model.ImageModel")(data, psf, lens, light, kwargs_numerics=numerics)
 
 
-def draw_per_band(one: Prepared, supersampling: int, kernel_size: int | None, n_pix: int, pixscale: float) -> np.ndarray:
+def draw_per_band(system: Prepared, supersampling: int, kernel_size: int | None, n_pix: int, pixscale: float) -> np.ndarray:
     "Every band from its own `ImageModel`, as lenstronomy's multi-band simulations do; (n_band, n_pix, n_pix)"
-    stamps = np.zeros((len(one.kernels), n_pix, n_pix))
-    for group, (model, flux, _) in enumerate(one.groups):
+    stamps = np.zeros((len(system.kernels), n_pix, n_pix))
+    for group, (model, flux, _) in enumerate(system.groups):
         for band in range(len(stamps)):
-            stamps[band] += flux[band] * image_model(one, group, band, supersampling, kernel_size, n_pix, pixscale).image(
-                one.lens[1], model[1]
+            stamps[band] += flux[band] * image_model(system, group, band, supersampling, kernel_size, n_pix, pixscale).image(
+                system.lens[1], model[1]
             )
     return stamps
 
 
-def draw_shared(one: Prepared, supersampling: int, kernel_size: int | None, n_pix: int, pixscale: float) -> np.ndarray:
+def draw_shared(system: Prepared, supersampling: int, kernel_size: int | None, n_pix: int, pixscale: float) -> np.ndarray:
     "Rays of the first band's model, convolved with every band's PSF; (n_band, n_pix, n_pix)"
-    stamps = np.zeros((len(one.kernels), n_pix, n_pix))
-    for group, (model, flux, _) in enumerate(one.groups):
+    stamps = np.zeros((len(system.kernels), n_pix, n_pix))
+    for group, (model, flux, _) in enumerate(system.groups):
         for band in range(len(stamps)):
-            drawn = image_model(one, group, band, supersampling, kernel_size, n_pix, pixscale)
+            drawn = image_model(system, group, band, supersampling, kernel_size, n_pix, pixscale)
             if band == 0:
-                bx, by = drawn.LensModel.ray_shooting(*drawn.ImageNumerics.coordinates_evaluate, one.lens[1])
+                bx, by = drawn.LensModel.ray_shooting(*drawn.ImageNumerics.coordinates_evaluate, system.lens[1])
                 light = drawn.SourceModel.surface_brightness(bx, by, model[1])
             stamps[band] += flux[band] * drawn.ImageNumerics.re_size_convolve(light)
     return stamps
@@ -272,10 +272,10 @@ def lenstronomy_draw(
     Draw
         Prepared and warm
     """
-    how = supersampling, kernel_size, n_pix, pixscale
-    ready = [prepare(*group, i, supersampling, pixscale) for group in systems for i in range(len(group[0]))]
-    draw(ready[0], *how)
-    return lambda: np.stack([draw(one, *how) for one in ready]).astype(np.float32)
+    options = supersampling, kernel_size, n_pix, pixscale
+    prepared = [prepare(*group, i, supersampling, pixscale) for group in systems for i in range(len(group[0]))]
+    draw(prepared[0], *options)
+    return lambda: np.stack([draw(system, *options) for system in prepared]).astype(np.float32)
 
 # %% ../../nbs/bench/render.ipynb #da2774b0
 CAUSTICS_AT_ONCE = 4  # Systems drawn together; more are slower, as their rays leave the cache
@@ -371,26 +371,26 @@ def caustics_draw(
     """
     torch = importlib.import_module("torch")
     side, reach = n_pix * supersampling, KERNEL_REACH * supersampling + supersampling // 2
-    size, see = 2 * [next_fast_len(side + 2 * reach, real=True)], caustics_light(side, pixscale / supersampling)
-    each = [(*group, i) for group in systems for i in range(len(group[0]))]
-    rows = torch.tensor([caustics_row(lens, source, i) for lens, source, _, i in each])
-    flux = torch.tensor(np.stack([source.flux[i] for _, source, _, i in each]) * pixscale**2, dtype=rows.dtype)
-    kernels = torch.tensor(np.stack([prepare(*one, supersampling, pixscale).kernels for one in each]), dtype=rows.dtype)
+    size, light_of = 2 * [next_fast_len(side + 2 * reach, real=True)], caustics_light(side, pixscale / supersampling)
+    numbered = [(*group, i) for group in systems for i in range(len(group[0]))]
+    rows = torch.tensor([caustics_row(lens, source, i) for lens, source, _, i in numbered])
+    flux = torch.tensor(np.stack([source.flux[i] for _, source, _, i in numbered]) * pixscale**2, dtype=rows.dtype)
+    kernels = torch.tensor(np.stack([prepare(*system, supersampling, pixscale).kernels for system in numbered]), dtype=rows.dtype)
 
-    def some(at: slice) -> np.ndarray:
-        blurred = torch.fft.irfft2(torch.fft.rfft2(see(rows[at]), size)[:, None] * torch.fft.rfft2(kernels[at], size), size)
+    def draw_slice(part: slice) -> np.ndarray:
+        blurred = torch.fft.irfft2(torch.fft.rfft2(light_of(rows[part]), size)[:, None] * torch.fft.rfft2(kernels[part], size), size)
         inside = blurred[..., reach : reach + side, reach : reach + side]
-        return (torch.nn.functional.avg_pool2d(inside, supersampling) * flux[at, :, None, None]).numpy()
+        return (torch.nn.functional.avg_pool2d(inside, supersampling) * flux[part, :, None, None]).numpy()
 
     def draw() -> np.ndarray:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return np.concatenate([some(slice(i, i + CAUSTICS_AT_ONCE)) for i in range(0, len(each), CAUSTICS_AT_ONCE)])
+            return np.concatenate([draw_slice(slice(i, i + CAUSTICS_AT_ONCE)) for i in range(0, len(numbered), CAUSTICS_AT_ONCE)])
         finally:
             torch.set_num_threads(threads)
 
-    some(slice(0, 1))
+    draw_slice(slice(0, 1))
     return draw
 
 # %% ../../nbs/bench/render.ipynb #cd1f694d
@@ -546,9 +546,9 @@ def bench_render(
     with importlib.import_module("threadpoolctl").threadpool_limits(1):
         systems = random_systems(n, seed, "sersic", ranges)
         version = caustics_version()
-        there = [name for name in METHODS if version or not name.startswith("caustics")]
-        cost, error = measure_painter(systems, there, n_pix, pixscale, rounds, backends)
-        own = cost[backends[0]]
+        methods = [name for name in METHODS if version or not name.startswith("caustics")]
+        cost, error = measure_painter(systems, methods, n_pix, pixscale, rounds, backends)
+        painter_ms = cost[backends[0]]
         report: dict[str, Any] = {
             "n": n,
             "seed": seed,
@@ -563,10 +563,10 @@ def bench_render(
             "ms_per_stamp": cost,
         }
         for ss in (3, 5):
-            report[f"ratio_vs_lenstronomy_ss{ss}"] = min(cost[f"lenstronomy_ss{ss}"], cost[f"lenstronomy_ss{ss}_full"]) / own
-            report[f"ratio_vs_lenstronomy_shared_ss{ss}"] = cost[f"lenstronomy_shared_ss{ss}"] / own
+            report[f"ratio_vs_lenstronomy_ss{ss}"] = min(cost[f"lenstronomy_ss{ss}"], cost[f"lenstronomy_ss{ss}_full"]) / painter_ms
+            report[f"ratio_vs_lenstronomy_shared_ss{ss}"] = cost[f"lenstronomy_shared_ss{ss}"] / painter_ms
             if version:
-                report[f"ratio_vs_caustics_ss{ss}"] = cost[f"caustics_ss{ss}"] / own
+                report[f"ratio_vs_caustics_ss{ss}"] = cost[f"caustics_ss{ss}"] / painter_ms
         report |= error[backends[0]] | {"accuracy": error, "convergence": convergence(systems, n_pix, pixscale)}
         n_image = max(2, n // 3) if n_image is None else n_image
         if n_image:

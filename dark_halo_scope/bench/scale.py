@@ -59,8 +59,8 @@ def cpu_s() -> float:  # [s]
     float
         [s]
     """
-    each = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(use.ru_utime + use.ru_stime for use in each)
+    usages = (resource.getrusage(process) for process in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def taken(
@@ -128,18 +128,18 @@ def random_columns(
     dict[str, Any]
     """
     draw = np.random.default_rng(seed)
-    made: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for column in product_columns(product, BANDS):
         kind = TYPES.get(column.dtype, pa.binary())
         if pa.types.is_floating(kind):
-            made[column.name] = pa.array(draw.normal(1.0, 0.1, n), kind)
+            columns[column.name] = pa.array(draw.normal(1.0, 0.1, n), kind)
         elif pa.types.is_integer(kind):
-            made[column.name] = pa.array(np.zeros(n, int), kind)
+            columns[column.name] = pa.array(np.zeros(n, int), kind)
         elif pa.types.is_boolean(kind):
-            made[column.name] = pa.array(np.ones(n, bool))
+            columns[column.name] = pa.array(np.ones(n, bool))
         elif pa.types.is_string(kind):
-            made[column.name] = pa.array(["x"] * n)
-    return made
+            columns[column.name] = pa.array(["x"] * n)
+    return columns
 
 
 def galaxies(
@@ -165,16 +165,16 @@ def galaxies(
     brickid = first + np.arange(n) // PER_BRICK
     ra, dec = brick_centres(brickid)
     mag = np.random.default_rng(seed).normal(19.5, 0.7, n)
-    own = {
+    identity = {
         "release": pa.array(np.full(n, 10_000), pa.int16()),
         "brickid": pa.array(brickid, pa.int32()),
         "brickname": pa.array(brick_names(brickid).tolist()),
     }
-    own |= {"objid": pa.array(np.arange(n) % PER_BRICK, pa.int32()), "ra": ra, "dec": dec}
-    own |= {"split": pa.array(np.array(["train", "train", "val", "test", "test"])[brickid % 5].tolist())}
-    own |= {f"mag_{b}": pa.array(mag + off, pa.float32()) for b, off in zip(BANDS, (1.4, 0.0, -0.9))}
-    own |= {f"shape_e{i}": pa.array(np.random.default_rng(seed + i).normal(0, 0.1, n), pa.float32()) for i in (1, 2)}
-    columns = random_columns("parent", n, seed) | own
+    identity |= {"objid": pa.array(np.arange(n) % PER_BRICK, pa.int32()), "ra": ra, "dec": dec}
+    identity |= {"split": pa.array(np.array(["train", "train", "val", "test", "test"])[brickid % 5].tolist())}
+    identity |= {f"mag_{b}": pa.array(mag + off, pa.float32()) for b, off in zip(BANDS, (1.4, 0.0, -0.9))}
+    identity |= {f"shape_e{i}": pa.array(np.random.default_rng(seed + i).normal(0, 0.1, n), pa.float32()) for i in (1, 2)}
+    columns = random_columns("parent", n, seed) | identity
     return pa.table({c.name: columns[c.name] for c in product_columns("parent", BANDS)})
 
 
@@ -209,7 +209,7 @@ def pieces_made(
     folder: str,
     tasks: Sequence[Task],
     product: str,
-    one: str,  # Function that makes a piece
+    maker: str,  # Function that makes a piece
 ) -> list[Input]:
     """The pieces of a product, made by the workers
 
@@ -218,7 +218,7 @@ def pieces_made(
     folder : str
     tasks : Sequence[Task]
     product : str
-    one : str
+    maker : str
         Function that makes a piece
 
     Returns
@@ -229,11 +229,11 @@ def pieces_made(
     ------
     RuntimeError
     """
-    jobs = [(t.name, Job(t, product, "", one, f"{folder}/{product}/{brick_address(t.name)}", {})) for t in tasks]
-    done = run_tasks(Engine(workers=WORKERS), do_job, jobs, product)
-    if why := [o.why for o in done if o.why]:
+    jobs = [(t.name, Job(t, product, "", maker, f"{folder}/{product}/{brick_address(t.name)}", {})) for t in tasks]
+    outcomes = run_tasks(Engine(workers=WORKERS), do_job, jobs, product)
+    if why := [o.why for o in outcomes if o.why]:
         raise RuntimeError(why[0])
-    return [Input(name, job.uri, Receipt(product, outcome.value["identity"])) for (name, job), outcome in zip(jobs, done)]
+    return [Input(name, job.uri, Receipt(product, outcome.value["identity"])) for (name, job), outcome in zip(jobs, outcomes)]
 
 
 def measure_plan(
@@ -241,15 +241,17 @@ def measure_plan(
 ) -> dict[str, float]:
     "Phase 4a: ten injections a galaxy, planned in files, claims included"
     with tempfile.TemporaryDirectory() as folder:
-        wanted = {"train": rows * 6 // 10, "val": rows * 2 // 10, "test": rows * 2 // 10}
-        own = PlanRecipe("scale", "grid_sota", wanted, 0.05)
-        given: Any = {"parent": sample_of(folder, rows // 10), "bank": Input("bank", "", value="")}
-        chosen: Any = SimpleNamespace(plan=own, sky=SimpleNamespace(bands=BANDS), selection=SimpleNamespace(variant="v3_color_relaxed"))
+        n_per_split = {"train": rows * 6 // 10, "val": rows * 2 // 10, "test": rows * 2 // 10}
+        plan_recipe = PlanRecipe("scale", "grid_sota", n_per_split, 0.05)
+        inputs: Any = {"parent": sample_of(folder, rows // 10), "bank": Input("bank", "", value="")}
+        recipe: Any = SimpleNamespace(
+            plan=plan_recipe, sky=SimpleNamespace(bands=BANDS), selection=SimpleNamespace(variant="v3_color_relaxed")
+        )
         place = Place(folder, folder)
 
         def work() -> int:
-            parts = pieces_made(folder, plan_tasks(given, chosen, place), "injection_plan", "injection.products:plan_part")
-            plan(parts, given, chosen, place)
+            parts = pieces_made(folder, plan_tasks(inputs, recipe, place), "injection_plan", "injection.products:plan_part")
+            plan(parts, inputs, recipe, place)
             return sum(part.receipt.identity["rows"] for part in parts if part.receipt)
 
         return taken(work)
@@ -258,7 +260,7 @@ def measure_plan(
 def sweeps_of(
     folder: str,
     rows: int,
-    each: int = 500_000,  # Rows of a sweep
+    rows_per_sweep: int = 500_000,  # Rows of a sweep
 ) -> list[str]:
     """Generated sweeps, side by side on the equator
 
@@ -266,22 +268,22 @@ def sweeps_of(
     ----------
     folder : str
     rows : int
-    each : int, default 500000
+    rows_per_sweep : int, default 500000
         Rows of a sweep
 
     Returns
     -------
     list[str]
     """
-    found = []
-    for k in range(max(1, rows // each)):
-        columns = bench_catalogue(min(each, rows), k)
+    uris = []
+    for k in range(max(1, rows // rows_per_sweep)):
+        columns = bench_catalogue(min(rows_per_sweep, rows), k)
         columns["ra"] = (columns["ra"] - 150 + 5 * k) % 360
         columns["brickid"] = brick_ids(columns["ra"], columns["dec"]).astype(np.int32)
         columns["brickname"] = brick_names(columns["brickid"])
-        found.append(f"{folder}/sweep-{5 * k:03d}p000-{5 * k + 5:03d}p005.fits")
-        write_sweep(columns, found[-1])
-    return found
+        uris.append(f"{folder}/sweep-{5 * k:03d}p000-{5 * k + 5:03d}p005.fits")
+        write_sweep(columns, uris[-1])
+    return uris
 
 
 def measure_sweeps(
@@ -302,20 +304,20 @@ def measure_sweeps(
     """
     with tempfile.TemporaryDirectory() as folder:
         uris, selection = sweeps_of(folder, rows), SelectionRecipe()
-        more: dict[str, Any] = {"selection": selection, "bits": dict(MASKBITS)}
+        arguments: dict[str, Any] = {"selection": selection, "bits": dict(MASKBITS)}
         if phase == "parent":
             bricks = pa.table({"brickid": pa.array([1], pa.int32()), "region_id": pa.array([-1], pa.int32()), "wanted": [True]})
             draw = np.random.default_rng(0)
-            known = pa.table({"ra": draw.uniform(0, 360, 20_000), "dec": draw.uniform(0, 5, 20_000)})
-            more |= {"bricks": bricks, "known": known, "part": ParentRecipe(), "splits": SplitRecipe(), "bands": BANDS}
+            known_lenses = pa.table({"ra": draw.uniform(0, 360, 20_000), "dec": draw.uniform(0, 5, 20_000)})
+            arguments |= {"bricks": bricks, "known": known_lenses, "part": ParentRecipe(), "splits": SplitRecipe(), "bands": BANDS}
         names = [Path(uri).stem for uri in uris]
-        tasks = [Task(name, {"sweep": uri, **more, **({"name": name} if phase == "parent" else {})}) for name, uri in zip(names, uris)]
+        tasks = [Task(name, {"sweep": uri, **arguments, **({"name": name} if phase == "parent" else {})}) for name, uri in zip(names, uris)]
         nothing: Any = {}
-        chosen: Any = SimpleNamespace(selection=selection, regions=RegionRecipe())
-        make, one = {"density": (density, "sweep_counts"), "parent": (parent, "sweep_galaxies")}[phase]
+        recipe: Any = SimpleNamespace(selection=selection, regions=RegionRecipe())
+        make, maker = {"density": (density, "sweep_counts"), "parent": (parent, "sweep_galaxies")}[phase]
 
         def work() -> int:
-            make(pieces_made(folder, tasks, phase, f"parent.products:{one}"), nothing, chosen, Place(folder, folder))
+            make(pieces_made(folder, tasks, phase, f"parent.products:{maker}"), nothing, recipe, Place(folder, folder))
             return rows
 
         return taken(work)
@@ -324,7 +326,7 @@ def measure_sweeps(
 def stamp_shards(
     folder: str,
     rows: int,
-    each: int = 100_000,  # Rows of a shard
+    rows_per_shard: int = 100_000,  # Rows of a shard
     width: int = 2,  # Bytes of a stamp: the word that names the codec, and its pixels
 ) -> list[str]:
     """Shards with all a stamp's columns and hardly any pixels: one is made and copied, since an index reads each anew
@@ -333,7 +335,7 @@ def stamp_shards(
     ----------
     folder : str
     rows : int
-    each : int, default 100000
+    rows_per_shard : int, default 100000
         Rows of a shard
     width : int, default 2
         Bytes of a stamp: the word that names the codec, and its pixels
@@ -342,7 +344,7 @@ def stamp_shards(
     -------
     list[str]
     """
-    n = min(each, rows)
+    n = min(rows_per_shard, rows)
     columns = random_columns("stamps", n, 0) | {
         name: galaxies(n, 100_000, 0)[name] for name in ("release", "brickid", "objid", "brickname", "ra", "dec")
     }
@@ -405,15 +407,15 @@ def measure_search(
                 "model_id", pa.array(["x"] * len(piece))
             )
             for first in range(0, len(score), PER_BRICK):
-                own = score.slice(first, PER_BRICK)
-                names.append(own["brickname"][0].as_py())
-                write_table(own, f"{folder}/sky/{brick_address(names[-1])}")
+                brick_rows = score.slice(first, PER_BRICK)
+                names.append(brick_rows["brickname"][0].as_py())
+                write_table(brick_rows, f"{folder}/sky/{brick_address(names[-1])}")
         sky = Input("sky", f"{folder}/sky", Receipt("sky", {"content": dict.fromkeys(names, "")}))
         recipe = CandidateRecipe(splits=("train", "test"))
 
         def work() -> int:
-            found = searched(sky, sample, recipe, BANDS)
-            return len(found.galaxies["logit"]) + sum(found.without.values())
+            search = searched(sky, sample, recipe, BANDS)
+            return len(search.galaxies["logit"]) + sum(search.without.values())
 
         return taken(work)
 
@@ -449,21 +451,22 @@ def bench_scale(
     dict[str, Any]
         When and where; per step its rows, and the exponents from the second largest to the largest size
     """
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "made": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "workers": WORKERS,
     }
-    found |= {"command": "dhs bench scale --json FILE", "seed": seed, "load_before": os.getloadavg()[0], "steps": {}}
+    figures |= {"command": "dhs bench scale --json FILE", "seed": seed, "load_before": os.getloadavg()[0], "steps": {}}
     for name in steps:
-        function, sizes, more = SIZES[name]
+        function, sizes, arguments = SIZES[name]
         runs = [
-            alone("dark_halo_scope.bench.scale", function.__name__, size // n, *more, environment=worker_environment()) for size in sizes
+            alone("dark_halo_scope.bench.scale", function.__name__, size // n, *arguments, environment=worker_environment())
+            for size in sizes
         ]
         growth = {cost: round(exponent(runs[-2], runs[-1], cost), 3) for cost in ("cpu_s", "peak_mb")}
-        found["steps"][name] = {"runs": [{k: round(v, 2) for k, v in one.items()} for one in runs], "exponent": growth}
-    return found | {"load_after": os.getloadavg()[0]}
+        figures["steps"][name] = {"runs": [{k: round(v, 2) for k, v in run.items()} for run in runs], "exponent": growth}
+    return figures | {"load_after": os.getloadavg()[0]}
 
 
 def growth_rows(
@@ -483,8 +486,8 @@ def growth_rows(
     """
     rows = []
     for name, step in figures["steps"].items():
-        for k, one in enumerate(step["runs"]):
+        for k, run in enumerate(step["runs"]):
             last = k == len(step["runs"]) - 1
             growth = {f"exponent of {c}": step["exponent"][c] if last else None for c in ("cpu_s", "peak_mb")}
-            rows.append({"step": name, **one, **growth})
+            rows.append({"step": name, **run, **growth})
     return rows

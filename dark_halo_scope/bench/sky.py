@@ -86,13 +86,13 @@ def measure_sky(
     columns = ("release", "brickid", "objid", "brickname", "ra", "dec", "split")
     galaxies = pa.table({c: plan[c] for c in columns})
     with tempfile.TemporaryDirectory() as folder:
-        read = best_of(lambda: read_cutouts(release, brick.name, ra, dec, BANDS), 3)
-        figures = {"galaxies": float(n), "read_s": read.wall_s}
+        reading = best_of(lambda: read_cutouts(release, brick.name, ra, dec, BANDS), 3)
+        figures = {"galaxies": float(n), "read_s": reading.wall_s}
         for name in names:
             checkpoint = (untrained(name, folder),)
-            scores = best_of(partial(scored, galaxies, read.value, networks(checkpoint)), 2)
+            scores = best_of(partial(scored, galaxies, reading.value, networks(checkpoint)), 2)
             figures[f"score_{name}_s"] = scores.wall_s
-            figures[f"whole_{name}_per_s"] = n / (read.wall_s + scores.wall_s)
+            figures[f"whole_{name}_per_s"] = n / (reading.wall_s + scores.wall_s)
         uri = f"{folder}/scores.parquet"
         figures["write_s"] = best_of(lambda: write_product(scores.value, uri, "scores", identity_of()), 3).wall_s
     return figures

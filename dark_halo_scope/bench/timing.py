@@ -78,8 +78,8 @@ def peak_mb() -> float:  # [MB]
         [MB]
     """
     status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return int(found.group(1)) / 1e3 if found else 0.0
+    peak_line = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(peak_line.group(1)) / 1e3 if peak_line else 0.0
 
 
 def held_mb() -> float:  # [MB]
@@ -124,5 +124,5 @@ def alone(
     Any
     """
     command = [sys.executable, "-c", ALONE, module, function, json.dumps(arguments)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | dict(environment or {}))
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | dict(environment or {}))
+    return json.loads(process.stdout.splitlines()[-1])

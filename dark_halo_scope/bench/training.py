@@ -90,8 +90,8 @@ def speed_recipe(
 
 def no_rows() -> StampIndex:
     "An index without stamps, for a network that is given its batches by hand"
-    none = np.zeros(0, np.float32)
-    return StampIndex([], (), none, none, none, none, none, np.zeros((0, 0), np.float32), {}, [])
+    empty = np.zeros(0, np.float32)
+    return StampIndex([], (), empty, empty, empty, empty, empty, np.zeros((0, 0), np.float32), {}, [])
 
 
 def network_speed(
@@ -165,14 +165,14 @@ def busy_share(
     index = build_index([StampSet(tuple(files))], Selection(splits=()), reading(recipe))
     learner = build_learner(recipe, index, place)
     on_gpu = place.device.type == "cuda"
-    worked, seen, steps_done = 0.0, 0, 0
+    worked, n_images, steps_done = 0.0, 0, 0
     marks: list[list[Any]] = []
     begin = time.perf_counter()
     stream = prefetched(Reader(index, reading(recipe)).batches(0))
     for batch in stream:
         if steps_done == 2:  # the first steps choose algorithms and compile
             torch.cuda.synchronize(place.device) if on_gpu else None
-            begin, worked, seen = time.perf_counter(), 0.0, 0
+            begin, worked, n_images = time.perf_counter(), 0.0, 0
             marks.clear()
         start = time.perf_counter()
         inputs = to_inputs(batch, recipe, place, 0)
@@ -182,14 +182,14 @@ def busy_share(
         pair[1].record() if pair else None
         marks.append(pair)
         worked += time.perf_counter() - start
-        seen, steps_done = seen + len(batch), steps_done + 1
+        n_images, steps_done = n_images + len(batch), steps_done + 1
         if steps_done == max_steps:
             break
     stream.close()  # type: ignore[attr-defined]
     torch.cuda.synchronize(place.device) if on_gpu else None
     wall = time.perf_counter() - begin
     busy = sum(a.elapsed_time(b) for a, b in marks) / 1e3 if on_gpu else worked
-    return {"images_per_s": round(seen / wall, 1), "busy_share": round(min(1.0, busy / wall), 3)}
+    return {"images_per_s": round(n_images / wall, 1), "busy_share": round(min(1.0, busy / wall), 3)}
 
 # %% ../../nbs/bench/training.ipynb #c465a490
 def bench_training(
