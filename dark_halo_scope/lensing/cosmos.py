@@ -401,12 +401,12 @@ def clean_source(
     # what is left of a neighbour's outskirts where the grown mask reaches them
     blanked = np.where(ndimage.binary_dilation(neighbours, iterations=recipe.grow) & ~central, 0.0, image - level)
     noise = sigma * np.sqrt(max(central.sum(), 1) * _noise_power_at_zero(recipe.noise_length))
-    left = float(np.median((image - level)[rim(image.shape)]))  # what the subtraction left on the rim
-    return _finish(blanked, mask, psf, level, sigma, float(blanked[central].sum()) / noise, left, recipe)
+    rim_level = float(np.median((image - level)[rim(image.shape)]))  # what the subtraction left on the rim
+    return _finish(blanked, mask, psf, level, sigma, float(blanked[central].sum()) / noise, rim_level, recipe)
 
 # %% ../../nbs/lensing/cosmos.ipynb #c1f306f9
 def _finish(
-    light: np.ndarray, mask: np.ndarray, psf: np.ndarray, level: float, sigma: float, snr: float, left: float, recipe: BankRecipe
+    light: np.ndarray, mask: np.ndarray, psf: np.ndarray, level: float, sigma: float, snr: float, rim_level: float, recipe: BankRecipe
 ) -> CleanSource:
     "Deconvolve, taper, normalise and measure one segmented galaxy"
     flux = float(light[mask].sum())
@@ -417,7 +417,7 @@ def _finish(
     sharp = wiener(rough, psf, sigma, flux, max(light_radius(np.clip(rough, 0, None)), 1.0), recipe.noise_length)
     sharp = np.maximum(sharp, 1e-6 * sharp.max())  # noise below the sky becomes next to nothing, not a hole in the mask
     border = mask & ~ndimage.binary_erosion(mask)
-    edge = max(float(light[border].mean()), left) / sigma
+    edge = max(float(light[border].mean()), rim_level) / sigma
     out = sharp * taper_weights(mask, recipe.taper)
     out = (out / out.sum()).astype(np.float32)
     why = f"S/N too low: {snr:.1f}" if snr < recipe.min_snr else ""

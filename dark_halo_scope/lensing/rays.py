@@ -341,13 +341,13 @@ def image_light_of(
         column, row = min(np.int32(u), last_column), min(np.int32(v), last_row)
         bx[i], by[i] = u - np.float32(column), v - np.float32(row)
         index[i] = np.int32(row * width + column)
-    pixels, one, across = image.reshape(image.size), np.uint32(1), np.uint32(width)
+    pixels, step, across = image.reshape(image.size), np.uint32(1), np.uint32(width)
     for k in range(m):
         i = np.uint64(k)
         pixel = np.uint32(index[i])
         above = np.uint32(pixel + across)
-        low = pixels[pixel] + bx[i] * (pixels[np.uint32(pixel + one)] - pixels[pixel])
-        high = pixels[above] + bx[i] * (pixels[np.uint32(above + one)] - pixels[above])
+        low = pixels[pixel] + bx[i] * (pixels[np.uint32(pixel + step)] - pixels[pixel])
+        high = pixels[above] + bx[i] * (pixels[np.uint32(above + step)] - pixels[above])
         out[i] = peak * (low + by[i] * (high - low))
 
 # %% ../../nbs/lensing/rays.ipynb #7448ee56
@@ -367,15 +367,15 @@ def image_rows(
         (n, 8) float32: x, y, cos, sin, pixels per arcsec, middle column, middle row, pixels per arcsec^2
     """
     pixel = source.bank.pixscale * source.scale
-    shapes = source.bank.packed[1][source.index, 1:]
+    _, height, width = source.bank.packed[1][source.index].T
     rows = [
         source.x,
         source.y,
         np.cos(source.phi),
         np.sin(source.phi),
         1 / pixel,
-        (shapes[:, 1] - 1) / 2,
-        (shapes[:, 0] - 1) / 2,
+        (width - 1) / 2,
+        (height - 1) / 2,
         pixel**-2,
     ]
     return np.stack(rows, -1).astype(F)
@@ -401,12 +401,17 @@ def spline_shares(tile: np.ndarray, m: int, level: int, cell: np.ndarray, shares
     for k in range(m):
         cell[k] = (4 * tile[k]) >> level
     for j in range(4):
-        own = int(length * NODES[j]) if level < 3 else 0
+        first_line = int(length * NODES[j]) if level < 3 else 0
         for line in range(lines_of(level)):
             for k in range(m):
                 shares[j, line, k] = _ZERO
-        first, second, third, fourth = shares[j, own], shares[j, own + 1], shares[j, own + 2], shares[j, own + 3]
-        sixth, shift = _SIXTH * QUADRATURE_WEIGHTS[j], length * NODES[j] - np.float32(own)
+        first, second, third, fourth = (
+            shares[j, first_line],
+            shares[j, first_line + 1],
+            shares[j, first_line + 2],
+            shares[j, first_line + 3],
+        )
+        sixth, shift = _SIXTH * QUADRATURE_WEIGHTS[j], length * NODES[j] - np.float32(first_line)
         for k in range(m):
             i = np.uint64(k)
             u = np.float32(4 * tile[i] - (cell[i] << level)) * per_cell + shift
