@@ -16,7 +16,7 @@ import torch
 from ..base.errors import BadInput
 from .checkpoints import load_checkpoint, load_model
 from .models import LensNet
-from .recipes import TrainRecipe, alone, make_inputs
+from .recipes import TrainRecipe, evaluation_recipe, make_inputs
 from .scoring import SIZE
 from ..stamps.reader import Batch
 
@@ -50,7 +50,7 @@ def network_inputs(
         raise BadInput(f"network with pairs='{recipe.pairs}' needs a control beside each image, and an image has none")
     image, ones = torch.from_numpy(np.ascontiguousarray(images, np.float32)), torch.ones(len(images))
     columns = torch.from_numpy(np.zeros((len(images), 0), np.float32) if meta is None else np.ascontiguousarray(meta, np.float32))
-    inputs = make_inputs(Batch(image, ones, ones, columns, np.arange(len(images))), alone(recipe))
+    inputs = make_inputs(Batch(image, ones, ones, columns, np.arange(len(images))), evaluation_recipe(recipe))
     return inputs.image, inputs.meta
 
 # %% ../../nbs/learning/attribution.ipynb #5443356a

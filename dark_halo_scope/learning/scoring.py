@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIZE', 'FOLDS', 'brick_batches', 'stored_batches', 'mixed_precision', 'batch_logits', 'predict', 'score_images',
            'image_features', 'Committee', 'load_committee', 'member_logits', 'fit_committee', 'member_weights',
-           'hosts_of', 'fold_calibrator', 'calibrated_on', 'score_stamps']
+           'row_hosts', 'fold_calibrator', 'calibrated_on', 'score_stamps']
 
 # %% ../../nbs/learning/scoring.ipynb #4f203367
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from ..base.galaxy import IDENTITY, galaxy_key
 from ..base.schema import table_from
 from .checkpoints import calibrator_of, check_fit, load_checkpoint, network_of
 from .models import LensNet
-from .recipes import TrainRecipe, alone, make_inputs, reading, training_sets
+from .recipes import TrainRecipe, evaluation_recipe, make_inputs, reading, training_sets
 from ..stamps.augment import dihedral
 from ..stamps.normalise import refuse_coarse
 from ..stamps.reader import KEPT, Batch, Selection, StampIndex, StampSet, build_index, gather_batch, stream_units
@@ -229,7 +229,7 @@ def score_images(
     BadInput
         network with pairs='{recipe.pairs}' and bands {recipe.read.bands} cannot score images of shape {images.shape}
     """
-    single = alone(recipe)
+    single = evaluation_recipe(recipe)
     batches = _image_batches(recipe, images, meta)
     out = [batch_logits(model.eval(), single, batch, turns=turns)[0].float().cpu().numpy() for batch in batches]
     return np.concatenate(out) if out else np.zeros(0, np.float32)
@@ -265,7 +265,7 @@ def image_features(
     """
     out = []
     for batch in _image_batches(recipe, images, meta):
-        inputs = make_inputs(batch, alone(recipe))
+        inputs = make_inputs(batch, evaluation_recipe(recipe))
         metadata = None if inputs.meta is None else _filled(inputs.meta, SIZE)
         out.append(model.eval()(_filled(inputs.image, SIZE), metadata)[1][: len(batch.image)].float().numpy())
     return np.concatenate(out) if out else np.zeros((0, model.head.in_features), np.float32)
@@ -400,7 +400,7 @@ def member_logits(
     """
     logits = []
     for model, recipe, _ in committee.members:
-        single = alone(recipe)
+        single = evaluation_recipe(recipe)
         index = build_index(training_sets(sets), Selection(splits=tuple(splits), metrics_ok=False), reading(single, shuffle=False))
         rows, logit, _ = predict(model, index, single, size, turns)
         logits.append(logit[np.unique(rows, return_index=True)[1]])
@@ -445,7 +445,7 @@ def fit_committee(
         raise BadInput(f"{int(label.sum())} lenses among {len(label)} stamps of {', '.join(splits)}; a committee is fitted on both classes")
     weights, bias = member_weights(logits, label)
     fitted = replace(committee, weights=weights, bias=bias)
-    return replace(fitted, calibrator=fold_calibrator(committee, logits, label, hosts_of(index)))
+    return replace(fitted, calibrator=fold_calibrator(committee, logits, label, row_hosts(index)))
 
 # %% ../../nbs/learning/scoring.ipynb #04cbf6d5
 def member_weights(
@@ -473,7 +473,7 @@ def member_weights(
     return tuple((fit.coef_[0] / spread).tolist()), float(fit.intercept_[0])
 
 
-def hosts_of(
+def row_hosts(
     index: StampIndex,
 ) -> np.ndarray | None:  # (n,) int64
     """Which galaxy each row is, None where the stamps do not say
@@ -550,7 +550,7 @@ def calibrated_on(
     Calibrator
     """
     index, logits = member_logits(committee, sets, (split,))
-    return fit_calibrator(committee.combine(logits), index.label, kind, hosts_of(index))
+    return fit_calibrator(committee.combine(logits), index.label, kind, row_hosts(index))
 
 # %% ../../nbs/learning/scoring.ipynb #529ea022
 def score_stamps(

@@ -783,14 +783,14 @@ def build_bank(
     keep = [i for i, reason in enumerate(why) if not reason]
     if not keep:
         raise BadInput(f"{sources}: none of {len(rows)} galaxies is usable; reasons: {sorted(set(why))}")
-    columns = _columns([rows[i] for i in keep], [cleaned[i] for i in keep])
+    columns = _bank_columns([rows[i] for i in keep], [cleaned[i] for i in keep])
     write_bytes(bank_bytes([cleaned[i].image for i in keep], [cleaned[i].mask for i in keep], columns, recipe), out)
     splits = {name: int(np.sum(columns["split"] == name)) for name in SPLITS}
     reasons = {reason: why.count(reason) for reason in sorted(set(why)) if reason}
     return {"galaxies": len(rows), "kept": len(keep), "split": splits, "set_aside": reasons, "checksum": bank_table(out)[1]["checksum"]}
 
 # %% ../../nbs/lensing/cosmos.ipynb #fa860e81
-def _columns(rows: list[dict[str, Any]], cleaned: list[CleanSource]) -> dict[str, np.ndarray]:
+def _bank_columns(rows: list[dict[str, Any]], cleaned: list[CleanSource]) -> dict[str, np.ndarray]:
     "The numbers of the bank, one array each; radii in arcsec"
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     for name in ("flux", "background", "spread", "snr", "edge", "concentration"):

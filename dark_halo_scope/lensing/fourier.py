@@ -16,12 +16,9 @@ import numpy as np
 from ..base.errors import BadInput
 from ..base.kernels import kernel
 from .psf import TABLE_SIZE
-from .rays import F
+from .rays import _HALF, _ZERO, F
 
 # %% ../../nbs/lensing/fourier.ipynb #56d8af17
-_HALF, _ZERO = F(0.5), F(0)
-
-
 @lru_cache(64)
 def plan(
     n: int,  # Length, a product of 2, 3 and 5

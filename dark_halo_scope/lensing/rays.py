@@ -8,7 +8,7 @@ __all__ = ['F', 'STRENGTH', 'Q2', 'FLATNESS', 'COS', 'SIN', 'CENTER_X', 'CENTER_
            'SERSIC_PEAK', 'ROOT_Q', 'IMAGE_X', 'IMAGE_Y', 'IMAGE_COS', 'IMAGE_SIN', 'PIXELS_PER_ARCSEC',
            'MIDDLE_COLUMN', 'MIDDLE_ROW', 'IMAGE_PEAK', 'DROP', 'TRACE', 'SPLIT', 'MAX_SHRINK', 'NODES',
            'QUADRATURE_WEIGHTS', 'BATCH', 'MAX_LEVEL', 'MAX_TILES', 'fast_log2', 'fast_exp2', 'fast_atan', 'fast_atanh',
-           'lens_rows', 'sersic_rows', 'trace', 'sersic_light_of', 'stretch_of', 'judge_sersic', 'block_maps',
+           'lens_rows', 'sersic_rows', 'trace', 'sersic_light_of', 'lens_stretch', 'judge_sersic', 'block_maps',
            'bank_maps', 'image_pixels', 'judge_image', 'image_light_of', 'image_rows', 'lines_of', 'spline_shares',
            'combine', 'give', 'ray_positions', 'next_level', 'paint_component']
 
@@ -187,7 +187,7 @@ MAX_SHRINK = F(20)  # How many times smaller an image may be than its source for
 
 
 @kernel
-def stretch_of(lens: np.ndarray, psi: np.float32, reach: np.float32) -> tuple[np.float32, np.float32]:
+def lens_stretch(lens: np.ndarray, psi: np.float32, reach: np.float32) -> tuple[np.float32, np.float32]:
     "Bounds on the largest singular value of the lens map within reach, and on how far a ray can land from the centre's"
     nearest = max(psi - reach, _TINY)
     kappa = lens[STRENGTH] / nearest
@@ -207,7 +207,7 @@ def judge_sersic(
     area = side * side * part[SERSIC_PEAK]
     for k in range(m):
         i = np.uint64(k)
-        stretch, far = stretch_of(lens, psi[i], _REACH * side)
+        stretch, far = lens_stretch(lens, psi[i], _REACH * side)
         dx, dy = bx[i] - x, by[i] - y
         u, v = c * dx + s * dy, c * dy - s * dx
         r = np.sqrt(q * u * u + v * v / q)
@@ -301,7 +301,7 @@ def judge_image(
     u, v, weight, reach = middle[0], middle[1], middle[2], middle[3]
     for k in range(m):
         i = np.uint64(k)
-        stretch, far = stretch_of(lens, weight[i], _REACH * side)
+        stretch, far = lens_stretch(lens, weight[i], _REACH * side)
         u[i], v[i] = image_pixels(part, u[i], v[i])
         spacing = _QUARTER * min(stretch * side, _TWO * far)
         weight[i] = error * spacing * spacing * min(stretch * stretch, MAX_SHRINK)

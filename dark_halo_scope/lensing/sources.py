@@ -105,7 +105,7 @@ def sersic_profile(
     return sersic_central(R_sersic, n_sersic) * np.exp(-sersic_b(n_sersic) * (radius / R_sersic) ** (1 / np.asarray(n_sersic)))
 
 # %% ../../nbs/lensing/sources.ipynb #4860dc00
-def _columns(source: object, limits: dict[str, dict[str, float]], tables: tuple[str, ...]) -> None:
+def _checked_columns(source: object, limits: dict[str, dict[str, float]], tables: tuple[str, ...]) -> None:
     "Check every array field of a frozen source and bring all to one length"
     names = [f.name for f in fields(source) if f.name != "bank"]  # type: ignore[arg-type]
     checked_columns = {
@@ -154,7 +154,7 @@ class SersicParams:
     flux: np.ndarray  # Total unlensed flux, >= 0 [nanomaggies], (n, n_band)
 
     def __post_init__(self) -> None:
-        _columns(self, SERSIC_LIMITS, ("flux",))
+        _checked_columns(self, SERSIC_LIMITS, ("flux",))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -214,7 +214,7 @@ class ClumpyParams:
     def __post_init__(self) -> None:
         share = {"least": 0.0, "most": 1.0}
         limits = SERSIC_LIMITS | {"bulge_share": share, "clump_share": share, "bulge_size": {"above": 0.0}, "clump_size": {"above": 0.0}}
-        _columns(
+        _checked_columns(
             self,
             limits | {"clump_weight": {"least": 0.0}},
             ("flux", "bulge_share", *(f.name for f in fields(self) if f.name.startswith("clump"))),
@@ -534,7 +534,7 @@ class ImageParams:
 
     def __post_init__(self) -> None:
         limits = {"scale": {"above": 0.0}, "index": {"least": 0.0, "most": float(len(self.bank) - 1)}, "flux": {"least": 0.0}}
-        _columns(self, limits, ("flux",))
+        _checked_columns(self, limits, ("flux",))
         if np.any(self.index != np.round(self.index)):
             raise BadInput(f"index[{int(np.argwhere(self.index != np.round(self.index))[0][0])}]: expected a whole number")
         object.__setattr__(self, "index", self.index.astype(np.int64))

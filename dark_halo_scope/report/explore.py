@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'found_above', 'stamp_rows', 'with_scores', 'Choice', 'chosen_rows', 'page_of', 'read_pixels', 'triptych',
-           'in_words', 'cards', 'like_cards', 'passing', 'at_the_edge', 'stamp_browser', 'score_browser']
+           'stamp_in_words', 'cards', 'like_cards', 'passing', 'at_the_edge', 'stamp_browser', 'score_browser']
 
 # %% ../../nbs/report/explore.ipynb #c394ca3c
 import html
@@ -21,7 +21,7 @@ import pandas as pd
 from ..base.errors import BadInput, unknown_name
 from ..base.receipts import read_table
 from ..search.candidates import viewer_link
-from ..search.likeness import INDEX, ROWS, indexed_neighbours, most_like, unit_vectors
+from ..search.likeness import INDEX, ROWS, feature_vectors, indexed_neighbours, most_like
 from ..search.pictures import png, preview
 from ..stamps.codec import decode, stored_bands
 from ..stamps.reader import open_stamps, stamp_files
@@ -310,7 +310,7 @@ def triptych(
     return np.concatenate([preview(p, bands, stretch) for p in panels], axis=1)[::-1]
 
 # %% ../../nbs/report/explore.ipynb #4aafd959
-def in_words(
+def stamp_in_words(
     row: Mapping[str, Any],  # A row of `stamp_rows`
 ) -> str:
     """A stamp's parameters in a line
@@ -363,7 +363,7 @@ def cards(
     figures = []
     for i, row in enumerate(rows.to_dict("records")):
         picture = png(triptych(images[i], None if controls is None else controls[i], bands, stretch))
-        text = html.escape("; ".join([*notes[i : i + 1], in_words(row)]))
+        text = html.escape("; ".join([*notes[i : i + 1], stamp_in_words(row)]))
         address = html.escape(viewer_link(row["ra"], row["dec"])) if "ra" in row else ""
         link = f' <a href="{address}" target="_blank" rel="noopener">sky viewer</a>' if address else ""
         image = (

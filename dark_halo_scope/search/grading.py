@@ -30,7 +30,7 @@ from ..base.errors import BadInput, unknown_name
 from ..base.receipts import read_schema, read_table
 from ..base.skylist import read_names
 from ..base.storage import exists, filesystem, is_folder, join, list_files, read_bytes, scheme_of
-from .planted import EXAMPLES, enough, example_rows, hardness, matched
+from .planted import EXAMPLES, enough, example_rows, hardness, matched_plants
 from ..stamps.codec import decode, stored_bands
 
 # %% ../../nbs/search/grading.ipynb #04ab5478
@@ -299,7 +299,9 @@ def planted_among(
     n = n_plants or enough(len(candidate_index))
     if len(plant_index) > n:
         plant_index = plant_index[
-            matched(hardness(images[plant_index]), hardness(deck.images[candidate_index]), [deck.names[i] for i in candidate_index], n)
+            matched_plants(
+                hardness(images[plant_index]), hardness(deck.images[candidate_index]), [deck.names[i] for i in candidate_index], n
+            )
         ]
     cards_of = lambda rows: (tuple(names[i] for i in rows), images[rows], (truth,) * len(rows))
     examples, new_examples = deck.examples, cards_of(example_index)

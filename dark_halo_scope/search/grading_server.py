@@ -43,7 +43,7 @@ from dark_halo_scope.search.grading import (
     record,
     trail,
 )
-from .likeness import most_like, unit_vectors
+from .likeness import feature_vectors, most_like
 from .pictures import png, view_names, view_strip
 
 # %% ../../nbs/search/grading_server.ipynb #34306023
@@ -326,7 +326,7 @@ def grading_app(
     page_folder = Path(dark_halo_scope.__file__).parent / "search"
     parts = {name: (page_folder / file).read_bytes() for name, (file, _) in PAGE.items()}
     strip = lru_cache(maxsize=512)(lambda row: png(view_strip(deck.images[row], deck.bands)))
-    vectors = lru_cache(maxsize=1)(partial(unit_vectors, deck.images, deck.bands))
+    vectors = lru_cache(maxsize=1)(partial(feature_vectors, deck.images, deck.bands))
     loading = threading.Lock()  # The network is loaded once, however many ask at a time
 
     def page(request: Request) -> Response:
