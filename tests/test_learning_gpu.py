@@ -14,7 +14,7 @@ from dark_halo_scope.bench.training import busy_share, device_name, network_spee
 from dark_halo_scope.injection.paint import PaintRecipe
 from dark_halo_scope.injection.plan import PlanRecipe
 from dark_halo_scope.learning.online import OnlineRecipe, paint_batch
-from dark_halo_scope.learning.training import Place, train
+from dark_halo_scope.learning.training import Process, train
 from dark_halo_scope.lensing.render import render_arcs
 from dark_halo_scope.stamps.reader import Batch, Selection, StampIndex
 
@@ -27,7 +27,7 @@ TRAIN, SCORE = {"resnet18": 4000, "convnext_tiny": 2500}, {"resnet18": 12_000, "
 
 @pytest.fixture(scope="module")
 def place():
-    return Place(device=torch.device("cuda:0"))
+    return Process(device=torch.device("cuda:0"))
 
 
 def report(record_property, place, **figures):

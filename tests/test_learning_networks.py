@@ -9,8 +9,8 @@ from dark_halo_scope.bench.training import no_rows
 from dark_halo_scope.learning import models
 from dark_halo_scope.learning.checkpoints import load_model, save_checkpoint
 from dark_halo_scope.learning.models import ModelRecipe, build_model, first_layer, freeze_backbone, load_timm, stage_sides, timm_backbone
-from dark_halo_scope.learning.recipes import Inputs, OptimRecipe, TrainRecipe
-from dark_halo_scope.learning.training import Place, build_learner, layers, train_step
+from dark_halo_scope.learning.recipes import NetworkInputs, OptimRecipe, TrainRecipe
+from dark_halo_scope.learning.training import Process, build_learner, layers, train_step
 from dark_halo_scope.stamps.reader import ReadRecipe
 
 NETWORKS = {  # Sides of the stages at 64 pixels
@@ -32,14 +32,14 @@ NETWORKS = {  # Sides of the stages at 64 pixels
 def step(recipe: TrainRecipe, learner) -> None:
     torch.manual_seed(1)
     image = torch.randn(2, recipe.channels, recipe.n_pix, recipe.n_pix)
-    train_step(learner, Inputs(image, torch.tensor([0.0, 1.0]), torch.ones(2), None), recipe, Place(), recipe.optim.lr)
+    train_step(learner, NetworkInputs(image, torch.tensor([0.0, 1.0]), torch.ones(2), None), recipe, Process(), recipe.optim.lr)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_is_built_moved_kept_and_read_again(name, tmp_path):
     bands = ("g", "r", "i", "z") if list(NETWORKS).index(name) % 2 else ("g", "r", "z")
     recipe = TrainRecipe(ModelRecipe(name), read=ReadRecipe(bands=bands))
-    learner = build_learner(recipe, no_rows(), Place())
+    learner = build_learner(recipe, no_rows(), Process())
     before = {k: v.clone() for k, v in learner.model.state_dict().items()}
     step(recipe, learner)
     moved = [k for k, v in learner.model.state_dict().items() if not torch.equal(v, before[k])]
@@ -106,7 +106,7 @@ def test_sides_that_a_network_cannot_take_are_refused():
 
 def test_blocks_learn_at_their_own_rate():
     recipe = TrainRecipe(ModelRecipe("convnext_atto"), optim=OptimRecipe(lr=1e-2, layer_decay=0.5))
-    learner = build_learner(recipe, no_rows(), Place())
+    learner = build_learner(recipe, no_rows(), Process())
     scales = {round(group["lr_scale"], 6) for group in learner.optim.param_groups}
     assert max(scales) == 1 and min(scales) < 0.01 and len(scales) > 4
     step(recipe, learner)
@@ -118,7 +118,7 @@ def test_blocks_learn_at_their_own_rate():
 
 def test_frozen_blocks_stand_still():
     recipe = TrainRecipe(ModelRecipe("convnext_atto"), freeze=("stem", "stages.0"))
-    learner = build_learner(recipe, no_rows(), Place())
+    learner = build_learner(recipe, no_rows(), Process())
     before = {k: v.clone() for k, v in learner.model.state_dict().items()}
     freeze_backbone(learner.model, False, recipe.freeze)
     step(recipe, learner)

@@ -28,7 +28,7 @@ from dark_halo_scope.learning.models import ModelRecipe, build_model, small_cnn
 from dark_halo_scope.learning.recipes import OptimRecipe, TrainRecipe, reading
 from dark_halo_scope.learning.scoring import calibrated_on, fit_committee, load_committee, predict, score_stamps
 from dark_halo_scope.learning.training import (
-    Place,
+    Process,
     build_learner,
     epoch_metrics,
     epoch_warnings,
@@ -69,7 +69,7 @@ def test_processes_without_enough_lanes_are_told(bricks, monkeypatch):
 
 def test_overfits_64_stamps(bricks):
     chosen = recipe(augment=AugmentRecipe(dihedral=False))
-    data, place = run_data(bricks, chosen), Place()
+    data, place = run_data(bricks, chosen), Process()
     learner = build_learner(chosen, data.train, place)
     for epoch in range(30):
         for batch in Reader(data.train, reading(chosen)).batches(epoch):

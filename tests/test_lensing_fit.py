@@ -24,7 +24,7 @@ from dark_halo_scope.lensing.fit_parts import FitRecipe, fit_stamp, new_part, pa
 from dark_halo_scope.lensing.fit_rival import judged
 from dark_halo_scope.lensing.fit_solve import curvature, fluxes, refine, solve
 from dark_halo_scope.lensing.psf import psf_from_psfsize
-from dark_halo_scope.lists.models import ModelRecipe, brick_tasks, candidates_with, model_brick, model_list
+from dark_halo_scope.lists.models import LensModelRecipe, brick_tasks, candidates_with, model_brick, model_list
 from dark_halo_scope.mock.release import make_mock
 from dark_halo_scope.mock.sky import MockRecipe
 from dark_halo_scope.run.engine import Engine
@@ -231,7 +231,7 @@ def release(tmp_path_factory):
 
 
 def test_a_list_is_modelled_once_and_resumed(release, tmp_path, monkeypatch):
-    recipe, places = ModelRecipe(posterior=False, fit=QUICK), f"{release}/truth/known_lenses.csv"
+    recipe, places = LensModelRecipe(posterior=False, fit=QUICK), f"{release}/truth/known_lenses.csv"
     first = model_list(places, str(tmp_path), recipe, release, Engine(workers=1))
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "bricks").glob("*.parquet")}
     (gone, *_) = sorted((tmp_path / "bricks").glob("*.parquet"))
@@ -246,7 +246,7 @@ def test_a_list_is_modelled_once_and_resumed(release, tmp_path, monkeypatch):
 
 
 def test_candidates_get_columns_with_ucds(release, tmp_path):
-    recipe = ModelRecipe(posterior=True, fit=QUICK)
+    recipe = LensModelRecipe(posterior=True, fit=QUICK)
     model_list(f"{release}/truth/known_lenses.csv", str(tmp_path), recipe, release, Engine(workers=1))
     models = read_table(str(tmp_path / "models.parquet"))
     wanted = {c.name: c for c in product_columns("candidates")}
@@ -269,7 +269,7 @@ def test_candidates_get_columns_with_ucds(release, tmp_path):
 
 
 def test_a_place_without_pixels_has_a_verdict(release, tmp_path):
-    recipe = ModelRecipe(posterior=False, fit=QUICK)
+    recipe = LensModelRecipe(posterior=False, fit=QUICK)
     model_list(f"{release}/truth/known_lenses.csv", str(tmp_path), recipe, release, Engine(workers=1))
     stamps = pq.read_table(tmp_path / "stamps.parquet")
     blind = stamps.set_column(stamps.column_names.index("cutout_ok"), "cutout_ok", [[False] * len(stamps)])
@@ -292,7 +292,7 @@ def test_a_list_that_is_not_one_is_refused(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_spark_gives_the_same_models(release, tmp_path):
     pytest.importorskip("pyspark")
-    recipe, places = ModelRecipe(posterior=False, fit=QUICK), f"{release}/truth/known_lenses.csv"
+    recipe, places = LensModelRecipe(posterior=False, fit=QUICK), f"{release}/truth/known_lenses.csv"
     local = model_list(places, str(tmp_path / "local"), recipe, release, Engine(workers=1))
     spark = model_list(places, str(tmp_path / "spark"), recipe, release, Engine(kind="spark", master="local[1]"))
     assert local.identity["content"] == spark.identity["content"]

@@ -10,7 +10,7 @@ from dark_halo_scope.base.receipts import read_table, write_table
 from dark_halo_scope.learning.models import build_model
 from dark_halo_scope.learning.network import LensNetwork, network_file
 from dark_halo_scope.lists import teaching
-from dark_halo_scope.lists.teaching import TeachRecipe, dealt, gained, labelled, places_of, teach
+from dark_halo_scope.lists.teaching import TeachRecipe, dealt, gained, labelled_stamps, places_of, teach
 from dark_halo_scope.trust.anchors import known_lenses
 
 from .conftest import dhs
@@ -51,7 +51,7 @@ def test_no_stamp_is_scored_by_a_network_that_saw_its_galaxy(lists, tmp_path, mo
     monkeypatch.setattr(teaching, "train", noted)
     monkeypatch.setattr(LensNetwork, "logits", scored)
     report = teach(*lists, str(tmp_path / "out"), recipe=TeachRecipe(folds=3, epochs=1, head_epochs=0), device="cpu")
-    stamps, _ = labelled(*lists)
+    stamps, _ = labelled_stamps(*lists)
     fold, names = dealt(stamps, 3), np.array(stamps["task_id"].to_pylist())
     for k in range(3):
         assert taught[k] == set(names[fold != k]) and asked[k] == (fold == k).sum()
@@ -86,18 +86,18 @@ def test_lenses_of_the_examination_are_kept_out(lists, tmp_path):
     table = read_table(lenses)
     dec = np.r_[anchor["dec"][:3], np.zeros(15)]
     write_table(table.set_column(table.column_names.index("dec"), "dec", pa.array(dec)), lenses)
-    stamps, left = labelled([lenses], lists[1])
+    stamps, left = labelled_stamps([lenses], lists[1])
     assert left["anchors kept for the examination"] == 3 and len(stamps) == 15 + 24
-    assert len(labelled([lenses], lists[1], with_anchors=True)[0]) == 18 + 24
+    assert len(labelled_stamps([lenses], lists[1], with_anchors=True)[0]) == 18 + 24
 
 
 def test_one_galaxy_is_in_one_fold_and_has_one_answer(lists, tmp_path):
-    stamps, _ = labelled([*lists[0], *lists[0]], lists[1])  # a list given twice
+    stamps, _ = labelled_stamps([*lists[0], *lists[0]], lists[1])  # a list given twice
     fold, names = dealt(stamps, 5), np.array(stamps["task_id"].to_pylist())
     assert all(len(set(fold[names == name])) == 1 for name in set(names))
     assert np.bincount(fold[stamps["label"].to_numpy() == 1]).min() > 0
     with pytest.raises(BadInput, match="1-0: stands among the lenses and among the others"):
-        labelled(lists[0], [*lists[1], *lists[0]])
+        labelled_stamps(lists[0], [*lists[1], *lists[0]])
     with pytest.raises(BadInput, match="cannot be dealt into 30 folds"):
         dealt(stamps, 30)
 

@@ -19,7 +19,7 @@ from regions import Regions
 from dark_halo_scope.base.hats import write_hats
 from dark_halo_scope.base.receipts import read_table
 from dark_halo_scope.lensing.fit_parts import FitRecipe
-from dark_halo_scope.lists.models import ModelRecipe, model_list
+from dark_halo_scope.lists.models import LensModelRecipe, model_list
 from dark_halo_scope.lists.positions import stage0_on_sky
 from dark_halo_scope.lists.scores import packaged_network, score_positions
 from dark_halo_scope.mock.release import make_mock
@@ -66,7 +66,7 @@ def modelled(folder: Path) -> Path:
     (folder / "list.csv").write_text(
         "\n".join([*lenses, ",".join(["elsewhere", "30.0", "10.0", *[""] * (len(lenses[0].split(",")) - 3)])]) + "\n"
     )
-    quick = ModelRecipe(posterior=False, fit=FitRecipe(draws=300, children=64, starts=2, samples=150, sample_rounds=2))
+    quick = LensModelRecipe(posterior=False, fit=FitRecipe(draws=300, children=64, starts=2, samples=150, sample_rounds=2))
     model_list(str(folder / "list.csv"), str(folder / "out"), quick, str(folder / "release"), Engine(workers=1))
     return folder / "out"
 

@@ -74,8 +74,8 @@ def watched(
     dict[str, float]
         stamps, wall_s, cpu_s, held_mb, read_s
     """
-    taken = best_of(lambda: do_job(job))
-    run, clocks = taken.value, {"wall_s": taken.wall_s, "cpu_s": taken.cpu_s}
+    timing = best_of(lambda: do_job(job))
+    run, clocks = timing.value, {"wall_s": timing.wall_s, "cpu_s": timing.cpu_s}
     return {"stamps": float(run["identity"]["rows"]), **clocks, "held_mb": held_mb(), "read_s": run["run"].get("read_s", 0.0)}
 
 
@@ -98,17 +98,17 @@ def endurance(
     tasks = jobs_of(run, "stamps")
     watched(replace(tasks[0][1], uri=run.path("warm", "first.parquet")))
     before, outcomes = os.getloadavg()[0], run_tasks(Engine(workers=1), watched, tasks, "bricks")
-    after, some = os.getloadavg()[0], max(1, round(share * len(tasks)))
-    each = {name: np.array([o.value[name] for o in outcomes]) for name in outcomes[0].value}
-    ends = {"start": slice(None, some), "end": slice(-some, None)}
-    found = {"stamps": float(each["stamps"].sum()), "bricks": float(len(tasks)), "wall_s": float(each["wall_s"].sum())}
+    after, n_compared = os.getloadavg()[0], max(1, round(share * len(tasks)))
+    columns = {name: np.array([o.value[name] for o in outcomes]) for name in outcomes[0].value}
+    ends = {"start": slice(None, n_compared), "end": slice(-n_compared, None)}
+    figures = {"stamps": float(columns["stamps"].sum()), "bricks": float(len(tasks)), "wall_s": float(columns["wall_s"].sum())}
     for name, part in ends.items():
         for clock in ("wall_s", "cpu_s"):
-            found[f"{name}_per_{clock}"] = float(each["stamps"][part].sum() / each[clock][part].sum())
-        found[f"{name}_held_mb"] = float(np.median(each["held_mb"][part]))
-    found |= {"end_over_start_cpu": found["end_per_cpu_s"] / found["start_per_cpu_s"]}
-    found |= {"end_over_start_wall": found["end_per_wall_s"] / found["start_per_wall_s"]}
-    return found | {"load_before": before, "load_after": after, "read_share": float(each["read_s"].sum() / each["wall_s"].sum())}
+            figures[f"{name}_per_{clock}"] = float(columns["stamps"][part].sum() / columns[clock][part].sum())
+        figures[f"{name}_held_mb"] = float(np.median(columns["held_mb"][part]))
+    figures |= {"end_over_start_cpu": figures["end_per_cpu_s"] / figures["start_per_cpu_s"]}
+    figures |= {"end_over_start_wall": figures["end_per_wall_s"] / figures["start_per_wall_s"]}
+    return figures | {"load_before": before, "load_after": after, "read_share": float(columns["read_s"].sum() / columns["wall_s"].sum())}
 
 # %% ../../nbs/bench/endurance.ipynb #7de7141d
 def spark_seconds(
@@ -141,14 +141,14 @@ def spark_seconds(
     tasks = jobs_of(run, "stamps", out)[:bricks]
     warm = [(f"warm {k}", replace(tasks[k][1], uri=f"{out}/warm-{k}.parquet")) for k in range(min(2 * cores, len(tasks)))]
     run_tasks(engine, watched, warm)
-    taken = best_of(lambda: run_tasks(engine, watched, tasks))
-    return taken.wall_s, int(sum(o.value["stamps"] for o in taken.value))
+    timing = best_of(lambda: run_tasks(engine, watched, tasks))
+    return timing.wall_s, int(sum(o.value["stamps"] for o in timing.value))
 
 
 def speedup(
     stamps: int,  # Painted in each turn
-    one: Sequence[float],  # Seconds of each round with one core [s]
-    two: Sequence[float],  # With two [s]
+    one_core_s: Sequence[float],  # Seconds of each round with one core [s]
+    two_cores_s: Sequence[float],  # With two [s]
     load: Sequence[float],  # Of the machine before each turn
 ) -> dict[str, Any]:  # Seconds of each round, and the ratio of the shortest ones
     """The row of a comparison
@@ -157,9 +157,9 @@ def speedup(
     ----------
     stamps : int
         Painted in each turn
-    one : Sequence[float]
+    one_core_s : Sequence[float]
         Seconds of each round with one core [s]
-    two : Sequence[float]
+    two_cores_s : Sequence[float]
         With two [s]
     load : Sequence[float]
         Of the machine before each turn
@@ -169,9 +169,9 @@ def speedup(
     dict[str, Any]
         Seconds of each round, and the ratio of the shortest ones
     """
-    pairs = [a / b for a, b in zip(one, two)]
-    ratio = min(one) / min(two)
-    return {"stamps": stamps, "one_core_s": one, "two_cores_s": two, "load": load, "ratio": ratio, "ratio_of_rounds": pairs}
+    pairs = [a / b for a, b in zip(one_core_s, two_cores_s)]
+    ratio = min(one_core_s) / min(two_cores_s)
+    return {"stamps": stamps, "one_core_s": one_core_s, "two_cores_s": two_cores_s, "load": load, "ratio": ratio, "ratio_of_rounds": pairs}
 
 
 def spark_speedup(
@@ -200,8 +200,8 @@ def spark_speedup(
         for k in range(rounds):
             for cores in seconds:
                 load.append(round(os.getloadavg()[0], 2))
-                taken, stamps = spark_seconds(run, cores, bricks, f"{folder}/{k}-{cores}")
-                seconds[cores].append(round(taken, 2))
+                wall_s, stamps = spark_seconds(run, cores, bricks, f"{folder}/{k}-{cores}")
+                seconds[cores].append(round(wall_s, 2))
     return speedup(stamps, seconds[1], seconds[2], load)
 
 # %% ../../nbs/bench/endurance.ipynb #d44f512e

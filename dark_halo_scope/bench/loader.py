@@ -121,7 +121,7 @@ def numpy_epoch(
     int
         Stamps
     """
-    file, seen = pq.ParquetFile(path, memory_map=True), 0
+    file, n_stamps = pq.ParquetFile(path, memory_map=True), 0
     draw = np.random.default_rng(epoch)
     for group in draw.permutation(file.num_row_groups):
         values = file.read_row_group(group, columns=["stamp_npz"])["stamp_npz"].to_pylist()
@@ -129,8 +129,8 @@ def numpy_epoch(
         for i in draw.permutation(len(values)):
             with np.load(io.BytesIO(values[i])) as arrays:
                 stamps.append(np.stack([arrays[f"image_{band}"] for band in "grz"]))
-        seen += len(torch.from_numpy(np.stack(stamps)))
-    return seen
+        n_stamps += len(torch.from_numpy(np.stack(stamps)))
+    return n_stamps
 
 # %% ../../nbs/bench/loader.ipynb #71f3ab2f
 @contextmanager
@@ -192,10 +192,10 @@ def bench_loader(
         size = {f"kb_{k}": round(Path(path).stat().st_size / (n // 4 if k == "npz" else n) / 1000, 1) for k, path in paths.items()}
         for round_ in range(times + 1):
             for way, (layout, epoch) in ways.items():
-                read = best_of(partial(epoch, paths[layout], cores, round_))
+                timing = best_of(partial(epoch, paths[layout], cores, round_))
                 if round_:
-                    wall[way].append(read.value / read.wall_s)
-                    cpu[way].append(read.value / read.cpu_s)
+                    wall[way].append(timing.value / timing.wall_s)
+                    cpu[way].append(timing.value / timing.cpu_s)
     rate = {way: float(np.median(values)) for way, values in cpu.items()}
     out: dict[str, float] = {"n": n, "cores": cores, **size}
     out |= {f"stamps_per_s_{way}": round(float(np.median(values)), 1) for way, values in wall.items()}

@@ -17,7 +17,7 @@ import pyarrow as pa
 from astropy.io import fits
 
 from ..base.magnitudes import flux_of
-from .timing import alone, best_of, peak_mb
+from .timing import best_of, in_fresh_process, peak_mb
 from ..parent.selection import SelectionRecipe, add_attrition, check_sky, colour_flags, desi_lrg, select, sweep_columns
 from ..survey.bricks import brick_ids
 from ..survey.sweeps import table_chunks
@@ -123,5 +123,5 @@ def bench_select(
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/sweep-150p000-155p005.fits"
         write_sweep(columns, path)
-        figures |= alone("dark_halo_scope.bench.select", "stream_memory", path)
+        figures |= in_fresh_process("dark_halo_scope.bench.select", "stream_memory", path)
     return figures

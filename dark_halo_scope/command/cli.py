@@ -457,12 +457,12 @@ def model(
 
     Example: dhs model my_list.csv --out runs/my_models
     """
-    from dark_halo_scope.lists.models import ModelRecipe, model_list
+    from dark_halo_scope.lists.models import LensModelRecipe, model_list
     from dark_halo_scope.run.engine import Engine
     from dark_halo_scope.survey.viewer import ViewerRecipe
 
     viewer = ViewerRecipe(layer=layer, service=service or SERVICE)
-    receipt = model_list(source, out, ModelRecipe(posterior=not verdict_only), release, Engine(kind=engine, workers=workers), viewer)
+    receipt = model_list(source, out, LensModelRecipe(posterior=not verdict_only), release, Engine(kind=engine, workers=workers), viewer)
     print(f"{receipt.identity['rows']} modelled: {out}/models.csv, {out}/models.html")
 
 # %% ../../nbs/command/cli.ipynb #9b3b8c4e
@@ -630,7 +630,7 @@ def grade(
 
     Example: dhs grade runs/demo/candidates/candidates.parquet --export runs/demo/graded
     """
-    from dark_halo_scope.search.agreement import export_grades, in_words
+    from dark_halo_scope.search.agreement import export_grades, report_in_words
     from dark_halo_scope.search.grading import GradeBook, read_deck, read_panels
     from dark_halo_scope.search.grading_server import serve_grading
 
@@ -639,7 +639,7 @@ def grade(
         grades or f"{candidates.removesuffix('.parquet')}.grades.sqlite",
     )
     if export:
-        print("\n".join(in_words(export_grades(candidates, deck, GradeBook(book, make=False), export))))
+        print("\n".join(report_in_words(export_grades(candidates, deck, GradeBook(book, make=False), export))))
         return
     print(f"{len(deck.names)} cards, {sum(t != '' for t in deck.truth)} of them planted; grades in {book}; Ctrl-C ends", flush=True)
     panels = read_panels(models, deck.names) if models else {}

@@ -134,7 +134,7 @@ def stamp_quality(
         "arc_inside_frac": np.where(painted, inside, 0),
         "n_images": _image_count(t, cut, painted),
         "arc_mag_r": arc_mag,
-        "arc_contrast": np.where(painted, _contrast(arcs[:, r], cut.image[:, r]), 0),
+        "arc_contrast": np.where(painted, _arc_contrast(arcs[:, r], cut.image[:, r]), 0),
         "core_flux_frac": np.where(painted, core[:, r] / np.where(arc_flux[:, r] > 0, arc_flux[:, r], 1), 0),
         "arc_core_flux_r": core[:, r],
         "core_flux_r": light_within(stamps, CORE_PIX)[:, r],
@@ -145,7 +145,7 @@ def stamp_quality(
     return columns | {"warnings": warning_names(flags)}
 
 # %% ../../nbs/injection/quality.ipynb #c3626562
-def _contrast(arc: np.ndarray, host: np.ndarray) -> np.ndarray:
+def _arc_contrast(arc: np.ndarray, host: np.ndarray) -> np.ndarray:
     "Brightest painted pixel over the host's light beneath it, (n,)"
     peak = arc.reshape(len(arc), -1).argmax(axis=1)
     rows = np.arange(len(arc))

@@ -16,7 +16,7 @@ import torch
 from ..base.errors import BadInput
 from .checkpoints import load_checkpoint, load_model
 from .models import LensNet
-from .recipes import TrainRecipe, alone, make_inputs
+from .recipes import TrainRecipe, evaluation_recipe, make_inputs
 from .scoring import SIZE
 from ..stamps.reader import Batch
 
@@ -48,10 +48,10 @@ def network_inputs(
     """
     if recipe.pairs in ("input", "residual"):
         raise BadInput(f"network with pairs='{recipe.pairs}' needs a control beside each image, and an image has none")
-    image, one = torch.from_numpy(np.ascontiguousarray(images, np.float32)), torch.ones(len(images))
+    image, ones = torch.from_numpy(np.ascontiguousarray(images, np.float32)), torch.ones(len(images))
     columns = torch.from_numpy(np.zeros((len(images), 0), np.float32) if meta is None else np.ascontiguousarray(meta, np.float32))
-    made = make_inputs(Batch(image, one, one, columns, np.arange(len(images))), alone(recipe))
-    return made.image, made.meta
+    inputs = make_inputs(Batch(image, ones, ones, columns, np.arange(len(images))), evaluation_recipe(recipe))
+    return inputs.image, inputs.meta
 
 # %% ../../nbs/learning/attribution.ipynb #5443356a
 @torch.no_grad()
@@ -197,9 +197,9 @@ def arc_mask(
     light = np.clip((painted - before).astype(np.float64).sum(1), 0, None)
     flat = light.reshape(len(light), -1)
     order = np.argsort(-flat, axis=1)
-    held = np.cumsum(np.take_along_axis(flat, order, 1), axis=1) <= share * flat.sum(1, keepdims=True)
+    in_arc = np.cumsum(np.take_along_axis(flat, order, 1), axis=1) <= share * flat.sum(1, keepdims=True)
     mask = np.zeros(flat.shape, bool)
-    np.put_along_axis(mask, order, held, 1)
+    np.put_along_axis(mask, order, in_arc, 1)
     return mask.reshape(light.shape)
 
 # %% ../../nbs/learning/attribution.ipynb #17fa5e05
@@ -233,11 +233,11 @@ def attention_on(
     """
     if len(maps) != len(masks) or len(maps) < 2:
         raise BadInput(f"attention: {len(maps)} maps, {len(masks)} masks; expected as many of each and at least two")
-    rng, mine = np.random.default_rng(seed), float(share_in(maps, masks).mean())
-    dealt = [float(share_in(maps, masks[rng.permutation(len(maps))]).mean()) for _ in range(draws)]
-    beyond = sum(d >= mine for d in dealt)
+    rng, share = np.random.default_rng(seed), float(share_in(maps, masks).mean())
+    shuffled = [float(share_in(maps, masks[rng.permutation(len(maps))]).mean()) for _ in range(draws)]
+    beyond = sum(d >= share for d in shuffled)
     return {
-        "share": mine, "flat map": float(masks.mean()), "other lenses' maps": float(np.mean(dealt)),
+        "share": share, "flat map": float(masks.mean()), "other lenses' maps": float(np.mean(shuffled)),
         "p": (1 + beyond) / (1 + draws), "lenses": len(maps),
     }  # fmt: skip
 
@@ -269,14 +269,14 @@ def attention_by_epoch(
     tuple[list[dict[str, Any]], np.ndarray]
         One row a checkpoint and mask; maps (checkpoint, n, y, x)
     """
-    rows, every = [], []
+    rows, maps_of_epoch = [], []
     for uri in checkpoints:
         model, recipe, _ = load_model(uri)
         maps, rise = integrated_gradients(model, recipe, images, meta, steps)
         epoch, logit = int(load_checkpoint(uri)["epoch"]), float(rise.mean())
         rows += [{"epoch": epoch, "within": name, **attention_on(maps, mask), "rise of the logit": logit} for name, mask in masks.items()]
-        every.append(maps)
-    return rows, np.stack(every)
+        maps_of_epoch.append(maps)
+    return rows, np.stack(maps_of_epoch)
 
 # %% ../../nbs/learning/attribution.ipynb #272b2bb3
 def failures(

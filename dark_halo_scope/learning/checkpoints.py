@@ -83,8 +83,8 @@ def content_digest(
                 add(value[name])
         elif isinstance(value, list | tuple):
             digest.update(f"list {len(value)};".encode())
-            for one in value:
-                add(one)
+            for item in value:
+                add(item)
         else:
             digest.update(f"{value!r};".encode())
 
@@ -108,10 +108,10 @@ def save_checkpoint(
     uri : str
         File to write
     """
-    kept = {name: value for name, value in state.items() if name not in ("written", "digest")}
-    kept |= {"format": FORMAT, "recipe": recipe_text(state)}
+    content = {name: value for name, value in state.items() if name not in ("written", "digest")}
+    content |= {"format": FORMAT, "recipe": recipe_text(state)}
     buffer = io.BytesIO()
-    torch.save({**kept, "digest": content_digest(kept)}, buffer)
+    torch.save({**content, "digest": content_digest(content)}, buffer)
     storage.write_bytes(buffer.getvalue(), uri)
 
 
@@ -166,10 +166,10 @@ def load_checkpoint(
         raise BadInput(f"{uri}: not a checkpoint of this project (expected format {FORMAT})")
     written = state.pop("digest", None)
     try:
-        same = written == content_digest(state)
+        intact = written == content_digest(state)
     except RuntimeError:  # a changed byte can make a tensor whose numbers are not there to be read
-        same = False
-    if not same:
+        intact = False
+    if not intact:
         raise BadInput(f"{uri}: damaged, its content differs from the digest that was written with it; copy or train it again")
     refuse_not_finite(state["model"], uri)
     state["written"] = state["recipe"]
@@ -333,11 +333,11 @@ def shown_in_words(
     -------
     str
     """
-    bands, seen = ", ".join(state["recipe"].read.bands), state.get("shown") or {}
-    if not seen:
+    bands, survey = ", ".join(state["recipe"].read.bands), state.get("shown") or {}
+    if not survey:
         return f"bands {bands}; it does not say from which release"
-    numbers = ", ".join(map(str, seen["numbers"]))
-    return f"bands {bands}; RELEASE {numbers} ({', '.join(seen['releases']) or 'of no release that is known'}); cameras {', '.join(seen['cameras']) or 'not known'}"
+    numbers = ", ".join(map(str, survey["numbers"]))
+    return f"bands {bands}; RELEASE {numbers} ({', '.join(survey['releases']) or 'of no release that is known'}); cameras {', '.join(survey['cameras']) or 'not known'}"
 
 # %% ../../nbs/learning/checkpoints.ipynb #b439de9a
 def with_calibrator(
@@ -381,7 +381,7 @@ def calibrator_of(
 def check_fit(
     recipe: TrainRecipe,  # The checkpoint's
     uri: str,  # The checkpoint, for the message
-    **seen: Any,  # bands, n_pix, normalise: what the data has, or what another recipe asks for
+    **data: Any,  # bands, n_pix, normalise: what the data has, or what another recipe asks for
 ) -> None:
     """Raises BadInput naming the first of bands, size or normalisation that differs from what the network was trained with
 
@@ -391,7 +391,7 @@ def check_fit(
         The checkpoint's
     uri : str
         The checkpoint, for the message
-    **seen : Any
+    **data : Any
         bands, n_pix, normalise: what the data has, or what another recipe asks for
 
     Raises
@@ -400,14 +400,14 @@ def check_fit(
         {uri}: trained with {name} = {trained[name]}, but the data has {name} = {value}
     """
     trained = {"bands": recipe.read.bands, "n_pix": recipe.n_pix, "normalise": recipe.normalise}
-    for name, value in seen.items():
+    for name, value in data.items():
         if trained[name] != value:
             raise BadInput(f"{uri}: trained with {name} = {trained[name]}, but the data has {name} = {value}")
 
 # %% ../../nbs/learning/checkpoints.ipynb #390fc66e
 def recipe_difference(
-    one: TrainRecipe,
-    other: TrainRecipe,
+    first: TrainRecipe,
+    second: TrainRecipe,
 ) -> list[str]:  # "optim.lr: 0.001 and 0.0003", sorted by name
     """Names and values of the fields in which two recipes differ
 
@@ -423,5 +423,5 @@ def recipe_difference(
             out |= flat(value, f"{head}{name}.") if isinstance(value, dict) else {head + name: value}
         return out
 
-    a, b = flat(recipe_to_dict(one)), flat(recipe_to_dict(other))
+    a, b = flat(recipe_to_dict(first)), flat(recipe_to_dict(second))
     return [f"{name}: {a.get(name)} and {b.get(name)}" for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]

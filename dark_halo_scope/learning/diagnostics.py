@@ -72,8 +72,8 @@ def brick_aurocs(
     y = np.asarray(label, bool)
     areas: list[float] = []
     noise: list[float] = []
-    for one in np.unique(brick):
-        rows = brick == one
+    for brickname in np.unique(brick):
+        rows = brick == brickname
         if min(y[rows].sum(), (~y[rows]).sum()) >= smallest:
             area, influence = auc_influence(logit[rows], y[rows])
             areas.append(area)
@@ -119,13 +119,13 @@ def theta_aurocs(
     list[dict[str, Any]]
         theta_E, lenses, auroc, lo, hi: one row per bin
     """
-    y, name = np.asarray(label, bool), binned(theta_E, edges, "arcsec")
+    y, bin_of_row = np.asarray(label, bool), binned(theta_E, edges, "arcsec")
     rows: list[dict[str, Any]] = []
-    for one in bin_names(edges, "arcsec"):
-        use = ~y | (name == one)
+    for bin_name in bin_names(edges, "arcsec"):
+        use = ~y | (bin_of_row == bin_name)
         if (lenses := int((y & use).sum())) >= fewest:
             area = auroc(logit[use], y[use], None if hosts is None else hosts[use], level=level)
-            rows.append({"theta_E": one, "lenses": lenses, "auroc": area.value, "lo": area.lo, "hi": area.hi})
+            rows.append({"theta_E": bin_name, "lenses": lenses, "auroc": area.value, "lo": area.lo, "hi": area.hi})
     return rows
 
 # %% ../../nbs/learning/diagnostics.ipynb #5df770e0

@@ -97,10 +97,10 @@ class WeightsAndBiases:
                 "logger 'wandb': the package wandb is not installed; pip install wandb, or leave it out of train.loggers"
             ) from None
         name = out_dir.rstrip("/").rsplit("/", 1)[-1]
-        one = hashlib.blake2b(os.path.abspath(out_dir).encode() if "://" not in out_dir else out_dir.encode(), digest_size=8).hexdigest()
+        run_id = hashlib.blake2b(os.path.abspath(out_dir).encode() if "://" not in out_dir else out_dir.encode(), digest_size=8).hexdigest()
         project = os.environ.get("WANDB_PROJECT", "dark-halo-scope")
         folder = tempfile.mkdtemp() if "://" in out_dir else out_dir
-        self.run = wandb.init(project=project, name=name, id=one, resume="allow", dir=folder, config=dict(facts))
+        self.run = wandb.init(project=project, name=name, id=run_id, resume="allow", dir=folder, config=dict(facts))
 
     def row(self, row: Mapping[str, Any]) -> None:
         "Sends the epoch's numbers"
@@ -153,7 +153,7 @@ def start_loggers(
     list[Logger]
     """
     check_loggers(names)
-    made = [LOGGERS[name]() for name in names]
-    for one in made:
-        one.start(out_dir, facts, epoch)
-    return made
+    loggers = [LOGGERS[name]() for name in names]
+    for logger in loggers:
+        logger.start(out_dir, facts, epoch)
+    return loggers

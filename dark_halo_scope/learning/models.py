@@ -114,7 +114,7 @@ def small_cnn(
 
 # %% ../../nbs/learning/models.ipynb #aab01f61
 def patch_of(
-    own: int,  # The network's patch [pix]
+    full_patch: int,  # The network's patch [pix]
     n_pix: int,  # Side of a stamp [pix]
     name: str,  # Of the network, for the message
 ) -> int:
@@ -122,7 +122,7 @@ def patch_of(
 
     Parameters
     ----------
-    own : int
+    full_patch : int
         The network's patch [pix]
     n_pix : int
         Side of a stamp [pix]
@@ -136,14 +136,14 @@ def patch_of(
     Raises
     ------
     BadInput
-        model '{name}': patches of {own} pixels do not fill a stamp of {n_pix}; expected a side that 8 to {own} divide, or model.stride
+        model '{name}': patches of {full_patch} pixels do not fill a stamp of {n_pix}; expected a side that 8 to {full_patch} divide, or model.stride
     """
-    fits = next(p for p in range(own, 0, -1) if n_pix % p == 0)
-    if 2 * fits < own:
+    patch = next(p for p in range(full_patch, 0, -1) if n_pix % p == 0)
+    if 2 * patch < full_patch:
         raise BadInput(
-            f"model '{name}': patches of {own} pixels do not fill a stamp of {n_pix}; expected a side that 8 to {own} divide, or model.stride"
+            f"model '{name}': patches of {full_patch} pixels do not fill a stamp of {n_pix}; expected a side that 8 to {full_patch} divide, or model.stride"
         )
-    return fits
+    return patch
 
 # %% ../../nbs/learning/models.ipynb #946c0840
 def _step(stem: nn.Conv2d, stride: int) -> None:
@@ -185,27 +185,27 @@ def timm_backbone(
     if recipe.drop_path:
         options["drop_path_rate"] = recipe.drop_path
 
-    def made(**more: Any) -> nn.Module:
+    def create(**extra_options: Any) -> nn.Module:
         try:
-            return timm.create_model(recipe.name, **options, **more)  # type: ignore[no-any-return]
+            return timm.create_model(recipe.name, **options, **extra_options)  # type: ignore[no-any-return]
         except TypeError as error:
             if "img_size" not in str(error):  # a convolutional network takes any side
                 raise
             del options["img_size"]
-            return timm.create_model(recipe.name, **options, **more)  # type: ignore[no-any-return]
+            return timm.create_model(recipe.name, **options, **extra_options)  # type: ignore[no-any-return]
 
-    net = made()
-    if (patches := getattr(net, "patch_embed", None)) is not None and hasattr(patches, "patch_size"):
-        own = patches.patch_size[0] if isinstance(patches.patch_size, tuple) else int(patches.patch_size)
-        patch = recipe.stride or patch_of(own, n_pix, recipe.name)
-        return net if patch == own else made(patch_size=patch)
+    network = create()
+    if (patches := getattr(network, "patch_embed", None)) is not None and hasattr(patches, "patch_size"):
+        full_patch = patches.patch_size[0] if isinstance(patches.patch_size, tuple) else int(patches.patch_size)
+        patch = recipe.stride or patch_of(full_patch, n_pix, recipe.name)
+        return network if patch == full_patch else create(patch_size=patch)
     if recipe.name == "resnet18" and not recipe.stride:
-        net.conv1 = nn.Conv2d(channels, 64, 3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-        net.maxpool = nn.Identity()
+        network.conv1 = nn.Conv2d(channels, 64, 3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        network.maxpool = nn.Identity()
     elif stride := recipe.stride or 2 * recipe.name.startswith("convnext"):
-        _step(net.get_submodule(first_layer(net)), stride)  # type: ignore[arg-type]
-    return net
+        _step(network.get_submodule(first_layer(network)), stride)  # type: ignore[arg-type]
+    return network
 
 # %% ../../nbs/learning/models.ipynb #7c1d6514
 def first_layer(
@@ -218,8 +218,8 @@ def first_layer(
     str
         Its name
     """
-    named: Any = getattr(backbone, "pretrained_cfg", {"first_conv": "0"})["first_conv"]
-    return str(named) if isinstance(named, str) else str(named[0])
+    layer: Any = getattr(backbone, "pretrained_cfg", {"first_conv": "0"})["first_conv"]
+    return str(layer) if isinstance(layer, str) else str(layer[0])
 
 # %% ../../nbs/learning/models.ipynb #c7650143
 @torch.no_grad()
@@ -360,28 +360,28 @@ def hub_file(
     ------
     BadInput
         model '{name}': timm names no weights for it; say weights='' or a safetensors file
-        model '{name}': {known.hf_hub_id} cannot be fetched ({type(error).__name__}); say a safetensors file
+        model '{name}': {config.hf_hub_id} cannot be fetched ({type(error).__name__}); say a safetensors file
     """
-    known = load_timm().get_pretrained_cfg(name)
-    if known is None or not known.hf_hub_id:
+    config = load_timm().get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
         raise BadInput(f"model '{name}': timm names no weights for it; say weights='' or a safetensors file")
     try:
-        return str(importlib.import_module("huggingface_hub").hf_hub_download(known.hf_hub_id, "model.safetensors"))
+        return str(importlib.import_module("huggingface_hub").hf_hub_download(config.hf_hub_id, "model.safetensors"))
     except Exception as error:  # the hub's client raises kinds of its own, and those of two libraries below it
-        raise BadInput(f"model '{name}': {known.hf_hub_id} cannot be fetched ({type(error).__name__}); say a safetensors file") from None
+        raise BadInput(f"model '{name}': {config.hf_hub_id} cannot be fetched ({type(error).__name__}); say a safetensors file") from None
 
 # %% ../../nbs/learning/models.ipynb #56e9f34c
-def _fitted(given: dict[str, torch.Tensor], backbone: nn.Module) -> dict[str, torch.Tensor]:
+def _fitted(tensors: dict[str, torch.Tensor], backbone: nn.Module) -> dict[str, torch.Tensor]:
     "Tensors of a file under a network's names, resampled to its patches and repeated for its channels"
     module = sys.modules[type(backbone).__module__]
     if translate := getattr(module, "checkpoint_filter_fn", None):
-        given = translate(given, backbone)
-    name, own = f"{first_layer(backbone)}.weight", backbone.state_dict()
-    colours = given[name].shape[1] if name in given and given[name].ndim == 4 else 0
-    if colours == 3 and name in own and own[name].shape[1] != 3 and own[name].shape[2:] == given[name].shape[2:]:
+        tensors = translate(tensors, backbone)
+    name, parameters = f"{first_layer(backbone)}.weight", backbone.state_dict()
+    colours = tensors[name].shape[1] if name in tensors and tensors[name].ndim == 4 else 0
+    if colours == 3 and name in parameters and parameters[name].shape[1] != 3 and parameters[name].shape[2:] == tensors[name].shape[2:]:
         adapt = importlib.import_module("timm.models").adapt_input_conv
-        given = {**given, name: adapt(own[name].shape[1], given[name])}
-    return given
+        tensors = {**tensors, name: adapt(parameters[name].shape[1], tensors[name])}
+    return tensors
 
 # %% ../../nbs/learning/models.ipynb #c7c38c23
 INSIDE = "backbone."  # Before the names of a backbone's tensors in a whole network
@@ -408,26 +408,26 @@ def load_weights(
     ------
     BadInput
         {uri}: not readable as safetensors ({error})
-        {uri}: only {len(fits)} of this network's {len(own)} tensors fit; the file belongs to another network
+        {uri}: only {len(matching)} of this network's {len(parameters)} tensors fit; the file belongs to another network
     """
     load: Any = importlib.import_module("safetensors.torch").load
     try:
-        read = load(storage.read_bytes(uri))
-        inside = {name.removeprefix(INSIDE): value for name, value in read.items() if name.startswith(INSIDE)}
-        given = _fitted(inside or read, model.backbone)
+        file_tensors = load(storage.read_bytes(uri))
+        backbone_tensors = {name.removeprefix(INSIDE): value for name, value in file_tensors.items() if name.startswith(INSIDE)}
+        tensors = _fitted(backbone_tensors or file_tensors, model.backbone)
     except BadInput:
         raise
     except Exception as error:  # safetensors raises its own kinds
         raise BadInput(f"{uri}: not readable as safetensors ({error})") from None
-    own = model.backbone.state_dict()
-    fits = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
-    if sum(v.numel() for v in fits.values()) < 0.5 * sum(v.numel() for v in own.values()):
-        raise BadInput(f"{uri}: only {len(fits)} of this network's {len(own)} tensors fit; the file belongs to another network")
-    model.backbone.load_state_dict(fits, strict=False)
-    head = {name: read[f"head.{name}"] for name in ("weight", "bias") if inside and f"head.{name}" in read}
+    parameters = model.backbone.state_dict()
+    matching = {name: value for name, value in tensors.items() if name in parameters and parameters[name].shape == value.shape}
+    if sum(v.numel() for v in matching.values()) < 0.5 * sum(v.numel() for v in parameters.values()):
+        raise BadInput(f"{uri}: only {len(matching)} of this network's {len(parameters)} tensors fit; the file belongs to another network")
+    model.backbone.load_state_dict(matching, strict=False)
+    head = {name: file_tensors[f"head.{name}"] for name in ("weight", "bias") if backbone_tensors and f"head.{name}" in file_tensors}
     if head and head["weight"].shape == model.head.weight.shape:
         model.head.load_state_dict(head)
-    return sorted(set(own) - set(fits))
+    return sorted(set(parameters) - set(matching))
 
 # %% ../../nbs/learning/models.ipynb #26a05f0c
 def freeze_backbone(
@@ -452,8 +452,8 @@ def freeze_backbone(
     """
     model.backbone.requires_grad_(not frozen)
     model.backbone.train(not frozen)
-    known = dict(model.backbone.named_modules())
+    modules = dict(model.backbone.named_modules())
     for name in blocks:
-        if name not in known or not name:
+        if name not in modules or not name:
             raise unknown_name("block of the backbone", name, [block for block, _ in model.backbone.named_children()])
-        known[name].requires_grad_(False).eval()
+        modules[name].requires_grad_(False).eval()

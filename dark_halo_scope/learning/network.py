@@ -45,9 +45,9 @@ def network_file(
     """
     if source.endswith((".pt", ".safetensors")) or exists(source):
         return source
-    known = [p.stem for p in manifest("models").glob("*.safetensors")]
-    if source not in known:
-        raise unknown_name("network", source, known)
+    packaged_names = [p.stem for p in manifest("models").glob("*.safetensors")]
+    if source not in packaged_names:
+        raise unknown_name("network", source, packaged_names)
     return str(manifest("models", f"{source}.safetensors"))
 
 # %% ../../nbs/learning/network.ipynb #627fc5b8

@@ -96,20 +96,20 @@ def new_arcs(
     lacking = [c for c in ("release", "brickid", "objid", *host_columns(bands)) if c not in index.identity]
     if lacking:
         raise BadInput(f"online painting needs column(s) {', '.join(lacking)} of the stamps product")
-    of = {name: index.identity[name][rows] for name in ("release", "brickid", "objid", *host_columns(bands))}
-    lens = draw_injections(pa.table(of), np.full(len(rows), replicate), recipe.plan, bands)
-    t = {name: np.asarray(values) for name, values in lens.items()} | of
+    host = {name: index.identity[name][rows] for name in ("release", "brickid", "objid", *host_columns(bands))}
+    lens = draw_injections(pa.table(host), np.full(len(rows), replicate), recipe.plan, bands)
+    columns = {name: np.asarray(values) for name, values in lens.items()} | host
     n, size = len(rows), recipe.paint.n_pix
     blank = np.zeros((n, len(bands), size, size), np.float32)
-    psfsize = np.stack([of[f"psfsize_{b}"] for b in bands], axis=1).astype(np.float32)
+    psfsize = np.stack([host[f"psfsize_{b}"] for b in bands], axis=1).astype(np.float32)
     mask, zero = np.zeros((n, size, size), np.int32), np.zeros(n)
     sky = Cutouts(blank, blank, mask, psfsize, zero, zero, np.ones(n, bool), np.full(n, ""), bands)
-    arcs, flux, inside = paint_arcs(t, sky, recipe.paint, bands, recipe.plan.src_dmag_of == "lensed")
+    arcs, flux, inside = paint_arcs(columns, sky, recipe.paint, bands, recipe.plan.src_dmag_of == "lensed")
     magnification = arcs.sum(axis=(1, 2, 3), dtype=np.float64) / flux.sum(axis=1) / np.maximum(inside, 1e-6)
     if recipe.paint.shot_noise:
         gain = np.array([recipe.paint.gain[b] for b in bands])
-        arcs += shot_noise(arcs, gain, t["seed"])
-    return arcs, t["theta_E"] / of["psfsize_r"], magnification
+        arcs += shot_noise(arcs, gain, columns["seed"])
+    return arcs, columns["theta_E"] / host["psfsize_r"], magnification
 
 # %% ../../nbs/learning/online.ipynb #23bcbd20
 def paint_batch(
@@ -153,10 +153,10 @@ def paint_batch(
     cutouts = batch.control.numpy()[hosts]
     invvar = np.broadcast_to(sky_sigma(cutouts)[:, :, None, None] ** -2.0, cutouts.shape)
     gain, good = np.array([recipe.paint.gain[b] for b in bands]), np.ones((len(hosts), *cutouts.shape[2:]), bool)
-    each, snr = arc_snr(arcs, invvar, good, cutouts, gain)
+    snr_of_band, snr = arc_snr(arcs, invvar, good, cutouts, gain)
     visible = (resolved >= select.min_theta_over_psf) & (snr >= select.min_arc_snr) & (magnification >= select.min_magnification)
     if select.min_arc_snr_g > 0:
-        visible &= each[:, bands.index("g")] >= select.min_arc_snr_g
+        visible &= snr_of_band[:, bands.index("g")] >= select.min_arc_snr_g
     image, weight = batch.image.clone(), batch.weight.clone()
     image[hosts] = torch.from_numpy(cutouts + arcs)
     weight[hosts] *= torch.from_numpy(visible.astype(np.float32))

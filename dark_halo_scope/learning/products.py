@@ -82,9 +82,9 @@ def look_alikes_given(
     tuple[str, str]
         A hash of their content, empty where none is named; and nothing
     """
-    named = [*recipe.negatives.stamps, *recipe.negatives.models]
-    files = [[uri] if uri.endswith((".parquet", ".pt", ".safetensors")) else list_files(uri, ".parquet") for uri in named]
-    content = [file_digest(read_bytes(file)) for some in files for file in some]
+    uris = [*recipe.negatives.stamps, *recipe.negatives.models]
+    files = [[uri] if uri.endswith((".parquet", ".pt", ".safetensors")) else list_files(uri, ".parquet") for uri in uris]
+    content = [file_digest(read_bytes(file)) for uri_files in files for file in uri_files]
     return (recipe_identity(content) if content else ""), ""
 
 # %% ../../nbs/learning/products.ipynb #09dcfb4f
@@ -133,15 +133,18 @@ def train_model(
     torch.set_num_threads(THREADS)
     stamps = inputs["stamps"].receipt
     assert stamps is not None
-    files, own = training_files(inputs), with_mined(recipe.train, inputs)
-    known = inputs["known"].value
-    sets: list[Any] = [*files, *negative_sets(recipe.negatives, (known["ra"].to_numpy(), known["dec"].to_numpy()), recipe.splits)]
-    summary = train(sets, own, place.uri, resume=place.resume, made_of=stamps.name)
+    files, train_recipe = training_files(inputs), with_mined(recipe.train, inputs)
+    known_lenses = inputs["known"].value
+    sets: list[Any] = [
+        *files,
+        *negative_sets(recipe.negatives, (known_lenses["ra"].to_numpy(), known_lenses["dec"].to_numpy()), recipe.splits),
+    ]
+    summary = train(sets, train_recipe, place.uri, resume=place.resume, made_of=stamps.name)
     if summary.get("interrupted"):
         raise KeyboardInterrupt
     best = join(place.uri, "best.pt")
     committee, facts = load_committee(best), {}
-    if own.pairs not in ("input", "residual"):
+    if train_recipe.pairs not in ("input", "residual"):
         try:
             with_calibrator(best, calibrated_on(committee, files, recipe.calibration.split, recipe.calibration.kind))
         except BadInput as error:
@@ -251,13 +254,13 @@ def score_cutouts(
     logit = np.full(len(cut.ok), np.nan, np.float32)
     if not cut.ok.any():
         return logit
-    each = []
+    member_logits = []
     for model, recipe, _ in committee.members:
-        wanted = recipe.read.meta_columns
-        known = observing if observing is not None else dict(zip(wanted, observing_columns(cut, wanted, pixscale).T))
-        meta = np.stack([np.asarray(known[c])[cut.ok] for c in wanted], 1) if wanted else None
-        each.append(score_images(model, recipe, cut.image[cut.ok], meta, turns))
-    logit[cut.ok] = committee.combine(np.stack(each))
+        meta_columns = recipe.read.meta_columns
+        observed = observing if observing is not None else dict(zip(meta_columns, observing_columns(cut, meta_columns, pixscale).T))
+        meta = np.stack([np.asarray(observed[c])[cut.ok] for c in meta_columns], 1) if meta_columns else None
+        member_logits.append(score_images(model, recipe, cut.image[cut.ok], meta, turns))
+    logit[cut.ok] = committee.combine(np.stack(member_logits))
     return logit
 
 # %% ../../nbs/learning/products.ipynb #cc0f5ded
@@ -278,8 +281,10 @@ def sky_tasks(
     identity = {"network": networks(files, names).name}
     tasks = []
     for brick, first, n in zip(bricks.tolist(), start.tolist(), size.tolist()):
-        own = rows.slice(first, n)
-        tasks.append(Task(brick, {"galaxies": table_bytes(own), "brick": brick} | common, identity | {"galaxies": content_hash(own)}))
+        brick_rows = rows.slice(first, n)
+        tasks.append(
+            Task(brick, {"galaxies": table_bytes(brick_rows), "brick": brick} | common, identity | {"galaxies": content_hash(brick_rows)})
+        )
     return tasks[: place.limit or None]
 
 # %% ../../nbs/learning/products.ipynb #cf3dfa7d

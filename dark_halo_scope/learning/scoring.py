@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIZE', 'FOLDS', 'brick_batches', 'stored_batches', 'mixed_precision', 'batch_logits', 'predict', 'score_images',
            'image_features', 'Committee', 'load_committee', 'member_logits', 'fit_committee', 'member_weights',
-           'hosts_of', 'fold_calibrator', 'calibrated_on', 'score_stamps']
+           'row_hosts', 'fold_calibrator', 'calibrated_on', 'score_stamps']
 
 # %% ../../nbs/learning/scoring.ipynb #4f203367
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from ..base.galaxy import IDENTITY, galaxy_key
 from ..base.schema import table_from
 from .checkpoints import calibrator_of, check_fit, load_checkpoint, network_of
 from .models import LensNet
-from .recipes import TrainRecipe, alone, make_inputs, reading, training_sets
+from .recipes import TrainRecipe, evaluation_recipe, make_inputs, reading, training_sets
 from ..stamps.augment import dihedral
 from ..stamps.normalise import refuse_coarse
 from ..stamps.reader import KEPT, Batch, Selection, StampIndex, StampSet, build_index, gather_batch, stream_units
@@ -76,14 +76,14 @@ def stored_batches(
     Iterator[Batch]
     """
     units = np.unique(index.unit)
-    stream, held = stream_units(index, units, reading(recipe, shuffle=False)), {}
+    stream, units_held = stream_units(index, units, reading(recipe, shuffle=False)), {}
     for rows in brick_batches(index, size):
         first, last = index.unit[rows[0]], index.unit[rows[-1]]
-        while last not in held:
+        while last not in units_held:
             unit = next(stream)
-            held[unit.number] = unit
-        held = {number: unit for number, unit in held.items() if number >= first}
-        yield gather_batch(held, index, rows)
+            units_held[unit.number] = unit
+        units_held = {number: unit for number, unit in units_held.items() if number >= first}
+        yield gather_batch(units_held, index, rows)
 
 # %% ../../nbs/learning/scoring.ipynb #c02327c9
 def mixed_precision(
@@ -192,11 +192,11 @@ def _image_batches(recipe: TrainRecipe, images: np.ndarray, meta: np.ndarray | N
     if recipe.pairs in ("input", "residual") or images.shape[1] != len(recipe.read.bands):
         raise BadInput(f"network with pairs='{recipe.pairs}' and bands {recipe.read.bands} cannot score images of shape {images.shape}")
     refuse_coarse(images, recipe.normalise)
-    given = np.zeros((len(images), 0)) if meta is None else np.asarray(meta)
+    metadata = np.zeros((len(images), 0)) if meta is None else np.asarray(meta)
     for i in range(0, len(images), SIZE):
-        image, columns = (torch.from_numpy(np.ascontiguousarray(a[i : i + SIZE], np.float32)) for a in (images, given))
-        one = torch.ones(len(image))
-        yield Batch(image, one, one, columns, np.arange(len(image)))
+        image, columns = (torch.from_numpy(np.ascontiguousarray(a[i : i + SIZE], np.float32)) for a in (images, metadata))
+        ones = torch.ones(len(image))
+        yield Batch(image, ones, ones, columns, np.arange(len(image)))
 
 
 def score_images(
@@ -229,7 +229,7 @@ def score_images(
     BadInput
         network with pairs='{recipe.pairs}' and bands {recipe.read.bands} cannot score images of shape {images.shape}
     """
-    single = alone(recipe)
+    single = evaluation_recipe(recipe)
     batches = _image_batches(recipe, images, meta)
     out = [batch_logits(model.eval(), single, batch, turns=turns)[0].float().cpu().numpy() for batch in batches]
     return np.concatenate(out) if out else np.zeros(0, np.float32)
@@ -265,9 +265,9 @@ def image_features(
     """
     out = []
     for batch in _image_batches(recipe, images, meta):
-        inputs = make_inputs(batch, alone(recipe))
-        given = None if inputs.meta is None else _filled(inputs.meta, SIZE)
-        out.append(model.eval()(_filled(inputs.image, SIZE), given)[1][: len(batch.image)].float().numpy())
+        inputs = make_inputs(batch, evaluation_recipe(recipe))
+        metadata = None if inputs.meta is None else _filled(inputs.meta, SIZE)
+        out.append(model.eval()(_filled(inputs.image, SIZE), metadata)[1][: len(batch.image)].float().numpy())
     return np.concatenate(out) if out else np.zeros((0, model.head.in_features), np.float32)
 
 # %% ../../nbs/learning/scoring.ipynb #548a5067
@@ -315,8 +315,8 @@ class Committee:
         np.ndarray
             (n,) float32
         """
-        each = np.asarray(logits, np.float64)
-        total = each.sum(axis=0) / len(each) if not self.weights else np.array(self.weights) @ each + self.bias
+        logits64 = np.asarray(logits, np.float64)
+        total = logits64.sum(axis=0) / len(logits64) if not self.weights else np.array(self.weights) @ logits64 + self.bias
         return total.astype(np.float32)
 
     def probability(
@@ -368,8 +368,8 @@ def load_committee(
     members = [network_of(state, path) for state, path in zip(states, paths)]
     for path, (_, recipe, _) in zip(paths, members):
         check_fit(recipe, path, bands=members[0][1].read.bands)
-    own = calibrator_of(states[0]) if len(paths) == 1 else None
-    return Committee(tuple((model.to(device), recipe, name) for model, recipe, name in members), calibrator=own)
+    calibrator = calibrator_of(states[0]) if len(paths) == 1 else None
+    return Committee(tuple((model.to(device), recipe, name) for model, recipe, name in members), calibrator=calibrator)
 
 # %% ../../nbs/learning/scoring.ipynb #34d21473
 def member_logits(
@@ -400,7 +400,7 @@ def member_logits(
     """
     logits = []
     for model, recipe, _ in committee.members:
-        single = alone(recipe)
+        single = evaluation_recipe(recipe)
         index = build_index(training_sets(sets), Selection(splits=tuple(splits), metrics_ok=False), reading(single, shuffle=False))
         rows, logit, _ = predict(model, index, single, size, turns)
         logits.append(logit[np.unique(rows, return_index=True)[1]])
@@ -433,19 +433,19 @@ def fit_committee(
     Raises
     ------
     BadInput
-        network {name} learnt from or was chosen on split '{min(used)}'; fit the committee on another
+        network {name} learnt from or was chosen on split '{min(used_splits)}'; fit the committee on another
         {int(label.sum())} lenses among {len(label)} stamps of {', '.join(splits)}; a committee is fitted on both classes
     """
     for _, recipe, name in committee.members:
-        if used := {*recipe.select.splits, recipe.choose_on} & {*splits}:
-            raise BadInput(f"network {name} learnt from or was chosen on split '{min(used)}'; fit the committee on another")
+        if used_splits := {*recipe.select.splits, recipe.choose_on} & {*splits}:
+            raise BadInput(f"network {name} learnt from or was chosen on split '{min(used_splits)}'; fit the committee on another")
     index, logits = member_logits(committee, sets, splits, turns)
     label = index.label > 0.5
     if label.all() or not label.any():
         raise BadInput(f"{int(label.sum())} lenses among {len(label)} stamps of {', '.join(splits)}; a committee is fitted on both classes")
     weights, bias = member_weights(logits, label)
     fitted = replace(committee, weights=weights, bias=bias)
-    return replace(fitted, calibrator=fold_calibrator(committee, logits, label, hosts_of(index)))
+    return replace(fitted, calibrator=fold_calibrator(committee, logits, label, row_hosts(index)))
 
 # %% ../../nbs/learning/scoring.ipynb #04cbf6d5
 def member_weights(
@@ -473,7 +473,7 @@ def member_weights(
     return tuple((fit.coef_[0] / spread).tolist()), float(fit.intercept_[0])
 
 
-def hosts_of(
+def row_hosts(
     index: StampIndex,
 ) -> np.ndarray | None:  # (n,) int64
     """Which galaxy each row is, None where the stamps do not say
@@ -512,17 +512,17 @@ def fold_calibrator(
     Calibrator | None
         None where a fold lacks a class, or the scores of the classes do not overlap
     """
-    galaxies, which = np.unique(np.arange(len(label)) if hosts is None else hosts, return_inverse=True)
-    fold = (draws.rng("committee folds", len(galaxies)).permutation(len(galaxies)) % FOLDS)[which]
-    held = np.zeros(len(label), np.float32)
+    galaxies, galaxy_of_row = np.unique(np.arange(len(label)) if hosts is None else hosts, return_inverse=True)
+    fold = (draws.rng("committee folds", len(galaxies)).permutation(len(galaxies)) % FOLDS)[galaxy_of_row]
+    held_out_logits = np.zeros(len(label), np.float32)
     for k in range(FOLDS):
         rest = fold != k
         if label[rest].all() or not label[rest].any():
             return None
         weights, bias = member_weights(logits[:, rest], label[rest])
-        held[~rest] = replace(committee, weights=weights, bias=bias).combine(logits[:, ~rest])
+        held_out_logits[~rest] = replace(committee, weights=weights, bias=bias).combine(logits[:, ~rest])
     try:
-        return fit_calibrator(held, label, "platt", hosts)
+        return fit_calibrator(held_out_logits, label, "platt", hosts)
     except BadInput:  # the classes do not overlap: no line has the highest likelihood
         return None
 
@@ -550,7 +550,7 @@ def calibrated_on(
     Calibrator
     """
     index, logits = member_logits(committee, sets, (split,))
-    return fit_calibrator(committee.combine(logits), index.label, kind, hosts_of(index))
+    return fit_calibrator(committee.combine(logits), index.label, kind, row_hosts(index))
 
 # %% ../../nbs/learning/scoring.ipynb #529ea022
 def score_stamps(

@@ -136,18 +136,17 @@ def judge_sersic_batch(
         Tiles that hold light, tiles to split
     """
     torch = importlib.import_module("torch")
-    stretch, far = stretch_batch(lens, middle[2], side)
-    r, root = torch.sqrt(sersic_radius2(part, middle[0], middle[1])), part[:, ROOT_Q]
+    (bx, by, psi), (fine, drop, cusp) = middle, limits
+    stretch, far = stretch_batch(lens, psi, side)
+    r, root = torch.sqrt(sersic_radius2(part, bx, by)), part[:, ROOT_Q]
     width, near = torch.minimum(stretch * side, 2 * far) / root, torch.clamp(r - far / root, min=0)
     light = side * side * sersic_batch(part, near * near * part[:, INVERSE_R2])[1]
     mean = torch.maximum(near, width / 2)
     drops = math.log(2) * sersic_batch(part, mean * mean * part[:, INVERSE_R2])[0]
     slope = drops * 2 * part[:, POWER] * width / mean
-    rough = torch.where(
-        near < width / 4, light * torch.clamp(drops, max=1) * torch.clamp(stretch, max=MAX_SHRINK) > limits[2], slope > limits[0]
-    )
-    rough = torch.where(middle[2] < side, light * torch.clamp(slope, max=1) * MAX_SHRINK > limits[2], rough)
-    return light >= limits[1], rough
+    rough = torch.where(near < width / 4, light * torch.clamp(drops, max=1) * torch.clamp(stretch, max=MAX_SHRINK) > cusp, slope > fine)
+    rough = torch.where(psi < side, light * torch.clamp(slope, max=1) * MAX_SHRINK > cusp, rough)
+    return light >= drop, rough
 
 # %% ../../nbs/lensing/batched.ipynb #80d1c3fe
 def image_at(part: Tensor, bx: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,13 +161,14 @@ def image_batch(part: Tensor, pixels: Tensor, place: Tensor, bx: Tensor, by: Ten
     "Bilinear light of stamps; place is (offset, height, width) of each"
     torch = importlib.import_module("torch")
     shape = (-1, *[1] * (bx.ndim - 1))
-    offset, width, peak = place[:, 0].reshape(shape), place[:, 2].reshape(shape), part[:, IMAGE_PEAK].reshape(shape)
+    offset, height, width = (column.reshape(shape) for column in place.unbind(1))
+    peak = part[:, IMAGE_PEAK].reshape(shape)
     u, v = image_at(part, bx, by)
     u, v = (
         torch.minimum(u.clamp(min=0), 2 * part[:, MIDDLE_COLUMN].reshape(shape)),
         torch.minimum(v.clamp(min=0), 2 * part[:, MIDDLE_ROW].reshape(shape)),
     )
-    column, row = torch.minimum(u.long(), width - 2), torch.minimum(v.long(), place[:, 1].reshape(shape) - 2)
+    column, row = torch.minimum(u.long(), width - 2), torch.minimum(v.long(), height - 2)
     p, r, index = u - column, v - row, offset + row * width + column
     low, high = torch.lerp(pixels[index], pixels[index + 1], p), torch.lerp(pixels[index + width], pixels[index + width + 1], p)
     return peak * torch.lerp(low, high, r)
@@ -208,17 +208,19 @@ def judge_image_batch(
         Tiles that hold light, tiles to split
     """
     torch = importlib.import_module("torch")
-    stretch, far = stretch_batch(lens, middle[2], side)
-    u, v = image_at(part, middle[0], middle[1])
+    (bx, by, psi), (fine, floor, peak) = middle, limits
+    offset, height, width = place.unbind(1)
+    stretch, far = stretch_batch(lens, psi, side)
+    u, v = image_at(part, bx, by)
     reach = far * part[:, PIXELS_PER_ARCSEC] + 1
     on_image = (u > -reach) & (v > -reach) & (u < 2 * part[:, MIDDLE_COLUMN] + reach) & (v < 2 * part[:, MIDDLE_ROW] + reach)
-    row = torch.minimum((v / 8).long().clamp(min=0), place[:, 1] - 1)
-    column = torch.minimum((u / 8).long().clamp(min=0), place[:, 2] - 1)
-    index, near = place[:, 0] + row * place[:, 2] + column, (reach > 8).long()
+    row = torch.minimum((v / 8).long().clamp(min=0), height - 1)
+    column = torch.minimum((u / 8).long().clamp(min=0), width - 1)
+    index, near = offset + row * width + column, (reach > 8).long()
     spacing = torch.minimum(stretch * side, 2 * far) * part[:, PIXELS_PER_ARCSEC] / 4
     error = maps[2 + near, index] * spacing**2 / 8 * side**2
-    unknown, rough = reach > 16, error * torch.clamp(stretch**2, max=MAX_SHRINK) > limits[0]
-    return on_image & (unknown | (maps[near, index] > limits[1])), torch.where(unknown, limits[2] * side**2 * MAX_SHRINK > limits[0], rough)
+    unknown, rough = reach > 16, error * torch.clamp(stretch**2, max=MAX_SHRINK) > fine
+    return on_image & (unknown | (maps[near, index] > floor)), torch.where(unknown, peak * side**2 * MAX_SHRINK > fine, rough)
 
 # %% ../../nbs/lensing/batched.ipynb #a5d3799e
 def spline_batch(position: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,9 +240,10 @@ def give_batch(
     torch = importlib.import_module("torch")
     side = grids.shape[-1]
     lines = torch.arange(-1, 3, device=grids.device) + offset
-    gx, gy = along[0][:, :, None] + lines, across[0][:, :, None] + lines
+    (columns, column_shares), (rows, row_shares) = along, across
+    gx, gy = columns[:, :, None] + lines, rows[:, :, None] + lines
     index = owner[:, None, None, None, None] * side**2 + gy[:, :, None, :, None] * side + gx[:, None, :, None, :]
-    value = light[:, :, :, None, None] * across[1][:, :, None, :, None] * along[1][:, None, :, None, :]
+    value = light[:, :, :, None, None] * row_shares[:, :, None, :, None] * column_shares[:, None, :, None, :]
     grids.view(-1).index_add_(0, index.reshape(-1), value.reshape(-1))
 
 # %% ../../nbs/lensing/batched.ipynb #34e8edfc
@@ -389,9 +392,9 @@ def blur_batch(
     fy = torch.minimum(fy, size - fy)
     radius = torch.sqrt((fy[:, None] ** 2 + fx**2).float())
     place = torch.clamp(radius * per_step[..., None, None], max=tables.shape[-1] - 2)
-    left = place.long()
-    flat = left.reshape(*left.shape[:2], -1)
+    lower = place.long()
+    flat = lower.reshape(*lower.shape[:2], -1)
     low, high = tables.gather(2, flat).view_as(place), tables.gather(2, flat + 1).view_as(place)
-    psf = torch.where(radius <= last[..., None, None], torch.lerp(low, high, place - left), 0.0)
+    psf = torch.where(radius <= last[..., None, None], torch.lerp(low, high, place - lower), 0.0)
     fine_stamps = torch.fft.irfft2(spectra * psf * factor[fy][:, None] * factor, s=(size, size))
     return fine_stamps[..., cells::cells, cells::cells][..., :n_pix, :n_pix] * cells**2

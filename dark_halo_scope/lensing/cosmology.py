@@ -43,7 +43,7 @@ class Cosmology:
             raise BadInput(f"cosmology: H0={self.H0}, omega_m={self.omega_m}; expected H0 > 0 and 0 < omega_m <= 1")
 
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+_DISTANCE_NODES, _DISTANCE_WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 
 def comoving_distance(
@@ -74,9 +74,9 @@ def comoving_distance(
     if not (np.isfinite(z).all() and (z >= 0).all()):
         raise BadInput(f"redshift: {np.asarray(z[~(np.isfinite(z) & (z >= 0))]).ravel()[0]} is not one; expected finite and >= 0")
     top = np.log1p(z)[..., None]
-    one_plus_z = np.exp(top * (_NODES + 1) / 2)
+    one_plus_z = np.exp(top * (_DISTANCE_NODES + 1) / 2)
     integrand = one_plus_z / np.sqrt(cosmology.omega_m * one_plus_z**3 + 1 - cosmology.omega_m)
-    distance: np.ndarray = C_KM_S / cosmology.H0 * (integrand * _WEIGHTS).sum(-1) * top[..., 0] / 2
+    distance: np.ndarray = C_KM_S / cosmology.H0 * (integrand * _DISTANCE_WEIGHTS).sum(-1) * top[..., 0] / 2
     return distance
 
 # %% ../../nbs/lensing/cosmology.ipynb #34e24101

@@ -401,12 +401,12 @@ def clean_source(
     # what is left of a neighbour's outskirts where the grown mask reaches them
     blanked = np.where(ndimage.binary_dilation(neighbours, iterations=recipe.grow) & ~central, 0.0, image - level)
     noise = sigma * np.sqrt(max(central.sum(), 1) * _noise_power_at_zero(recipe.noise_length))
-    left = float(np.median((image - level)[rim(image.shape)]))  # what the subtraction left on the rim
-    return _finish(blanked, mask, psf, level, sigma, float(blanked[central].sum()) / noise, left, recipe)
+    rim_level = float(np.median((image - level)[rim(image.shape)]))  # what the subtraction left on the rim
+    return _finish(blanked, mask, psf, level, sigma, float(blanked[central].sum()) / noise, rim_level, recipe)
 
 # %% ../../nbs/lensing/cosmos.ipynb #c1f306f9
 def _finish(
-    light: np.ndarray, mask: np.ndarray, psf: np.ndarray, level: float, sigma: float, snr: float, left: float, recipe: BankRecipe
+    light: np.ndarray, mask: np.ndarray, psf: np.ndarray, level: float, sigma: float, snr: float, rim_level: float, recipe: BankRecipe
 ) -> CleanSource:
     "Deconvolve, taper, normalise and measure one segmented galaxy"
     flux = float(light[mask].sum())
@@ -417,7 +417,7 @@ def _finish(
     sharp = wiener(rough, psf, sigma, flux, max(light_radius(np.clip(rough, 0, None)), 1.0), recipe.noise_length)
     sharp = np.maximum(sharp, 1e-6 * sharp.max())  # noise below the sky becomes next to nothing, not a hole in the mask
     border = mask & ~ndimage.binary_erosion(mask)
-    edge = max(float(light[border].mean()), left) / sigma
+    edge = max(float(light[border].mean()), rim_level) / sigma
     out = sharp * taper_weights(mask, recipe.taper)
     out = (out / out.sum()).astype(np.float32)
     why = f"S/N too low: {snr:.1f}" if snr < recipe.min_snr else ""
@@ -783,14 +783,14 @@ def build_bank(
     keep = [i for i, reason in enumerate(why) if not reason]
     if not keep:
         raise BadInput(f"{sources}: none of {len(rows)} galaxies is usable; reasons: {sorted(set(why))}")
-    columns = _columns([rows[i] for i in keep], [cleaned[i] for i in keep])
+    columns = _bank_columns([rows[i] for i in keep], [cleaned[i] for i in keep])
     write_bytes(bank_bytes([cleaned[i].image for i in keep], [cleaned[i].mask for i in keep], columns, recipe), out)
     splits = {name: int(np.sum(columns["split"] == name)) for name in SPLITS}
     reasons = {reason: why.count(reason) for reason in sorted(set(why)) if reason}
     return {"galaxies": len(rows), "kept": len(keep), "split": splits, "set_aside": reasons, "checksum": bank_table(out)[1]["checksum"]}
 
 # %% ../../nbs/lensing/cosmos.ipynb #fa860e81
-def _columns(rows: list[dict[str, Any]], cleaned: list[CleanSource]) -> dict[str, np.ndarray]:
+def _bank_columns(rows: list[dict[str, Any]], cleaned: list[CleanSource]) -> dict[str, np.ndarray]:
     "The numbers of the bank, one array each; radii in arcsec"
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     for name in ("flux", "background", "spread", "snr", "edge", "concentration"):

@@ -16,12 +16,9 @@ import numpy as np
 from ..base.errors import BadInput
 from ..base.kernels import kernel
 from .psf import TABLE_SIZE
-from .rays import F
+from .rays import _HALF, _ZERO, F
 
 # %% ../../nbs/lensing/fourier.ipynb #56d8af17
-_HALF, _ZERO = F(0.5), F(0)
-
-
 @lru_cache(64)
 def plan(
     n: int,  # Length, a product of 2, 3 and 5
@@ -43,12 +40,12 @@ def plan(
     BadInput
         length of a transform is {n}; expected a product of 2, 3 and 5
     """
-    radices, left = [], n
+    radices, remaining = [], n
     for p in (5, 3, 4, 2):
-        while left > 1 and left % p == 0:
+        while remaining > 1 and remaining % p == 0:
             radices.append(p)
-            left //= p
-    if left != 1:
+            remaining //= p
+    if remaining != 1:
         raise BadInput(f"length of a transform is {n}; expected a product of 2, 3 and 5")
     angle = 2 * np.pi * np.arange(n) / n
     return np.array(radices, np.int64), np.stack([np.cos(angle), -np.sin(angle)]).astype(F)
@@ -144,12 +141,12 @@ def pass_5(x: np.ndarray, y: np.ndarray, start: int, stride: int, to: int, s: in
 @kernel
 def transform(x: np.ndarray, y: np.ndarray, n: int, lines: int, radices: np.ndarray, circle: np.ndarray) -> np.ndarray:
     "Transform lines of n values, value k of line q at x[:, k * lines + q]; returns whichever of x and y (2, at least n * lines) holds the result"
-    s, left, w = lines, n, np.empty((2, 5), np.float32)
+    s, remaining, w = lines, n, np.empty((2, 5), np.float32)
     for p in radices:
-        m = left // p
+        m = remaining // p
         for k in range(m):
             for t in range(p):
-                w[0, t], w[1, t] = circle[0, n // left * k * t], circle[1, n // left * k * t]
+                w[0, t], w[1, t] = circle[0, n // remaining * k * t], circle[1, n // remaining * k * t]
             if p == 4:
                 pass_4(x, y, s * k, s * m, 4 * s * k, s, w)
             elif p == 5:
@@ -158,7 +155,7 @@ def transform(x: np.ndarray, y: np.ndarray, n: int, lines: int, radices: np.ndar
                 pass_3(x, y, s * k, s * m, 3 * s * k, s, w)
             else:
                 pass_2(x, y, s * k, s * m, 2 * s * k, s, w)
-        x, y, left, s = y, x, m, s * p
+        x, y, remaining, s = y, x, m, s * p
     return x
 
 # %% ../../nbs/lensing/fourier.ipynb #fac6035d
@@ -197,8 +194,8 @@ def psf_row(
     squared, top = F(j * j), F(TABLE_SIZE - 2)
     for k in range(width + 1):
         i = np.uint64(k)
-        other = F(np.int32(k))
-        place = min(np.sqrt(squared + other * other) * per_step, top)
+        frequency = F(np.int32(k))
+        place = min(np.sqrt(squared + frequency * frequency) * per_step, top)
         index[i] = np.int32(place)
         row[i] = place - F(np.int32(place))
     for k in range(width + 1):
@@ -211,17 +208,17 @@ def psf_row(
 def fold(row: np.ndarray, u: np.ndarray, source: int, width: int, n: int, forward: int, mirrored: int, v: np.ndarray) -> None:
     "Add frequencies 0 to width of one line, times row, to the lines `forward` and, conjugated, `mirrored` of the pixel grid, whose parts are exchanged"
     for base in range(0, width + 1, n):
-        left = width + 1 - base
-        w, (ur, ui) = row[base:], parts(u, source + base, left)
+        n_left = width + 1 - base
+        w, (ur, ui) = row[base:], parts(u, source + base, n_left)
         vi, vr = parts(v, forward, n // 2 + 1)
-        for k in range(min(n // 2 + 1, left)):
+        for k in range(min(n // 2 + 1, n_left)):
             vr[k] += w[k] * ur[k]
             vi[k] += w[k] * ui[k]
         vi, vr = parts(v, mirrored, n // 2 + 1)
         if base > 0:
             vr[0] += w[0] * ur[0]
             vi[0] -= w[0] * ui[0]
-        for k in range((n + 1) // 2, min(n, left)):
+        for k in range((n + 1) // 2, min(n, n_left)):
             vr[n - k] += w[k] * ur[k]
             vi[n - k] -= w[k] * ui[k]
 

@@ -258,8 +258,8 @@ def radial_table(
         share = weights / np.where(gap == 0, 1.0, gap)
         share = (gap == 0).astype(float) if (gap == 0).any() else share / share.sum()
         table = share @ tables
-    used = int(np.count_nonzero(table > TABLE_FLOOR))
-    return table.astype(np.float32), float(_z()[min(used, TABLE_SIZE - 2)])
+    n_used = int(np.count_nonzero(table > TABLE_FLOOR))
+    return table.astype(np.float32), float(_z()[min(n_used, TABLE_SIZE - 2)])
 
 # %% ../../nbs/lensing/psf.ipynb #306c989a
 def fwhm_per_psfsize(

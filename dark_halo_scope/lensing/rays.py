@@ -8,7 +8,7 @@ __all__ = ['F', 'STRENGTH', 'Q2', 'FLATNESS', 'COS', 'SIN', 'CENTER_X', 'CENTER_
            'SERSIC_PEAK', 'ROOT_Q', 'IMAGE_X', 'IMAGE_Y', 'IMAGE_COS', 'IMAGE_SIN', 'PIXELS_PER_ARCSEC',
            'MIDDLE_COLUMN', 'MIDDLE_ROW', 'IMAGE_PEAK', 'DROP', 'TRACE', 'SPLIT', 'MAX_SHRINK', 'NODES',
            'QUADRATURE_WEIGHTS', 'BATCH', 'MAX_LEVEL', 'MAX_TILES', 'fast_log2', 'fast_exp2', 'fast_atan', 'fast_atanh',
-           'lens_rows', 'sersic_rows', 'trace', 'sersic_light_of', 'stretch_of', 'judge_sersic', 'block_maps',
+           'lens_rows', 'sersic_rows', 'trace', 'sersic_light_of', 'lens_stretch', 'judge_sersic', 'block_maps',
            'bank_maps', 'image_pixels', 'judge_image', 'image_light_of', 'image_rows', 'lines_of', 'spline_shares',
            'combine', 'give', 'ray_positions', 'next_level', 'paint_component']
 
@@ -187,7 +187,7 @@ MAX_SHRINK = F(20)  # How many times smaller an image may be than its source for
 
 
 @kernel
-def stretch_of(lens: np.ndarray, psi: np.float32, reach: np.float32) -> tuple[np.float32, np.float32]:
+def lens_stretch(lens: np.ndarray, psi: np.float32, reach: np.float32) -> tuple[np.float32, np.float32]:
     "Bounds on the largest singular value of the lens map within reach, and on how far a ray can land from the centre's"
     nearest = max(psi - reach, _TINY)
     kappa = lens[STRENGTH] / nearest
@@ -207,7 +207,7 @@ def judge_sersic(
     area = side * side * part[SERSIC_PEAK]
     for k in range(m):
         i = np.uint64(k)
-        stretch, far = stretch_of(lens, psi[i], _REACH * side)
+        stretch, far = lens_stretch(lens, psi[i], _REACH * side)
         dx, dy = bx[i] - x, by[i] - y
         u, v = c * dx + s * dy, c * dy - s * dx
         r = np.sqrt(q * u * u + v * v / q)
@@ -301,7 +301,7 @@ def judge_image(
     u, v, weight, reach = middle[0], middle[1], middle[2], middle[3]
     for k in range(m):
         i = np.uint64(k)
-        stretch, far = stretch_of(lens, weight[i], _REACH * side)
+        stretch, far = lens_stretch(lens, weight[i], _REACH * side)
         u[i], v[i] = image_pixels(part, u[i], v[i])
         spacing = _QUARTER * min(stretch * side, _TWO * far)
         weight[i] = error * spacing * spacing * min(stretch * stretch, MAX_SHRINK)
@@ -341,13 +341,13 @@ def image_light_of(
         column, row = min(np.int32(u), last_column), min(np.int32(v), last_row)
         bx[i], by[i] = u - np.float32(column), v - np.float32(row)
         index[i] = np.int32(row * width + column)
-    pixels, one, across = image.reshape(image.size), np.uint32(1), np.uint32(width)
+    pixels, step, across = image.reshape(image.size), np.uint32(1), np.uint32(width)
     for k in range(m):
         i = np.uint64(k)
         pixel = np.uint32(index[i])
         above = np.uint32(pixel + across)
-        low = pixels[pixel] + bx[i] * (pixels[np.uint32(pixel + one)] - pixels[pixel])
-        high = pixels[above] + bx[i] * (pixels[np.uint32(above + one)] - pixels[above])
+        low = pixels[pixel] + bx[i] * (pixels[np.uint32(pixel + step)] - pixels[pixel])
+        high = pixels[above] + bx[i] * (pixels[np.uint32(above + step)] - pixels[above])
         out[i] = peak * (low + by[i] * (high - low))
 
 # %% ../../nbs/lensing/rays.ipynb #7448ee56
@@ -367,15 +367,15 @@ def image_rows(
         (n, 8) float32: x, y, cos, sin, pixels per arcsec, middle column, middle row, pixels per arcsec^2
     """
     pixel = source.bank.pixscale * source.scale
-    shapes = source.bank.packed[1][source.index, 1:]
+    _, height, width = source.bank.packed[1][source.index].T
     rows = [
         source.x,
         source.y,
         np.cos(source.phi),
         np.sin(source.phi),
         1 / pixel,
-        (shapes[:, 1] - 1) / 2,
-        (shapes[:, 0] - 1) / 2,
+        (width - 1) / 2,
+        (height - 1) / 2,
         pixel**-2,
     ]
     return np.stack(rows, -1).astype(F)
@@ -401,12 +401,17 @@ def spline_shares(tile: np.ndarray, m: int, level: int, cell: np.ndarray, shares
     for k in range(m):
         cell[k] = (4 * tile[k]) >> level
     for j in range(4):
-        own = int(length * NODES[j]) if level < 3 else 0
+        first_line = int(length * NODES[j]) if level < 3 else 0
         for line in range(lines_of(level)):
             for k in range(m):
                 shares[j, line, k] = _ZERO
-        first, second, third, fourth = shares[j, own], shares[j, own + 1], shares[j, own + 2], shares[j, own + 3]
-        sixth, shift = _SIXTH * QUADRATURE_WEIGHTS[j], length * NODES[j] - np.float32(own)
+        first, second, third, fourth = (
+            shares[j, first_line],
+            shares[j, first_line + 1],
+            shares[j, first_line + 2],
+            shares[j, first_line + 3],
+        )
+        sixth, shift = _SIXTH * QUADRATURE_WEIGHTS[j], length * NODES[j] - np.float32(first_line)
         for k in range(m):
             i = np.uint64(k)
             u = np.float32(4 * tile[i] - (cell[i] << level)) * per_cell + shift

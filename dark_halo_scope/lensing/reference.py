@@ -106,7 +106,7 @@ def lenstronomy_source(
             (
                 (["SERSIC_ELLIPSE"] * len(group_parts), [lenstronomy_sersic(p) for p in group_parts]),
                 parts.flux[i, g],
-                float(group_parts[:, 2].min()),
+                float(min(R_sersic for _, _, R_sersic, *_ in group_parts)),
             )
         )
     return groups

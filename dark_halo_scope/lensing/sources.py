@@ -105,7 +105,7 @@ def sersic_profile(
     return sersic_central(R_sersic, n_sersic) * np.exp(-sersic_b(n_sersic) * (radius / R_sersic) ** (1 / np.asarray(n_sersic)))
 
 # %% ../../nbs/lensing/sources.ipynb #4860dc00
-def _columns(source: object, limits: dict[str, dict[str, float]], tables: tuple[str, ...]) -> None:
+def _checked_columns(source: object, limits: dict[str, dict[str, float]], tables: tuple[str, ...]) -> None:
     "Check every array field of a frozen source and bring all to one length"
     names = [f.name for f in fields(source) if f.name != "bank"]  # type: ignore[arg-type]
     checked_columns = {
@@ -154,7 +154,7 @@ class SersicParams:
     flux: np.ndarray  # Total unlensed flux, >= 0 [nanomaggies], (n, n_band)
 
     def __post_init__(self) -> None:
-        _columns(self, SERSIC_LIMITS, ("flux",))
+        _checked_columns(self, SERSIC_LIMITS, ("flux",))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -214,7 +214,7 @@ class ClumpyParams:
     def __post_init__(self) -> None:
         share = {"least": 0.0, "most": 1.0}
         limits = SERSIC_LIMITS | {"bulge_share": share, "clump_share": share, "bulge_size": {"above": 0.0}, "clump_size": {"above": 0.0}}
-        _columns(
+        _checked_columns(
             self,
             limits | {"clump_weight": {"least": 0.0}},
             ("flux", "bulge_share", *(f.name for f in fields(self) if f.name.startswith("clump"))),
@@ -277,26 +277,26 @@ def clumpy(
         raise BadInput(
             f"rngs: {len(rngs)} generators, but disc has {len(disc)} systems; first index without a partner is {min(len(rngs), len(disc))}"
         )
-    draws = np.stack([rng.uniform(size=(4, n_clump)) for rng in rngs], 1)
+    u_radius, u_angle, u_size, u_weight = np.stack([rng.uniform(size=(4, n_clump)) for rng in rngs], 1)
     # Radii follow an exponential disc, cut at 2.5 half-light radii; knots are a tenth of the disc in size, within a factor of two.
-    radius = disc.R_sersic[:, None] * 2.5 * np.sqrt(draws[0]) * draws[0] ** 0.25
-    angle = 2 * np.pi * draws[1]
+    radius = disc.R_sersic[:, None] * 2.5 * np.sqrt(u_radius) * u_radius**0.25
+    angle = 2 * np.pi * u_angle
     along, across = radius * np.cos(angle) / np.sqrt(disc.q)[:, None], radius * np.sin(angle) * np.sqrt(disc.q)[:, None]
     c, s = np.cos(disc.phi)[:, None], np.sin(disc.phi)[:, None]
     from_middle = np.arange(disc.flux.shape[1]) - (disc.flux.shape[1] - 1) / 2
     redder = 10 ** (0.4 * gradient / 2 * from_middle)
     parts = np.stack([bulge_share * redder, clump_share / redder, np.full_like(redder, 1 - bulge_share - clump_share)])
-    shares = np.broadcast_to((parts / parts.sum(0))[:, None], (3, *disc.flux.shape))
+    bulge, knots, _ = np.broadcast_to((parts / parts.sum(0))[:, None], (3, *disc.flux.shape))
     disc_fields = {f.name: getattr(disc, f.name) for f in fields(disc)}
     return ClumpyParams(
         **disc_fields,
-        bulge_share=shares[0],
+        bulge_share=bulge,
         bulge_size=0.3 * disc.R_sersic,
-        clump_share=shares[1],
+        clump_share=knots,
         clump_x=c * along - s * across,
         clump_y=s * along + c * across,
-        clump_size=disc.R_sersic[:, None] * 0.1 * 2 ** (2 * draws[2] - 1),
-        clump_weight=0.2 + draws[3],
+        clump_size=disc.R_sersic[:, None] * 0.1 * 2 ** (2 * u_size - 1),
+        clump_weight=0.2 + u_weight,
     )
 
 # %% ../../nbs/lensing/sources.ipynb #72c29f67
@@ -334,15 +334,14 @@ def sersic_parts(
     SersicParts
         One component for a Sersic; disc, bulge and knots for a clumpy source
     """
-    one = np.ones_like(source.x)
-    disc = np.stack([source.x, source.y, source.R_sersic, source.n_sersic, source.q, source.phi, one], -1)[:, None]
+    unit = np.ones_like(source.x)
+    disc = np.stack([source.x, source.y, source.R_sersic, source.n_sersic, source.q, source.phi, unit], -1)[:, None]
     if isinstance(source, SersicParams):
         return SersicParts(disc, np.zeros(1, np.int64), source.flux[:, None])
-    bulge = disc.copy()
-    bulge[:, 0, 2], bulge[:, 0, 3] = source.bulge_size, 2.0
-    ones = np.ones_like(source.clump_x)
+    bulge = np.stack([source.x, source.y, source.bulge_size, 2 * unit, source.q, source.phi, unit], -1)[:, None]
+    units = np.ones_like(source.clump_x)
     weight = source.clump_weight / source.clump_weight.sum(1, keepdims=True)
-    knots = [source.x[:, None] + source.clump_x, source.y[:, None] + source.clump_y, source.clump_size, ones, ones, 0 * ones, weight]
+    knots = [source.x[:, None] + source.clump_x, source.y[:, None] + source.clump_y, source.clump_size, units, units, 0 * units, weight]
     shares = np.stack([1 - source.bulge_share - source.clump_share, source.bulge_share, source.clump_share], 1)
     group = np.array([0, 1] + [2] * source.clump_x.shape[1])
     return SersicParts(np.concatenate([disc, bulge, np.stack(knots, -1)], 1), group, np.maximum(shares, 0) * source.flux[:, None])
@@ -535,7 +534,7 @@ class ImageParams:
 
     def __post_init__(self) -> None:
         limits = {"scale": {"above": 0.0}, "index": {"least": 0.0, "most": float(len(self.bank) - 1)}, "flux": {"least": 0.0}}
-        _columns(self, limits, ("flux",))
+        _checked_columns(self, limits, ("flux",))
         if np.any(self.index != np.round(self.index)):
             raise BadInput(f"index[{int(np.argwhere(self.index != np.round(self.index))[0][0])}]: expected a whole number")
         object.__setattr__(self, "index", self.index.astype(np.int64))

@@ -26,9 +26,9 @@ def _information(
                 row = np.float32(0)
                 for x in range(nx):
                     if unmasked[i, y, x] and arc[i, b, y, x] != 0:  # a cutout that is not usable may hold anything
-                        known = invvar[i, b, y, x]
-                        known = known / (np.float32(1) + known * max(host[i, b, y, x], np.float32(0)) * per_photon[b])
-                        row += arc[i, b, y, x] * arc[i, b, y, x] * known
+                        weight = invvar[i, b, y, x]
+                        weight = weight / (np.float32(1) + weight * max(host[i, b, y, x], np.float32(0)) * per_photon[b])
+                        row += arc[i, b, y, x] * arc[i, b, y, x] * weight
                 total += row
             out[i, b] = total
 

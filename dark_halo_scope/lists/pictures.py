@@ -55,26 +55,26 @@ def read_pictures(
         {folder}: {len(paths)} pictures ({', '.join(SUFFIXES)}), none of use (...)
     """
     paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in SUFFIXES)
-    stacks, names, left = [], [], {}
+    stacks, names, refused = [], [], {}
     for path in paths:
         picture = np.asarray(Image.open(path).convert("RGB"))
         side = min(picture.shape[:2])
         top, start = ((s - side) // 2 for s in picture.shape[:2])
         square = picture[None, top : top + side, start : start + side]
-        found = to_fluxes(square, VIEWER, lettering(square, text_rows))
+        fluxes = to_fluxes(square, VIEWER, lettering(square, text_rows))
         if side * pixscale < n_pix * PIXSCALE:
-            left[path.name] = f"{side * pixscale:.1f} arcsec a side, {n_pix * PIXSCALE:.1f} wanted"
-        elif found.bad.mean() > 0.3:
-            left[path.name] = f"{found.bad.mean():.0%} of its pixels are saturated or lettered"
+            refused[path.name] = f"{side * pixscale:.1f} arcsec a side, {n_pix * PIXSCALE:.1f} wanted"
+        elif fluxes.bad.mean() > 0.3:
+            refused[path.name] = f"{fluxes.bad.mean():.0%} of its pixels are saturated or lettered"
         else:
-            stacks.append(regridded(found.flux, pixscale, n_pix))
+            stacks.append(regridded(fluxes.flux, pixscale, n_pix))
             names.append(path.stem)
     if not stacks:
         raise BadInput(
-            f"{folder}: {len(paths)} pictures ({', '.join(SUFFIXES)}), none of use ({'; '.join(f'{k}: {v}' for k, v in list(left.items())[:3])})"
+            f"{folder}: {len(paths)} pictures ({', '.join(SUFFIXES)}), none of use ({'; '.join(f'{k}: {v}' for k, v in list(refused.items())[:3])})"
         )
     flux = np.concatenate(stacks)
-    return real_set(Path(folder).name, "viewer", False, flux, -1, "picture", sampling=np.full(len(flux), pixscale)), names, left
+    return real_set(Path(folder).name, "viewer", False, flux, -1, "picture", sampling=np.full(len(flux), pixscale)), names, refused
 
 
 def score_pictures(
@@ -107,29 +107,29 @@ def score_pictures(
     from dark_halo_scope.learning.scoring import load_committee
     from dark_halo_scope.trust.exam import network_examinee
 
-    who, calibrator = network_examinee(checkpoint), load_committee(checkpoint).calibrator
-    given, names, left = read_pictures(folder, pixscale, who.n_pix + 1 - who.n_pix % 2, text_rows)
-    asked = levelled(given)
-    logit = who.of(asked)[0].astype(float)
+    examinee, calibrator = network_examinee(checkpoint), load_committee(checkpoint).calibrator
+    pictures, names, refused = read_pictures(folder, pixscale, examinee.n_pix + 1 - examinee.n_pix % 2, text_rows)
+    noisy = levelled(pictures)
+    logit = examinee.of(noisy)[0].astype(float)
     order = np.argsort(-logit, kind="stable")
     p = np.full(len(logit), np.nan) if calibrator is None else calibrator(logit)
-    none = [None] * len(left)
+    blanks = [None] * len(refused)
     columns = {
-        "name": [*(names[i] for i in order), *left],
-        "rank": [*range(1, len(order) + 1), *none],
-        "logit": [*logit[order].tolist(), *none],
-        "p_lens": [*p[order].tolist(), *none],
-        "why": [*[None] * len(order), *left.values()],
+        "name": [*(names[i] for i in order), *refused],
+        "rank": [*range(1, len(order) + 1), *blanks],
+        "logit": [*logit[order].tolist(), *blanks],
+        "p_lens": [*p[order].tolist(), *blanks],
+        "why": [*[None] * len(order), *refused.values()],
     }
-    meta = {"network": who.name, "folder": str(folder)} | ({} if calibrator else {"no probabilities": UNCALIBRATED})
+    meta = {"network": examinee.name, "folder": str(folder)} | ({} if calibrator else {"no probabilities": UNCALIBRATED})
     table = list_table(columns, MEANINGS, meta)
     for file, data in table_files(table, join(out, "scores"), "scores", description="Scores of pictures").items():
         write_bytes(data, file)
-    shown = Section("By falling score", text=[] if calibrator else [f"{UNCALIBRATED.capitalize()}."])
-    shown.add_figure(
-        figures.stamp_sheet(asked.flux[order[:200]], [f"{names[i][:22]}\n{logit[i]:+.2f}" for i in order[:200]], who.bands),
+    section = Section("By falling score", text=[] if calibrator else [f"{UNCALIBRATED.capitalize()}."])
+    section.add_figure(
+        figures.stamp_sheet(noisy.flux[order[:200]], [f"{names[i][:22]}\n{logit[i]:+.2f}" for i in order[:200]], examinee.bands),
         "Sheet of the scored pictures",
     )
-    page = render_page("Scores of pictures", "Scores of a network, not grades; the pictures were turned into fluxes first.", [(f"{len(names)} of {len(names) + len(left)}", "pictures scored"), (who.name, "network")], [shown], f"dark_halo_scope {dark_halo_scope.__version__}")  # fmt: skip
+    page = render_page("Scores of pictures", "Scores of a network, not grades; the pictures were turned into fluxes first.", [(f"{len(names)} of {len(names) + len(refused)}", "pictures scored"), (examinee.name, "network")], [section], f"dark_halo_scope {dark_halo_scope.__version__}")  # fmt: skip
     write_bytes(page.encode(), join(out, "scores.html"))
     return dict(zip(names, logit.tolist()))

@@ -81,7 +81,7 @@ def fetch_places(
     if is_done(uri, identity):
         return read_receipt(uri)
     with progress("cutouts", len(places)) as step:
-        cut = fetch_cutouts(table["ra"], table["dec"], recipe, join(out, "answers"), client, lambda done, of: step(1))
+        cut = fetch_cutouts(table["ra"], table["dec"], recipe, join(out, "answers"), client, lambda n_done, total: step(1))
     if not cut.ok.any():
         raise BadInput(f"{places.uri}: no cutout came back for any of {len(cut.ok)} positions, the first said: {cut.why[0]}")
     stamps = place_stamps(table, cut)
@@ -150,14 +150,14 @@ def negatives_of(
     Raises
     ------
     BadInput
-        {scores}: scored by network {others[0]}, expected {model_id}, the checkpoint's own
+        {scores}: scored by network {other_networks[0]}, expected {model_id}, the checkpoint's own
     """
     columns = table_arrays(read_table(scores, ["split", "label", "logit", "release", "brickid", "objid", "model_id"]))
-    others = sorted(set(columns["model_id"].tolist()) - {model_id})
-    if others:
-        raise BadInput(f"{scores}: scored by network {others[0]}, expected {model_id}, the checkpoint's own")
-    use = (columns["split"] == "test") & (columns["label"] == 0)
-    return columns["logit"][use], galaxy_key(columns)[use]
+    other_networks = sorted(set(columns["model_id"].tolist()) - {model_id})
+    if other_networks:
+        raise BadInput(f"{scores}: scored by network {other_networks[0]}, expected {model_id}, the checkpoint's own")
+    negative = (columns["split"] == "test") & (columns["label"] == 0)
+    return columns["logit"][negative], galaxy_key(columns)[negative]
 
 # %% ../../nbs/lists/positions.ipynb #a1c0b7aa
 ANCHOR_MEANINGS = {
@@ -201,8 +201,11 @@ def anchor_table(
     logit = score_cutouts(committee, cut)
     rows = [dict(anchors) | {"class": np.full(len(logit), "lens"), "verdict": anchor_verdicts(anchors, cut, recipe), "logit": logit}]
     if wrong:
-        listed, their = wrong
-        rows.append(dict(listed) | {"verdict": np.where(their.ok, "ok", "no usable cutout"), "logit": score_cutouts(committee, their)})
+        impostors, impostor_cut = wrong
+        rows.append(
+            dict(impostors)
+            | {"verdict": np.where(impostor_cut.ok, "ok", "no usable cutout"), "logit": score_cutouts(committee, impostor_cut)}
+        )
     columns = {c: np.concatenate([np.asarray(r[c]) for r in rows]) for c in ("name", "ra", "dec", "class", "verdict", "logit")}
     columns["p_lens"] = committee.probability(columns["logit"])
     sizes = [np.asarray(r.get("theta_E", np.full(len(r["ra"]), np.nan)), float) for r in rows]
@@ -252,22 +255,22 @@ def stage0_on_sky(
         viewer or ViewerRecipe(),
     )
     committee, wrong = networks((checkpoint,)), None
-    left: dict[str, int] = {}
+    left_out: dict[str, int] = {}
     cut = fetch_cutouts(anchors["ra"], anchors["dec"], viewer, join(out, "answers"), client)
     if impostors or not positions:
-        kept, left = known_look_alikes(known_impostors(impostors), anchors)
-        wrong = kept, fetch_cutouts(kept["ra"], kept["dec"], viewer, join(out, "impostors"), client)
+        look_alikes, left_out = known_look_alikes(known_impostors(impostors), anchors)
+        wrong = look_alikes, fetch_cutouts(look_alikes["ra"], look_alikes["dec"], viewer, join(out, "impostors"), client)
     negatives = negatives_of(scores, committee.name) if scores else None
-    report, used = examine(anchors, cut, committee, recipe, wrong, negatives, left)
+    report, examined = examine(anchors, cut, committee, recipe, wrong, negatives, left_out)
     write_json(asdict(report), join(out, "stage0.json"))
     table = anchor_table(anchors, cut, committee, recipe, wrong)
     for file, data in table_files(table, join(out, "anchors"), "anchors", np.asarray(table["class"]) == "lens", "Stage 0").items():
         write_bytes(data, file)
     pictures = wrong[1].image[wrong[1].ok] if wrong else None
-    page = stage0_page(asdict(report), positions or "the package's own anchors", used["image"], pictures, viewer.bands)
+    page = stage0_page(asdict(report), positions or "the package's own anchors", examined["image"], pictures, viewer.bands)
     write_bytes(page.encode(), join(out, "stage0.html"))
     if ledger:
-        identity = recipe_identity({"network": committee.name, "lenses": sorted(used["name"].tolist())})
+        identity = recipe_identity({"network": committee.name, "lenses": sorted(examined["name"].tolist())})
         shares = {s.what: f"{s.found} of {s.n}" for s in (*report.recall, *report.contamination)}
         append_entry(ledger, {"evaluation": "anchors", "identity": identity, "network": committee.name, "result": shares})
     return report

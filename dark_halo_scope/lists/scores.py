@@ -92,10 +92,10 @@ def score_places(
     model, recipe, name = load_model(checkpoint)
     ok = stamps["cutout_ok"].to_numpy(zero_copy_only=False).copy()
     ok[ok] = sky_steps(decode(stamps.filter(pa.array(ok))), recipe.normalise).min(1) >= FEWEST_STEPS
-    seen = stamps.filter(pa.array(ok))
-    columns = [seen[c].to_numpy() for c in recipe.read.meta_columns]
+    usable = stamps.filter(pa.array(ok))
+    columns = [usable[c].to_numpy() for c in recipe.read.meta_columns]
     logit = np.full(len(stamps), np.nan, np.float32)
-    logit[ok] = score_images(model, recipe, decode(seen), np.stack(columns, 1) if columns else None, turns)
+    logit[ok] = score_images(model, recipe, decode(usable), np.stack(columns, 1) if columns else None, turns)
     return logit, name
 
 # %% ../../nbs/lists/scores.ipynb #b747e60b
@@ -188,15 +188,15 @@ def scored_list(
         "logit": logit.astype(float),
     }
     columns |= {c: np.full(len(logit), np.nan) if calibrator is None else calibrator(logit, share) for c, share in p.items()}
-    known = [known_list(str(manifest("anchors", f"{n}.csv"))) for n in ("spectroscopic", "imaging")]
-    columns |= crossmatch(ra, dec, known) | {"repeats": repeats_of(name, ra, dec)}
+    known_lists = [known_list(str(manifest("anchors", f"{n}.csv"))) for n in ("spectroscopic", "imaging")]
+    columns |= crossmatch(ra, dec, known_lists) | {"repeats": repeats_of(name, ra, dec)}
     columns |= {f"psfsize_{b}": stamps[f"psfsize_{b}"].to_numpy().astype(float) for b in bands}
     columns |= {f"depth_{b}": depth_magnitude(stamps[f"psfdepth_{b}"].to_numpy()) for b in bands}
-    why = [None if ok else "; ".join(said) or NO_FLUX for ok, said in zip(scored, stamps["warnings"].to_pylist())]
+    why = [None if ok else "; ".join(warnings) or NO_FLUX for ok, warnings in zip(scored, stamps["warnings"].to_pylist())]
     if models is not None:
-        at = {n: i for i, n in enumerate(models["name"].to_pylist())}
-        columns |= {c.name: models[c.name].take(pa.array([at[n] for n in name])).to_pylist() for c in LENS_FIT}
-    columns |= {"why": why} | {f"viewer_{r}": [viewer_link(*at, f"ls-{r}") for at in zip(ra, dec)] for r in ("dr10", "dr11")}
+        model_row = {n: i for i, n in enumerate(models["name"].to_pylist())}
+        columns |= {c.name: models[c.name].take(pa.array([model_row[n] for n in name])).to_pylist() for c in LENS_FIT}
+    columns |= {"why": why} | {f"viewer_{r}": [viewer_link(*place, f"ls-{r}") for place in zip(ra, dec)] for r in ("dr10", "dr11")}
     columns |= {f"list_{c}" if c in columns else c: v for c, v in places.columns.items() if c not in ("name", "ra", "dec")}
     units = {f"psfsize_{b}": ("arcsec", f"seeing in {b}, Gaussian-equivalent FWHM", "phys.angSize") for b in bands}
     units |= {f"depth_{b}": ("mag", f"5-sigma depth of a point source in {b}", "phot.mag") for b in bands}
@@ -230,8 +230,8 @@ def score_table(
         Product `scores`: places with a score, label -1
     """
     scored = np.isfinite(logit)
-    seen = stamps.filter(pa.array(scored))
-    columns = {c: seen[c] for c in ("task_id", "release", "brickid", "objid", "brickname", "ra", "dec", "split")}
+    scored_stamps = stamps.filter(pa.array(scored))
+    columns = {c: scored_stamps[c] for c in ("task_id", "release", "brickid", "objid", "brickname", "ra", "dec", "split")}
     p = np.full(scored.sum(), np.nan) if calibrator is None else calibrator(logit[scored])
     values = {"logit": logit[scored], "p_lens": p.astype(np.float32)}
     return table_from({**columns, **values, "label": np.full(scored.sum(), -1), "model_id": [network] * int(scored.sum())}, "scores")
@@ -258,7 +258,7 @@ def cutout_files(
     usable = stamps.filter(stamps["cutout_ok"])
     bands = "".join(c.removeprefix("scale_") for c in stamps.column_names if c.startswith("scale_"))
     files: dict[str, bytes] = {}
-    taken: set[str] = set()  # In lower case: some disks do not tell A from a
+    used_stems: set[str] = set()  # In lower case: some disks do not tell A from a
     index: list[tuple[str, str, float, float]] = []
     for image, name, ra, dec in zip(decode(usable) if len(usable) else [], *(usable[c].to_pylist() for c in ("task_id", "ra", "dec"))):
         half, size = (image.shape[-1] + 1) / 2, pixscale / 3600
@@ -266,9 +266,9 @@ def cutout_files(
         head |= {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": ra, "CRVAL2": dec, "CRPIX1": half, "CRPIX2": half}
         head |= {"CD1_1": -size, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": size}
         stem = re.sub(r"[^A-Za-z0-9.+-]+", "_", ascii_text(name)).strip("._") or "place"
-        free = (f for f in chain((stem,), (f"{stem}_{k}" for k in count(2))) if f.lower() not in taken)
+        free = (f for f in chain((stem,), (f"{stem}_{k}" for k in count(2))) if f.lower() not in used_stems)
         file = f"{next(free)}.fits"
-        taken.add(file.lower().removesuffix(".fits"))
+        used_stems.add(file.lower().removesuffix(".fits"))
         out = io.BytesIO()
         fits.PrimaryHDU(image, fits.Header(head)).writeto(out)
         files[file] = out.getvalue()
@@ -304,8 +304,8 @@ def network_card(
         warnings.append(f"{UNCALIBRATED.replace('the network', 'It')}.")
     if file == network_file("finder"):
         study = read_json(str(manifest("receipts", "finder.json")))
-        found = study["rows"][study["chosen"]]["all"]
-        area, above, rare = found["auc"], found["above all LRGs"], found["at one in a hundred of all negatives"]
+        figures = study["rows"][study["chosen"]]["all"]
+        area, above, rare = figures["auc"], figures["above all LRGs"], figures["at one in a hundred of all negatives"]
         warnings.append(
             "It sees hosts and fields as well as arcs: of lens frames whose arc was painted out it flags "
             f"{above['own frames without arc']['text']}, and its area over a galaxy beside a galaxy is {area['Huang A and B over random pairs']['text']}."
@@ -319,16 +319,16 @@ def network_card(
             "Figures are of stamps scored by networks that had not seen them. It was taught on painted arcs in real galaxies, and on no real lens."
         )
     elif file == network_file("small"):
-        made, exam = (read_json(str(manifest("receipts", f"{n}.json"))) for n in ("small_network", "exam"))
+        training, exam = (read_json(str(manifest("receipts", f"{n}.json"))) for n in ("small_network", "exam"))
         real = exam["renderings"]["8bit"]
         warnings.append(
             "Do not use it to find lenses: on real pixels it sees hosts and fields more than arcs. "
             f"AUROC of real lenses over ordinary galaxies {real['auc']['all over DR10 galaxies']['text']}; "
             f"of the same frames with their arcs painted out it still flags {real['flagged']['without arc']['text']}."
         )
-        if failed := [name for name, passed in made["gates"].items() if passed is False]:
+        if failed := [name for name, passed in training["gates"].items() if passed is False]:
             warnings.append(f"Its training set failed: {', '.join(failed)}.")
-        best = made["held_out"][0]
+        best = training["held_out"][0]
         facts.append(f"On held-out sky of its own mock: AUROC {best['value']:.2f} ({best['low']:.2f} to {best['high']:.2f}).")
     else:
         facts.append("How often it is wrong stands in its model card and in the report of the run that trained it.")
@@ -364,7 +364,7 @@ def page_rows(
     table: Table,  # From `scored_list`
     stamps: pa.Table,  # Product `stamps`
     bands: Sequence[str],
-    most: int,
+    max_pictures: int,
 ) -> list[dict[str, Any]]:
     """The scored places as the page's script reads them
 
@@ -375,14 +375,14 @@ def page_rows(
     stamps : pa.Table
         Product `stamps`
     bands : Sequence[str]
-    most : int
+    max_pictures : int
 
     Returns
     -------
     list[dict[str, Any]]
     """
     row_of = {name: i for i, name in enumerate(stamps["task_id"].to_pylist())}
-    rows = [r for r in table if np.ma.is_masked(r["logit"]) is False and np.isfinite(r["logit"])][:most]
+    rows = [r for r in table if np.ma.is_masked(r["logit"]) is False and np.isfinite(r["logit"])][:max_pictures]
     images: Any = decode(stamps.take([row_of[str(r["name"])] for r in rows])) if rows else []
     out = []
     for r, image in zip(rows, images):
@@ -393,7 +393,7 @@ def page_rows(
         )
         says += f"; seeing {seeing:.2f} arcsec" if np.isfinite(seeing) else ""
         links = [["DR10", str(r["viewer_dr10"])], ["DR11", str(r["viewer_dr11"])]]
-        known = "" if np.ma.is_masked(r["known_as"]) else str(r["known_as"])
+        known_as = "" if np.ma.is_masked(r["known_as"]) else str(r["known_as"])
         place = {
             "name": str(r["name"]),
             "rank": int(r["rank"]),
@@ -401,7 +401,7 @@ def page_rows(
             "p": p,
             "seeing": seeing if np.isfinite(seeing) else 99.0,
         }
-        out.append(place | {"says": says, "known": known, "links": links, "src": thumbnail(image, bands)})
+        out.append(place | {"says": says, "known": known_as, "links": links, "src": thumbnail(image, bands)})
     return out
 
 
@@ -410,7 +410,7 @@ def score_page(
     stamps: pa.Table,  # Product `stamps`
     card: Mapping[str, Any],  # From `network_card`
     bands: Sequence[str] = ("g", "r", "z"),
-    most: int = 500,  # Pictures at most
+    max_pictures: int = 500,  # Pictures at most
     aside: Sequence[Mapping[str, str]] = (),  # Rows of the list that were no positions: name, why
     models: Section | None = None,  # Lens models of the places
 ) -> str:  # HTML, self-contained
@@ -425,7 +425,7 @@ def score_page(
     card : Mapping[str, Any]
         From `network_card`
     bands : Sequence[str], default ('g', 'r', 'z')
-    most : int, default 500
+    max_pictures : int, default 500
         Pictures at most
     aside : Sequence[Mapping[str, str]], default ()
         Rows of the list that were no positions: name, why
@@ -438,8 +438,8 @@ def score_page(
         HTML, self-contained
     """
     scored = int(np.isfinite(np.ma.filled(np.ma.asarray(table["logit"]).astype(float), np.nan)).sum())
-    rows = json.dumps(page_rows(table, stamps, bands, most)).replace("<", "\\u003c")
-    hidden = f"{scored - most:,} places of lower score are not shown here; they are in the table." if scored > most else ""
+    rows = json.dumps(page_rows(table, stamps, bands, max_pictures)).replace("<", "\\u003c")
+    hidden = f"{scored - max_pictures:,} places of lower score are not shown here; they are in the table." if scored > max_pictures else ""
     missing = (
         [{"name": str(r["name"]), "why": str(r["why"])} for r in table if not np.ma.is_masked(r["why"]) and r["why"]]
         if "why" in table.colnames
@@ -497,7 +497,7 @@ def score_positions(
     from dark_halo_scope.learning.scoring import load_committee
 
     started, places, file = time.perf_counter(), read_positions(positions), checkpoint or packaged_network()
-    made = cut_places(places, out, Release(release)) if release else fetch_places(places, out, viewer, client)
+    receipt = cut_places(places, out, Release(release)) if release else fetch_places(places, out, viewer, client)
     stamps = read_table(join(out, "stamps.parquet"))
     logit, network = score_places(stamps, file)
     bands, calibrator = stored_bands(stamps.column_names), load_committee(file).calibrator
@@ -509,13 +509,13 @@ def score_positions(
         section = model_section(fitted, join(out, "models"))
     table = scored_list(places, stamps, logit, calibrator, fitted)
     table.meta = {"network": network, "list": positions} | ({} if calibrator else {"no probabilities": UNCALIBRATED})
-    known = ~np.ma.getmaskarray(np.ma.asarray(table["known_as"]))
-    files |= table_files(table, join(out, "scores"), "scores", known, "Scores of a list", parquet="list.parquet")
+    is_known = ~np.ma.getmaskarray(np.ma.asarray(table["known_as"]))
+    files |= table_files(table, join(out, "scores"), "scores", is_known, "Scores of a list", parquet="list.parquet")
     aside = [{"name": a.name or f"row {a.row}", "why": f"row {a.row} of the list: {a.reason}"} for a in places.set_aside]
     card = network_card(network, file, calibrator is not None)
     files[join(out, "scores.html")] = score_page(table, stamps, card, bands, aside=aside, models=section).encode()
     for name, data in files.items():
         write_bytes(data, name)
-    identity = identity_of(None, {"stamps": made.name, "model": network})
+    identity = identity_of(None, {"stamps": receipt.name, "model": network})
     facts = run_facts(started, len(stamps), not_scored=int(np.isnan(logit).sum()), set_aside=len(places.set_aside))
     return write_product(score_table(stamps, logit, network, calibrator), join(out, "scores.parquet"), "scores", identity, facts)

@@ -185,5 +185,7 @@ def opinion_rows(
         if odds:
             both, weights = with_odds(logit, odds, sets)
             identity = recipe_identity({"committee": list(members), "lens model": True})
-            rows[f"{name}, and the lens model"] = {"identity": identity, "members": list(members), "weights": weights} | by_halves(both, sets)
+            rows[f"{name}, and the lens model"] = {"identity": identity, "members": list(members), "weights": weights} | by_halves(
+                both, sets
+            )
     return rows

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'found_above', 'stamp_rows', 'with_scores', 'Choice', 'chosen_rows', 'page_of', 'read_pixels', 'triptych',
-           'in_words', 'cards', 'like_cards', 'passing', 'at_the_edge', 'stamp_browser', 'score_browser']
+           'stamp_in_words', 'cards', 'like_cards', 'passing', 'at_the_edge', 'stamp_browser', 'score_browser']
 
 # %% ../../nbs/report/explore.ipynb #c394ca3c
 import html
@@ -21,7 +21,7 @@ import pandas as pd
 from ..base.errors import BadInput, unknown_name
 from ..base.receipts import read_table
 from ..search.candidates import viewer_link
-from ..search.likeness import INDEX, ROWS, indexed_neighbours, most_like, unit_vectors
+from ..search.likeness import INDEX, ROWS, feature_vectors, indexed_neighbours, most_like
 from ..search.pictures import png, preview
 from ..stamps.codec import decode, stored_bands
 from ..stamps.reader import open_stamps, stamp_files
@@ -46,13 +46,13 @@ def found_above(
     """
     if "://" in name or Path(name).is_absolute():
         return name
-    here = Path(start).resolve()
-    above = [here, *here.parents]
-    for wanted in (name, ".git"):
+    folder_here = Path(start).resolve()
+    above = [folder_here, *folder_here.parents]
+    for target in (name, ".git"):
         for folder in above:
-            if (folder / wanted).exists():
+            if (folder / target).exists():
                 return str(folder / name)
-    return str(here / name)
+    return str(folder_here / name)
 
 # %% ../../nbs/report/explore.ipynb #69af48dd
 COLUMNS = (
@@ -101,10 +101,10 @@ def stamp_rows(
     """
     parts = []
     for uri in stamp_files([product]):
-        there = open_stamps(uri).schema_arrow.names
-        if "stamp" not in there:
+        columns = open_stamps(uri).schema_arrow.names
+        if "stamp" not in columns:
             raise BadInput(f"{uri}: no column 'stamp', expected a stamps product")
-        part = read_table(uri, [c for c in COLUMNS if c in there]).to_pandas()
+        part = read_table(uri, [c for c in COLUMNS if c in columns]).to_pandas()
         parts.append(part.assign(file=uri, row=np.arange(len(part))))
     rows = pd.concat(parts, ignore_index=True)
     return with_scores(rows[rows["cutout_ok"]].reset_index(drop=True), scores)
@@ -136,10 +136,10 @@ def with_scores(
         return rows
     table = read_table(scores).to_pandas()
     key = "task_id" if "task_id" in table else "name"
-    found = table.set_index(key).reindex(rows["task_id"])
-    if not len(found) or found["logit"].isna().all():
+    scores_of_row = table.set_index(key).reindex(rows["task_id"])
+    if not len(scores_of_row) or scores_of_row["logit"].isna().all():
         raise BadInput(f"{scores}: scores none of these stamps")
-    return rows.assign(logit=found["logit"].to_numpy())
+    return rows.assign(logit=scores_of_row["logit"].to_numpy())
 
 # %% ../../nbs/report/explore.ipynb #9de846e6
 @dataclass(frozen=True)
@@ -227,24 +227,24 @@ def page_of(
         The page, and how many there are
     """
     pages = max(-(-len(rows) // size), 1)
-    at = min(max(page, 1), pages) - 1
-    return rows.iloc[at * size : (at + 1) * size].reset_index(drop=True), pages
+    page_index = min(max(page, 1), pages) - 1
+    return rows.iloc[page_index * size : (page_index + 1) * size].reset_index(drop=True), pages
 
 # %% ../../nbs/report/explore.ipynb #9418967e
 def _in_file(
     uri: str,
-    wanted: np.ndarray,  # Rows
+    file_rows: np.ndarray,  # Rows
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
     "Stamps, controls and bands of some rows of a file"
     file = open_stamps(uri)
     ends = np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)])
-    group = np.searchsorted(ends, wanted, side="right")
-    used = np.unique(group)
+    group_of_row = np.searchsorted(ends, file_rows, side="right")
+    groups = np.unique(group_of_row)
     names = [n for n in file.schema_arrow.names if n in ("stamp", "ctrl_stamp") or n.startswith(("scale_", "ctrl_scale_"))]
-    table = file.read_row_groups(used.tolist(), names)
+    table = file.read_row_groups(groups.tolist(), names)
     sizes = np.diff(ends, prepend=0)
-    before = dict(zip(used.tolist(), np.cumsum([0, *sizes[used][:-1]]).tolist()))
-    table = table.take([int(w - (ends[g] - sizes[g]) + before[int(g)]) for w, g in zip(wanted, group)])
+    before = dict(zip(groups.tolist(), np.cumsum([0, *sizes[groups][:-1]]).tolist()))
+    table = table.take([int(w - (ends[g] - sizes[g]) + before[int(g)]) for w, g in zip(file_rows, group_of_row)])
     control = decode(table, "ctrl_stamp") if "ctrl_stamp" in names else None
     return decode(table), control, stored_bands(table.column_names)
 
@@ -273,12 +273,12 @@ def read_pixels(
     """
     if not len(rows):
         raise BadInput("no stamp is chosen")
-    found: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+    pixels_of_row: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
     bands: tuple[str, ...] = ()
     for uri, group in rows.reset_index(drop=True).groupby("file", sort=False):
         stamp, control, bands = _in_file(str(uri), group["row"].to_numpy())
-        found |= {int(i): (stamp[k], None if control is None else control[k]) for k, i in enumerate(group.index)}
-    pairs = [found[i] for i in range(len(rows))]
+        pixels_of_row |= {int(i): (stamp[k], None if control is None else control[k]) for k, i in enumerate(group.index)}
+    pairs = [pixels_of_row[i] for i in range(len(rows))]
     controls = [c for _, c in pairs if c is not None]
     return np.stack([s for s, _ in pairs]), np.stack(controls) if len(controls) == len(pairs) else None, bands
 
@@ -310,7 +310,7 @@ def triptych(
     return np.concatenate([preview(p, bands, stretch) for p in panels], axis=1)[::-1]
 
 # %% ../../nbs/report/explore.ipynb #4aafd959
-def in_words(
+def stamp_in_words(
     row: Mapping[str, Any],  # A row of `stamp_rows`
 ) -> str:
     """A stamp's parameters in a line
@@ -360,18 +360,20 @@ def cards(
     if not len(rows):
         return "<p>No stamp is left by this choice.</p>"
     images, controls, bands = read_pixels(rows)
-    made = []
+    figures = []
     for i, row in enumerate(rows.to_dict("records")):
         picture = png(triptych(images[i], None if controls is None else controls[i], bands, stretch))
-        text = html.escape("; ".join([*notes[i : i + 1], in_words(row)]))
+        text = html.escape("; ".join([*notes[i : i + 1], stamp_in_words(row)]))
         address = html.escape(viewer_link(row["ra"], row["dec"])) if "ra" in row else ""
         link = f' <a href="{address}" target="_blank" rel="noopener">sky viewer</a>' if address else ""
         image = (
             f'<img style="height:128px;image-rendering:pixelated" alt="{text}" src="data:image/png;base64,{b64encode(picture).decode()}">'
         )
         caption = f'<figcaption style="font-size:12px;max-width:384px">{text}{link}</figcaption>'
-        made.append(f'<figure class="dhs-card" data-task="{html.escape(str(row["task_id"]))}" style="margin:4px">{image}{caption}</figure>')
-    return f'<div style="display:flex;flex-wrap:wrap">{"".join(made)}</div>'
+        figures.append(
+            f'<figure class="dhs-card" data-task="{html.escape(str(row["task_id"]))}" style="margin:4px">{image}{caption}</figure>'
+        )
+    return f'<div style="display:flex;flex-wrap:wrap">{"".join(figures)}</div>'
 
 # %% ../../nbs/report/explore.ipynb #5cf11ad4
 def like_cards(
@@ -406,12 +408,12 @@ def like_cards(
         {index}: holds none of these stamps, expected an index of the same product
     """
     near = indexed_neighbours(name, index, n)
-    at = rows.drop_duplicates("task_id").set_index("task_id", drop=False)
-    here = [t in at.index for t in near["task_id"].to_pylist()]
-    if not any(here):
+    row_of = rows.drop_duplicates("task_id").set_index("task_id", drop=False)
+    in_product = [t in row_of.index for t in near["task_id"].to_pylist()]
+    if not any(in_product):
         raise BadInput(f"{index}: holds none of these stamps, expected an index of the same product")
-    names, likeness = ([v for v, ok in zip(near[c].to_pylist(), here) if ok] for c in ("task_id", "likeness"))
-    return cards(at.loc[names].reset_index(drop=True), stretch, [f"likeness {v:.2f}" for v in likeness])
+    names, likeness = ([v for v, ok in zip(near[c].to_pylist(), in_product) if ok] for c in ("task_id", "likeness"))
+    return cards(row_of.loc[names].reset_index(drop=True), stretch, [f"likeness {v:.2f}" for v in likeness])
 
 # %% ../../nbs/report/explore.ipynb #aaf1856f
 def passing(
@@ -443,15 +445,15 @@ def passing(
     kinds = np.where(scored["is_control"], "control", "lens")
     out = []
     for kind in np.unique(kinds):
-        mine = scored[kinds == kind]
-        above = mine[mine["logit"] >= threshold]
-        hosts = [t[["release", "brickid", "objid"]].drop_duplicates().shape[0] for t in (mine, above)]
+        class_rows = scored[kinds == kind]
+        above = class_rows[class_rows["logit"] >= threshold]
+        hosts = [t[["release", "brickid", "objid"]].drop_duplicates().shape[0] for t in (class_rows, above)]
         out.append(
             {
                 "class": kind,
-                "stamps": len(mine),
+                "stamps": len(class_rows),
                 "pass": len(above),
-                "share": len(above) / len(mine),
+                "share": len(above) / len(class_rows),
                 "hosts": hosts[0],
                 "hosts that pass": hosts[1],
             }
@@ -520,42 +522,44 @@ def stamp_browser(
     widgets.VBox
     """
     rows = stamp_rows(product, scores)
-    named = {"theta_E": "theta_E", "arc_snr": "arc S/N"} | ({"logit": "logit"} if scores else {})
-    ranges = {name: _range(rows, name, words) for name, words in named.items()}
+    slider_labels = {"theta_E": "theta_E", "arc_snr": "arc S/N"} | ({"logit": "logit"} if scores else {})
+    ranges = {name: _range(rows, name, words) for name, words in slider_labels.items()}
     kind = widgets.Dropdown(options=["all", "lens", "control"], description="kind")
     split = widgets.Dropdown(options=["all", *sorted(rows["split"].unique())], description="split")
     sort = widgets.Dropdown(options=[c for c in rows if rows[c].dtype.kind == "f"], value="arc_snr", description="sort by")
     falling = widgets.Checkbox(value=True, description="highest first")
     stretch = widgets.FloatLogSlider(value=0.1, base=10, min=-3, max=0.5, description="stretch", continuous_update=False)
     page = widgets.BoundedIntText(value=1, min=1, max=1, description="page", layout={"width": "160px"})
-    back, on = (widgets.Button(description=words, layout={"width": "90px"}) for words in ("previous", "next"))
+    previous_button, next_button = (widgets.Button(description=words, layout={"width": "90px"}) for words in ("previous", "next"))
     like = widgets.Dropdown(options=[""], description="more like", disabled=not index)
-    told, shown, alike = widgets.HTML(), widgets.HTML(), widgets.HTML()
+    message, pictures, neighbours = widgets.HTML(), widgets.HTML(), widgets.HTML()
 
     def draw(change: Any = None) -> None:
-        at_full = {
+        limits = {
             n: r.value for n, r in ranges.items() if r.value != (r.min, r.max)
         }  # a slider left alone drops nobody, blank values included
         try:
-            chosen = chosen_rows(rows, Choice(at_full, kind.value, split.value, sort.value, falling.value))
-            some, page.max = page_of(chosen, page.value, size)
-            drawn = cards(some, stretch.value)
+            chosen_stamps = chosen_rows(rows, Choice(limits, kind.value, split.value, sort.value, falling.value))
+            page_stamps, page.max = page_of(chosen_stamps, page.value, size)
+            drawn = cards(page_stamps, stretch.value)
         except (BadInput, OSError) as error:
-            told.value, shown.value = f"<b>{html.escape(str(error))}</b>", ""  # nothing of an earlier choice stays below a message
+            message.value, pictures.value = f"<b>{html.escape(str(error))}</b>", ""  # nothing of an earlier choice stays below a message
             return
-        shown.value = drawn
-        at = min(page.value, page.max)
-        back.disabled, on.disabled = at <= 1, at >= page.max
-        told.value = f"<b>{len(chosen)}</b> of {len(rows)} stamps, page {at} of {page.max}; stamp, control, difference"
-        like.options = ["", *some["task_id"]] if index else [""]
+        pictures.value = drawn
+        page_number = min(page.value, page.max)
+        previous_button.disabled, next_button.disabled = page_number <= 1, page_number >= page.max
+        message.value = f"<b>{len(chosen_stamps)}</b> of {len(rows)} stamps, page {page_number} of {page.max}; stamp, control, difference"
+        like.options = ["", *page_stamps["task_id"]] if index else [""]
 
     def draw_like(change: Any = None) -> None:
-        alike.value = ""
+        neighbours.value = ""
         if like.value:
             try:
-                alike.value = f"<h4>Most like {html.escape(like.value)}</h4>{like_cards(like.value, index, rows, stretch=stretch.value)}"
+                neighbours.value = (
+                    f"<h4>Most like {html.escape(like.value)}</h4>{like_cards(like.value, index, rows, stretch=stretch.value)}"
+                )
             except BadInput as error:
-                alike.value = f"<b>{html.escape(str(error))}</b>"
+                neighbours.value = f"<b>{html.escape(str(error))}</b>"
 
     def turn(step: int) -> None:
         page.value = min(max(page.value + step, 1), page.max)
@@ -563,11 +567,11 @@ def stamp_browser(
     for control in (*ranges.values(), kind, split, sort, falling, stretch, page):
         control.observe(draw, "value")
     like.observe(draw_like, "value")
-    back.on_click(lambda _: turn(-1))
-    on.on_click(lambda _: turn(1))
+    previous_button.on_click(lambda _: turn(-1))
+    next_button.on_click(lambda _: turn(1))
     draw()
-    choices = [widgets.HBox([kind, split]), widgets.HBox([sort, falling]), widgets.HBox([stretch, page, back, on])]
-    return widgets.VBox([*ranges.values(), *choices, *([like] if index else []), told, shown, alike])
+    choices = [widgets.HBox([kind, split]), widgets.HBox([sort, falling]), widgets.HBox([stretch, page, previous_button, next_button])]
+    return widgets.VBox([*ranges.values(), *choices, *([like] if index else []), message, pictures, neighbours])
 
 # %% ../../nbs/report/explore.ipynb #3b3634e5
 def score_browser(
@@ -597,13 +601,13 @@ def score_browser(
         value=float(values.median()), min=low, max=high + 0.01, step=max((high - low) / 400, 1e-3), description="logit",
         continuous_update=False, readout_format=".2f", layout={"width": "520px"},
     )  # fmt: skip
-    told, shown = widgets.HTML(), widgets.HTML()
+    counts, pictures = widgets.HTML(), widgets.HTML()
 
     def draw(change: Any = None) -> None:
-        told.value = passing(rows, threshold.value).to_html(index=False, float_format="{:.3f}".format)
+        counts.value = passing(rows, threshold.value).to_html(index=False, float_format="{:.3f}".format)
         above, below = at_the_edge(rows, threshold.value, size)
-        shown.value = f"<h4>Just above: they pass</h4>{cards(above)}<h4>Just below: they do not</h4>{cards(below)}"
+        pictures.value = f"<h4>Just above: they pass</h4>{cards(above)}<h4>Just below: they do not</h4>{cards(below)}"
 
     threshold.observe(draw, "value")
     draw()
-    return widgets.VBox([threshold, told, shown])
+    return widgets.VBox([threshold, counts, pictures])

@@ -176,10 +176,10 @@ def roc_figure(
         keep = fpr >= floor * 0.999
         ax.step(fpr[keep], tpr[keep], where="post", label=name, color=colour)
     for point in points:
-        at = float(point.name.split()[-1])
+        fpr_of_point = float(point.name.split()[-1])
         ok = point.status == "ok"
         ax.errorbar(
-            at,
+            fpr_of_point,
             point.value if ok else (point.lo + point.hi) / 2,
             yerr=None if not ok else [[point.value - point.lo], [point.hi - point.value]],
             fmt="o" if ok else "none",
@@ -216,10 +216,10 @@ def training_figure(
     Figure
     """
     figure, axes = axes_grid(1, len(names), (3.2, 2.6))
-    at = np.arange(len(epochs))
+    epoch_index = np.arange(len(epochs))
     for ax, columns in zip(axes[0], names):
         for name, colour in zip(columns, COLOURS.values()):
-            ax.plot(at, [row.get(name, np.nan) for row in epochs], "o-", ms=3, label=name, color=colour)
+            ax.plot(epoch_index, [row.get(name, np.nan) for row in epochs], "o-", ms=3, label=name, color=colour)
         ax.axvline(best, color="0.6", lw=0.8, ls="--")
         ax.set_xlabel("epoch")
         ax.legend(fontsize=7)
@@ -252,7 +252,7 @@ def histogram(
 # %% ../../nbs/report/figures.ipynb #c8fa10f6
 def attrition_figure(
     cuts: Sequence[str],
-    kept: Sequence[int],  # Rows left after each cut
+    rows_after: Sequence[int],  # Rows left after each cut
     start: int,  # Rows before the first
 ) -> Figure:
     """What each cut leaves
@@ -260,7 +260,7 @@ def attrition_figure(
     Parameters
     ----------
     cuts : Sequence[str]
-    kept : Sequence[int]
+    rows_after : Sequence[int]
         Rows left after each cut
     start : int
         Rows before the first
@@ -270,9 +270,9 @@ def attrition_figure(
     Figure
     """
     figure, axes = axes_grid(1, 1, (6.5, 0.32 * (len(cuts) + 1) + 0.6))
-    ax, names, left = axes[0, 0], ["all rows", *cuts], [start, *kept]
-    ax.barh(names, left, color=COLOURS["blue"])
-    for i, n in enumerate(left):
+    ax, names, row_counts = axes[0, 0], ["all rows", *cuts], [start, *rows_after]
+    ax.barh(names, row_counts, color=COLOURS["blue"])
+    for i, n in enumerate(row_counts):
         ax.text(n, i, f" {n:,}", va="center", fontsize=8)
     ax.invert_yaxis()
     ax.set(xlabel="rows left", xlim=(0, start * 1.18))
@@ -282,8 +282,8 @@ def attrition_figure(
 # %% ../../nbs/report/figures.ipynb #4ceb60dc
 def recall_figure(
     strata: Sequence[str],
-    found: Sequence[int],
-    of: Sequence[int],
+    n_found: Sequence[int],
+    n_lenses: Sequence[int],
     intervals: Sequence[tuple[float, float]],
     label: str,  # Of the x axis
 ) -> Figure:
@@ -292,8 +292,8 @@ def recall_figure(
     Parameters
     ----------
     strata : Sequence[str]
-    found : Sequence[int]
-    of : Sequence[int]
+    n_found : Sequence[int]
+    n_lenses : Sequence[int]
     intervals : Sequence[tuple[float, float]]
     label : str
         Of the x axis
@@ -303,13 +303,13 @@ def recall_figure(
     Figure
     """
     figure, axes = axes_grid(1, 1, (5.2, 3.0))
-    ax, at = axes[0, 0], np.arange(len(strata))
-    value = np.array([k / n if n else np.nan for k, n in zip(found, of)])
+    ax, positions = axes[0, 0], np.arange(len(strata))
+    value = np.array([k / n if n else np.nan for k, n in zip(n_found, n_lenses)])
     low, high = np.array(intervals, float).reshape(-1, 2).T
-    ax.errorbar(at, value, yerr=[np.maximum(value - low, 0), np.maximum(high - value, 0)], fmt="o", color=COLOURS["blue"], capsize=4)
-    for i, (k, n) in enumerate(zip(found, of)):
+    ax.errorbar(positions, value, yerr=[np.maximum(value - low, 0), np.maximum(high - value, 0)], fmt="o", color=COLOURS["blue"], capsize=4)
+    for i, (k, n) in enumerate(zip(n_found, n_lenses)):
         ax.text(i, 1.03, f"{k}/{n}", ha="center", fontsize=8)
-    ax.set(xticks=at, ylim=(0, 1.12), xlim=(-0.5, len(strata) - 0.5), xlabel=label, ylabel="recall")
+    ax.set(xticks=positions, ylim=(0, 1.12), xlim=(-0.5, len(strata) - 0.5), xlabel=label, ylabel="recall")
     ax.set_xticklabels(strata, fontsize=8)
     ax.grid(axis="y", alpha=0.25)
     return figure
@@ -353,17 +353,17 @@ def gate_figure(
     -------
     Figure
     """
-    shown = [r for r in rows if r["passed"] is not None]
-    figure, axes = axes_grid(1, 1, (6.5, 0.36 * len(shown) + 0.9))
+    tested = [r for r in rows if r["passed"] is not None]
+    figure, axes = axes_grid(1, 1, (6.5, 0.36 * len(tested) + 0.9))
     ax = axes[0, 0]
-    for i, row in enumerate(shown):
+    for i, row in enumerate(tested):
         share, (low, high) = off_by(row, row["value"]), (off_by(row, limit) for limit in row["interval"])
         colour = COLOURS["green"] if row["passed"] else COLOURS["red"]
         ax.plot(np.clip([low, high], -1, 6), [i, i], color=colour, lw=1.5)
         ax.plot(np.clip(share, -1, 6), i, "o" if row["passed"] else "X", color=colour)
     ax.axvline(1, color="0.3", lw=0.8, ls="--")
-    ax.set(yticks=range(len(shown)), xlim=(-1.1, 6.2), xlabel="distance from what is right, over the threshold (clipped)")
-    ax.set_yticklabels([r["name"] for r in shown], fontsize=8)
+    ax.set(yticks=range(len(tested)), xlim=(-1.1, 6.2), xlabel="distance from what is right, over the threshold (clipped)")
+    ax.set_yticklabels([r["name"] for r in tested], fontsize=8)
     ax.invert_yaxis()
     return figure
 
@@ -374,29 +374,29 @@ def axis_words(axis: Axis) -> tuple[str, list[str]]:
     return f"{axis.name} [{unit}]" if unit else axis.name, [cell.removesuffix(f" {unit}") for cell in axis.cells()]
 
 
-def add_cells(ax: Axes, at: np.ndarray, m: CellMap, label: str, colour: str) -> None:
+def add_cells(ax: Axes, positions: np.ndarray, cell_map: CellMap, label: str, colour: str) -> None:
     "The cells of a map of one axis as points with intervals; hollow where they are few"
     for kind, fill in (("measured", colour), ("thin", "white")):
-        here = np.flatnonzero(m.status == kind)
-        value = m.completeness[here]
-        errors = [np.maximum(value - m.lo[here], 0), np.maximum(m.hi[here] - value, 0)]
-        if len(here):
+        cells = np.flatnonzero(cell_map.status == kind)
+        value = cell_map.completeness[cells]
+        errors = [np.maximum(value - cell_map.lo[cells], 0), np.maximum(cell_map.hi[cells] - value, 0)]
+        if len(cells):
             text = label if kind == "measured" else f"{label}, few"
-            ax.errorbar(at[here], value, yerr=errors, fmt="o", ms=5, capsize=3, color=colour, mfc=fill, label=text)
+            ax.errorbar(positions[cells], value, yerr=errors, fmt="o", ms=5, capsize=3, color=colour, mfc=fill, label=text)
 
 
 def completeness_curve(
-    found: CellMap,  # Of one axis
-    beside: CellMap | None = None,  # The same cells of other lenses
+    injections: CellMap,  # Of one axis
+    planted: CellMap | None = None,  # The same cells of other lenses
     name: str = "planted lenses",  # What those are
 ) -> Figure:
     """Completeness against one quantity, with intervals and counts
 
     Parameters
     ----------
-    found : CellMap
+    injections : CellMap
         Of one axis
-    beside : CellMap | None, default None
+    planted : CellMap | None, default None
         The same cells of other lenses
     name : str, default 'planted lenses'
         What those are
@@ -406,46 +406,46 @@ def completeness_curve(
     Figure
     """
     figure, axes = axes_grid(1, 1, (5.6, 3.0))
-    ax, axis = axes[0, 0], found.axes[0]
-    at = np.arange(len(axis))
-    ax.bar(at, found.prior_share, width=0.9, color="0.9", label="share of the prior")
-    add_cells(ax, at - 0.08, found, "injections", COLOURS["blue"])
-    if beside is not None:
-        add_cells(ax, at + 0.08, beside, name, COLOURS["orange"])
-    for i in np.flatnonzero(found.status == "empty"):
+    ax, axis = axes[0, 0], injections.axes[0]
+    positions = np.arange(len(axis))
+    ax.bar(positions, injections.prior_share, width=0.9, color="0.9", label="share of the prior")
+    add_cells(ax, positions - 0.08, injections, "injections", COLOURS["blue"])
+    if planted is not None:
+        add_cells(ax, positions + 0.08, planted, name, COLOURS["orange"])
+    for i in np.flatnonzero(injections.status == "empty"):
         ax.text(i, 0.5, "nothing injected", rotation=90, ha="center", va="center", fontsize=7, color="0.4")
-    ax.set(xticks=at, ylim=(0, 1.02), xlim=(-0.5, len(axis) - 0.5), xlabel=axis_words(axis)[0], ylabel="completeness")
+    ax.set(xticks=positions, ylim=(0, 1.02), xlim=(-0.5, len(axis) - 0.5), xlabel=axis_words(axis)[0], ylabel="completeness")
     ax.set_xticklabels(axis_words(axis)[1], fontsize=7)
     ax.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=4, frameon=False)
     return figure
 
 
 def completeness_heatmap(
-    found: CellMap,  # Of two axes
+    injections: CellMap,  # Of two axes
 ) -> Figure:
     """Completeness over two quantities, its interval in every cell
 
     Parameters
     ----------
-    found : CellMap
+    injections : CellMap
         Of two axes
 
     Returns
     -------
     Figure
     """
-    rows, columns = found.status.shape
+    rows, columns = injections.status.shape
     figure, axes = axes_grid(1, 1, (min(1.1 * rows + 1.6, 7.5), 0.55 * columns + 1.1))
-    ax, (x, y) = axes[0, 0], found.axes
-    image = ax.imshow(np.ma.masked_invalid(found.completeness.T), origin="lower", vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    ax, (x, y) = axes[0, 0], injections.axes
+    image = ax.imshow(np.ma.masked_invalid(injections.completeness.T), origin="lower", vmin=0, vmax=1, cmap="viridis", aspect="auto")
     for i, j in np.ndindex(rows, columns):
-        kind = found.status[i, j]
+        kind = injections.status[i, j]
         if kind != "measured":
             hatch, colour = ("xxx", "0.55") if kind == "empty" else ("//", "white")
             ax.add_patch(Rectangle((i - 0.5, j - 0.5), 1, 1, fill=False, hatch=hatch, edgecolor=colour, linewidth=0))
         if kind != "empty":
-            text = f"{found.completeness[i, j]:.2f}\n[{found.lo[i, j]:.2f}, {found.hi[i, j]:.2f}]"
-            ax.text(i, j, text, ha="center", va="center", fontsize=6.5, color="white" if found.completeness[i, j] < 0.6 else "black")
+            text = f"{injections.completeness[i, j]:.2f}\n[{injections.lo[i, j]:.2f}, {injections.hi[i, j]:.2f}]"
+            ax.text(i, j, text, ha="center", va="center", fontsize=6.5, color="white" if injections.completeness[i, j] < 0.6 else "black")
     (x_name, x_cells), (y_name, y_cells) = axis_words(x), axis_words(y)
     ax.set(xticks=range(rows), yticks=range(columns), xlabel=x_name, ylabel=y_name)
     ax.set_xticklabels(x_cells, fontsize=7)
@@ -525,8 +525,8 @@ def gate_curve(
             "v",
         )
         ax.plot(range(len(strata)), [r["predicted"] for r in strata], "D", mfc="none", color=COLOURS["orange"], label="predicted")
-        for name, at in curve["references"].items():
-            ax.axhline(at, color="0.6", lw=0.8, ls=":" if name == "chance" else "--")
+        for name, auc in curve["references"].items():
+            ax.axhline(auc, color="0.6", lw=0.8, ls=":" if name == "chance" else "--")
         ax.legend(fontsize=7)
         ax.set(ylabel="AUC", ylim=(0, 1.02))
     else:

@@ -94,22 +94,22 @@ def stage0_page(
     """
     recall = report["recall"][0]
     measure = report["measure"]
-    whole = Section("Recall", text=[f"Stage 0 {report['verdict']}."])
+    recall_section = Section("Recall", text=[f"Stage 0 {report['verdict']}."])
     if measure == "logit":
-        whole.text.append("The network has no calibration: no probability is known, and every cut is stated in its logit.")
-    whole.add_table(share_rows(report["recall"]))
+        recall_section.text.append("The network has no calibration: no probability is known, and every cut is stated in its logit.")
+    recall_section.add_table(share_rows(report["recall"]))
     if report["recall_at_fpr"]:
         keys = ("name", "value", "lo", "hi", "above", "n_neg", "status")
-        whole.text.append("At fixed false-positive rates of ordinary galaxies, the threshold's own scatter included:")
-        whole.add_table([{k: r.get(k) for k in keys} for r in report["recall_at_fpr"]])
+        recall_section.text.append("At fixed false-positive rates of ordinary galaxies, the threshold's own scatter included:")
+        recall_section.add_table([{k: r.get(k) for k in keys} for r in report["recall_at_fpr"]])
     else:
-        whole.text.append("No scores of ordinary galaxies were given, so nothing can be said at a fixed false-positive rate.")
+        recall_section.text.append("No scores of ordinary galaxies were given, so nothing can be said at a fixed false-positive rate.")
     scores = {name: s[measure] for name, s in report["scores"].items() if s.get(measure)}
     if scores:
         panels = {f"{measure} of {k}": v for k, v in scores.items()}
-        whole.add_figure(figures.histogram(panels, 20), f"Distributions of {'p_lens' if measure == 'p' else measure}")
-    dirt = Section("Contamination", text=[] if report["contamination"][0]["n"] else ["No impostors were tested."])
-    dirt.add_table(share_rows([s for s in report["contamination"] if s["n"]]))
+        recall_section.add_figure(figures.histogram(panels, 20), f"Distributions of {'p_lens' if measure == 'p' else measure}")
+    contamination_section = Section("Contamination", text=[] if report["contamination"][0]["n"] else ["No impostors were tested."])
+    contamination_section.add_table(share_rows([s for s in report["contamination"] if s["n"]]))
     refused = Section("Left out by the guards")
     refused.add_table([{"reason": k, "anchors": v} for k, v in report["refused"].items()])
     pictures = [
@@ -117,10 +117,10 @@ def stage0_page(
         picture_section("Worst missed", report["missed"], images, bands),
         picture_section("Highest impostors", report["confused"], impostors, bands),
     ]
-    sections = [whole, strata_section(report), dirt, *pictures, refused]
+    sections = [recall_section, strata_section(report), contamination_section, *pictures, refused]
     cards = [
         ("passed" if report["passed"] else "FAILED", "the gating rule"),
         (f"{recall['found']} of {recall['n']}", f"lenses found [{recall['lo']:.0%}, {recall['hi']:.0%}]"),
     ]
-    shown = [s for s in sections if s.text or s.figures or s.tables]
-    return render_page("Stage 0: anchors", source, cards, shown, f"dark_halo_scope {dark_halo_scope.__version__}")
+    filled_sections = [s for s in sections if s.text or s.figures or s.tables]
+    return render_page("Stage 0: anchors", source, cards, filled_sections, f"dark_halo_scope {dark_halo_scope.__version__}")

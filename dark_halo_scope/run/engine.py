@@ -298,7 +298,7 @@ def run_local(
         no worker process can be started ({outcome.strerror}); expected room for {workers}: see ulimit -a
     """
     if workers <= 1:
-        return [_counted(attempt(function, *task), step) for task in tasks]
+        return [_step_counted(attempt(function, *task), step) for task in tasks]
     pool = _Pool(function, tasks, workers)
     outcomes: dict[int, Outcome] = {}
     try:
@@ -310,13 +310,13 @@ def run_local(
                 ) from outcome
             if isinstance(outcome, BaseException):
                 raise outcome
-            outcomes[i] = _counted(outcome, step)
+            outcomes[i] = _step_counted(outcome, step)
     finally:
         pool.end()
     return [outcomes[i] for i in range(len(tasks))]
 
 
-def _counted(outcome: Outcome, step: Callable[[int], None]) -> Outcome:
+def _step_counted(outcome: Outcome, step: Callable[[int], None]) -> Outcome:
     "The outcome, after one more is told of"
     step(1)
     return outcome

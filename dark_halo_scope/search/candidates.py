@@ -174,26 +174,26 @@ def threshold_at_fpr(
     Raises
     ------
     BadInput
-        threshold at a false-positive rate of {fpr}: {free} galaxies without a lens in '{split}', expected {need} or more
+        threshold at a false-positive rate of {fpr}: {n_galaxies} galaxies without a lens in '{split}', expected {n_needed} or more
         threshold at a false-positive rate of {fpr}: every score in '{split}' has more negatives at or above it
     """
     s, y = valid_scores(logit, label)
     curve, h = roc(s, y), host_index(hosts, len(s))
-    found, free, need = tpr_range_at_fpr(curve, fpr), n_hosts(h, ~y), negatives_needed(fpr)
-    if free < need:
+    operating_point, n_galaxies, n_needed = tpr_range_at_fpr(curve, fpr), n_hosts(h, ~y), negatives_needed(fpr)
+    if n_galaxies < n_needed:
         raise BadInput(
-            f"threshold at a false-positive rate of {fpr:g}: {free:,} galaxies without a lens in '{split}', expected {need:,} or more"
+            f"threshold at a false-positive rate of {fpr:g}: {n_galaxies:,} galaxies without a lens in '{split}', expected {n_needed:,} or more"
         )
-    refuse_ties(found, f"tpr at fpr {fpr:g}", curve, f"and {int(fpr * curve.n_neg + 1e-9):,} negatives are allowed above")
-    if not np.isfinite(found.threshold):
+    refuse_ties(operating_point, f"tpr at fpr {fpr:g}", curve, f"and {int(fpr * curve.n_neg + 1e-9):,} negatives are allowed above")
+    if not np.isfinite(operating_point.threshold):
         raise BadInput(f"threshold at a false-positive rate of {fpr:g}: every score in '{split}' has more negatives at or above it")
-    return _threshold(s, y, h, found.threshold, "fpr", fpr, split)
+    return _threshold(s, y, h, operating_point.threshold, "fpr", fpr, split)
 
 
-def _threshold(s: np.ndarray, y: np.ndarray, h: np.ndarray | None, logit: float, by: str, asked: float, split: str) -> Threshold:
+def _threshold(s: np.ndarray, y: np.ndarray, h: np.ndarray | None, logit: float, by: str, target: float, split: str) -> Threshold:
     "A threshold with its counts"
     hit = s >= np.float32(logit)
-    return Threshold(logit, by, asked, split, int((~y).sum()), n_hosts(h, ~y), int((hit & ~y).sum()), int(y.sum()), int((hit & y).sum()))
+    return Threshold(logit, by, target, split, int((~y).sum()), n_hosts(h, ~y), int((hit & ~y).sum()), int(y.sum()), int((hit & y).sum()))
 
 # %% ../../nbs/search/candidates.ipynb #7c8dfec9
 def threshold_at_purity(
@@ -229,13 +229,13 @@ def threshold_at_purity(
     Raises
     ------
     BadInput
-        threshold at a purity of {purity}: {float(np.max(expected))} is the most that {free} galaxies of '{split}' without a lens can show at a prevalence of {prevalence}; expected some ... or more, or a lower purity
+        threshold at a purity of {purity}: {float(np.max(expected))} is the most that {n_galaxies} galaxies of '{split}' without a lens can show at a prevalence of {prevalence}; expected some ... or more, or a lower purity
     """
     s, y = valid_scores(logit, label)
     curve, h = roc(s, y), host_index(hosts, len(s))
-    free = n_hosts(h, ~y)
-    crowd = curve.n_neg / free  # stamps a galaxy: so many are worth one
-    f = (curve.fp / crowd + 0.5) / (free + 1)
+    n_galaxies = n_hosts(h, ~y)
+    stamps_per_galaxy = curve.n_neg / n_galaxies  # stamps a galaxy: so many are worth one
+    f = (curve.fp / stamps_per_galaxy + 0.5) / (n_galaxies + 1)
     w = np.ones(len(s)) if weights is None else np.asarray(weights, float)
     order = np.argsort(s[y], kind="stable")
     above = np.append(np.cumsum(w[y][order][::-1])[::-1], 0.0)  # weight of the lenses from each rank on
@@ -244,7 +244,7 @@ def threshold_at_purity(
     enough = np.flatnonzero((expected >= purity) & (curve.tp > 0))
     if not len(enough):
         raise BadInput(
-            f"threshold at a purity of {purity:g}: {float(np.max(expected)):.2g} is the most that {free:,} galaxies of '{split}' without a lens can "
+            f"threshold at a purity of {purity:g}: {float(np.max(expected)):.2g} is the most that {n_galaxies:,} galaxies of '{split}' without a lens can "
             f"show at a prevalence of {prevalence:.2g}; expected some {int(0.5 * purity / (1 - purity) / prevalence):,} or more, or a lower purity"
         )
     return _threshold(s, y, h, float(curve.threshold[enough[-1]]), "purity", purity, split)
@@ -405,11 +405,11 @@ def crossmatch(
         known_as, known_list, known_arcsec: None where nothing is known
     """
     out: dict[str, list[Any]] = {c: [None] * len(ra) for c in ("known_as", "known_list", "known_arcsec")}
-    lists = [known for known in lists if len(known.ra)]
+    lists = [listed for listed in lists if len(listed.ra)]
     if not lists or not len(ra):
         return out
-    everyone = [np.concatenate([getattr(known, c) for known in lists]) for c in ("names", "ra", "dec")]
-    origin = np.concatenate([np.full(len(known.ra), known.name, object) for known in lists])
+    everyone = [np.concatenate([getattr(listed, c) for listed in lists]) for c in ("names", "ra", "dec")]
+    origin = np.concatenate([np.full(len(listed.ra), listed.name, object) for listed in lists])
     row, apart = nearest(ra, dec, everyone[1], everyone[2])
     for i in np.flatnonzero(apart <= radius):
         out["known_as"][i], out["known_list"][i], out["known_arcsec"][i] = str(everyone[0][row[i]]), origin[row[i]], float(apart[i])
@@ -466,23 +466,23 @@ def checked_scores(
     ------
     BadInput
         candidates: no galaxy was searched, expected at least one score
-        candidates: {len(who)} galaxies and {len(logit)} logits, expected as many of each
-        candidates: {len(bad)} of {len(logit)} logits are not finite, the first of {one}; expected finite scores
-        candidates: {int((n > 1).sum())} galaxies occur more than once, such as {one}; expected each once
+        candidates: {len(identity)} galaxies and {len(logit)} logits, expected as many of each
+        candidates: {len(bad)} of {len(logit)} logits are not finite, the first of {example}; expected finite scores
+        candidates: {int((n > 1).sum())} galaxies occur more than once, such as {example}; expected each once
     """
     if not len(logit):
         raise BadInput("candidates: no galaxy was searched, expected at least one score")
-    who = np.stack([np.asarray(searched[c]).astype(np.int64) for c in IDENTITY], axis=1)
-    if len(who) != len(logit):
-        raise BadInput(f"candidates: {len(who)} galaxies and {len(logit)} logits, expected as many of each")
+    identity = np.stack([np.asarray(searched[c]).astype(np.int64) for c in IDENTITY], axis=1)
+    if len(identity) != len(logit):
+        raise BadInput(f"candidates: {len(identity)} galaxies and {len(logit)} logits, expected as many of each")
     bad = np.flatnonzero(~np.isfinite(logit))
     if len(bad):
-        one = ", ".join(f"{c} {v}" for c, v in zip(IDENTITY, who[bad[0]]))
-        raise BadInput(f"candidates: {len(bad)} of {len(logit)} logits are not finite, the first of {one}; expected finite scores")
+        example = ", ".join(f"{c} {v}" for c, v in zip(IDENTITY, identity[bad[0]]))
+        raise BadInput(f"candidates: {len(bad)} of {len(logit)} logits are not finite, the first of {example}; expected finite scores")
     _, first, n = np.unique(galaxy_key(searched), return_index=True, return_counts=True)
     if n.max() > 1:
-        one = ", ".join(f"{c} {v}" for c, v in zip(IDENTITY, who[first[n.argmax()]]))
-        raise BadInput(f"candidates: {int((n > 1).sum())} galaxies occur more than once, such as {one}; expected each once")
+        example = ", ".join(f"{c} {v}" for c, v in zip(IDENTITY, identity[first[n.argmax()]]))
+        raise BadInput(f"candidates: {int((n > 1).sum())} galaxies occur more than once, such as {example}; expected each once")
 
 # %% ../../nbs/search/candidates.ipynb #6334cac8
 def search_cuts(
@@ -573,7 +573,7 @@ def candidate_columns(
     columns: dict[str, Any] = {c: np.asarray(searched[c])[rows] for c in (*IDENTITY, "brickname", "ra", "dec", "maskbits", "split")}
     columns |= {f"{c}_{b}": np.asarray(searched[f"{c}_{b}"])[rows] for c in ("mag", "psfsize") for b in bands}
     places = list(zip(columns["ra"].tolist(), columns["dec"].tolist()))
-    columns |= {"name": [candidate_name(*at) for at in places], "viewer": [viewer_link(*at, layer) for at in places]}
+    columns |= {"name": [candidate_name(*place) for place in places], "viewer": [viewer_link(*place, layer) for place in places]}
     if len(set(columns["name"])) < len(rows):
         raise BadInput("candidates: two of them have one name; expected a larger duplicate_arcsec")
     return columns

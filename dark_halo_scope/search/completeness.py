@@ -87,12 +87,12 @@ class Axis:
             (n,) int, -1 outside
         """
         if self.classes:
-            place = {name: i for i, name in enumerate(self.classes)}
-            return np.array([place.get(str(v), -1) for v in np.asarray(values)], int)
+            cell_of_class = {name: i for i, name in enumerate(self.classes)}
+            return np.array([cell_of_class.get(str(v), -1) for v in np.asarray(values)], int)
         v, edges = np.asarray(values, float), np.asarray(self.edges)
-        at = np.searchsorted(edges, v, side="right") - 1
-        at[v == edges[-1]] = len(self) - 1
-        return np.where((at >= 0) & (at < len(self)) & np.isfinite(v), at, -1)
+        cell_index = np.searchsorted(edges, v, side="right") - 1
+        cell_index[v == edges[-1]] = len(self) - 1
+        return np.where((cell_index >= 0) & (cell_index < len(self)) & np.isfinite(v), cell_index, -1)
 
 # %% ../../nbs/search/completeness.ipynb #ce952ae9
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ Injections = dict[str, np.ndarray]  # found, weight, host and the axes' columns,
 
 
 def injections_table(
-    found: Any,  # (n,) bool: above the threshold
+    is_found: Any,  # (n,) bool: above the threshold
     host: Any,  # (n,) identity of the galaxy
     columns: Mapping[str, Any],  # Columns of the axes, (n,) each; psfdepth_r [nmgy^-2] is turned into depth_r
     weight: Any = None,  # (n,) weight of the prior; None: 1
@@ -208,7 +208,7 @@ def injections_table(
 
     Parameters
     ----------
-    found : Any
+    is_found : Any
         (n,) bool: above the threshold
     host : Any
         (n,) identity of the galaxy
@@ -227,25 +227,25 @@ def injections_table(
         injections: {{k: len(v) for k, v in out.items()}} rows, expected as many of each and at least one
         injections: weights must be finite, not negative, and not all 0
     """
-    hit = np.asarray(found, bool)
-    w = np.ones(len(hit)) if weight is None else np.asarray(weight, float)
-    out: Injections = {"found": hit, "weight": w, "host": np.unique(np.asarray(host), return_inverse=True)[1].reshape(-1)}
+    above = np.asarray(is_found, bool)
+    w = np.ones(len(above)) if weight is None else np.asarray(weight, float)
+    out: Injections = {"found": above, "weight": w, "host": np.unique(np.asarray(host), return_inverse=True)[1].reshape(-1)}
     out |= {name: np.asarray(values) for name, values in columns.items() if name in (*UNITS, *CLASSES, "arc_inside_frac")}
     if "psfdepth_r" in columns:
         out["depth_r"] = depth_magnitude(np.asarray(columns["psfdepth_r"], float))
-    if not len(hit) or any(len(v) != len(hit) for v in out.values()):
+    if not len(above) or any(len(v) != len(above) for v in out.values()):
         raise BadInput(f"injections: { ({k: len(v) for k, v in out.items()}) } rows, expected as many of each and at least one")
     if not (np.isfinite(w).all() and (w >= 0).all() and w.sum() > 0):
         raise BadInput("injections: weights must be finite, not negative, and not all 0")
     if {"theta_E", "psfsize_r"} <= set(out):
-        seen = np.maximum(out["psfsize_r"].astype(float), 1e-3)
-        out["theta_over_psf"] = out["theta_E"] / seen
-        out["observability"] = np.array(OBSERVABILITY)[observability(out["theta_E"], seen)]
+        seeing = np.maximum(out["psfsize_r"].astype(float), 1e-3)
+        out["theta_over_psf"] = out["theta_E"] / seeing
+        out["observability"] = np.array(OBSERVABILITY)[observability(out["theta_E"], seeing)]
     return out
 
 # %% ../../nbs/search/completeness.ipynb #d4814f41
 def host_correlation(
-    found: np.ndarray,  # (n,) bool
+    is_found: np.ndarray,  # (n,) bool
     cell: np.ndarray,  # (n,) int
     host: np.ndarray,  # (n,) int
 ) -> float:  # 0 to 1
@@ -253,7 +253,7 @@ def host_correlation(
 
     Parameters
     ----------
-    found : np.ndarray
+    is_found : np.ndarray
         (n,) bool
     cell : np.ndarray
         (n,) int
@@ -266,13 +266,13 @@ def host_correlation(
         0 to 1
     """
     size = np.bincount(cell)
-    rate = np.bincount(cell, found) / np.maximum(size, 1)
-    pair, back = np.unique(cell.astype(np.int64) * (int(host.max()) + 1) + host, return_inverse=True)
-    owner, left = pair // (int(host.max()) + 1), found - rate[cell]
-    together, squares, many = (np.bincount(back.reshape(-1), v) for v in (left, left**2, np.ones(len(left))))
-    spread = (rate * (1 - rate))[owner] * many * (many - 1)
+    rate = np.bincount(cell, is_found) / np.maximum(size, 1)
+    pair, pair_of_row = np.unique(cell.astype(np.int64) * (int(host.max()) + 1) + host, return_inverse=True)
+    owner, residuals = pair // (int(host.max()) + 1), is_found - rate[cell]
+    sums, squares, n_rows = (np.bincount(pair_of_row.reshape(-1), v) for v in (residuals, residuals**2, np.ones(len(residuals))))
+    spread = (rate * (1 - rate))[owner] * n_rows * (n_rows - 1)
     # Residuals about a cell's own mean are pushed apart by 1/n each pair.
-    products = together**2 - squares + spread / size[owner]
+    products = sums**2 - squares + spread / size[owner]
     return float(np.clip(products.sum() / spread.sum(), 0, 1)) if spread.sum() > 0 else 0.0
 
 
@@ -302,11 +302,11 @@ def effective_number(
     np.ndarray
         (n_cells,) 0 where a cell has no weight
     """
-    pair, back = np.unique(cell.astype(np.int64) * (int(host.max(initial=0)) + 1) + host, return_inverse=True)
+    pair, pair_of_row = np.unique(cell.astype(np.int64) * (int(host.max(initial=0)) + 1) + host, return_inverse=True)
     owner = pair // (int(host.max(initial=0)) + 1)
-    together, squares = np.bincount(back.reshape(-1), weight), np.bincount(back.reshape(-1), weight**2)
+    sums, squares = np.bincount(pair_of_row.reshape(-1), weight), np.bincount(pair_of_row.reshape(-1), weight**2)
     total = np.bincount(cell, weight, n_cells)
-    noise = np.bincount(owner, (1 - rho) * squares + rho * together**2, n_cells)
+    noise = np.bincount(owner, (1 - rho) * squares + rho * sums**2, n_cells)
     return np.divide(total**2, noise, out=np.zeros(n_cells), where=noise > 0)
 
 # %% ../../nbs/search/completeness.ipynb #feec0092
@@ -377,9 +377,9 @@ class CellMap:
         "Such as theta_E x psfsize_r"
         return " x ".join(a.name for a in self.axes)
 
-    def named(self, what: str) -> list[str]:
+    def named(self, status: str) -> list[str]:
         "The cells with a status, in words"
-        return [cell_name(self.axes, place) for place in zip(*np.nonzero(self.status == what))]
+        return [cell_name(self.axes, place) for place in zip(*np.nonzero(self.status == status))]
 
 
 def cell_name(axes: Sequence[Axis], place: Sequence[int]) -> str:
@@ -419,11 +419,11 @@ def completeness_map(
     place = np.stack([a.index(injections[a.name]) for a in axes])
     inside, size = (place >= 0).all(0), int(np.prod(shape))
     cell = np.ravel_multi_index(tuple(place[:, inside]), shape)
-    found, weight, host = (injections[c][inside] for c in ("found", "weight", "host"))
-    rho = host_correlation(found, cell, host) if len(cell) else 0.0
-    n, hits, total = np.bincount(cell, minlength=size), np.bincount(cell, found, size), np.bincount(cell, weight, size)
+    is_found, weight, host = (injections[c][inside] for c in ("found", "weight", "host"))
+    rho = host_correlation(is_found, cell, host) if len(cell) else 0.0
+    n, hits, total = np.bincount(cell, minlength=size), np.bincount(cell, is_found, size), np.bincount(cell, weight, size)
     effective = effective_number(weight, cell, host, rho, size)
-    share = np.divide(np.bincount(cell, weight * found, size), total, out=np.full(size, np.nan), where=total > 0)
+    share = np.divide(np.bincount(cell, weight * is_found, size), total, out=np.full(size, np.nan), where=total > 0)
     lo, hi = jeffreys(np.nan_to_num(share) * effective, effective, level)
     pairs = np.unique(np.stack([cell, host]), axis=1)[0] if len(cell) else cell
     status = np.where(effective == 0, "empty", np.where(effective < thin, "thin", "measured")).astype("<U8")
@@ -451,9 +451,9 @@ def survey_conditions(
     dict[str, np.ndarray]
         brickid, psfsize_r [arcsec], depth_r [mag], area [deg^2]: one row a brick
     """
-    ids, back = np.unique(np.asarray(parent["brickid"]), return_inverse=True)
-    size = np.bincount(back.reshape(-1))
-    seeing, depth = (np.bincount(back.reshape(-1), np.asarray(parent[c], float)) / size for c in ("psfsize_r", "psfdepth_r"))
+    ids, brick_of_row = np.unique(np.asarray(parent["brickid"]), return_inverse=True)
+    size = np.bincount(brick_of_row.reshape(-1))
+    seeing, depth = (np.bincount(brick_of_row.reshape(-1), np.asarray(parent[c], float)) / size for c in ("psfsize_r", "psfdepth_r"))
     return {"brickid": ids, "psfsize_r": seeing, "depth_r": depth_magnitude(depth), "area": brick_areas(ids)}
 
 # %% ../../nbs/search/completeness.ipynb #85983e35
@@ -489,15 +489,15 @@ def survey_weights(
         flat = np.ravel_multi_index(tuple(np.maximum(place, 0)), shape)
         return np.where((place >= 0).all(0), flat, int(np.prod(shape)))
 
-    mine, theirs, size = cells(injections), cells(survey), int(np.prod(shape)) + 1
-    have = np.bincount(mine, injections["weight"], size) / injections["weight"].sum()
-    want = np.bincount(theirs, survey["area"], size) / np.sum(survey["area"])
-    have[-1] = 0
-    covered = have > 0
-    if not (want[covered] > 0).any():
+    injection_cells, survey_cells, size = cells(injections), cells(survey), int(np.prod(shape)) + 1
+    injected_share = np.bincount(injection_cells, injections["weight"], size) / injections["weight"].sum()
+    survey_share = np.bincount(survey_cells, survey["area"], size) / np.sum(survey["area"])
+    injected_share[-1] = 0
+    covered = injected_share > 0
+    if not (survey_share[covered] > 0).any():
         raise BadInput("completeness by area: no injection has the seeing and depth of any part of the survey")
-    factor = np.divide(want, have, out=np.zeros(size), where=covered)
-    return injections["weight"] * factor[mine], float(want[~covered].sum())
+    factor = np.divide(survey_share, injected_share, out=np.zeros(size), where=covered)
+    return injections["weight"] * factor[injection_cells], float(survey_share[~covered].sum())
 
 # %% ../../nbs/search/completeness.ipynb #8949d0b5
 def prior_rows(
@@ -513,11 +513,11 @@ def prior_rows(
     rows, w = [], injections["weight"]
     for name in (n for n in UNITS if n in injections):
         v = injections[name].astype(float)
-        known = np.isfinite(v) & (w > 0)
-        order = np.argsort(v[known], kind="stable")
-        share = np.cumsum(w[known][order]) / w[known].sum()
-        at = [float(v[known][order][min(np.searchsorted(share, q), len(order) - 1)]) for q in (0.05, 0.5, 0.95)]
-        rows.append({"quantity": name, "unit": UNITS[name], "5 %": at[0], "median": at[1], "95 %": at[2]})
+        drawn = np.isfinite(v) & (w > 0)
+        order = np.argsort(v[drawn], kind="stable")
+        share = np.cumsum(w[drawn][order]) / w[drawn].sum()
+        quantiles = [float(v[drawn][order][min(np.searchsorted(share, q), len(order) - 1)]) for q in (0.05, 0.5, 0.95)]
+        rows.append({"quantity": name, "unit": UNITS[name], "5 %": quantiles[0], "median": quantiles[1], "95 %": quantiles[2]})
     return rows
 
 # %% ../../nbs/search/completeness.ipynb #32dc3ee1
@@ -561,13 +561,13 @@ class Completeness:
         Raises
         ------
         BadInput
-            completeness: {found.why[refused[0]]}
+            completeness: {answer.why[refused[0]]}
         """
-        found = estimate(self.map_of(list(conditions)), conditions)
-        refused = np.flatnonzero(found.why != "")
+        answer = estimate(self.map_of(list(conditions)), conditions)
+        refused = np.flatnonzero(answer.why != "")
         if len(refused):
-            raise BadInput(f"completeness: {found.why[refused[0]]}")
-        return found
+            raise BadInput(f"completeness: {answer.why[refused[0]]}")
+        return answer
 
 
 def all_maps(
@@ -592,12 +592,12 @@ def all_maps(
     axes = {name: Axis(name, edges) for name, edges in recipe.edges.items()}
     for name in CLASSES:
         if name in injections:
-            there = set(injections[name].tolist())
-            axes[name] = Axis(name, classes=tuple(c for c in OBSERVABILITY if c in there) or tuple(sorted(there)))
-    wanted = [(name,) for name in axes] + [tuple(m) for m in recipe.maps]
-    possible = [names for names in wanted if all(n in injections for n in names)]
+            classes = set(injections[name].tolist())
+            axes[name] = Axis(name, classes=tuple(c for c in OBSERVABILITY if c in classes) or tuple(sorted(classes)))
+    axis_names = [(name,) for name in axes] + [tuple(m) for m in recipe.maps]
+    possible = [names for names in axis_names if all(n in injections for n in names)]
     maps = [completeness_map(injections, [axes[n] for n in names], recipe.thin, recipe.level) for names in possible]
-    return Completeness({m.name: m for m in maps}, tuple(" x ".join(w) for w in wanted if w not in possible), threshold)
+    return Completeness({m.name: m for m in maps}, tuple(" x ".join(w) for w in axis_names if w not in possible), threshold)
 
 # %% ../../nbs/search/completeness.ipynb #164e8b79
 def map_rows(
@@ -614,10 +614,10 @@ def map_rows(
     rows = []
     for place in np.ndindex(m.status.shape):
         row: dict[str, Any] = {c.name: None for c in COMPLETENESS} | {"sample": sample, "map": m.name, "cell": cell_name(m.axes, place)}
-        for i, (axis, at) in enumerate(zip(m.axes, place), 1):
+        for i, (axis, cell_index) in enumerate(zip(m.axes, place), 1):
             row[f"axis_{i}"] = axis.name
             if not axis.classes:
-                row |= {f"low_{i}": axis.edges[at], f"high_{i}": axis.edges[at + 1]}
+                row |= {f"low_{i}": axis.edges[cell_index], f"high_{i}": axis.edges[cell_index + 1]}
         for name in ("n_injected", "n_found", "n_hosts", "n_effective", "prior_share", "lo", "hi", "status"):
             row[name] = getattr(m, name)[place].item()
         value = float(m.completeness[place])
@@ -676,20 +676,24 @@ def completeness_from(
         completeness: no rows of sample '{sample}' (there are ...)
     """
     frame = {c: np.array(table[c].to_pylist(), object) for c in table.column_names}
-    mine = frame["sample"] == sample
-    absent = tuple(frame["map"][mine & (frame["status"] == "not in this plan")].tolist())
-    names = [n for n in dict.fromkeys(frame["map"][mine].tolist()) if n not in absent]
+    in_sample = frame["sample"] == sample
+    absent = tuple(frame["map"][in_sample & (frame["status"] == "not in this plan")].tolist())
+    names = [n for n in dict.fromkeys(frame["map"][in_sample].tolist()) if n not in absent]
     if not names:
         raise BadInput(
             f"completeness: no rows of sample '{sample}' (there are {', '.join(sorted(set(frame['sample'].tolist()))) or 'none'})"
         )
     maps = {}
     for name in names:
-        rows = mine & (frame["map"] == name)
+        rows = in_sample & (frame["map"] == name)
         axes = tuple(_axis_from(frame, rows, i) for i in range(1, name.count(" x ") + 2))
         shape = tuple(len(a) for a in axes)
-        kept = {c: frame[c][rows] for c in ("n_injected", "n_found", "n_hosts", "n_effective", "prior_share", "completeness", "lo", "hi")}
-        numbers = {c: v.astype(np.int64 if c in ("n_injected", "n_found", "n_hosts") else float).reshape(shape) for c, v in kept.items()}
+        cell_columns = {
+            c: frame[c][rows] for c in ("n_injected", "n_found", "n_hosts", "n_effective", "prior_share", "completeness", "lo", "hi")
+        }
+        numbers = {
+            c: v.astype(np.int64 if c in ("n_injected", "n_found", "n_hosts") else float).reshape(shape) for c, v in cell_columns.items()
+        }
         maps[name] = CellMap(axes, **numbers, status=frame["status"][rows].astype(str).reshape(shape), level=level)
     return Completeness(maps, absent, threshold)
 
@@ -726,14 +730,14 @@ class Estimate:
 
 def unmeasured(
     m: CellMap,
-    given: Sequence[np.ndarray],  # (n,) values, one array an axis
+    values: Sequence[np.ndarray],  # (n,) values, one array an axis
 ) -> np.ndarray:  # (n,) text
     """Why a map has no answer for some conditions: the first axis that they leave, or the empty cell that they lie in; empty where it has one
 
     Parameters
     ----------
     m : CellMap
-    given : Sequence[np.ndarray]
+    values : Sequence[np.ndarray]
         (n,) values, one array an axis
 
     Returns
@@ -741,18 +745,18 @@ def unmeasured(
     np.ndarray
         (n,) text
     """
-    why = np.full(len(given[0]), "", object)
-    own = np.stack([a.index(v) for a, v in zip(m.axes, given)])
-    for a, v, at in zip(m.axes, given, own):
+    why = np.full(len(values[0]), "", object)
+    cells = np.stack([a.index(v) for a, v in zip(m.axes, values)])
+    for a, v, axis_cells in zip(m.axes, values, cells):
         limits = (
             f"measured are {', '.join(a.classes)}"
             if a.classes
             else f"measured is {a.edges[0]:g} to {a.edges[-1]:g} {UNITS[a.name]}".rstrip()
         )
-        for i in np.flatnonzero((at < 0) & (why == "")):
+        for i in np.flatnonzero((axis_cells < 0) & (why == "")):
             why[i] = f"{a.name} = {v[i] if a.classes else f'{float(v[i]):g}'} is outside: {limits}"
-    for i in np.flatnonzero((why == "") & (m.n_effective[tuple(np.maximum(own, 0))] == 0)):
-        why[i] = f"nothing was injected at {cell_name(m.axes, own[:, i].tolist())}"
+    for i in np.flatnonzero((why == "") & (m.n_effective[tuple(np.maximum(cells, 0))] == 0)):
+        why[i] = f"nothing was injected at {cell_name(m.axes, cells[:, i].tolist())}"
     return why
 
 # %% ../../nbs/search/completeness.ipynb #d26ac9a7
@@ -772,9 +776,9 @@ def estimate(
     -------
     Estimate
     """
-    given = np.broadcast_arrays(*(np.atleast_1d(conditions[a.name]) for a in m.axes))
-    why = unmeasured(m, given)
-    corners = [_neighbours(a, v) for a, v in zip(m.axes, given)]
+    values = np.broadcast_arrays(*(np.atleast_1d(conditions[a.name]) for a in m.axes))
+    why = unmeasured(m, values)
+    corners = [_neighbours(a, v) for a, v in zip(m.axes, values)]
     value, noise, total = (np.zeros(len(why)) for _ in range(3))
     for choice in np.ndindex(*(2,) * len(m.axes)):
         place = tuple(c[0][k] for c, k in zip(corners, choice))
@@ -791,13 +795,13 @@ def estimate(
 def _neighbours(axis: Axis, values: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     "Lower and upper neighbouring cell of every value, and their shares"
     if axis.classes or len(axis) == 1:
-        at = np.maximum(axis.index(values), 0)
-        return (at, at), (np.ones(len(at)), np.zeros(len(at)))
+        lower_cell = np.maximum(axis.index(values), 0)
+        return (lower_cell, lower_cell), (np.ones(len(lower_cell)), np.zeros(len(lower_cell)))
     middle = (np.asarray(axis.edges[1:]) + np.asarray(axis.edges[:-1])) / 2
     x = np.clip(np.nan_to_num(np.asarray(values, float)), middle[0], middle[-1])
-    at = np.clip(np.searchsorted(middle, x, side="right") - 1, 0, len(middle) - 2)
-    t = (x - middle[at]) / (middle[at + 1] - middle[at])
-    return (at, at + 1), (1 - t, t)
+    lower_cell = np.clip(np.searchsorted(middle, x, side="right") - 1, 0, len(middle) - 2)
+    t = (x - middle[lower_cell]) / (middle[lower_cell + 1] - middle[lower_cell])
+    return (lower_cell, lower_cell + 1), (1 - t, t)
 
 # %% ../../nbs/search/completeness.ipynb #db437475
 @dataclass(frozen=True)
@@ -893,10 +897,10 @@ def could_be_found(
     seeing = float(parent["psfsize_r"][near])
     depth = float(depth_magnitude(np.array([parent["psfdepth_r"][near]], float))[0])
     conditions = {"theta_E": theta_E, "psfsize_r": seeing} | ({} if arc_mag_r is None else {"arc_mag_r": arc_mag_r})
-    found = estimate(completeness.map_of(list(conditions)), conditions)
-    seen = OBSERVABILITY[int(observability(theta_E, seeing))]
-    value, lo, hi = (float(v[0]) for v in (found.value, found.lo, found.hi))
-    return Chance(ra, dec, theta_E, seeing, depth, apart, seen, value, lo, hi, str(found.why[0]))
+    answer = estimate(completeness.map_of(list(conditions)), conditions)
+    observability_class = OBSERVABILITY[int(observability(theta_E, seeing))]
+    value, lo, hi = (float(v[0]) for v in (answer.value, answer.lo, answer.hi))
+    return Chance(ra, dec, theta_E, seeing, depth, apart, observability_class, value, lo, hi, str(answer.why[0]))
 
 # %% ../../nbs/search/completeness.ipynb #685d17bc
 @dataclass(frozen=True)
@@ -945,23 +949,23 @@ def forecast(
     Raises
     ------
     BadInput
-        forecast: none of {len(ok)} lenses lies within the map {m.name}, the first: {at.why[0]}
+        forecast: none of {len(ok)} lenses lies within the map {m.name}, the first: {answer.why[0]}
     """
-    at = estimate(m, lenses)
-    ok = at.why == ""
-    reason, count = np.unique([w.split(" = ")[0] + (" outside" if " = " in w else "") for w in at.why[~ok]], return_counts=True)
+    answer = estimate(m, lenses)
+    ok = answer.why == ""
+    reason, count = np.unique([w.split(" = ")[0] + (" outside" if " = " in w else "") for w in answer.why[~ok]], return_counts=True)
     if not ok.any():
-        raise BadInput(f"forecast: none of {len(ok)} lenses lies within the map {m.name}, the first: {at.why[0]}")
-    p, n = at.value[ok], np.maximum(at.n_effective[ok], 1)
+        raise BadInput(f"forecast: none of {len(ok)} lenses lies within the map {m.name}, the first: {answer.why[0]}")
+    p, n = answer.value[ok], np.maximum(answer.n_effective[ok], 1)
     spread = (p * n + 0.5) / (n + 1) * (1 - (p * n + 0.5) / (n + 1))  # a share of 0 in a few injections is not certain
     sigma = float(np.sqrt(spread.sum() + np.sqrt(spread / n).sum() ** 2))
-    expected, found = float(p.sum()), int(lenses["found"][ok].sum())
+    expected, n_found = float(p.sum()), int(lenses["found"][ok].sum())
     return Forecast(
         len(p),
         expected,
         sigma,
-        found,
-        float(2 * stats.norm.sf(abs(found - expected) / max(sigma, 1e-9))),
+        n_found,
+        float(2 * stats.norm.sf(abs(n_found - expected) / max(sigma, 1e-9))),
         dict(zip(reason.tolist(), count.tolist())),
     )
 
@@ -1033,19 +1037,19 @@ def forecast_bins(
     """
     if axis not in lenses:
         raise unknown_name("axis", axis, [c for c in lenses if c in UNITS], "these lenses")
-    at, u = estimate(m, lenses), keyed("forecast bins", m.name, axis).random((draws, len(lenses["found"]) + 1))
-    within, out = (at.why == ""), []
+    answer, u = estimate(m, lenses), keyed("forecast bins", m.name, axis).random((draws, len(lenses["found"]) + 1))
+    within, bins = (answer.why == ""), []
     for low, high in zip(edges, edges[1:]):
         rows = np.flatnonzero(within & (lenses[axis] >= low) & (lenses[axis] < high))
         if not len(rows):
             continue
-        p, n = at.value[rows], np.maximum(at.n_effective[rows], 1e-6)
-        together = special.betaincinv(p * n + 0.5, (1 - p) * n + 0.5, u[:, -1:])
-        count = (u[:, rows] < together).sum(axis=1)
+        p, n = answer.value[rows], np.maximum(answer.n_effective[rows], 1e-6)
+        rates = special.betaincinv(p * n + 0.5, (1 - p) * n + 0.5, u[:, -1:])
+        count = (u[:, rows] < rates).sum(axis=1)
         lo, hi = np.quantile(count, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
-        found = int(lenses["found"][rows].sum())
-        out.append(ForecastBin(axis, low, high, len(rows), float(p.sum()), float(lo), float(hi), found, bool(lo <= found <= hi)))
-    return out
+        n_found = int(lenses["found"][rows].sum())
+        bins.append(ForecastBin(axis, low, high, len(rows), float(p.sum()), float(lo), float(hi), n_found, bool(lo <= n_found <= hi)))
+    return bins
 
 
 def disputed(
@@ -1065,10 +1069,10 @@ def disputed(
     CellMap
     """
     status = m.status.astype("<U8").copy()
-    for one in (b for b in bins if not b.agrees):
-        k = [a.name for a in m.axes].index(one.axis)
+    for failed_bin in (b for b in bins if not b.agrees):
+        k = [a.name for a in m.axes].index(failed_bin.axis)
         edges = np.asarray(m.axes[k].edges)
-        cells = np.flatnonzero((edges[:-1] < one.high) & (edges[1:] > one.low))
+        cells = np.flatnonzero((edges[:-1] < failed_bin.high) & (edges[1:] > failed_bin.low))
         place = tuple(cells if i == k else slice(None) for i in range(len(m.axes)))
         status[place] = np.where(status[place] == "empty", "empty", "disputed")
     return replace(m, status=status)
@@ -1125,6 +1129,6 @@ def mixture_recall(
     if not ok.any():
         raise BadInput(f"mixture: no cell of {m.name} is measured where the population lies")
     part, p, n = np.asarray(shares)[ok] / np.sum(np.asarray(shares)[ok]), m.completeness[ok], m.n_effective[ok]
-    value, worth = float(part @ p), 1 / float((part**2 / n).sum())
-    lo, hi = jeffreys(value * worth, worth, m.level)
+    value, n_worth = float(part @ p), 1 / float((part**2 / n).sum())
+    lo, hi = jeffreys(value * n_worth, n_worth, m.level)
     return MixtureRecall(value, float(lo), float(hi), float(1 - np.sum(np.asarray(shares)[ok])))

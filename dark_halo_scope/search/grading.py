@@ -30,7 +30,7 @@ from ..base.errors import BadInput, unknown_name
 from ..base.receipts import read_schema, read_table
 from ..base.skylist import read_names
 from ..base.storage import exists, filesystem, is_folder, join, list_files, read_bytes, scheme_of
-from .planted import EXAMPLES, enough, example_rows, hardness, matched
+from .planted import EXAMPLES, enough, example_rows, hardness, matched_plants
 from ..stamps.codec import decode, stored_bands
 
 # %% ../../nbs/search/grading.ipynb #04ab5478
@@ -54,11 +54,13 @@ def once_each(
     Raises
     ------
     BadInput
-        {where}: {len(again)} name(s) or identities come more than once (first: {again[0]}), expected each candidate once
+        {where}: {len(repeated)} name(s) or identities come more than once (first: {repeated[0]}), expected each candidate once
     """
-    again = [key for key, n in Counter(keys).items() if n > 1]
-    if again:
-        raise BadInput(f"{where}: {len(again)} name(s) or identities come more than once (first: {again[0]}), expected each candidate once")
+    repeated = [key for key, n in Counter(keys).items() if n > 1]
+    if repeated:
+        raise BadInput(
+            f"{where}: {len(repeated)} name(s) or identities come more than once (first: {repeated[0]}), expected each candidate once"
+        )
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def parquet_files(
 
 def shared_key(
     columns: Iterable[str],  # Of one table
-    others: Iterable[str],  # Of the other
+    other_columns: Iterable[str],  # Of the other
     where: str = "",  # For the message
 ) -> tuple[str, ...]:  # The columns to join on
     """What a candidate and its stamp have in common; raises BadInput when that is nothing
@@ -154,7 +156,7 @@ def shared_key(
     ----------
     columns : Iterable[str]
         Of one table
-    others : Iterable[str]
+    other_columns : Iterable[str]
         Of the other
     where : str, default ''
         For the message
@@ -167,25 +169,25 @@ def shared_key(
     Raises
     ------
     BadInput
-        {where}: candidates and stamps share no identity, expected one of: {wanted}
+        {where}: candidates and stamps share no identity, expected one of: {known_keys}
     """
-    have, there = set(columns), set(others)
+    first_columns, second_columns = set(columns), set(other_columns)
     for key in KEYS:
-        if set(key) <= have and set(key) <= there:
+        if set(key) <= first_columns and set(key) <= second_columns:
             return key
-    wanted = "; ".join(" + ".join(key) for key in KEYS)
-    raise BadInput(f"{where}: candidates and stamps share no identity, expected one of: {wanted}")
+    known_keys = "; ".join(" + ".join(key) for key in KEYS)
+    raise BadInput(f"{where}: candidates and stamps share no identity, expected one of: {known_keys}")
 
 # %% ../../nbs/search/grading.ipynb #a2e8efec
 def stamps_of(
-    wanted: pa.Table,  # With one of KEYS, n rows
+    candidates: pa.Table,  # With one of KEYS, n rows
     uri: str,  # A stamps product: file or folder
-) -> tuple[np.ndarray, tuple[str, ...]]:  # (n, band, y, x) [nmgy / pix], in the order of `wanted`; bands
+) -> tuple[np.ndarray, tuple[str, ...]]:  # (n, band, y, x) [nmgy / pix], in the order of `candidates`; bands
     """The stamp of each row; raises BadInput naming the rows without a usable one, or with two
 
     Parameters
     ----------
-    wanted : pa.Table
+    candidates : pa.Table
         With one of KEYS, n rows
     uri : str
         A stamps product: file or folder
@@ -193,38 +195,40 @@ def stamps_of(
     Returns
     -------
     tuple[np.ndarray, tuple[str, ...]]
-        (n, band, y, x) [nmgy / pix], in the order of `wanted`; bands
+        (n, band, y, x) [nmgy / pix], in the order of `candidates`; bands
 
     Raises
     ------
     BadInput
         {uri}: more than one stamp for ..., expected one
-        {uri}: no usable stamp for {len(missing)} of {len(wanted)} candidates (first: {label}), expected one each
+        {uri}: no usable stamp for {len(missing)} of {len(candidates)} candidates (first: {label}), expected one each
     """
-    found: dict[int, np.ndarray] = {}
+    image_of_row: dict[int, np.ndarray] = {}
     bands: tuple[str, ...] = ()
     for file in parquet_files(uri):
-        by = shared_key(wanted.column_names, columns := parquet_columns(file), file)
-        keys = list(zip(*(wanted[c].to_pylist() for c in by)))
+        key_columns = shared_key(candidates.column_names, columns := parquet_columns(file), file)
+        keys = list(zip(*(candidates[c].to_pylist() for c in key_columns)))
         once_each(keys, "candidates")
         row_of = {key: row for row, key in enumerate(keys)}
-        there = [row_of.get(key, -1) for key in zip(*(c.to_pylist() for c in read_table(file, by).columns))]
-        here = [i for i, row in enumerate(there) if row >= 0]
-        if not here:
+        candidate_rows = [row_of.get(key, -1) for key in zip(*(c.to_pylist() for c in read_table(file, key_columns).columns))]
+        file_rows = [i for i, row in enumerate(candidate_rows) if row >= 0]
+        if not file_rows:
             continue
-        table = read_table(file, [c for c in columns if c == "cutout_ok" or c.startswith(("stamp", "scale_"))]).take(here)
-        usable = table["cutout_ok"].to_pylist() if "cutout_ok" in columns else [True] * len(here)
+        table = read_table(file, [c for c in columns if c == "cutout_ok" or c.startswith(("stamp", "scale_"))]).take(file_rows)
+        usable = table["cutout_ok"].to_pylist() if "cutout_ok" in columns else [True] * len(file_rows)
         images, bands = decode(table), stored_bands(columns) if "stamp" in columns else ("g", "r", "z")
-        for i, image, ok in zip(here, images, usable):
-            if there[i] in found:
-                raise BadInput(f"{uri}: more than one stamp for {wanted.slice(there[i], 1).select(by).to_pylist()[0]}, expected one")
+        for i, image, ok in zip(file_rows, images, usable):
+            if candidate_rows[i] in image_of_row:
+                raise BadInput(
+                    f"{uri}: more than one stamp for {candidates.slice(candidate_rows[i], 1).select(key_columns).to_pylist()[0]}, expected one"
+                )
             if ok:
-                found[there[i]] = image
-    missing = [row for row in range(len(wanted)) if row not in found]
+                image_of_row[candidate_rows[i]] = image
+    missing = [row for row in range(len(candidates)) if row not in image_of_row]
     if missing:
-        label = wanted[wanted.column_names[0]][missing[0]].as_py()
-        raise BadInput(f"{uri}: no usable stamp for {len(missing)} of {len(wanted)} candidates (first: {label}), expected one each")
-    return np.stack([found[row] for row in range(len(wanted))]) if len(wanted) else np.zeros((0, 0, 0, 0), np.float32), bands
+        label = candidates[candidates.column_names[0]][missing[0]].as_py()
+        raise BadInput(f"{uri}: no usable stamp for {len(missing)} of {len(candidates)} candidates (first: {label}), expected one each")
+    return np.stack([image_of_row[row] for row in range(len(candidates))]) if len(candidates) else np.zeros((0, 0, 0, 0), np.float32), bands
 
 # %% ../../nbs/search/grading.ipynb #3f8d5f34
 def with_known(
@@ -289,19 +293,23 @@ def planted_among(
     -------
     Deck
     """
-    shown = example_rows(names, n_examples)
-    rest = np.setdiff1d(np.arange(len(names)), shown)
-    own = [i for i, t in enumerate(deck.truth) if not t]
-    n = n_plants or enough(len(own))
-    if len(rest) > n:
-        rest = rest[matched(hardness(images[rest]), hardness(deck.images[own]), [deck.names[i] for i in own], n)]
-    kind = lambda rows: (tuple(names[i] for i in rows), images[rows], (truth,) * len(rows))
-    examples, one = deck.examples, kind(shown)
-    if len(shown):
+    example_index = example_rows(names, n_examples)
+    plant_index = np.setdiff1d(np.arange(len(names)), example_index)
+    candidate_index = [i for i, t in enumerate(deck.truth) if not t]
+    n = n_plants or enough(len(candidate_index))
+    if len(plant_index) > n:
+        plant_index = plant_index[
+            matched_plants(
+                hardness(images[plant_index]), hardness(deck.images[candidate_index]), [deck.names[i] for i in candidate_index], n
+            )
+        ]
+    cards_of = lambda rows: (tuple(names[i] for i in rows), images[rows], (truth,) * len(rows))
+    examples, new_examples = deck.examples, cards_of(example_index)
+    if len(example_index):
         before = ((), images[:0], ()) if examples is None else (examples.names, examples.images, examples.truth)
-        examples = Deck(before[0] + one[0], np.concatenate([before[1], one[1]]), deck.bands, before[2] + one[2])
-    more = kind(rest)
-    return Deck(deck.names + more[0], np.concatenate([deck.images, more[1]]), deck.bands, deck.truth + more[2], examples)
+        examples = Deck(before[0] + new_examples[0], np.concatenate([before[1], new_examples[1]]), deck.bands, before[2] + new_examples[2])
+    plants = cards_of(plant_index)
+    return Deck(deck.names + plants[0], np.concatenate([deck.images, plants[1]]), deck.bands, deck.truth + plants[2], examples)
 
 
 def with_planted(
@@ -339,12 +347,12 @@ def with_planted(
     files = parquet_files(uri)
     label = ["name"] if all("name" in parquet_columns(file) for file in files) else ["task_id"]
     tables = [read_table(f, label + (["cutout_ok"] if "cutout_ok" in parquet_columns(f) else [])) for f in files]
-    kept = [t.filter(t["cutout_ok"]) if "cutout_ok" in t.column_names else t for t in tables]
-    wanted = pa.concat_tables([t.select(label) for t in kept])
-    images, bands = stamps_of(wanted, uri)
-    if not len(wanted) or bands != deck.bands or images.shape[1:] != deck.images.shape[1:]:
+    usable = [t.filter(t["cutout_ok"]) if "cutout_ok" in t.column_names else t for t in tables]
+    plants = pa.concat_tables([t.select(label) for t in usable])
+    images, bands = stamps_of(plants, uri)
+    if not len(plants) or bands != deck.bands or images.shape[1:] != deck.images.shape[1:]:
         raise BadInput(f"{uri}: {images.shape} in {bands}, expected stamps of {deck.images.shape[1:]} in {deck.bands}")
-    return planted_among(deck, [str(name) for name in wanted[label[0]].to_pylist()], images, truth, n_examples, n_plants)
+    return planted_among(deck, [str(name) for name in plants[label[0]].to_pylist()], images, truth, n_examples, n_plants)
 
 # %% ../../nbs/search/grading.ipynb #c1949655
 def stamps_beside(
@@ -415,7 +423,7 @@ def read_deck(
     BadInput
         {candidates}: lacks column 'name', expected a candidates product
         {candidates}: the candidate list is empty, expected at least one candidate
-        {only}: {len(strange)} of {len(wanted)} names are not candidates (first: {strange[0]})
+        {only}: {len(strange)} of {len(graded_names)} names are not candidates (first: {strange[0]})
     """
     table = read_table(candidates)
     if "name" not in table.column_names:
@@ -425,11 +433,11 @@ def read_deck(
         raise BadInput(f"{candidates}: the candidate list is empty, expected at least one candidate")
     once_each(names, candidates)
     if only:
-        wanted = set(read_names(only))
-        if strange := sorted(wanted - set(names)):
-            raise BadInput(f"{only}: {len(strange)} of {len(wanted)} names are not candidates (first: {strange[0]})")
-        table = table.filter(pa.array([name in wanted for name in names]))
-        names = [name for name in names if name in wanted]
+        graded_names = set(read_names(only))
+        if strange := sorted(graded_names - set(names)):
+            raise BadInput(f"{only}: {len(strange)} of {len(graded_names)} names are not candidates (first: {strange[0]})")
+        table = table.filter(pa.array([name in graded_names for name in names]))
+        names = [name for name in names if name in graded_names]
     identity = table.select(["name", *(c for key in KEYS[1:] for c in key if c in table.column_names)])
     deck = Deck(tuple(names), *stamps_of(identity, stamps or stamps_beside(candidates)), ("",) * len(names))
     if known and "known_as" in table.column_names:
@@ -483,10 +491,10 @@ def read_panels(
         {folder}: no panel of any of {len(names)} cards; expected the folder that dhs model wrote
     """
     files = {name: panel_path(folder, name) for name in names}
-    found = {name: read_bytes(file) for name, file in files.items() if exists(file)}
-    if not found:
+    panels = {name: read_bytes(file) for name, file in files.items() if exists(file)}
+    if not panels:
         raise BadInput(f"{folder}: no panel of any of {len(names)} cards; expected the folder that dhs model wrote")
-    return found
+    return panels
 
 # %% ../../nbs/search/grading.ipynb #7811b696
 def order_for(
@@ -701,14 +709,14 @@ def add_cards(
     Raises
     ------
     BadInput
-        {book.path}: {len(other)} candidate(s) had other pixels when grading began (first: {other[0]}), expected a new book for them
+        {book.path}: {len(changed)} candidate(s) had other pixels when grading began (first: {changed[0]}), expected a new book for them
     """
     hashes = {name: pixels_hash(image) for name, image in zip(deck.names, deck.images)}
     before = dict(book.ask("SELECT name, pixels FROM card"))
-    other = [name for name, pixels in hashes.items() if before.get(name, pixels) != pixels]
-    if other:
+    changed = [name for name, pixels in hashes.items() if before.get(name, pixels) != pixels]
+    if changed:
         raise BadInput(
-            f"{book.path}: {len(other)} candidate(s) had other pixels when grading began (first: {other[0]}), expected a new book for them"
+            f"{book.path}: {len(changed)} candidate(s) had other pixels when grading began (first: {changed[0]}), expected a new book for them"
         )
     book.write("INSERT OR IGNORE INTO card VALUES (?, ?)", hashes.items())
 

@@ -43,7 +43,7 @@ from dark_halo_scope.search.grading import (
     record,
     trail,
 )
-from .likeness import most_like, unit_vectors
+from .likeness import feature_vectors, most_like
 from .pictures import png, view_names, view_strip
 
 # %% ../../nbs/search/grading_server.ipynb #34306023
@@ -77,22 +77,22 @@ def admitted(
     str | None
         The grader; None is a refusal
     """
-    found: dict[str, list[str]] = {}
+    values_of: dict[str, list[str]] = {}
     for name, value in headers:
-        found.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
-    host, origin, site = (found.get(name, []) for name in ("host", "origin", "sec-fetch-site"))
+        values_of.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+    host, origin, site = (values_of.get(name, []) for name in ("host", "origin", "sec-fetch-site"))
     if len(host) != 1 or host[0] not in hosts or method not in ("GET", "HEAD", "POST"):
         return None
     schemes = ("http",) if host[0].split(":")[0] in LOCAL else ("http", "https")  # A proxy may speak https to the browser
-    if any(one not in [f"{scheme}://{host[0]}" for scheme in schemes] for one in origin) or any(
-        one not in ("same-origin", "none") for one in site
+    if any(value not in [f"{scheme}://{host[0]}" for scheme in schemes] for value in origin) or any(
+        value not in ("same-origin", "none") for value in site
     ):
         return None
     if method == "POST" and not origin:
         return None
-    given = path.split("/")[1].encode() if path.startswith("/") else b""
-    same = [name for name, secret in tokens.items() if hmac.compare_digest(given, secret.encode())]
-    return same[0] if same else None
+    secret_in_path = path.split("/")[1].encode() if path.startswith("/") else b""
+    graders = [name for name, secret in tokens.items() if hmac.compare_digest(secret_in_path, secret.encode())]
+    return graders[0] if graders else None
 
 # %% ../../nbs/search/grading_server.ipynb #7c39d667
 Scope = MutableMapping[str, Any]
@@ -175,8 +175,10 @@ def desk_for(
 ) -> Desk:
     "The cards in the grader's order, under their keys"
     rows = {card_key(secret, deck.names[row]): int(row) for row in order_for(grader, deck.names)}
-    shown = deck.examples.names if deck.examples else ()
-    examples = {card_key(secret, f"example {shown[row]}"): int(row) for row in order_for(grader, shown)} if shown else {}
+    example_names = deck.examples.names if deck.examples else ()
+    examples = (
+        {card_key(secret, f"example {example_names[row]}"): int(row) for row in order_for(grader, example_names)} if example_names else {}
+    )
     return Desk(grader, rows, {key: deck.names[row] for key, row in rows.items()}, examples)
 
 # %% ../../nbs/search/grading_server.ipynb #15fd465e
@@ -230,7 +232,7 @@ def state_of(
         "pixscale": pixscale,
         "longest": COMMENT_MAX,
         "grades": list(GRADES.items()),
-        "marks": {key_of[n]: said for n, said in opinions(book, desk.grader).items() if n in key_of},
+        "marks": {key_of[n]: opinion for n, opinion in opinions(book, desk.grader).items() if n in key_of},
         "trail": [(key_of[n], *before) for n, *before in trail(book, desk.grader) if n in key_of],
     }
 
@@ -266,7 +268,7 @@ def save(
         raise BadInput("marks: expected JSON with a list 'marks'") from None
     if not isinstance(sent, list):
         raise BadInput("marks: expected a list")
-    marks = [mark_from(one, desk.names) for one in sent]
+    marks = [mark_from(mark_values, desk.names) for mark_values in sent]
     record(book, desk.grader, marks)
     return {"saved": [mark.id for mark in marks]}
 
@@ -321,10 +323,10 @@ def grading_app(
     App
     """
     desks = {grader: desk_for(deck, grader, secret) for grader, secret in tokens.items()}
-    here = Path(dark_halo_scope.__file__).parent / "search"
-    parts = {name: (here / file).read_bytes() for name, (file, _) in PAGE.items()}
+    page_folder = Path(dark_halo_scope.__file__).parent / "search"
+    parts = {name: (page_folder / file).read_bytes() for name, (file, _) in PAGE.items()}
     strip = lru_cache(maxsize=512)(lambda row: png(view_strip(deck.images[row], deck.bands)))
-    vectors = lru_cache(maxsize=1)(partial(unit_vectors, deck.images, deck.bands))
+    vectors = lru_cache(maxsize=1)(partial(feature_vectors, deck.images, deck.bands))
     loading = threading.Lock()  # The network is loaded once, however many ask at a time
 
     def page(request: Request) -> Response:
@@ -348,10 +350,10 @@ def grading_app(
             return Response(status_code=404)
         try:
             with loading:
-                each = vectors()
+                stamp_vectors = vectors()
         except BadInput as error:
             return JSONResponse({"cards": [], "why": str(error)})
-        return JSONResponse({"cards": [key_of[int(other)] for other in most_like(each, row)[0]], "why": ""})
+        return JSONResponse({"cards": [key_of[int(neighbour_row)] for neighbour_row in most_like(stamp_vectors, row)[0]], "why": ""})
 
     def model(request: Request) -> Response:
         grader = request.scope["grader"]

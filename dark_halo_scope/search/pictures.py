@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..base.errors import BadInput
 from ..lensing.fit import LensModel
-from ..lensing.fit_parts import lens_of, paint_parts, sersic_shape, source_of
+from ..lensing.fit_parts import lens_of, paint_parts, source_of
 from ..lensing.fit_solve import Solved
 from ..lensing.sources import sersic_profile
 from ..stamps.codec import sky_sigma
@@ -52,8 +52,8 @@ def preview(
     np.ndarray
         (y, x, 3) uint8, y up
     """
-    chosen = (len(bands) - 1, (len(bands) - 1) // 2, 0)
-    planes = [np.nan_to_num(image[i]) * WEIGHTS[bands[i]] for i in chosen]
+    shown_bands = (len(bands) - 1, (len(bands) - 1) // 2, 0)
+    planes = [np.nan_to_num(image[i]) * WEIGHTS[bands[i]] for i in shown_bands]
     with np.errstate(invalid="ignore"):  # a pixel that is zero in every band divides by zero, and is black
         return make_lupton_rgb(*planes, minimum=black, stretch=stretch, Q=softening)
 
@@ -136,20 +136,20 @@ def model_panel(
         return np.sum(pieces, axis=0)
 
     k = next(i for i, p in enumerate(model.lens.parts) if p is part)
-    source = sersic_shape(*source_of(part.values[None], lens_of(part.values[None]))[0, 0, :2, None], *part.values[9:, None])
-    x, y, radius, n, q, phi, _ = source[0, 0]
+    parameters = part.values[None]
+    x, y, radius, n, q, phi, _ = source_of(parameters, lens_of(parameters))[0, 0]
     half = (stamp.image.shape[-1] - 1) / 2
-    at = (np.arange(stamp.image.shape[-1]) - half) * stamp.pixscale / 3
-    plane = sersic_profile(at[None, :], at[:, None], radius, n, q, phi) * stamp.pixscale**2
+    source_axis = (np.arange(stamp.image.shape[-1]) - half) * stamp.pixscale / 3
+    plane = sersic_profile(source_axis[None, :], source_axis[:, None], radius, n, q, phi) * stamp.pixscale**2
     unlensed = plane * model.lens.flux[:, k, None, None]
     sigma = np.array([float(np.median(w[w > 0])) ** -0.5 for w in stamp.weight])
     noise = float(np.median([s * WEIGHTS[b] for s, b in zip(sigma, bands)]))
     lens, rival = light(model.lens), light(model.rival)
-    seen = stamp.weight > 0
-    left = [np.where(seen, stamp.image - m, 0) for m in (lens, rival)]
+    measured = stamp.weight > 0
+    residuals = [np.where(measured, stamp.image - m, 0) for m in (lens, rival)]
     deep = {"stretch": max(8 * noise, 1e-6), "black": -3 * noise}
-    views = [preview(stamp.image, bands, stretch=0.05), preview(lens, bands, stretch=0.05), preview(left[0], bands, **deep), preview(unlensed, bands, stretch=0.05),
-             preview(rival, bands, stretch=0.05), preview(left[1], bands, **deep)]  # fmt: skip
+    views = [preview(stamp.image, bands, stretch=0.05), preview(lens, bands, stretch=0.05), preview(residuals[0], bands, **deep), preview(unlensed, bands, stretch=0.05),
+             preview(rival, bands, stretch=0.05), preview(residuals[1], bands, **deep)]  # fmt: skip
     return np.concatenate(views, axis=1)[::-1]
 
 # %% ../../nbs/search/pictures.ipynb #624605f1

@@ -147,7 +147,7 @@ def dihedral(
     return torch.rot90(mirrored, element % 4, dims=(-1, -2))
 
 # %% ../../nbs/stamps/augment.ipynb #6645e168
-def _turned(image: torch.Tensor, turn: np.ndarray) -> torch.Tensor:
+def _turned_stamps(image: torch.Tensor, turn: np.ndarray) -> torch.Tensor:
     "Each stamp by its own element"
     out = torch.empty_like(image)
     for element in np.unique(turn):
@@ -177,7 +177,7 @@ def augment(
     torch.Tensor
         A new tensor of the same shape
     """
-    out = _turned(image, draw.turn) if draw.turn.any() else image.clone()
+    out = _turned_stamps(image, draw.turn) if draw.turn.any() else image.clone()
     size = image.shape[-1]
     if draw.shift.any():
         grid = np.arange(size)

@@ -180,7 +180,7 @@ def check_images(
     return images.astype(np.float32, copy=False)
 
 # %% ../../nbs/stamps/codec.ipynb #39d1c12a
-_HALF, _SHIFT, _ONE = np.float32(0.5), np.uint32(13), np.uint32(1)
+_FLOAT_HALF, _SHIFT, _LOWEST_BIT = np.float32(0.5), np.uint32(13), np.uint32(1)
 _SIGN, _SIZE, _SMALL, _ZERO_POINT = np.uint32(0x8000), np.uint32(0x7FFFFFFF), np.uint32(0x38800000), np.uint32(0x3F000000)
 _REBIAS, _SIXTEEN = np.uint32(0xC8000FFF), np.uint32(16)
 
@@ -189,8 +189,8 @@ def _halves(values: np.ndarray, bits: np.ndarray, out: np.ndarray) -> None:
     "float32 values, and their bits, to the bits of float16; finite values up to FLOAT16_MAX"
     for i in range(values.size):
         size = bits[i] & _SIZE
-        tiny = np.float32(np.abs(values[i]) + _HALF).view(np.uint32) - _ZERO_POINT
-        large = np.uint32(size + _REBIAS + ((size >> _SHIFT) & _ONE)) >> _SHIFT
+        tiny = np.float32(np.abs(values[i]) + _FLOAT_HALF).view(np.uint32) - _ZERO_POINT
+        large = np.uint32(size + _REBIAS + ((size >> _SHIFT) & _LOWEST_BIT)) >> _SHIFT
         out[i] = ((bits[i] >> _SIXTEEN) & _SIGN) | (tiny if size < _SMALL else large)
 
 

@@ -332,7 +332,7 @@ class RunningRoc:
         below = np.searchsorted(self._grid, s[low], side="right") - 1
         for kind in (False, True):
             self._below[:, int(kind)] += np.bincount(below[y[low] == kind], minlength=len(self._grid))
-        self._score, self._count = _counted(self._score, self._count, s[~low], y[~low])
+        self._score, self._count = _merged_counts(self._score, self._count, s[~low], y[~low])
         if len(self._score) > self.most:
             self._raise_floor()
         return self
@@ -366,7 +366,7 @@ class RunningRoc:
         return float((self._below.max(axis=0) / np.maximum(total, 1)).max())
 
 
-def _counted(score: np.ndarray, count: np.ndarray, new_scores: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _merged_counts(score: np.ndarray, count: np.ndarray, new_scores: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Distinct scores, rising, with how many of either class have each, after further ones"
     all_scores, score_index = np.unique(np.concatenate([score, new_scores]), return_inverse=True)
     old, new = np.split(score_index.reshape(-1), [len(score)])

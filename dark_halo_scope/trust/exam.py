@@ -354,7 +354,7 @@ def fold_by_key(
     return np.array([int.from_bytes(draw_key("object fold", str(i))[:8], "little") % n_folds for i in ident], int)
 
 # %% ../../nbs/trust/exam.ipynb #dfcfe319
-def _auc(positive: np.ndarray, negative: np.ndarray, hosts: np.ndarray | None = None) -> list[float]:
+def _auc_with_interval(positive: np.ndarray, negative: np.ndarray, hosts: np.ndarray | None = None) -> list[float]:
     "Area under the curve with its 95 % interval, pictures of one object taken together"
     area = auroc(np.r_[positive, negative], np.repeat([1, 0], [len(positive), len(negative)]), hosts)
     return [area.value, area.lo, area.hi]
@@ -402,7 +402,7 @@ def ask_block(
         )
         for name, rows in groups.items():
             hosts = np.unique(np.r_[lenses.ident[rows], negatives.ident], return_inverse=True)[1]
-            out["auc"][f"{name} over {kind}"] = _auc(scale[: len(logit)][rows], scale[len(logit) :], hosts)
+            out["auc"][f"{name} over {kind}"] = _auc_with_interval(scale[: len(logit)][rows], scale[len(logit) :], hosts)
         for allowed in (0, 1):
             recall = count(above_negatives(logit, network, negative_logit, negative_network, allowed))
             try:
@@ -491,8 +491,8 @@ def own_frames(
     flagged = [a > 0 for a in answers]
     return {
         "auc": {
-            "lens over own frame without arc": _auc(answers[0], answers[1]),
-            "lens over own frame, opposite patch out": _auc(answers[0], answers[2]),
+            "lens over own frame without arc": _auc_with_interval(answers[0], answers[1]),
+            "lens over own frame, opposite patch out": _auc_with_interval(answers[0], answers[2]),
         },
         "flagged": {"without arc": count(flagged[1]), "opposite patch out": count(flagged[2])},
         "paired": {"without arc": paired(answers[0], answers[1]), "opposite patch out": paired(answers[0], answers[2])},
@@ -514,9 +514,11 @@ def linear_block(examinee: Examinee, folder: str | Path, recipe: ExamRecipe) -> 
         bare_frames = levelled(replace(lenses, flux=removed), 0.0, seed, recipe.times)
         block["auc"]["frames without arc over LRGs"] = ask_block(examinee, bare_frames, {"LRGs": lrgs_8bit})["auc"]["all over LRGs"]
         blank = [levelled(blanked(s, seed), 0.0, seed, recipe.times) for s in (lenses, chain)]
-        block["auc"]["rendering alone: lenses over LRGs"] = _auc(examinee.of(blank[0])[0], examinee.of(blank[1])[0])
+        block["auc"]["rendering alone: lenses over LRGs"] = _auc_with_interval(examinee.of(blank[0])[0], examinee.of(blank[1])[0])
         native = levelled(lrgs, 0.0, seed, recipe.times * 2**0.5)
-        block["auc"]["known answer: LRGs rendered over the same LRGs in flux"] = _auc(examinee.of(lrgs_8bit)[0], examinee.of(native)[0])
+        block["auc"]["known answer: LRGs rendered over the same LRGs in flux"] = _auc_with_interval(
+            examinee.of(lrgs_8bit)[0], examinee.of(native)[0]
+        )
         block["flagged"] |= {
             "LRGs in flux, as they are": count(examinee.of(lrgs)[0] > 0),
             "LRGs in flux, noise added": count(examinee.of(native)[0] > 0),
@@ -549,7 +551,7 @@ def viewer_block(examinee: Examinee, folder: str | Path, recipe: ExamRecipe) -> 
                 "all over random pair"
             ]
         blank = [levelled(blanked(s, seed), 0.0, seed, recipe.times) for s in one_rendering([lenses, pairs], seed, recipe.times)]
-        block["auc"]["rendering alone: lenses over pairs"] = _auc(examinee.of(blank[0])[0], examinee.of(blank[1])[0])
+        block["auc"]["rendering alone: lenses over pairs"] = _auc_with_interval(examinee.of(blank[0])[0], examinee.of(blank[1])[0])
         out.append(block)
     return out
 

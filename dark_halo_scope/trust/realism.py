@@ -451,15 +451,15 @@ def realism_probe(
     permuted = np.stack([labels, *(_permuted(labels, groups, rng("probe permutation", i)) for i in range(n_permutations))], 1)
     scores = ridge_scores(features, permuted.astype(float), fold)
     measured = auroc(scores[:, 0], labels, groups)
-    null = np.array([_auc(scores[:, i], permuted[:, i]) for i in range(1, n_permutations + 1)])
+    null = np.array([_midrank_auc(scores[:, i], permuted[:, i]) for i in range(1, n_permutations + 1)])
     beyond = (np.abs(null - 0.5) >= abs(measured.value - 0.5)).sum()
-    feature_aurocs = np.array([_auc(column, labels) for column in features.T])
+    feature_aurocs = np.array([_midrank_auc(column, labels) for column in features.T])
     top = np.argsort(-np.abs(feature_aurocs - 0.5), kind="stable")[:8]
     return RealismProbe(measured.value, measured.lo, measured.hi, float((1 + beyond) / (1 + n_permutations)), (measured.n_pos, measured.n_neg),
                  (measured.hosts_pos, measured.hosts_neg), tuple((names[i], float(feature_aurocs[i])) for i in top))  # fmt: skip
 
 # %% ../../nbs/trust/realism.ipynb #3febe183
-def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
+def _midrank_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     "Mid-rank AUC"
     positive, negative = scores[labels == 1], np.sort(scores[labels == 0])
     below = np.searchsorted(negative, positive, "left") + np.searchsorted(negative, positive, "right")
