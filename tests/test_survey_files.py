@@ -530,7 +530,7 @@ def whole_brick(tmp_path_factory):
     from dark_halo_scope.mock.sky import MockRecipe
 
     root = tmp_path_factory.mktemp("whole")
-    make_mock(str(root), MockRecipe(rows=1, columns=1, n_pix=3600, uncovered=1.0, n_lenses=4, stars=60))
+    make_mock(str(root), MockRecipe(rows=1, columns=1, n_pix=3600, uncovered=1.0, n_lenses=4, stars=600))
     return Release(str(root)), next(path.name for path in (root / "south" / "coadd").glob("*/*"))
 
 
@@ -579,25 +579,35 @@ def test_a_brick_of_3600_pixels_is_read_as_astropy_reads_it_and_sooner(whole_bri
 
 @pytest.mark.slow
 def test_stamps_on_the_edge_in_stars_and_outside_coverage_of_a_whole_brick(whole_brick):
+    "A grid of stamps over the brick, and a star's middle and what lies beside it, against the planes as astropy reads them"
     from astropy.wcs import WCS
+    from scipy import ndimage
 
     release, name = whole_brick
     wcs = WCS(fits.getheader(release.coadd(name, "image", "r"), 1))
-    grid = np.arange(10.0, 3600, 60)
-    x, y = (position.ravel() for position in np.meshgrid(grid, grid))
-    cutouts = read_cutouts(release, name, *wcs.all_pix2world(x, y, 0))
     whole = {band: fits.getdata(release.coadd(name, "invvar", band), 1) > 0 for band in "grz"}
-    edge = (np.minimum(x, y) < 31) | (np.maximum(x, y) > 3600 - 32.5)
+    bright = fits.getdata(release.coadd(name, "maskbits", None), 1) & 1 << 1 > 0  # BRIGHT, as DR10 numbers it
+    masks = ndimage.find_objects(ndimage.label(bright)[0])
+    middles = np.array([((across.start + across.stop) // 2, (up.start + up.stop) // 2) for up, across in masks])
+    beside = middles[:, None] + [[16, 0], [-16, 0], [0, 16], [0, -16]]  # still under the mask, where no exposure is saturated
+    grid = np.stack(np.meshgrid(np.arange(10, 3600, 60), np.arange(10, 3600, 60)), -1)
+    x, y = np.concatenate([grid.reshape(-1, 2), middles, beside.reshape(-1, 2)]).T
+    position = wcs.all_pix2world(x + 0.25, y + 0.25, 0)  # as far as can be from where a stamp's corner is another pixel
+    cutouts = read_cutouts(release, name, *position)
+    edge = (np.minimum(x, y) < 31) | (np.maximum(x, y) > 3600 - 33)
     assert (np.char.find(cutouts.why, "edge") >= 0).tolist() == edge.tolist() and np.isnan(cutouts.image[edge]).all()
-    covered = np.array(
-        [
-            min(whole[band][int(b) - 31 : int(b) + 33, int(a) - 31 : int(a) + 33].mean() for band in "grz")
-            for a, b in zip(x[~edge], y[~edge])
-        ]
-    )
+
+    def share(plane):
+        "Of each stamp inside the brick"
+        return np.array([plane[b - 31 : b + 33, a - 31 : a + 33].mean() for a, b in zip(x[~edge], y[~edge])])
+
+    covered = np.min([share(whole[band]) for band in "grz"], axis=0)
     assert (np.char.find(cutouts.why[~edge][covered < 0.49], "data") >= 0).all() and (covered < 0.49).sum() > 5
-    starry = cutouts.ok & (cutouts.bad().mean(axis=(1, 2)) > 0.9)
-    assert starry.any() and np.isfinite(cutouts.image[cutouts.ok]).all() and (cutouts.image[cutouts.ok].std(axis=(2, 3)) > 0).all()
+    ok, stars, bad = cutouts.ok[~edge], share(bright), cutouts.bad()[~edge].mean(axis=(1, 2))
+    assert (ok & (stars > 0.9)).any() and (bad[ok] >= stars[ok]).all()
+    assert (bad[ok & (stars == 0) & (covered == 1)] < 0.1).all()  # a few pixels that no exposure saw well
+    assert (np.char.find(cutouts.why[grid.size // 2 :][: len(middles)], "no g data at the galaxy") >= 0).all()  # saturated
+    assert np.isfinite(cutouts.image[cutouts.ok]).all() and (cutouts.image[cutouts.ok].std(axis=(2, 3)) > 0).all()
 
 
 # ---------------------------------------------------------------- the sums that a writer leaves in its headers
