@@ -16,6 +16,7 @@ from dark_halo_scope.lensing.sources import sersic_profile
 from dark_halo_scope.lists.scores import network_card
 from dark_halo_scope.real import finder
 from dark_halo_scope.real.finder import BASE, CHANGES, Light, corpus_of, make_stamps, numbers_of, read_corpus, refuse_taught, unseen
+from dark_halo_scope.real.lookalikes import drawn_lookalikes
 from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.stats.metrics import auroc
 from dark_halo_scope.survey.pictures import sky_level
@@ -77,7 +78,7 @@ def test_without_arcs_nothing_tells_the_classes_apart(corpus):
     "Painted light of nothing, no real lens, unlensed sources as often in both: brightness, noise, host and rendering of lenses and of others are alike"
     nothing = np.zeros((3, 3, 101, 101), np.float16)
     recipe = replace(BASE, n_stamps=500, n_real=0, unlensed=0.0)
-    stamps = make_stamps(corpus, (Light(nothing, nothing), Light(nothing, nothing)), recipe)
+    stamps = make_stamps(corpus, (Light(nothing, nothing),) * 3, recipe)
     lens = ~stamps["is_control"].to_numpy(zero_copy_only=False)
     flux = decode(stamps)
     seen = {"light": flux[:, 1].sum((1, 2)), "noise": sky_level(flux, 8)[1][:, 1], "middle": flux[:, 0, 30:34, 30:34].sum((1, 2))}
@@ -98,7 +99,7 @@ def test_what_is_on_a_stamp_comes_from_one_fold(corpus, monkeypatch):
     monkeypatch.setattr(finder, "finished", lambda frame, coarse, clipped, noise, n_pix, draw: frame[:, :n_pix, :n_pix])
     nothing = np.zeros((3, 3, 101, 101), np.float16)
     made = replace(corpus, lrgs=marked[0], lenses=marked[1], galaxies=marked[2], removed=marked[1].flux, control=marked[1].flux)
-    stamps = make_stamps(made, (Light(nothing, nothing), Light(nothing, nothing)), replace(BASE, n_stamps=120))
+    stamps = make_stamps(made, (Light(nothing, nothing),) * 3, replace(BASE, n_stamps=120))
     size = np.log10(decode(stamps)[:, 1].max((1, 2)))
     assert (np.abs(size - 1.5 * stamps["fold"].to_numpy()) < 0.75).all()
 
@@ -110,7 +111,7 @@ def test_pixels_to_measure_with_teach_only_who_asks_for_them_and_one_of_two_twin
     wants = replace(BASE, n_measured=10, shares=finder.WITH_MEASURED)
     nothing = Light(*(np.zeros((3, 3, 101, 101), np.float16) for _ in range(2)))
     with pytest.raises(BadInput, match="read_measured"):
-        make_stamps(corpus, (nothing, nothing), wants)
+        make_stamps(corpus, (nothing,) * 3, wants)
     candidates = real_set("candidates", "viewer", False, frames(9, 5), 1, "A", ra=np.arange(9.0) + 50, dec=np.zeros(9))
     twice = np.r_[np.arange(8), 3]
     pairs = real_set("pairs", "viewer", False, frames(8, 6)[twice], 0, "random pair", ra=twice + 90.0, dec=np.zeros(9))
@@ -119,10 +120,43 @@ def test_pixels_to_measure_with_teach_only_who_asks_for_them_and_one_of_two_twin
     assert len(measured.candidates) == 9 and list(measured.pairs.ra) == [90, 91, 92, 94, 95, 96, 97]
     home = replace(corpus, measured=measured)
     refuse_taught(home, [*home.sets, candidates, pairs])
-    shown = make_stamps(home, (nothing, nothing), replace(wants, n_stamps=200)).to_pandas()
+    shown = make_stamps(home, (nothing,) * 3, replace(wants, n_stamps=200)).to_pandas()
     assert {"candidate frame", "pair"} < set(shown["kind"]) and not shown.query("kind == 'pair'")["real"].any()
-    base = make_stamps(corpus, (nothing, nothing), replace(BASE, n_stamps=40)).to_pandas()
+    base = make_stamps(corpus, (nothing,) * 3, replace(BASE, n_stamps=40)).to_pandas()
     assert set(base["kind"]) <= set(finder.KINDS[:3])
+
+
+def test_drawn_lookalikes_stand_on_galaxies_without_an_arc_in_their_share_and_none_where_none_is_asked_for(corpus):
+    nothing = Light(*(np.zeros((3, 3, 101, 101), np.float16) for _ in range(2)))
+    bright = Light(*(np.full((3, 3, 101, 101), 0.0, np.float16) for _ in range(2)))
+    for form in (bright.plain, bright.soft):
+        form[:, :, 50, 50] = 1000.0
+    for share in (0.0, 0.3):
+        stamps = make_stamps(corpus, (nothing, nothing, bright), replace(BASE, n_stamps=300, lookalikes=share))
+        control, marked = stamps["is_control"].to_numpy(zero_copy_only=False), decode(stamps)[:, 1].max((1, 2)) > 100
+        assert not marked[~control].any() and abs(marked[control].mean() - share) < 0.11
+    with pytest.raises(BadInput, match="lookalikes=1.5"):
+        replace(BASE, lookalikes=1.5)
+
+
+def test_a_drawn_lookalike_has_the_colours_and_the_visibility_of_its_arc_and_another_form(corpus):
+    y, x = np.mgrid[-50:51, -50:51] * 0.262
+    arc = np.exp(-((np.hypot(x, y) - 2.0) ** 2) / 0.3) * (x > 1)
+    arcs = np.array([0.01, 0.02, 0.015])[None, :, None, None] * arc * np.linspace(1, 3, 12)[:, None, None, None]
+    shapes = drawn_lookalikes(arcs, (1.5, 1.3, 1.2))
+    assert np.allclose(np.sqrt((shapes**2).sum((2, 3))), np.sqrt((arcs**2).sum((2, 3))), rtol=1e-4)
+    alike = [np.corrcoef(a[1].ravel(), s[1].ravel())[0, 1] for a, s in zip(arcs, shapes)]
+    assert max(alike) < 0.9 and len({round(a, 3) for a in alike}) == 12
+    with pytest.raises(BadInput, match="look-alikes"):
+        drawn_lookalikes(arcs[..., :-1], (1.5, 1.3, 1.2))
+
+
+def test_a_network_that_began_with_pictures_to_measure_with_stays_at_home(corpus):
+    told = {half: {"chooses": 0.6} for half in ("chosen on", "reported on", "all")} | {"identity": "i", "network": "n"}
+    ran = {"seconds": 1.0, "finished": "2026-11-28T00:00:00Z", "cpus": 2, "machine": "x86_64"}
+    rows = {"base": told | {"recipe": {"seed": 1}, "run": ran}}
+    rows["lucky"] = rows["base"] | {"recipe": {"seed": 1, "start": "pictures"}, "chosen on": {"chooses": 0.9}}
+    assert finder.study_receipt(rows, {"network": "p", "reported on": {"chooses": 0.5}}, "study")["chosen"] == "base"
 
 
 def test_fewer_hosts_are_some_of_all_hosts(corpus):
@@ -135,7 +169,7 @@ def test_what_is_mined_for_a_network_was_found_by_one_of_its_own_fold_and_is_not
     "Half of its galaxies without an arc are the others of highest score, none of them of the fold that it is asked about"
     nothing, taught = Light(*(np.zeros((3, 3, 101, 101), np.float16) for _ in range(2))), []
     recipe = replace(BASE, n_stamps=120, mined=0.5)
-    stamps, more = (make_stamps(corpus, (nothing, nothing), replace(recipe, seed=seed)) for seed in (1, 1001))
+    stamps, more = (make_stamps(corpus, (nothing,) * 3, replace(recipe, seed=seed)) for seed in (1, 1001))
 
     def noted(given, recipe, out, fold):
         taught.append((given, str(out), fold))

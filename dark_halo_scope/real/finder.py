@@ -1238,8 +1238,8 @@ def study_receipt(
     rows |= {
         name: {k: row[k] for k in kept} | {"seed": row["recipe"]["seed"], "seconds": row["run"]["seconds"]} for name, row in done.items()
     }
-    may_ship = [name for name, row in done.items() if not row["recipe"].get("n_measured")]
-    chosen = max(map(change_of, may_ship), key=lambda name: mean_of(done, name, "chosen on"))
+    at_home = [name for name, row in done.items() if row["recipe"].get("n_measured") or row["recipe"].get("start") == "pictures"]
+    chosen = max((change_of(name) for name in done if name not in at_home), key=lambda name: mean_of(done, name, "chosen on"))
     gain = mean_of(done, chosen, "reported on") - packaged["reported on"]["chooses"]
     facts = {
         "date": max(r["finished"] for r in ran)[:10],
