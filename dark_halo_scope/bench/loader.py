@@ -167,7 +167,7 @@ def bench_loader(
     cores: int = 1,  # For every way of reading
     times: int = 5,  # Rounds; each way once a round, the median counts
 ) -> dict[str, float]:
-    """Stamps a second of each layout, by the clock and by processor time, and their ratios to npz
+    """Stamps per second of each layout, by the clock and by processor time, and their ratios to npz
 
     Parameters
     ----------

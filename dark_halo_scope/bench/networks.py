@@ -52,7 +52,7 @@ def short_recipe(
     recipe: TrainRecipe,  # Of a run: what is read and how
     model: ModelRecipe,
     epochs: int,
-    max_steps: int,  # Steps an epoch
+    max_steps: int,  # Steps per epoch
     batch_size: int = 16,  # Small, since few stamps make few steps
 ) -> TrainRecipe:
     """A run's training with another network, few steps and one learning rate for all
@@ -64,7 +64,7 @@ def short_recipe(
     model : ModelRecipe
     epochs : int
     max_steps : int
-        Steps an epoch
+        Steps per epoch
     batch_size : int, default 16
         Small, since few stamps make few steps
 
@@ -206,7 +206,7 @@ def bench_networks(
     n: int = 2,  # Epochs
     run: Run | None = None,  # Whose stamps are read; None: `bench.online.online_run` with STAMPS
     names: Sequence[str] = COMPARED,
-    max_steps: int = 45,  # Steps an epoch
+    max_steps: int = 45,  # Steps per epoch
     threads: int = 1,  # On a CPU
     out: str = "runs/bench_networks",  # Folder of stamps and finished networks; a bench that was stopped goes on there
 ) -> dict[str, Any]:  # device, one row per network, and where and when
@@ -222,7 +222,7 @@ def bench_networks(
         Whose stamps are read; None: `bench.online.online_run` with STAMPS
     names : Sequence[str], default COMPARED
     max_steps : int, default 45
-        Steps an epoch
+        Steps per epoch
     threads : int, default 1
         On a CPU
     out : str, default 'runs/bench_networks'

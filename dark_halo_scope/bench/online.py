@@ -57,7 +57,7 @@ def online_run(
 
 def two_ways(
     recipe: Recipe,  # Of the run
-    max_steps: int = 0,  # Steps an epoch; 0: all
+    max_steps: int = 0,  # Steps per epoch; 0: all
     seed: int = 0,
     epochs: int = EPOCHS,
 ) -> dict[str, TrainRecipe]:
@@ -68,7 +68,7 @@ def two_ways(
     recipe : Recipe
         Of the run
     max_steps : int, default 0
-        Steps an epoch; 0: all
+        Steps per epoch; 0: all
     seed : int, default 0
     epochs : int, default EPOCHS
 
@@ -177,7 +177,7 @@ def bench_online(
     run: Run | None = None,  # Whose stamps are read; None: those of `online_run`
     epochs: int = EPOCHS,
     rounds: int = 5,  # Of `cost_of_painting`
-) -> dict[str, Any]:  # cost, one row a training, differences, and where and when
+) -> dict[str, Any]:  # cost, one row per training, differences, and where and when
     """Cost and gain of painting online, on stamps of a small mock sky
 
     Parameters
@@ -194,7 +194,7 @@ def bench_online(
     Returns
     -------
     dict[str, Any]
-        cost, one row a training, differences, and where and when
+        cost, one row per training, differences, and where and when
     """
     torch.set_num_threads(BENCH_THREADS)
     started, before = time.perf_counter(), os.getloadavg()[0]

@@ -238,7 +238,7 @@ def pieces_made(
 def measure_plan(
     rows: int,
 ) -> dict[str, float]:
-    "Phase 4a: ten injections a galaxy, planned in files, claims included"
+    "Phase 4a: ten injections per galaxy, planned in files, claims included"
     with tempfile.TemporaryDirectory() as folder:
         n_per_split = {"train": rows * 6 // 10, "val": rows * 2 // 10, "test": rows * 2 // 10}
         plan_recipe = PlanRecipe("scale", "grid_sota", n_per_split, 0.05)
@@ -383,7 +383,7 @@ def measure_gates(
 def measure_metrics(
     rows: int,
 ) -> dict[str, float]:
-    "The table of operating points, two stamps a galaxy, one in a hundred a lens"
+    "The table of operating points, two stamps per galaxy, one in a hundred a lens"
     draw = np.random.default_rng(1)
     label = draw.random(rows) < 0.01
     score, host = (draw.normal(0, 1, rows) + 3 * label).astype(np.float32), np.arange(rows) // 2

@@ -99,7 +99,7 @@ def stream_memory(
 def bench_select(
     seed: int = 0,
     n: int = 2_000_000,  # Rows in memory and in the streamed sweep
-) -> dict[str, float]:  # Rows a second of each step, memory of the stream [MB]
+) -> dict[str, float]:  # Rows per second of each step, memory of the stream [MB]
     """Rates of selection from columns in memory, and the memory of a sweep of as many rows, streamed in a process of its own
 
     Parameters
@@ -111,7 +111,7 @@ def bench_select(
     Returns
     -------
     dict[str, float]
-        Rows a second of each step, memory of the stream [MB]
+        Rows per second of each step, memory of the stream [MB]
     """
     columns, recipe = bench_catalogue(n, seed), SelectionRecipe()
     table = pa.table({name: pa.array(values, pa.string() if values.dtype.kind == "S" else None) for name, values in columns.items()})

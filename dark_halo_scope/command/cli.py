@@ -42,7 +42,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="One recipe value, 
 EngineName = Annotated[str, typer.Option("--engine", help="local or spark.")]
 LIST = "Positions: CSV, TSV, ECSV, FITS, VOTable or Parquet with right ascension and declination."
 SERVICE = "https://www.legacysurvey.org/viewer"  # The survey's cutout service
-Workers = Annotated[int, typer.Option("--workers", help="Processes; 0 is one a core.")]
+Workers = Annotated[int, typer.Option("--workers", help="Processes; 0 is one per core.")]
 Service = Annotated[str, typer.Option("--service", envvar="DHS_CUTOUT_SERVICE", help="Address of the cutout service.")]
 
 
@@ -568,7 +568,7 @@ def emr(
     out: Annotated[str, typer.Option("--out", help="s3://bucket/prefix of the run.")],
     recipe: RecipeName = "gen1",
     hours: Annotated[float, typer.Option("--hours", help="How long the job should take.")] = 4.0,
-    rate: Annotated[float, typer.Option("--rate", help="Stamps a second of a core, from dhs bench brick.")] = 1000.0,
+    rate: Annotated[float, typer.Option("--rate", help="Stamps per second of a core, from dhs bench brick.")] = 1000.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the job and submit nothing.")] = False,
 ) -> None:
     """A phase as a Spark job on Amazon EMR: node-hours first, then the job.

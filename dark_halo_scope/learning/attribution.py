@@ -248,7 +248,7 @@ def attention_by_epoch(
     masks: Mapping[str, np.ndarray],  # Such as ring and arc -> (n, y, x) bool
     meta: np.ndarray | None = None,  # (n, k)
     steps: int = 8,  # Of the integral
-) -> tuple[list[dict[str, Any]], np.ndarray]:  # One row a checkpoint and mask; maps (checkpoint, n, y, x)
+) -> tuple[list[dict[str, Any]], np.ndarray]:  # One row per checkpoint and mask; maps (checkpoint, n, y, x)
     """How attention moves as a network is trained
 
     Parameters
@@ -267,7 +267,7 @@ def attention_by_epoch(
     Returns
     -------
     tuple[list[dict[str, Any]], np.ndarray]
-        One row a checkpoint and mask; maps (checkpoint, n, y, x)
+        One row per checkpoint and mask; maps (checkpoint, n, y, x)
     """
     rows, maps_of_epoch = [], []
     for uri in checkpoints:

@@ -98,7 +98,7 @@ class TrainRecipe:
         One of PAIRS
     epochs : int, default 5
     max_steps : int, default 0
-        Steps an epoch at most; 0: all of it
+        Steps per epoch at most; 0: all of it
     precision : str, default 'fp32'
         "fp32", "bf16" or "fp16", the head always float32; "fp64" for checks
     monitor : str, default 'loss'
@@ -142,7 +142,7 @@ class TrainRecipe:
     n_pix: int = 64  # Side of a stamp [pix]
     pairs: str = "none"  # One of PAIRS
     epochs: int = 5
-    max_steps: int = 0  # Steps an epoch at most; 0: all of it
+    max_steps: int = 0  # Steps per epoch at most; 0: all of it
     precision: str = "fp32"  # "fp32", "bf16" or "fp16", the head always float32; "fp64" for checks
     monitor: str = "loss"  # What chooses the best epoch and stops early: a name of the epoch's metrics on `choose_on`
     patience: int = 0  # Epochs without improvement before stopping; 0: never stop early

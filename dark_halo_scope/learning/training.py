@@ -1036,7 +1036,7 @@ def rehearse(
     recipe: TrainRecipe,
     out_dir: str,  # Where the checkpoint goes
     steps: int = 2,  # Steps before the checkpoint
-    batch_size: int = 8,  # Stamps a step
+    batch_size: int = 8,  # Stamps per step
 ) -> dict[str, Any]:  # Network, parameters, loss of each step, and of the last one again after resuming
     """A few steps of the recipe's own network, a checkpoint, and the next step both ways; raises RuntimeError for a loss that is not finite
 
@@ -1050,7 +1050,7 @@ def rehearse(
     steps : int, default 2
         Steps before the checkpoint
     batch_size : int, default 8
-        Stamps a step
+        Stamps per step
 
     Returns
     -------

@@ -65,7 +65,7 @@ UNCALIBRATED = "the network has no calibration: its scores order the places and 
 
 
 def score_places(
-    stamps: pa.Table,  # Product `stamps`, one row a place
+    stamps: pa.Table,  # Product `stamps`, one row per place
     checkpoint: str,  # A checkpoint or released network
     turns: bool = True,  # Mean over the eight turns and mirrors
 ) -> tuple[np.ndarray, str]:  # Float32 logits (n,), NaN without a usable cutout; the network's name
@@ -74,7 +74,7 @@ def score_places(
     Parameters
     ----------
     stamps : pa.Table
-        Product `stamps`, one row a place
+        Product `stamps`, one row per place
     checkpoint : str
         A checkpoint or released network
     turns : bool, default True

@@ -79,7 +79,7 @@ COLUMNS = (
 def stamp_rows(
     product: str,  # Stamps: a file, or a folder of them
     scores: str = "",  # Product `scores` or `candidates` of the same stamps
-) -> pd.DataFrame:  # One row a stamp with a usable cutout; `file` and `row` say where its pixels are
+) -> pd.DataFrame:  # One row per stamp with a usable cutout; `file` and `row` say where its pixels are
     """What is known of each stamp, its pixels aside; raises BadInput for a product that is none
 
     Parameters
@@ -92,7 +92,7 @@ def stamp_rows(
     Returns
     -------
     pd.DataFrame
-        One row a stamp with a usable cutout; `file` and `row` say where its pixels are
+        One row per stamp with a usable cutout; `file` and `row` say where its pixels are
 
     Raises
     ------
@@ -209,7 +209,7 @@ def chosen_rows(
 def page_of(
     rows: pd.DataFrame,
     page: int,  # From 1; beyond the last is the last
-    size: int = 12,  # Stamps a page
+    size: int = 12,  # Stamps per page
 ) -> tuple[pd.DataFrame, int]:  # The page, and how many there are
     """One page of many rows
 
@@ -219,7 +219,7 @@ def page_of(
     page : int
         From 1; beyond the last is the last
     size : int, default 12
-        Stamps a page
+        Stamps per page
 
     Returns
     -------
@@ -419,7 +419,7 @@ def like_cards(
 def passing(
     rows: pd.DataFrame,  # From `stamp_rows` with scores
     threshold: float,  # On the logit
-) -> pd.DataFrame:  # One row a class
+) -> pd.DataFrame:  # One row per class
     """How many pass, stamps and hosts; raises BadInput without scores
 
     Parameters
@@ -432,7 +432,7 @@ def passing(
     Returns
     -------
     pd.DataFrame
-        One row a class
+        One row per class
 
     Raises
     ------
@@ -501,7 +501,7 @@ def _range(rows: pd.DataFrame, name: str, words: str) -> widgets.FloatRangeSlide
 def stamp_browser(
     product: str,  # Stamps: a file, or a folder of them
     scores: str = "",  # Product `scores` or `candidates` of the same stamps
-    size: int = 12,  # Stamps a page
+    size: int = 12,  # Stamps per page
     index: str = "",  # Folder of an index of the same product: then more like any stamp of the page can be asked for
 ) -> widgets.VBox:
     """Any stamp product to look through: filters, order, stretch, pages, and more like one
@@ -513,7 +513,7 @@ def stamp_browser(
     scores : str, default ''
         Product `scores` or `candidates` of the same stamps
     size : int, default 12
-        Stamps a page
+        Stamps per page
     index : str, default ''
         Folder of an index of the same product: then more like any stamp of the page can be asked for
 

@@ -196,7 +196,7 @@ def roc_figure(
 
 # %% ../../nbs/report/figures.ipynb #0500e729
 def training_figure(
-    epochs: Sequence[Mapping[str, float]],  # One row an epoch
+    epochs: Sequence[Mapping[str, float]],  # One row per epoch
     names: Sequence[tuple[str, ...]],  # Panels: the columns drawn in each
     best: int,  # Epoch chosen
 ) -> Figure:
@@ -205,7 +205,7 @@ def training_figure(
     Parameters
     ----------
     epochs : Sequence[Mapping[str, float]]
-        One row an epoch
+        One row per epoch
     names : Sequence[tuple[str, ...]]
         Panels: the columns drawn in each
     best : int
@@ -455,7 +455,7 @@ def completeness_heatmap(
 
 # %% ../../nbs/report/figures.ipynb #83c295f8
 def errorbars(ax: Axes, names: Sequence[str], rows: Sequence[Mapping[str, float]], value: str, colour: str = "blue") -> None:
-    "Values with their limits, one a name"
+    "Values with their limits, one per name"
     middle = np.array([r[value] for r in rows], float)
     spread = [np.maximum(middle - [r["lo"] for r in rows], 0), np.maximum([r["hi"] for r in rows] - middle, 0)]
     ax.errorbar(range(len(names)), middle, yerr=spread, fmt="o", color=COLOURS[colour], capsize=3)

@@ -539,13 +539,13 @@ class Engine:
     kind : str, default 'local'
         local or spark
     workers : int, default 0
-        Processes for local; 0 takes one a core
+        Processes for local; 0 takes one per core
     master : str, default ''
         Spark master; empty takes spark-submit's
     """
 
     kind: str = "local"  # local or spark
-    workers: int = 0  # Processes for local; 0 takes one a core
+    workers: int = 0  # Processes for local; 0 takes one per core
     master: str = ""  # Spark master; empty takes spark-submit's
 
     def __post_init__(self) -> None:

@@ -146,11 +146,11 @@ def fleiss_kappa(
     Raises
     ------
     BadInput
-        Fleiss' kappa: {graders.min()} to {graders.max()} votes a candidate, expected the same number for each
+        Fleiss' kappa: {graders.min()} to {graders.max()} votes per candidate, expected the same number for each
     """
     graders = counts.sum(1)
     if len(set(graders.tolist())) > 1:
-        raise BadInput(f"Fleiss' kappa: {graders.min()} to {graders.max()} votes a candidate, expected the same number for each")
+        raise BadInput(f"Fleiss' kappa: {graders.min()} to {graders.max()} votes per candidate, expected the same number for each")
     weight = np.ones(len(counts)) if times is None else times
     with np.errstate(invalid="ignore", divide="ignore"):
         pairs = (counts * (counts - 1)).sum(1) / (graders * (graders - 1))
@@ -353,13 +353,13 @@ def grade_table(
     deck: Deck,
     book: GradeBook,
     graders: Sequence[str],
-) -> pa.Table:  # Product `grades`: one row a grader and card marked
+) -> pa.Table:  # Product `grades`: one row per grader and card marked
     """Every grader's last word on every card of the deck
 
     Returns
     -------
     pa.Table
-        Product `grades`: one row a grader and card marked
+        Product `grades`: one row per grader and card marked
     """
     truth, rows = dict(zip(deck.names, deck.truth)), []
     for grader in graders:
@@ -373,7 +373,7 @@ def grade_table(
 def vote_table(
     deck: Deck,
     numbers: Mapping[str, np.ndarray],  # Grader -> (n,) grades of the deck's cards
-) -> pa.Table:  # Product `votes`: one row a card
+) -> pa.Table:  # Product `votes`: one row per card
     """The votes on every card, and their median
 
     Parameters
@@ -385,7 +385,7 @@ def vote_table(
     Returns
     -------
     pa.Table
-        Product `votes`: one row a card
+        Product `votes`: one row per card
     """
     counts = votes(np.stack(list(numbers.values())))
     columns: dict[str, Any] = {"name": list(deck.names), "truth": list(deck.truth), "grade": consensus(counts)}

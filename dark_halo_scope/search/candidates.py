@@ -234,7 +234,7 @@ def threshold_at_purity(
     s, y = valid_scores(logit, label)
     curve, h = roc(s, y), host_index(hosts, len(s))
     n_galaxies = n_hosts(h, ~y)
-    stamps_per_galaxy = curve.n_neg / n_galaxies  # stamps a galaxy: so many are worth one
+    stamps_per_galaxy = curve.n_neg / n_galaxies  # stamps per galaxy: so many are worth one
     f = (curve.fp / stamps_per_galaxy + 0.5) / (n_galaxies + 1)
     w = np.ones(len(s)) if weights is None else np.asarray(weights, float)
     order = np.argsort(s[y], kind="stable")

@@ -438,7 +438,7 @@ def completeness_map(
 # %% ../../nbs/search/completeness.ipynb #c77ab443
 def survey_conditions(
     parent: Mapping[str, Any],  # brickid, psfsize_r [arcsec], psfdepth_r [nmgy^-2] of galaxies all over the survey
-) -> dict[str, np.ndarray]:  # brickid, psfsize_r [arcsec], depth_r [mag], area [deg^2]: one row a brick
+) -> dict[str, np.ndarray]:  # brickid, psfsize_r [arcsec], depth_r [mag], area [deg^2]: one row per brick
     """Seeing and depth of each brick, from its galaxies
 
     Parameters
@@ -449,7 +449,7 @@ def survey_conditions(
     Returns
     -------
     dict[str, np.ndarray]
-        brickid, psfsize_r [arcsec], depth_r [mag], area [deg^2]: one row a brick
+        brickid, psfsize_r [arcsec], depth_r [mag], area [deg^2]: one row per brick
     """
     ids, brick_of_row = np.unique(np.asarray(parent["brickid"]), return_inverse=True)
     size = np.bincount(brick_of_row.reshape(-1))
@@ -575,7 +575,7 @@ def all_maps(
     recipe: CompletenessRecipe | None = None,
     threshold: float = float("nan"),  # Logit; kept beside the maps
 ) -> Completeness:
-    """One map an axis, one a class, and those that the recipe asks for; what the plan has no column for is named
+    """One map per axis, one per class, and those that the recipe asks for; what the plan has no column for is named
 
     Parameters
     ----------
@@ -730,7 +730,7 @@ class Estimate:
 
 def unmeasured(
     m: CellMap,
-    values: Sequence[np.ndarray],  # (n,) values, one array an axis
+    values: Sequence[np.ndarray],  # (n,) values, one array per axis
 ) -> np.ndarray:  # (n,) text
     """Why a map has no answer for some conditions: the first axis that they leave, or the empty cell that they lie in; empty where it has one
 
@@ -738,7 +738,7 @@ def unmeasured(
     ----------
     m : CellMap
     values : Sequence[np.ndarray]
-        (n,) values, one array an axis
+        (n,) values, one array per axis
 
     Returns
     -------
