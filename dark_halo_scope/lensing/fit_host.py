@@ -41,7 +41,7 @@ def significance(
     counted = (stamp.weight > 0).sum(0)
     plane = residual.sum(0).reshape(n_pix, n_pix)
     noise = ndimage.gaussian_filter(counted.astype(float), SMOOTH / np.sqrt(2)) / (4 * np.pi * SMOOTH**2)
-    return ndimage.gaussian_filter(plane.astype(float), SMOOTH) / np.sqrt(np.maximum(noise, 1e-6))
+    return np.asarray(ndimage.gaussian_filter(plane.astype(float), SMOOTH) / np.sqrt(np.maximum(noise, 1e-6)))
 
 # %% ../../nbs/lensing/fit_host.ipynb #63d363e8
 def masked(
@@ -96,14 +96,14 @@ def far_objects(
     y, x = ((peaks - (shown.shape[0] - 1) / 2) * stamp.pixscale).T
     for label in np.flatnonzero(np.hypot(x, y) > np.where(_paired(x, y, far), farthest, far)) + 1:
         out |= labels == label
-    return ndimage.binary_dilation(out, iterations=2)
+    return np.asarray(ndimage.binary_dilation(out, iterations=2))
 
 
 def _paired(x: np.ndarray, y: np.ndarray, far: float) -> np.ndarray:
     "Which peaks have another, nearer one within `far` on the other side of the centre"
     r = np.hypot(x, y)
     opposite = -(x[:, None] * x + y[:, None] * y) > np.cos(np.radians(40)) * r[:, None] * r
-    return (opposite & (r > 0.8) & (r < far) & (r < r[:, None])).any(1)
+    return np.asarray((opposite & (r > 0.8) & (r < far) & (r < r[:, None])).any(1))
 
 # %% ../../nbs/lensing/fit_host.ipynb #aadfc93e
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ class Host:
     @property
     def light(self) -> np.ndarray:
         "(band, pixels) model in units of the noise"
-        return self.stamp.data - self.model.residual
+        return np.asarray(self.stamp.data - self.model.residual)
 
 # %% ../../nbs/lensing/fit_host.ipynb #95b1628f
 def robust_fit(
@@ -179,7 +179,7 @@ def _residual(stamp: FitStamp, model: Solved, seen: FitStamp) -> np.ndarray:
     "The residual of a model fitted on a masked stamp, on all pixels"
     whole = solve(stamp, model.parts)
     light = np.einsum("bk,kbp->bp", model.flux.astype(np.float32), whole.columns)
-    return stamp.data - light
+    return np.asarray(stamp.data - light)
 
 # %% ../../nbs/lensing/fit_host.ipynb #7c1d90aa
 def middle_of(
@@ -286,7 +286,7 @@ def fit_host(
 # %% ../../nbs/lensing/fit_host.ipynb #257ca20a
 def _light(stamp: FitStamp, model: Solved) -> np.ndarray:
     "(band, pixels) light of a model, in nanomaggies"
-    return stamp.data - _residual(stamp, model, stamp)
+    return np.asarray(stamp.data - _residual(stamp, model, stamp))
 
 # %% ../../nbs/lensing/fit_host.ipynb #f8be1b6f
 def with_model_error(

@@ -243,7 +243,7 @@ def scored(
     for i in range(0, len(rows), chunk):
         columns = columns_of(settings[0].stamp, part.kind, rows[i : i + chunk])
         out.append(np.stack([profile_chi2(back, columns)[0] for back in settings]))
-    return np.concatenate(out, 1) + (((rows - part.middle) / part.width) ** 2).sum(1)
+    return np.asarray(np.concatenate(out, 1) + (((rows - part.middle) / part.width) ** 2).sum(1))
 
 # %% ../../nbs/lensing/fit_lens.ipynb #54a2ca90
 def global_search(
@@ -278,7 +278,7 @@ def global_search(
 
     def best(group: np.ndarray, most: int) -> np.ndarray:
         order = np.argsort(value[group].min(0), kind="stable")[:400]
-        return order[distinct(rows[order], most)]
+        return np.asarray(order[distinct(rows[order], most)])
 
     for i in range(recipe.rounds):
         parents = np.concatenate([best(group, 16 if i == 0 and len(groups) == 1 else 8) for group in groups])
@@ -408,7 +408,7 @@ def image_places(
     moved = np.linalg.solve(a, np.stack([sx - bx[low], sy - by[low]], -1)[..., None])[..., 0]
     good = np.hypot(*moved.T) < 2 * step
     found = np.column_stack([x[low] + moved[:, 0], y[low] + moved[:, 1], bright])[good]
-    return found[np.argsort(-found[:, 2], kind="stable")]
+    return np.asarray(found[np.argsort(-found[:, 2], kind="stable")])
 
 # %% ../../nbs/lensing/fit_lens.ipynb #120c34b7
 @dataclass(frozen=True, eq=False)
@@ -433,7 +433,7 @@ class Posterior:
         "Weighted quantiles of a quantity of the draws"
         order = np.argsort(values, kind="stable")
         total = np.cumsum(self.weight[order]) - 0.5 * self.weight[order]
-        return np.interp(levels, total, np.asarray(values)[order])
+        return np.asarray(np.interp(levels, total, np.asarray(values)[order]))
 
 # %% ../../nbs/lensing/fit_lens.ipynb #011c3bcf
 def t_log_density(
@@ -462,13 +462,13 @@ def t_log_density(
     d = len(middle)
     z = np.linalg.solve(chol, (rows - middle).T)
     constant = gammaln((degrees + d) / 2) - gammaln(degrees / 2) - d / 2 * np.log(degrees * np.pi) - np.log(np.diag(chol)).sum()
-    return constant - (degrees + d) / 2 * np.log1p((z**2).sum(0) / degrees)
+    return np.asarray(constant - (degrees + d) / 2 * np.log1p((z**2).sum(0) / degrees))
 
 # %% ../../nbs/lensing/fit_lens.ipynb #2495c9c0
 def t_draws(middle: np.ndarray, chol: np.ndarray, n: int, generator: np.random.Generator, degrees: float = 5.0) -> np.ndarray:
     "Draws from a multivariate t distribution, (n, d)"
     scale = np.sqrt(degrees / generator.chisquare(degrees, n))
-    return middle + (generator.normal(size=(n, len(middle))) @ chol.T) * scale[:, None]
+    return np.asarray(middle + (generator.normal(size=(n, len(middle))) @ chol.T) * scale[:, None])
 
 # %% ../../nbs/lensing/fit_lens.ipynb #b7aae976
 def normalised(

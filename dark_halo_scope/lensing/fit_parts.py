@@ -108,7 +108,7 @@ class FitStamp:
     @cached_property
     def root(self) -> np.ndarray:
         "(band, pixels) square root of the weights"
-        return np.sqrt(self.weight).reshape(len(self.weight), -1)
+        return np.asarray(np.sqrt(self.weight).reshape(len(self.weight), -1))
 
     @cached_property
     def data(self) -> np.ndarray:

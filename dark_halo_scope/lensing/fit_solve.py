@@ -289,7 +289,7 @@ def secant(
     if step @ weight < 0.1:
         return slopes
     missed = change - np.tensordot(step.astype(np.float32), slopes, 1)
-    return slopes + (weight / (step @ weight)).astype(np.float32)[:, None, None] * missed
+    return np.asarray(slopes + (weight / (step @ weight)).astype(np.float32)[:, None, None] * missed)
 
 # %% ../../nbs/lensing/fit_solve.ipynb #17dc59da
 def refine(
@@ -360,7 +360,7 @@ def image_light(
         (band,)
     """
     columns = columns if stamp.shared is None else stamp.shared.coloured(columns)
-    return np.divide(columns, stamp.root, out=np.zeros_like(columns), where=stamp.root > 0).sum(1, dtype=float)
+    return np.asarray(np.divide(columns, stamp.root, out=np.zeros_like(columns), where=stamp.root > 0).sum(1, dtype=float))
 
 # %% ../../nbs/lensing/fit_solve.ipynb #c95a6109
 @dataclass(frozen=True)
