@@ -3,6 +3,9 @@
 cosmic-ray makes the faults: an operator, a comparison, a number, a decorator or an exception is another one. So many of each room are drawn. The tests that run
 a fault's line, as coverage saw them once, are tried on it, the quickest first, in a copy of the tree. The share that a test notices is kept by room in
 data_manifests/receipts/mutation.json, with the faults that no test noticed. It ends with 1 where a room is below its target.
+
+What each file of tests runs is kept in runs/mutants, and which fault which file noticed: a run that was stopped goes on, and one after a change of tests tries
+anew only what they may decide. A larger --each has the faults of a smaller one.
 """
 
 import argparse
@@ -116,22 +119,58 @@ class Watch:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
 
 
-def survey(tests: list[str]) -> int:
-    "Runs tests once; leaves what covers what in the work folder"
+def test_files(tests: list[str]) -> list[str]:
+    "The files of tests in what was asked for, but for those left out"
+    left_out = [pattern for name in WITHOUT for pattern in TREE.glob(f"tests/test_{name}.py")]
+    found = [p for name in tests for p in (sorted((TREE / name).glob("test_*.py")) if (TREE / name).is_dir() else [TREE / name])]
+    return [str(p.relative_to(TREE)) for p in found if p not in left_out]
+
+
+def survey_of(test: str) -> Path:
+    "Where the survey of a file of tests is kept: another place once the file changes, or the library, its pages or what tests share"
+    shared = [
+        *TREE.glob("dark_halo_scope/**/*.py"),
+        *TREE.glob("nbs/**/*.ipynb"),
+        *TREE.glob("tests/**/*.py"),
+        *TREE.glob("data_manifests/**/*.y*ml"),
+    ]
+    kept = [p for p in shared if not p.name.startswith("test_")] + [TREE / test]
+    digest = hashlib.blake2b(b"".join(p.read_bytes() for p in sorted(kept)), digest_size=8).hexdigest()
+    return WORK / "surveys" / f"{Path(test).stem} {digest}"
+
+
+def survey(test: str, kept: Path) -> int:
+    "Runs a file of tests once; leaves what covers what"
     import coverage
     import pytest
 
-    cov = coverage.Coverage(data_file=str(WORK / "coverage"), source=[str(TREE / "dark_halo_scope")], config_file=False)
+    cov = coverage.Coverage(data_file=str(kept / "coverage"), source=[str(TREE / "dark_halo_scope")], config_file=False)
     cov.erase()
     watch = Watch(cov)
     cov.start()
-    left_out = [f"--ignore-glob=tests/test_{name}.py" for name in WITHOUT]
-    pytest.main(["-q", "-n", "0", "-m", "not slow and not gpu and not browser", *left_out, *tests], plugins=[watch])
+    pytest.main(["-q", "-n", "0", "-m", "not slow and not gpu and not browser", test], plugins=[watch])
     cov.stop()
     cov.save()
     took = {name: round(s, 2) for name, s in watch.seconds.items() if name not in watch.red}
-    (WORK / "tests.json").write_text(json.dumps({"seconds": took, "red": sorted(watch.red)}, indent=1))
-    return 0 if took else 1
+    (kept / "tests.json").write_text(json.dumps({"seconds": took, "red": sorted(watch.red)}, indent=1))
+    return 0
+
+
+def surveyed(tests: list[str], again: bool) -> list[Path]:
+    "The surveys of files of tests, each made where it is not kept from before"
+    places = []
+    for test in test_files(tests):
+        kept, started = survey_of(test), time.monotonic()
+        if again or not (kept / "tests.json").exists():
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.mkdir(parents=True)
+            code = in_child(lambda test=test, kept=kept: survey(test, kept), 1800, kept / "log", WORK / "kernels")
+            if code != 0:
+                sys.exit(f"mutants: {test} did not run without a mutant (exit {code}): see {kept}/log")
+            found = json.loads((kept / "tests.json").read_text())
+            print(f"{test}: {len(found['seconds'])} tests, {len(found['red'])} not used, {time.monotonic() - started:.0f} s", flush=True)
+        places.append(kept)
+    return places
 
 
 def statement(tree: ast.Module, line: int) -> tuple[int, int]:
@@ -149,16 +188,24 @@ def statement(tree: ast.Module, line: int) -> tuple[int, int]:
 class Chooser:
     "The tests of a line"
 
-    def __init__(self) -> None:
+    def __init__(self, surveys: list[Path], budget: float = BUDGET) -> None:
         import coverage
 
-        kept = json.loads((WORK / "tests.json").read_text())
-        self.seconds: dict[str, float] = kept["seconds"]
+        self.budget = budget
+        self.seconds: dict[str, float] = {}
         self.files: dict[str, list[str]] = {}
+        self.surveys: set[str] = {kept.name for kept in surveys}
+        self.survey_of_file: dict[str, str] = {}
+        self.data = coverage.CoverageData(no_disk=True)
+        for kept in surveys:
+            seconds = json.loads((kept / "tests.json").read_text())["seconds"]
+            self.seconds |= seconds
+            self.survey_of_file |= {name.split("::")[0]: kept.name for name in seconds}
+            one = coverage.CoverageData(str(kept / "coverage"))
+            one.read()
+            self.data.update(one)
         for name in self.seconds:
             self.files.setdefault(name.split("::")[0], []).append(name)
-        self.data = coverage.CoverageData(str(WORK / "coverage"))
-        self.data.read()
 
     def tests(self, module: str, line: int) -> list[str]:
         "The quickest first, within the budget; of a line that only importing runs, or that is compiled, those of the whole module"
@@ -168,7 +215,7 @@ class Chooser:
         chosen, spent = [], 0.0
         for name in sorted(near, key=lambda name: (self.seconds[name], name)):
             spent += self.seconds[name] + 0.02
-            if chosen and spent > BUDGET:
+            if chosen and spent > self.budget:
                 break
             chosen.append(name)
         return chosen
@@ -198,7 +245,7 @@ def drawn(room: str, count: int, seed: int) -> list[dict[str, Any]]:
 
     draw, places = random.Random(f"{room} {seed}"), {}
     operators = {name: get_operator(name)() for name in operator_names() if not get_operator(name).arguments()}
-    for path in sorted((ROOT / "dark_halo_scope" / room).glob("*.py")):
+    for path in sorted((TREE / "dark_halo_scope" / room).glob("*.py")):
         source = path.read_text()
         nodes, spots = list(ast_nodes(get_ast(source))), annotated(ast.parse(source))
         for name, operator in operators.items():
@@ -206,11 +253,10 @@ def drawn(room: str, count: int, seed: int) -> list[dict[str, Any]]:
             for occurrence, (start, end) in enumerate(found):
                 within = {(line, column) for line, column in spots if line == start[0] and start[1] - 4 <= column <= end[1] + 4}
                 if not (within and "BinaryOperator_BitOr" in name):
-                    places.setdefault((str(path.relative_to(ROOT)), start), []).append((name, occurrence))
-    chosen = draw.sample(sorted(places), min(count, len(places)))
+                    places.setdefault((str(path.relative_to(TREE)), start), []).append((name, occurrence))
     mutants = []
-    for module, start in chosen:
-        name, occurrence = draw.choice(places[module, start])
+    for module, start in draw.sample(sorted(places), len(places))[:count]:  # a larger count has those of a smaller one
+        name, occurrence = random.Random(f"{module} {start} {seed}").choice(places[module, start])
         mutants.append({"room": room, "module": module, "line": start[0], "operator": name.split("/")[-1], "occurrence": occurrence})
     return mutants
 
@@ -233,13 +279,17 @@ def compiles(source: str) -> bool:
 
 
 def tried(mutant: dict[str, Any], chooser: Chooser) -> dict[str, Any]:
-    "What its tests say of a mutant"
+    "What its tests say of a mutant; what a test noticed before, it notices again, where neither it nor the module changed"
     import pytest
 
     module, started = TREE / mutant["module"], time.monotonic()
     tests, good = chooser.tests(mutant["module"], mutant["line"]), module.read_text()
     if not tests:
         return mutant | {"became": "no test runs it", "seconds": 0.0}
+    digest = hashlib.blake2b(f"{mutant} {good}".encode(), digest_size=8).hexdigest()
+    before = WORK / "noticed" / digest
+    if before.exists() and before.read_text() in chooser.surveys:
+        return mutant | {"became": "noticed", "tests": len(tests), "seconds": 0.0}
     cache = WORK / "kernels"
     if fresh := compiles(good):
         cache = WORK / "kernels of one"
@@ -254,6 +304,9 @@ def tried(mutant: dict[str, Any], chooser: Chooser) -> dict[str, Any]:
     became = {0: "survived", 1: "noticed", 2: "noticed", None: "took too long"}.get(code, f"exit {code}")
     if became.startswith("exit") and code is not None and code < 0:
         became = "noticed"  # the process died
+    if by := re.search(r"^(?:FAILED|ERROR) ([^\s:]+)", (WORK / "last.log").read_text(errors="replace"), re.M) if code == 1 else None:
+        before.parent.mkdir(exist_ok=True)
+        before.write_text(chooser.survey_of_file.get(by.group(1), ""))
     return mutant | {"became": became, "tests": len(tests), "seconds": round(time.monotonic() - started, 1)}
 
 
@@ -274,6 +327,7 @@ def main() -> int:
     asked.add_argument("rooms", nargs="*", default=ROOMS)
     asked.add_argument("--each", type=int, default=40, help="mutants of a room")
     asked.add_argument("--seed", type=int, default=1)
+    asked.add_argument("--budget", type=float, default=BUDGET, help="seconds of tests tried on one mutant: fewer notice less")
     asked.add_argument("--receipt", type=Path, default=RECEIPT)
     asked.add_argument("--tests", nargs="+", default=["tests", ".ci/lessons.py"], help="files of tests, to try the tool with few")
     asked.add_argument("--again", action="store_true", help="look anew at which test runs which line")
@@ -282,16 +336,7 @@ def main() -> int:
     WORK.mkdir(parents=True, exist_ok=True)
     copy_tree()
     preload()
-    sources = hashlib.blake2b(
-        repr(given.tests).encode() + b"".join(p.read_bytes() for p in sorted(TREE.rglob("*.py"))), digest_size=8
-    ).hexdigest()
-    known = WORK / "survey of"
-    if given.again or not known.exists() or known.read_text() != sources:
-        code = in_child(lambda: survey(given.tests), 3600, WORK / "survey.log", WORK / "kernels")
-        if code != 0:
-            sys.exit(f"mutants: the tests did not run without a mutant (exit {code}): see {WORK}/survey.log")
-        known.write_text(sources)
-    chooser, results = Chooser(), []
+    chooser, results = Chooser(surveyed(given.tests, given.again), given.budget), []
     for room in given.rooms:
         mutants = drawn(room, given.each, given.seed)
         unchanged = tried(mutants[0] | {"operator": "none"}, chooser)
@@ -302,7 +347,13 @@ def main() -> int:
             print(json.dumps(results[-1]), flush=True)
     rooms = shares(results)
     made = {"made_by": "python .ci/mutants.py", "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")}
-    made |= {"machine": f"{platform.machine()}, one core", "seed": given.seed, "minutes": round((time.monotonic() - started) / 60, 1)}
+    made |= {
+        "machine": f"{platform.machine()}, one core",
+        "seed": given.seed,
+        "budget_s": given.budget,
+        "minutes": round((time.monotonic() - started) / 60, 1),
+    }
+    made |= {"tests": given.tests}
     given.receipt.write_text(json.dumps(made | {"target": TARGET, "rooms": rooms}, indent=1) + "\n")
     for room, row in rooms.items():
         print(f"{room:10} {row['noticed']:4} of {row['mutants']:4} noticed")

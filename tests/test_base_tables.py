@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.galaxy import galaxy_key
 from dark_halo_scope.base.skylist import SetAsideWarning, degrees_of, position_name, read_names, read_positions, typed, unique_names
 from dark_halo_scope.base.tables import read_any_table
 
@@ -396,3 +397,23 @@ def test_a_parquet_bomb_is_refused_before_it_goes_off(tmp_path, monkeypatch, kin
         read_positions(str(path))
     assert tracemalloc.get_traced_memory()[1] < 20e6 and pa.total_allocated_bytes() - before < 20e6
     tracemalloc.stop()
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**15 - 1), st.integers(0, 2**22 - 1), st.integers(0, 2**26 - 1)), min_size=1, max_size=20))
+def test_keys_of_galaxies_sort_and_differ_as_their_three_numbers_do(rows):
+    columns = dict(zip(("release", "brickid", "objid"), np.transpose(rows), strict=True))
+    keys = galaxy_key(columns)
+    assert [rows[i] for i in np.argsort(keys, kind="stable")] == sorted(rows) and len(set(keys.tolist())) == len(set(rows))
+
+
+@pytest.mark.parametrize("name", ["release", "brickid", "objid"])
+def test_the_greatest_number_that_the_message_names_is_the_greatest_that_fits(name):
+    "A number one above it, or below 0, is refused by name"
+    sound = {"release": [10_000, 9_010], "brickid": [343_928, 1], "objid": [0, 77]}
+    with pytest.raises(BadInput, match=rf"^{name} from \d+ to 9999999999: expected whole numbers from 0 to ([\d,]+)$") as error:
+        galaxy_key(sound | {name: [9_999_999_999, sound[name][0]]})
+    greatest = int(str(error.value).rsplit(" ", 1)[1].replace(",", ""))
+    assert len(galaxy_key(sound | {name: [greatest, 0]})) == 2
+    for number in (greatest + 1, -1):
+        with pytest.raises(BadInput, match=rf"^{name} from .*{number}"):
+            galaxy_key(sound | {name: [0, number]})

@@ -630,6 +630,16 @@ def test_word_sums_are_those_that_astropy_writes(tmp_path):
     check_head_sum(hdu, "summed")
 
 
+@pytest.mark.parametrize("fill", ["noise", "all ones", "one byte in four"])
+def test_word_sums_of_much_data_are_the_arithmetic_of_whole_numbers(fill):
+    "Compiled code sums it, whose lanes must not overflow; the data end within a group of words, and within a word"
+    n = 2**22 + 1234 * 4 + 3
+    data = {"noise": np.random.default_rng(3).bytes(n), "all ones": b"\xff" * n, "one byte in four": (b"\0\xfe\0\0" * n)[:n]}[fill]
+    wanted = int(np.frombuffer(data.ljust(n + 1, b"\0"), ">u4").astype(object).sum())
+    assert word_sum(data) % (2**32 - 1) == wanted % (2**32 - 1)
+    assert word_sum(memoryview(data)[5:], 5, word_sum(data[:5])) % (2**32 - 1) == wanted % (2**32 - 1)
+
+
 @pytest.mark.parametrize("reader", ["in blocks", "at once", "a selection", "a copy"])
 def test_a_bit_that_differs_from_its_sum_is_one_line(tmp_path, reader):
     "In the header, in a number of a row, and in the padding behind the rows"
@@ -720,3 +730,20 @@ def test_bricks_at_the_meridian_and_the_poles_hold_their_rows():
         west, east, south, north = (float(edge) for edge in brick_edges(brick))
         rows = {"ra": [(east + 0.004 / np.cos(np.radians(dec))) % 360, west, ra], "dec": [min(north, 90), max(south - 0.005, -90), dec]}
         check_rows(pa.table(rows | {"brickid": [brick] * 3, "brickname": brick_names(np.array([brick] * 3)).tolist()}), "here")
+
+
+def test_types_and_names_are_compared_however_they_lie_in_memory():
+    "Types of three and of four letters, a table in pieces or cut out of another, and names whose letters are right but not their lengths"
+    types = ["PSF", "COMP", "DEV", "SIMP", "DUP", "EXP", "REX", "SER"]
+    rows = pa.table({"type": types, "brickid": [343_928] * 8, "brickname": ["1501p022"] * 8, "ra": [150.1] * 8, "dec": [2.2] * 8})
+    three = rows.take([0, 2, 4, 5, 6, 7])
+    for good in (rows, three, pa.concat_tables([three, rows, three]), rows.slice(3), three.slice(2, 3), rows.slice(8)):
+        check_rows(good, "here")
+    for place, wrong in ((0, "PSG"), (5, "QSF"), (3, "DEVX"), (2, ""), (1, None)):
+        bad = [*three["type"].to_pylist()[:place], wrong, *three["type"].to_pylist()[place + 1 :]]
+        for table in (three.set_column(0, "type", [bad]), pa.concat_tables([rows, three.set_column(0, "type", [bad])]).slice(2)):
+            with pytest.raises(BadInput, match="here: type "):
+                check_rows(table, "here")
+    for names in (["1501p022", "1501p02", "21501p022"], ["1501p022", "1501p022", "1501p023"], ["1501p022", "1501p022", None]):
+        with pytest.raises(BadInput, match="here: brickid and brickname do not agree"):
+            check_rows(rows.slice(0, 3).set_column(2, "brickname", [names]), "here")

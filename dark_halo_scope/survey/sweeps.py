@@ -58,7 +58,7 @@ def arrow_column(
 def table_chunks(
     uri: str,  # Sweep, Tractor catalogue or brick table; local path or address
     columns: Sequence[str],  # Names in lower case
-    chunk_bytes: int = 32 * 2**20,  # Memory of one block of rows as stored [bytes]
+    chunk_bytes: int = 16 * 2**20,  # Memory of one block of rows as stored [bytes]
     extension: int | str = 1,  # HDU
 ) -> Iterator[pa.Table]:
     """The columns of a FITS table, a block of rows at a time; raises BadInput when the file is not whole, a column is missing, or, behind the last rows, the sum in its header is another
@@ -69,7 +69,7 @@ def table_chunks(
         Sweep, Tractor catalogue or brick table; local path or address
     columns : Sequence[str]
         Names in lower case
-    chunk_bytes : int, default 32 * 2 ** 20
+    chunk_bytes : int, default 16 * 2 ** 20
         Memory of one block of rows as stored [bytes]
     extension : int | str, default 1
         HDU
@@ -146,7 +146,7 @@ def table_names(
         count = header_int(hdu.header, "TFIELDS", str(uri), high=999)
     return tuple(str(hdu.header.get(f"TTYPE{i}", f"col{i}")).lower() for i in range(1, count + 1))
 
-# %% ../../nbs/survey/sweeps.ipynb #d2a4ef4c
+# %% ../../nbs/survey/sweeps.ipynb #4a1ad6bd
 LIMITS = {
     "release": (0, 19_999),
     "brickid": (1, 662_174),
@@ -219,24 +219,44 @@ def check_rows(
             low, high = values.min(), values.max()
             if not limits[0] <= low <= high <= limits[1]:  # also where one is not a number
                 raise BadInput(f"{where}: column '{name}' from {low:g} to {high:g}; expected {limits[0]:g} to {limits[1]:g}")
-    if "type" in table.column_names and (other := set(pc.unique(table["type"]).to_pylist()) - SOURCE_TYPES):
+    if "type" in table.column_names and not _only_known(table["type"]) and (other := set(pc.unique(table["type"]).to_pylist()) - SOURCE_TYPES):
         raise BadInput(f"{where}: type {min(map(str, other))!r}; expected one of {', '.join(sorted(SOURCE_TYPES))}")
     if {"brickid", "brickname", "ra", "dec"} <= set(table.column_names) and len(table):
         _check_bricks(table, where)
 
 # %% ../../nbs/survey/sweeps.ipynb #2b5d272a
+def _as_numbers(texts: pa.ChunkedArray, letters: int) -> np.ndarray | None:
+    "Texts of so many letters, up to eight, as whole numbers, which are quicker to compare; None where one is of another length"
+    whole = (texts.chunk(0) if texts.num_chunks == 1 else texts.combine_chunks()).cast(pa.string())
+    ends = np.frombuffer(whole.buffers()[1], np.int32)[whole.offset :][: len(whole) + 1]
+    if whole.null_count or not (np.diff(ends) == letters).all():
+        return None
+    content = bytes(memoryview(whole.buffers()[2] or b"")[ends[0] : ends[-1]]) + bytes(8)  # the last number reaches beyond
+    size = 4 if letters <= 4 else 8
+    return np.ndarray(len(whole), f"<u{size}", content, strides=(letters,)) & (2 ** (8 * letters) - 1)
+
+
+def _only_known(types: pa.ChunkedArray) -> bool:
+    "True where each type is one of three letters that Tractor has; false also where that is not known yet"
+    numbers = _as_numbers(types, 3)
+    if numbers is None:
+        return False
+    known = np.zeros(len(numbers), bool)
+    for name in SOURCE_TYPES:
+        if len(name) == 3:
+            known |= numbers == int.from_bytes(name.encode(), "little")
+    return bool(known.all())
+
+
 def _check_bricks(table: pa.Table, where: str) -> None:
     "Raises BadInput where a row lies beyond the image of its brick, or the brick has another name"
     brickid, ra, dec = (table[name].to_numpy() for name in ("brickid", "ra", "dec"))
-    start = np.concatenate([[0], np.flatnonzero(np.diff(brickid)) + 1])  # of each run of rows of one brick
+    other = brickid[1:] != brickid[:-1]
+    start = np.concatenate([[0], np.flatnonzero(other) + 1])  # of each run of rows of one brick
     bricks, which = np.unique(brickid[start], return_inverse=True)
-    wanted, names = brick_names(bricks)[which], table["brickname"].combine_chunks().cast(pa.string())
-    said = np.array(names.take(pa.array(start)).to_pylist(), object)
-    ends = np.frombuffer(names.buffers()[1], np.int32)[names.offset :][: len(names) + 1]
-    same = (said == wanted).all() and int(ends[-1] - ends[0]) == 8 * len(names)
-    # Eight letters are one number, which is quicker to compare than text is.
-    letters = np.frombuffer(names.buffers()[2], np.uint64, len(names), int(ends[0])) if same else brickid
-    if not same or not np.isin(np.flatnonzero(np.diff(letters)) + 1, start).all():
+    wanted, numbers = brick_names(bricks)[which], _as_numbers(table["brickname"], 8)
+    said = np.array(table["brickname"].take(pa.array(start)).to_pylist(), object)
+    if numbers is None or (said != wanted).any() or ((numbers[1:] != numbers[:-1]) & ~other).any():
         worst = int(np.argmax(said != wanted))
         raise BadInput(f"{where}: brickid and brickname do not agree in every row, such as {brickid[start][worst]} and {said[worst]!r}")
     west, east, south, north = (edge[which] for edge in brick_edges(bricks))
