@@ -219,7 +219,11 @@ def check_rows(
             low, high = values.min(), values.max()
             if not limits[0] <= low <= high <= limits[1]:  # also where one is not a number
                 raise BadInput(f"{where}: column '{name}' from {low:g} to {high:g}; expected {limits[0]:g} to {limits[1]:g}")
-    if "type" in table.column_names and not _only_known(table["type"]) and (other := set(pc.unique(table["type"]).to_pylist()) - SOURCE_TYPES):
+    if (
+        "type" in table.column_names
+        and not _only_known(table["type"])
+        and (other := set(pc.unique(table["type"]).to_pylist()) - SOURCE_TYPES)
+    ):
         raise BadInput(f"{where}: type {min(map(str, other))!r}; expected one of {', '.join(sorted(SOURCE_TYPES))}")
     if {"brickid", "brickname", "ra", "dec"} <= set(table.column_names) and len(table):
         _check_bricks(table, where)
