@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from astropy.cosmology import FlatLambdaCDM
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -14,6 +16,7 @@ from dark_halo_scope.injection.claims import validate
 from dark_halo_scope.injection.grid import GRIDS, draw_configurations
 from dark_halo_scope.injection.physical import Physical, draw_physical, draw_sources, host_redshift
 from dark_halo_scope.injection.plan import PlanRecipe, expected_magnification, make_plan
+from dark_halo_scope.injection.products import plan_parts
 from dark_halo_scope.lensing.cosmology import absolute_magnitude
 from dark_halo_scope.lensing.render import LensParams, SersicParams, psf_from_psfsize, render_arcs
 from dark_halo_scope.lensing.visibility import image_count
@@ -254,3 +257,13 @@ def test_no_host_is_forced_to_the_end_of_the_track() -> None:
     for colour in (1.95, 2.1, 2.2):
         z = host_redshift(np.full(2000, 20.8), np.full(2000, colour), (np.arange(2000) + 0.5) / 2000)
         assert np.histogram(z, np.arange(0.6, 1.35, 0.02))[0].max() < 400 and (z > 1.28).mean() < 0.02
+
+
+@given(st.dictionaries(st.text("0123456789pm", min_size=8, max_size=8), st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 20))
+def test_parts_of_a_plan_are_runs_of_bricks_just_as_large_as_asked_for(rows, max_rows):
+    "Every brick once, in order; a part but the last has as many rows as asked for, and would not have them without its last brick"
+    names, parts = sorted(rows), plan_parts(rows, max_rows)
+    held = [[name for name in names if first <= name <= last] for first, last in parts]
+    assert [name for part in held for name in part] == names
+    counts = [[rows[name] for name in part] for part in held]
+    assert all(sum(part) >= max_rows for part in counts[:-1]) and all(sum(part[:-1]) < max_rows for part in counts)
