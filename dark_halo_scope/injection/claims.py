@@ -74,7 +74,7 @@ MAX_CDF_DIFFERENCE = 0.05  # Largest difference of two cumulative distributions 
 MAX_GALAXIES = 200_000  # Galaxies of each kind whose distributions are compared
 FINE = 0.001  # Bins in which weighted distributions of total light are compared [mag]
 
-
+# %% ../../nbs/injection/claims.ipynb #98d79cb0
 def claimed_columns(
     bands: Sequence[str],
 ) -> list[str]:
