@@ -74,7 +74,7 @@ MAX_CDF_DIFFERENCE = 0.05  # Largest difference of two cumulative distributions 
 MAX_GALAXIES = 200_000  # Galaxies of each kind whose distributions are compared
 FINE = 0.001  # Bins in which weighted distributions of total light are compared [mag]
 
-# %% ../../nbs/injection/claims.ipynb #98d79cb0
+
 def claimed_columns(
     bands: Sequence[str],
 ) -> list[str]:
@@ -82,7 +82,7 @@ def claimed_columns(
     lens_columns = ["theta_E", "src_x", "src_y", "src_reff", "src_mag_r", "src_index", "weight", "config_id"]
     return ["release", "brickid", "objid", "split", "is_control", *lens_columns, *(f"mag_{b}" for b in bands), "psfsize_r", "psfdepth_r"]
 
-
+# %% ../../nbs/injection/claims.ipynb #98d79cb0
 @dataclass
 class Tally:
     """What a plan holds, counted file by file; every brick's rows lie in one file
