@@ -159,6 +159,17 @@ def test_a_network_that_began_with_pictures_to_measure_with_stays_at_home(corpus
     assert finder.study_receipt(rows, {"network": "p", "reported on": {"chooses": 0.5}}, "study")["chosen"] == "base"
 
 
+def test_no_object_of_the_exam_teaches_features(corpus, monkeypatch, tmp_path):
+    "Two luminous red galaxies of the exam stand among unlabelled pictures, and are left out by their pixels"
+    studio, taught = object.__new__(finder.Studio), []
+    studio.bank, studio.folder, studio.shown = tmp_path / "bank.h5", tmp_path, [{"LRGs": corpus.lrgs}]
+    pictures = real_set("pictures", "lupton", False, np.concatenate([frames(5, 60), corpus.lrgs.flux[3:5]]), -1, "unvetted")
+    monkeypatch.setattr(finder, "read_set", lambda folder, name: pictures)
+    monkeypatch.setattr(finder, "learn_features", lambda flux, *more: taught.append(flux))
+    studio.features(1)
+    assert np.array_equal(taught[0], pictures.flux[:5])
+
+
 def test_fewer_hosts_are_some_of_all_hosts(corpus):
     quarter, whole = (finder.hosts_of(corpus, replace(BASE, host_share=share)) for share in (0.25, 1.0))
     for few, every in zip(quarter, whole):
