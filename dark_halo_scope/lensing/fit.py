@@ -310,7 +310,9 @@ def fit_lens(
     beside = only_neighbours(host, recipe)
     search, lens = best_lens(host, search_lens(host, recipe, seed, beside.model.parts[len(host.model.parts) :]), recipe)
     rival = search_rival(host, recipe, image_places(search.part), beside)
-    return concluded(host, search, lens, rival, recipe, seed, posterior)
+    fitted = concluded(host, search, lens, rival, recipe, seed, posterior)
+    host.stamp.slopes.clear()  # some 10 MB that nobody asks for again
+    return fitted
 
 # %% ../../nbs/lensing/fit.ipynb #9ff72bfa
 def hidden_why(

@@ -10,6 +10,7 @@ __all__ = ['host_part', 'first_draws', 'Background', 'background_of', 'profile_c
 # %% ../../nbs/lensing/fit_lens.ipynb #531ba761
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -19,8 +20,8 @@ from scipy.special import gammaln
 from ..base.draws import rng
 from .deflection import jacobian, source_position
 from .fit_host import Host, significance
-from .fit_parts import STEPS, FitRecipe, FitStamp, Part, columns_of, lens_of, new_part, source_of
-from .fit_solve import Solved, curvature, fluxes, refine, solve
+from .fit_parts import FitRecipe, FitStamp, Part, columns_of, lens_of, new_part, source_of
+from .fit_solve import Solved, curvature, fluxes, refine, slopes_of, solve
 
 # %% ../../nbs/lensing/fit_lens.ipynb #a6413d56
 def host_part(
@@ -91,6 +92,17 @@ class Background:
     slopes: np.ndarray  # (shape, band, pixels) change of the light per unit of each shape parameter
     cover: np.ndarray  # (shape, shape) covariance of those changes without the data's other parts
 
+    @cached_property
+    def rows(self) -> list[np.ndarray]:
+        "Per band: columns, data and slopes, (part + 1 + shape, pixels)"
+        together = np.concatenate([self.columns, self.stamp.data[None], self.slopes])
+        return [np.ascontiguousarray(together[:, b]) for b in range(len(self.stamp.data))]
+
+    @cached_property
+    def products(self) -> list[np.ndarray]:
+        "Per band: products of those rows among themselves, which no draw changes"
+        return [(rows @ rows.T).astype(float) for rows in self.rows]
+
 # %% ../../nbs/lensing/fit_lens.ipynb #88eef95d
 def background_of(
     stamp: FitStamp,
@@ -110,8 +122,7 @@ def background_of(
     """
     slopes, precision = [], []
     for k, part in enumerate(model.parts):
-        moved = columns_of(stamp, part.kind, part.values + np.diag(STEPS[part.kind])) - model.columns[k]
-        slopes.append(moved * (model.flux[:, k] / STEPS[part.kind][:, None])[..., None].astype(np.float32))
+        slopes.append(slopes_of(stamp, model, k) * model.flux[:, k, None].astype(np.float32))
         precision.append(part.width**-2)
     jac = np.concatenate(slopes)
     flat = jac.reshape(len(jac), -1)
@@ -141,8 +152,7 @@ def profile_chi2(
     toward = np.zeros(len(back.slopes))
     for b in range(n_band):
         first, one = b * (k + 1), np.ascontiguousarray(columns[:, b])
-        base = np.concatenate([back.columns[:, b], back.stamp.data[b : b + 1], back.slopes[:, b]])
-        own, cross = (base @ base.T).astype(float), (one @ base.T).astype(float)
+        own, cross = back.products[b], (one @ back.rows[b].T).astype(float)
         gram[:, first : first + k, first : first + k] = own[:k, :k]
         gram[:, first + k, first : first + k] = gram[:, first : first + k, first + k] = cross[:, :k]
         gram[:, first + k, first + k] = np.einsum("np,np->n", one, one)

@@ -120,6 +120,11 @@ class FitStamp:
         return columns if self.shared is None else self.shared.white(columns)
 
     @cached_property
+    def slopes(self) -> dict[tuple[str, bytes], np.ndarray]:
+        "Slopes of parts that stood still since they were painted, by kind and values; see `slopes_of`"
+        return {}
+
+    @cached_property
     def canvas(self) -> dict[str, Any]:
         "Grids, tables and scratch that every painting on this stamp shares"
         n_pix = self.image.shape[-1]

@@ -112,20 +112,17 @@ def lens_rows(
     strength = lens.theta_E * np.sqrt(lens.q)
     reach = strength * np.maximum(np.arctan(f / lens.q), np.arctanh(f)) / f
     shear = np.hypot(lens.gamma1, lens.gamma2)
-    rows = [
+    rows = np.empty((len(lens), 11), F)
+    rows[:, STRENGTH], rows[:, Q2], rows[:, FLATNESS], rows[:, COS], rows[:, SIN] = (
         strength,
         lens.q**2,
         f,
         np.cos(lens.phi),
         np.sin(lens.phi),
-        lens.center_x,
-        lens.center_y,
-        lens.gamma1,
-        lens.gamma2,
-        shear,
-        reach,
-    ]
-    return np.stack(rows, -1).astype(F)
+    )
+    rows[:, CENTER_X], rows[:, CENTER_Y], rows[:, GAMMA1], rows[:, GAMMA2] = lens.center_x, lens.center_y, lens.gamma1, lens.gamma2
+    rows[:, SHEAR], rows[:, REACH] = shear, reach
+    return rows
 
 
 def sersic_rows(
@@ -144,9 +141,17 @@ def sersic_rows(
         (n, n_part, 10) float32: x, y, cos, sin, q, 1 / R^2, 1 / 2n, log2(b log2 e), S_0, sqrt(q)
     """
     x, y, radius, n, q, phi, share = np.moveaxis(shape, -1, 0)
-    exponent = np.log2(sersic_b(n) / math.log(2))
-    rows = [x, y, np.cos(phi), np.sin(phi), q, radius**-2, 0.5 / n, exponent, share * sersic_central(radius, n), np.sqrt(q)]
-    return np.stack(rows, -1).astype(F)
+    rows = np.empty((*x.shape, 10), F)
+    rows[..., SERSIC_X], rows[..., SERSIC_Y], rows[..., SERSIC_COS], rows[..., SERSIC_SIN], rows[..., SERSIC_Q] = (
+        x,
+        y,
+        np.cos(phi),
+        np.sin(phi),
+        q,
+    )
+    rows[..., INVERSE_R2], rows[..., POWER], rows[..., SHIFT] = radius**-2, 0.5 / n, np.log2(sersic_b(n) / math.log(2))
+    rows[..., SERSIC_PEAK], rows[..., ROOT_Q] = share * sersic_central(radius, n), np.sqrt(q)
+    return rows
 
 # %% ../../nbs/lensing/rays.ipynb #1eb58517
 @kernel
