@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'WITH_MEASURED', 'SIGMA', 'AREAS', 'BASE', 'LONG', 'CHANGES'
            'read_corpus', 'corpus_of', 'read_measured', 'refuse_taught', 'stretch_of', 'Light', 'paint_light',
            'enlarged', 'beside_host', 'finished', 'Hosts', 'hosts_of', 'make_stamps', 'train_without', 'hardened',
            'train_folds', 'finder_examinee', 'half_of', 'exam_sets', 'numbers_of', 'with_seed', 'Studio', 'by_halves',
-           'measured', 'study', 'change_of', 'mean_of', 'study_receipt']
+           'wide_enough', 'measured', 'study', 'change_of', 'mean_of', 'study_receipt']
 
 # %% ../../nbs/real/finder.ipynb #f0680fe6
 import json
@@ -1106,6 +1106,29 @@ def by_halves(
     return {name: numbers_of(logit, sets, half) for name, half in (("chosen on", 0), ("reported on", 1), ("all", None))}
 
 
+def wide_enough(
+    sets: Mapping[str, RealSet],  # From `exam_sets`
+    n_pix: int,  # Side of what a network is shown
+) -> dict[str, RealSet]:
+    """The same sets; where a set of the viewer's colours is too small, all of those colours are cut alike and mirrored at their rims
+
+    Parameters
+    ----------
+    sets : Mapping[str, RealSet]
+        From `exam_sets`
+    n_pix : int
+        Side of what a network is shown
+
+    Returns
+    -------
+    dict[str, RealSet]
+    """
+    least = min(sets[name].flux.shape[-1] for name in ("Huang", "pairs"))
+    if n_pix <= least:
+        return {**sets}
+    return {name: replace(s, flux=padded(padded(s.flux, least))) if name in ("Huang", "pairs") else s for name, s in sets.items()}
+
+
 def measured(
     who: Examinee,
     shown: Sequence[Mapping[str, RealSet]],  # From `exam_sets`
@@ -1123,7 +1146,8 @@ def measured(
     tuple[dict[str, Any], dict[str, np.ndarray]]
         Numbers by half, and the logits they come of
     """
-    logit = {kind: np.mean([who.of(s[kind])[0] for s in shown], 0) for kind in shown[0]}
+    wide = [wide_enough(sets, who.n_pix) for sets in shown]
+    logit = {kind: np.mean([who.of(s[kind])[0] for s in wide], 0) for kind in shown[0]}
     return by_halves(logit, shown[0]), logit
 
 # %% ../../nbs/real/finder.ipynb #f8e1b636
