@@ -156,7 +156,7 @@ def test_a_network_that_began_with_pictures_to_measure_with_stays_at_home(corpus
     ran = {"seconds": 1.0, "finished": "2026-11-28T00:00:00Z", "cpus": 2, "machine": "x86_64"}
     rows = {"base": told | {"recipe": {"seed": 1}, "run": ran}}
     rows["lucky"] = rows["base"] | {"recipe": {"seed": 1, "start": "pictures"}, "chosen on": {"chooses": 0.9}}
-    assert finder.study_receipt(rows, {"network": "p", "reported on": {"chooses": 0.5}}, "study")["chosen"] == "base"
+    assert finder.study_receipt(rows, {"rows": {"small": {"reported on": {"chooses": 0.5}}}}, "study")["chosen"] == "base"
 
 
 def test_no_object_of_the_exam_teaches_features(corpus, monkeypatch, tmp_path):

@@ -1241,35 +1241,35 @@ def mean_of(
 
 def study_receipt(
     done: Mapping[str, Any],  # From `study`
-    packaged: Mapping[str, Any],  # The packaged network's numbers, from `measured`
+    before: Mapping[str, Any],  # Receipt of other changes; the least is the packaged network's row, {"rows": {"small": ...}}, from `measured`
     command: str,
-) -> dict[str, Any]:  # date, machine, command, chosen, better, rows by change
-    """The study as a receipt
+) -> dict[str, Any]:  # The receipt before, with date, machine, command, chosen, gain and more rows by change
+    """A receipt with the rows of a study, and the change that is chosen among all of them
 
     Parameters
     ----------
     done : Mapping[str, Any]
         From `study`
-    packaged : Mapping[str, Any]
-        The packaged network's numbers, from `measured`
+    before : Mapping[str, Any]
+        Receipt of other changes; the least is the packaged network's row, {"rows": {"small": ...}}, from `measured`
     command : str
 
     Returns
     -------
     dict[str, Any]
-        date, machine, command, chosen, better, rows by change
+        The receipt before, with date, machine, command, chosen, gain and more rows by change
     """
     ran = [row["run"] for row in done.values()]
-    kept = ("identity", "network", "chosen on", "reported on", "all")
-    rows = {"packaged": {"identity": packaged["network"], **packaged}}
-    rows |= {
-        name: {k: row[k] for k in kept} | {"seed": row["recipe"]["seed"], "seconds": row["run"]["seconds"]} for name, row in done.items()
-    }
-    at_home = [name for name, row in done.items() if row["recipe"].get("n_measured") or row["recipe"].get("start") == "pictures"]
-    chosen = max((change_of(name) for name in done if name not in at_home), key=lambda name: mean_of(done, name, "chosen on"))
-    gain = mean_of(done, chosen, "reported on") - packaged["reported on"]["chooses"]
+    rows = {**before["rows"]}
+    for name, row in done.items():
+        stays = bool(row["recipe"].get("n_measured")) or row["recipe"].get("start") == "pictures"
+        rows[name] = {k: row[k] for k in ("identity", "network", "chosen on", "reported on", "all")}
+        rows[name] |= {"seed": row["recipe"]["seed"], "seconds": row["run"]["seconds"], "stays home": stays}
+    ships = [change_of(name) for name, row in rows.items() if name != "small" and not row["stays home"]]
+    chosen = max(ships, key=lambda change: mean_of(rows, change, "chosen on"))
+    gain = mean_of(rows, chosen, "reported on") - rows["small"]["reported on"]["chooses"]
     facts = {
         "date": max(r["finished"] for r in ran)[:10],
         "machine": f"{ran[-1]['cpus']} shared cores of an {ran[-1]['machine']}, no accelerator",
     }
-    return facts | {"command": command, "chosen": chosen, "gain on the reported half": gain, "rows": rows}
+    return {**before} | facts | {"command": command, "chosen": chosen, "gain on the reported half": gain, "rows": rows}
