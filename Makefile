@@ -7,7 +7,7 @@ TOOLS := runs/tools
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test hooks one full mutants audit docs bench export update prepare release clean
+.PHONY: help setup demo test hooks one full shuffled mutants audit docs bench export update prepare release clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  -/'
 
@@ -38,8 +38,12 @@ one: setup  ## one test, or one notebook: make one T=tests/test_stats_metrics.py
 
 full: setup  ## the evidence too heavy for every run
 	pytest -m "slow and not gpu" tests
+	$(MAKE) --no-print-directory shuffled
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory audit
+
+shuffled: setup  ## the quick tests ten times, each time in another order
+	for order in 1 2 3 4 5 6 7 8 9 10; do pytest -m "not slow and not gpu" -n 2 --dist loadfile --random-order --random-order-seed=$$order tests || exit 1; done
 
 mutants: $(TOOLS)/.installed  ## small faults put into the library, and how many of them the tests notice
 	python .ci/mutants.py
