@@ -237,11 +237,20 @@ def test_the_packaged_network_is_the_study_s_and_its_card_says_the_study_s_numbe
     assert model_name(state) == study["packaged"]["network"] and state["calibration"] is not None
     assert study["gain on the reported half"] > 0 and CHANGES[study["chosen"]].n_stamps == 20000
     above, front = found["above all LRGs"], Path(network_file()).parents[2].joinpath("README.md").read_text()
-    for name in ("lenses", "own frames without arc", "LRGs with a pasted galaxy"):
-        assert f"{above[name]['k']} of {above[name]['n']}" in card
-    rare = found["at one in a hundred of all negatives"]["lenses"]
-    assert f"{rare['k']} of {rare['n']}" in card and f"finds {rare['k']} of {rare['n']}" in front
-    assert f"finds {above['lenses']['k']} of {above['lenses']['n']} real lenses" in front
+    itself, small = study["packaged"]["asked itself"], study["rows"]["small"]["all"]
+    rare, counts = found["at one in a hundred of all negatives"], itself["above a logit of 0"]
+    said = [
+        row["above all LRGs"][name] for row in (found, small) for name in ("lenses", "own frames without arc", "LRGs with a pasted galaxy")
+    ]
+    said += [rare["lenses"], rare["Huang A and B"], *counts.values()]
+    assert [c["text"] for c in said if c["text"] not in card and c is not counts["own frames, opposite patch out"]] == []
+    index = Path(network_file()).parents[2].joinpath("nbs", "index.ipynb").read_text()
+    for page, noun in ((front, " lenses"), (index, "")):
+        quoted = {"finds {k} of {n} real lenses": above["lenses"], "flags {k} of the same frames": above["own frames without arc"]}
+        for words, c in (quoted | {"finds {k} of {n}" + noun: rare["lenses"]}).items():
+            assert f"{words.format(**c)} ({100 * c['lo']:.0f} to {100 * c['hi']:.0f} %)" in page
+        for name, words in (("Huang A and B", "candidates"), ("random pairs", "random pairs")):
+            assert f"{counts[name]['k']} of {counts[name]['n']} {words}" in page
     said = network_card("x", network_file(), True)
     assert said["name"] == "finder, x" and network_card("x", network_file("small"), True)["name"] == "small, x"
     assert above["own frames without arc"]["text"] in said["warnings"][0] and above["lenses"]["text"] in " ".join(said["facts"])

@@ -2,10 +2,12 @@
 
 import csv
 import io
+from dataclasses import replace
 from decimal import Decimal
 
 import astropy.units as u
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv
 import pytest
 from astropy.coordinates import SkyCoord
@@ -33,6 +35,7 @@ from dark_halo_scope.search.candidates import (
     threshold_at_purity,
 )
 from dark_halo_scope.search.catalogues import catalogue_files
+from dark_halo_scope.search.products import Searched, beside_census
 from dark_halo_scope.stats.calibration import fit_calibrator, survey_yield
 from dark_halo_scope.stats.metrics import TiedScores
 from dark_halo_scope.survey.bricks import brick_ids, brick_names
@@ -286,6 +289,19 @@ def test_cuts_are_counted_and_made() -> None:
     assert lost[:3] == [0, 10, 20] and list(cuts)[0] == "its brick owns it" and lost[3] == (scores < 1).sum()
     sky["brickid"][0] += 1
     assert int((~search_cuts(sky, scores, 1.0, recipe)["its brick owns it"]).sum()) == 1
+
+
+def test_a_lens_counts_once_though_two_candidates_lie_near_it() -> None:
+    "A galaxy 4 arcsec from a planted lens, listed beside the lens's own galaxy, is what the census says it is"
+    recipe = CandidateRecipe(fpr=0.02, prevalence=(PREVALENCE, PREVALENCE))
+    found, _, sky, logit = a_search(1, recipe)
+    ra, dec = (found.table[c].to_numpy() for c in ("ra", "dec"))
+    beside = np.append(dec, dec[0] + 4 / 3600)
+    pair = pa.table({"ra": np.append(ra, ra[0]), "dec": beside})
+    census = {"kind": np.append(np.full(len(ra), "ring"), "spiral").astype(object), "ra": np.append(ra, ra[0]), "dec": beside}
+    sample = Searched(sky | {"logit": logit}, "m", {})
+    told = beside_census(replace(found, table=pair), sample, census, {"ra": ra[:1], "dec": dec[:1]}, recipe.known_arcsec)
+    assert told.purity.found == 1 == told.lenses[-1]["lenses"] and told.kinds[0] == "lens" and told.kinds[-1] == "spiral"
 
 
 def test_companions_are_one_candidate_and_equal_scores_are_ordered() -> None:

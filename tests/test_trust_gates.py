@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 from sklearn.linear_model import RidgeClassifier
 
 from dark_halo_scope.base.errors import BadInput
@@ -203,6 +204,12 @@ def test_bad_products_are_named(tmp_path):
 
 
 MORE = 5000  # hosts of each class in a set of production size
+DRAWS = 5000  # sound sets of 200 hosts or 6,000 scores: enough to see a gate that fires on three in a thousand
+
+
+def too_many(draws: int) -> float:
+    "False alarms that a gate at its alpha exceeds in one measurement of a thousand"
+    return stats.binom.ppf(0.999, draws, g.GateRecipe().alpha)
 
 
 def power_recorded() -> dict:
@@ -211,11 +218,12 @@ def power_recorded() -> dict:
 
 
 def test_recorded_power_of_the_gates():
-    "The stated reach of every gate: no more false alarms than 1 in 1000 would give, and a fault caught four times in five"
+    "The stated reach of every gate: no more false alarms than its alpha gives, and a fault caught four times in five"
     rows, more = (power_recorded()[k] for k in ("gates", "more hosts"))
     assert {r["gate"] for r in rows} == {*gate_power.PLANTED, *gate_power.SCORES_PLANTED, "realism"}
     for r in rows:
-        assert r["draws"] >= 500 and r["false_alarms"] <= 3 and np.isfinite(r["fault80"]), r["gate"]
+        assert r["draws"] >= (500 if r["gate"] == "realism" else DRAWS), r["gate"]
+        assert r["false_alarms"] <= too_many(r["draws"]) and np.isfinite(r["fault80"]), r["gate"]
     assert (
         {*gate_power.ON_COLUMNS, *gate_power.SCORES_PLANTED}
         <= {r["gate"] for r in more}
@@ -262,9 +270,9 @@ def on_pixels(gate):
     return gate_power.power_table((gate,), MORE, 4, 5, recipe=g.GateRecipe(max_stamps=2 * MORE), ladders=ABOUT)
 
 
-MEASURED = {gate: partial(gate_power.power_table, (gate,), draws=500, fault_draws=40) for gate in gate_power.PLANTED}  # part of the receipt
-MEASURED |= {
-    "scores": lambda: gate_power.score_power(draws=500, fault_draws=40),
+MEASURED = {  # part of the receipt; the gates of a product share their sound sets, whose drawing costs most
+    "products": lambda: gate_power.power_table(draws=DRAWS, fault_draws=40),
+    "scores": lambda: gate_power.score_power(draws=DRAWS, fault_draws=40),
     "realism": lambda: [realism_power(fault_draws=40)],
     "more, scores": lambda: gate_power.score_power(2 * MORE, 20, 10, ladders=ladders(gate_power.SCORES_PLANTED)),
 }
@@ -288,7 +296,7 @@ def test_power_of_the_gates_anew(part):
         facts["command"] = "DHS_RECEIPT=... pytest -m slow tests/test_trust_gates.py -k anew"
         Path(where).write_text(json.dumps(facts | {k: made[k] for k in ("date", "machine")} | {key: list(rows.values())}, indent=1) + "\n")
     for p in measured:
-        assert p.false_alarms <= 3 and np.isfinite(p.fault80), p
+        assert p.false_alarms <= too_many(p.draws) and np.isfinite(p.fault80), p
         assert where or p.gate not in recorded or np.isclose(p.fault80, recorded[p.gate]["fault80"], rtol=0.3), p
 
 

@@ -441,7 +441,7 @@ def completeness_heatmap(
     for i, j in np.ndindex(rows, columns):
         kind = injections.status[i, j]
         if kind != "measured":
-            hatch, colour = ("xxx", "0.55") if kind == "empty" else ("//", "white")
+            hatch, colour = ("xxx", "0.55") if kind == "empty" else ("//", (1, 1, 1, 0.3))  # faint: numbers are read through it
             ax.add_patch(Rectangle((i - 0.5, j - 0.5), 1, 1, fill=False, hatch=hatch, edgecolor=colour, linewidth=0))
         if kind != "empty":
             text = f"{injections.completeness[i, j]:.2f}\n[{injections.lo[i, j]:.2f}, {injections.hi[i, j]:.2f}]"

@@ -535,7 +535,7 @@ def beside_census(
     sample: Searched,
     census: Mapping[str, np.ndarray],  # kind, ra, dec of everything there is
     lenses: Mapping[str, np.ndarray],  # ra, dec of the lenses
-    radius: float,  # A companion this near to a lens is listed for the lens's sake [arcsec]
+    radius: float,  # The nearest candidate within this is the lens, so that a lens counts once [arcsec]
 ) -> Census:
     """Candidates beside all that is known of the sky
 
@@ -548,7 +548,7 @@ def beside_census(
     lenses : Mapping[str, np.ndarray]
         ra, dec of the lenses
     radius : float
-        A companion this near to a lens is listed for the lens's sake [arcsec]
+        The nearest candidate within this is the lens, so that a lens counts once [arcsec]
 
     Returns
     -------
@@ -559,14 +559,15 @@ def beside_census(
     row, apart = nearest(lenses["ra"], lenses["dec"], galaxies["ra"], galaxies["dec"])
     was_searched = apart < 1.5
     above = was_searched & (galaxies["logit"][row] >= np.float32(listed.threshold.logit))
-    is_listed = nearest(lenses["ra"], lenses["dec"], rows["ra"], rows["dec"])[1] <= radius
+    entry, from_lens = nearest(lenses["ra"], lenses["dec"], rows["ra"], rows["dec"])
+    is_listed = from_lens <= radius
     steps = (
         ("planted", np.ones(len(was_searched), bool)),
         ("its galaxy passes the cuts and was searched", was_searched),
         ("above the threshold", above),
         ("listed", above & is_listed),
     )
-    is_lens = nearest(rows["ra"], rows["dec"], lenses["ra"], lenses["dec"])[1] <= radius
+    is_lens = np.isin(np.arange(len(rows["ra"])), entry[is_listed])
     table = [{"step": name, "lenses": int(keep.sum())} for name, keep in steps]
     return Census(
         np.where(is_lens, "lens", kinds), proportion("purity", is_lens), table, float(was_searched.sum() / len(galaxies["logit"]))
