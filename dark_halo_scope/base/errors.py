@@ -64,8 +64,8 @@ def unknown_name(
         To be raised by the caller
     """
     names = sorted(known_names)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    similar_names = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean '{similar_names[0]}'?" if similar_names else ""
     return BadInput(f"{where + ': ' if where else ''}unknown {kind} '{name}'{hint} (known: {', '.join(names)})")
 
 # %% ../../nbs/base/errors.ipynb #f91cf4ba

@@ -237,7 +237,7 @@ def read_hats_file(
     BadInput
         {uri}: lacks column(s) {', '.join(lacking)}
     """
-    with open_table(uri, written=()) as file, readable(uri):
+    with open_table(uri, written_facts=()) as file, readable(uri):
         if lacking := [c for c in columns or [] if c not in file.schema_arrow.names]:
             raise BadInput(f"{uri}: lacks column(s) {', '.join(lacking)}")
         table = plain_types(file.read(columns=list(columns) if columns else None), uri)

@@ -421,7 +421,7 @@ def readable(
 def open_table(
     uri: str | Path,  # A Parquet file
     source: pa.NativeFile | None = None,  # The file, where it is open already
-    written: Sequence[Any] | None = None,  # See `written_file`, where that is known already
+    written_facts: Sequence[Any] | None = None,  # See `written_file`, where that is known already
     **options: Any,  # Of pyarrow.parquet.ParquetFile
 ) -> pq.ParquetFile:  # Every page is compared with its checksum when it is read
     """Opens a Parquet file; raises BadInput when it is missing or damaged, or it is not what its receipt tells of
@@ -432,7 +432,7 @@ def open_table(
         A Parquet file
     source : pa.NativeFile | None, default None
         The file, where it is open already
-    written : Sequence[Any] | None, default None
+    written_facts : Sequence[Any] | None, default None
         See `written_file`, where that is known already
     **options : Any
         Of pyarrow.parquet.ParquetFile
@@ -450,7 +450,7 @@ def open_table(
     """
     system, path = filesystem(uri)
     with readable(uri):
-        size, digest, footer = (*(written_file(uri) if written is None else written), None, None, None)[:3]
+        size, digest, footer = (*(written_file(uri) if written_facts is None else written_facts), None, None, None)[:3]
         if digest and source is None and size <= CHEAP:
             source = pa.BufferReader(data := read_bytes(uri))
             if file_digest(data) != [size, digest]:

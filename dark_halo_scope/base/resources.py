@@ -136,8 +136,10 @@ def _imports(
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names if alias.name.startswith("dark_halo_scope.")}
         elif isinstance(node, ast.ImportFrom):
-            up = package[: len(package) + 1 - node.level] if node.level else []
-            base = ".".join(["dark_halo_scope", *up, *([node.module] if node.module else [])]) if node.level else str(node.module)
+            parent_package = package[: len(package) + 1 - node.level] if node.level else []
+            base = (
+                ".".join(["dark_halo_scope", *parent_package, *([node.module] if node.module else [])]) if node.level else str(node.module)
+            )
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)} if base.startswith("dark_halo_scope") else set()
     return {name.removeprefix("dark_halo_scope.") for name in names}
 

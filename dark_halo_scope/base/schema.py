@@ -433,8 +433,8 @@ def check_table(
         if field.name not in columns:
             raise unknown_name("column", field.name, columns, head)
         dtype = columns[field.name].dtype
-        right = pa.types.is_fixed_size_binary(field.type) if dtype == "stamp" else field.type == TYPES[dtype]
-        if not right:
+        dtype_fits = pa.types.is_fixed_size_binary(field.type) if dtype == "stamp" else field.type == TYPES[dtype]
+        if not dtype_fits:
             raise BadInput(f"{head}: column '{field.name}' has type {field.type}, expected {dtype}")
     return table.select([n for n in columns if n in table.column_names])
 

@@ -61,7 +61,7 @@ def lacks_position(
     keys = {column_key(h) for h in headers}
     if set(MRT) <= set(headers):
         return []
-    return [name for name, known in (("ra", RA_KEYS), ("dec", DEC_KEYS)) if not keys & set(known)]
+    return [name for name, header_keys in (("ra", RA_KEYS), ("dec", DEC_KEYS)) if not keys & set(header_keys)]
 
 # %% ../../nbs/base/skylist.ipynb #85ebc8c3
 ANGLE_UNITS = {"": 1.0, "deg": 1.0, "degree": 1.0, "degrees": 1.0, "d": 1.0, "hourangle": 15.0, "hour": 15.0, "hours": 15.0, "h": 15.0}
@@ -186,7 +186,7 @@ SAME_ARCSEC = 1.0  # Two columns of one meaning may differ by this
 def the_angle(
     table: AnyTable,
     keys: Sequence[str],  # Of `column_key`
-    what: str,  # "right ascension" or "declination"
+    quantity: str,  # "right ascension" or "declination"
     where: str,  # File, for the message
 ) -> tuple[AnyColumn, np.ndarray, dict[int, str]]:  # The column, its angles [deg], row -> why there is none
     """The column of one meaning; raises BadInput where two say different things
@@ -196,7 +196,7 @@ def the_angle(
     table : AnyTable
     keys : Sequence[str]
         Of `column_key`
-    what : str
+    quantity : str
         "right ascension" or "declination"
     where : str
         File, for the message
@@ -209,9 +209,9 @@ def the_angle(
     Raises
     ------
     BadInput
-        {where}: columns '{best[0].header}' and '{column.header}' could both be the {what} and differ ({best[0].values[i]} and {column.values[i]} in {table.unit_of_rows} {table.rows[i]}); expected one
+        {where}: columns '{best[0].header}' and '{column.header}' could both be the {quantity} and differ ({best[0].values[i]} and {column.values[i]} in {table.unit_of_rows} {table.rows[i]}); expected one
     """
-    hours, ucd = what.startswith("right"), "pos.eq.ra" if what.startswith("right") else "pos.eq.dec"
+    hours, ucd = quantity.startswith("right"), "pos.eq.ra" if quantity.startswith("right") else "pos.eq.dec"
     named = [c for c in table.columns if column_key(c.header) in keys]
     main = [c for c in named if c.ucd.lower() == f"{ucd};meta.main"]
     tries = [(c, *angles(c, hours, where)) for c in (main if len(main) == 1 else named)]
@@ -219,12 +219,12 @@ def the_angle(
         tries, key=lambda t: (t[0].values.dtype.kind == "O" and any(re.search(r"[:\s]", str(v)) for v in t[0].values[:5]), len(t[2]))
     )
     for column, values, _ in tries:
-        apart = np.abs((values - best[1] + 180) % 360 - 180) * 3600
-        bad = np.flatnonzero(apart > SAME_ARCSEC)
-        if len(bad):
-            i = bad[0]
+        distance = np.abs((values - best[1] + 180) % 360 - 180) * 3600
+        differing_rows = np.flatnonzero(distance > SAME_ARCSEC)
+        if len(differing_rows):
+            i = differing_rows[0]
             raise BadInput(
-                f"{where}: columns '{best[0].header}' and '{column.header}' could both be the {what} and differ "
+                f"{where}: columns '{best[0].header}' and '{column.header}' could both be the {quantity} and differ "
                 f"({best[0].values[i]} and {column.values[i]} in {table.unit_of_rows} {table.rows[i]}); expected one"
             )
     return best
@@ -256,16 +256,16 @@ def position_name(
 
 def unique_names(names: Sequence[str]) -> list[str]:
     "The names, a repeated one numbered from its second use on: 'A', 'A (2)'"
-    used, out = set(names), []
-    seen: set[str] = set()
+    given_names, out = set(names), []
+    output_names: set[str] = set()
     for name in names:
         k = 1
-        new = name
-        while new in seen or (k > 1 and new in used):
+        candidate = name
+        while candidate in output_names or (k > 1 and candidate in given_names):
             k += 1
-            new = f"{name} ({k})"
-        seen.add(new)
-        out.append(new)
+            candidate = f"{name} ({k})"
+        output_names.add(candidate)
+        out.append(candidate)
     return out
 
 # %% ../../nbs/base/skylist.ipynb #ceb5d0d0
@@ -291,10 +291,10 @@ def typed(
     filled = [c for c in cells if c.lower() not in BLANKS]
     if not filled or not all(re.fullmatch(r"[+-]?(0|[1-9]\d*|(\d*\.\d+|\d+\.))([eE][+-]?\d+)?", c) for c in filled):
         return values
-    whole = all(re.fullmatch(r"[+-]?\d+", c) for c in filled)
-    if whole and max(abs(int(c)) for c in filled) >= (2**63 if len(filled) == len(cells) else 2**53):
+    all_integers = all(re.fullmatch(r"[+-]?\d+", c) for c in filled)
+    if all_integers and max(abs(int(c)) for c in filled) >= (2**63 if len(filled) == len(cells) else 2**53):
         return values
-    if whole and len(filled) == len(cells):
+    if all_integers and len(filled) == len(cells):
         return np.array([int(c) for c in cells], np.int64)
     return np.array([float(c) if c.lower() not in BLANKS else np.nan for c in cells])
 
@@ -377,9 +377,11 @@ def names_of(
     ranked = sorted((c for c in table.columns if column_key(c.header) in NAME_KEYS), key=lambda c: NAME_KEYS.index(column_key(c.header)))
     if not ranked:
         return None, [""] * len(table.rows)
-    same = [c for c in ranked if column_key(c.header) == column_key(ranked[0].header)]
-    if any(c.values.tolist() != same[0].values.tolist() for c in same[1:]):
-        raise BadInput(f"{where}: columns {' and '.join(repr(c.header) for c in same)} could both be the name and differ; expected one")
+    name_columns = [c for c in ranked if column_key(c.header) == column_key(ranked[0].header)]
+    if any(c.values.tolist() != name_columns[0].values.tolist() for c in name_columns[1:]):
+        raise BadInput(
+            f"{where}: columns {' and '.join(repr(c.header) for c in name_columns)} could both be the name and differ; expected one"
+        )
     return ranked[0], [" ".join(str(v).split()) for v in ranked[0].values.tolist()]
 
 
@@ -390,8 +392,10 @@ def machine_columns(table: AnyTable) -> AnyTable:
         return table
     ra = [f"{h} {m} {s}" for h, m, s in zip(*(cells[k] for k in MRT[:3]))]
     dec = [f"{str(sign).strip() or '+'}{d} {m} {s}" for sign, d, m, s in zip(*(cells[k] for k in MRT[3:]))]
-    made = (AnyColumn("ra", np.array(ra, object)), AnyColumn("dec", np.array(dec, object)))
-    return AnyTable((*made, *(c for c in table.columns if c.header not in MRT)), table.rows, table.unit_of_rows, table.set_aside)
+    position_columns = (AnyColumn("ra", np.array(ra, object)), AnyColumn("dec", np.array(dec, object)))
+    return AnyTable(
+        (*position_columns, *(c for c in table.columns if c.header not in MRT)), table.rows, table.unit_of_rows, table.set_aside
+    )
 
 # %% ../../nbs/base/skylist.ipynb #74c1d941
 def bad_rows(
@@ -449,17 +453,17 @@ def other_columns(
     for c in table.columns:
         if any(c is u for u in used):
             continue
-        taken = {name.casefold() for name in (*out, "name", "ra", "dec")}
-        name = next(n for n in (c.header, *(f"{c.header}_{k}" for k in range(2, 10_000))) if n.casefold() not in taken)
+        used_names = {name.casefold() for name in (*out, "name", "ra", "dec")}
+        name = next(n for n in (c.header, *(f"{c.header}_{k}" for k in range(2, 10_000))) if n.casefold() not in used_names)
         values = typed(c.values) if c.values.dtype == object else c.values
         if name in numbers and values.dtype == object:
-            bad = [
+            refused_rows = [
                 i
                 for i, v in enumerate(values.tolist())
                 if v.lower() not in BLANKS and not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", v)
             ]
-            why.update({i: why.get(i, f"{name} {values[i]!r} is no number") for i in bad})
-            values = np.array([np.nan if i in bad or v.lower() in BLANKS else float(v) for i, v in enumerate(values.tolist())])
+            why.update({i: why.get(i, f"{name} {values[i]!r} is no number") for i in refused_rows})
+            values = np.array([np.nan if i in refused_rows or v.lower() in BLANKS else float(v) for i, v in enumerate(values.tolist())])
         out[name] = values.astype(float) if name in numbers else values
     return out
 
@@ -484,7 +488,7 @@ def read_positions(
     Raises
     ------
     BadInput
-        {uri}: {what}{first}; expected at least one position
+        {uri}: {fault}{first}; expected at least one position
     """
     table = machine_columns(read_any_table(uri, lacks_position))
     (ra_column, ra, why), (dec_column, dec, no_dec) = (
@@ -492,24 +496,24 @@ def read_positions(
     )
     name_column, names = names_of(table, uri)
     why = bad_rows(ra, dec, no_dec | why)
-    others = other_columns(table, [c for c in (ra_column, dec_column, name_column) if c is not None], numbers, why)
-    good = np.array([i not in why for i in range(len(ra))], bool)
+    extra_columns = other_columns(table, [c for c in (ra_column, dec_column, name_column) if c is not None], numbers, why)
+    placed = np.array([i not in why for i in range(len(ra))], bool)
     aside = [SetAside(int(table.rows[i]), names[i], reason) for i, reason in why.items()]
     aside = sorted([*aside, *(SetAside(line, "", reason) for line, reason in table.set_aside)], key=lambda a: a.row)
-    if not good.any():
+    if not placed.any():
         first = f", the first in {table.unit_of_rows} {aside[0].row}: {aside[0].reason}" if aside else ""
-        what = f"no row of {len(aside)} is a position" if aside else "no row under the column names"
-        raise BadInput(f"{uri}: {what}{first}; expected at least one position")
+        fault = f"no row of {len(aside)} is a position" if aside else "no row under the column names"
+        raise BadInput(f"{uri}: {fault}{first}; expected at least one position")
     if aside:
-        told = "; ".join(f"{table.unit_of_rows} {a.row}: {a.reason}" for a in aside[:3])
-        more = f"; {len(aside) - 3} more" if len(aside) > 3 else ""
+        reasons = "; ".join(f"{table.unit_of_rows} {a.row}: {a.reason}" for a in aside[:3])
+        uncounted = f"; {len(aside) - 3} more" if len(aside) > 3 else ""
         warnings.warn(
-            f"{uri}: {len(aside)} of {len(ra) + len(table.set_aside)} rows set aside ({told}{more})", SetAsideWarning, stacklevel=2
+            f"{uri}: {len(aside)} of {len(ra) + len(table.set_aside)} rows set aside ({reasons}{uncounted})", SetAsideWarning, stacklevel=2
         )
-    ra = np.where(ra[good] % 360 == 360, 0.0, ra[good] % 360)
-    kept = [names[i] or position_name(a, d) for i, a, d in zip(np.flatnonzero(good).tolist(), ra.tolist(), dec[good].tolist())]
-    columns = {"name": np.array(kept, object), "ra": ra, "dec": dec[good]} | {c: v[good] for c, v in others.items()}
-    return SkyList(columns, table.rows[good], tuple(aside), uri, table.left_out)
+    ra = np.where(ra[placed] % 360 == 360, 0.0, ra[placed] % 360)
+    object_names = [names[i] or position_name(a, d) for i, a, d in zip(np.flatnonzero(placed).tolist(), ra.tolist(), dec[placed].tolist())]
+    columns = {"name": np.array(object_names, object), "ra": ra, "dec": dec[placed]} | {c: v[placed] for c, v in extra_columns.items()}
+    return SkyList(columns, table.rows[placed], tuple(aside), uri, table.left_out)
 
 
 def read_names(

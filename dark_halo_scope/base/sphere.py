@@ -190,11 +190,11 @@ def near_any(
     np.ndarray
         (n,) bool
     """
-    near = np.zeros(len(ra), bool)
+    within = np.zeros(len(ra), bool)
     if len(other_ra) and len(ra):
         distance, _ = cKDTree(unit_vectors(other_ra, other_dec)).query(unit_vectors(ra, dec), distance_upper_bound=chord_of(radius))
-        near = np.isfinite(distance)
-    return near
+        within = np.isfinite(distance)
+    return within
 
 # %% ../../nbs/base/sphere.ipynb #cec118fe
 def pairs_within(

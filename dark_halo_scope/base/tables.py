@@ -196,14 +196,14 @@ def kind_of(
     Raises
     ------
     BadInput
-        {where}: {what}; expected {TABLE_FORMATS} (save it as CSV)
+        {where}: {format_name}; expected {TABLE_FORMATS} (save it as CSV)
         {where}: is empty; expected {TABLE_FORMATS}
         {where}: a web page or other XML; expected {TABLE_FORMATS}
         {where}: JSON; expected {TABLE_FORMATS}
     """
-    for magic, what in _REFUSED.items():
+    for magic, format_name in _REFUSED.items():
         if data.startswith(magic):
-            raise BadInput(f"{where}: {what}; expected {TABLE_FORMATS} (save it as CSV)")
+            raise BadInput(f"{where}: {format_name}; expected {TABLE_FORMATS} (save it as CSV)")
     if data.startswith(b"SIMPLE  ="):
         return "fits"
     if data.startswith(b"PAR1"):
@@ -348,7 +348,7 @@ def full_rows(
     BadInput
         {where}: line {line} has {len(cells)} cells under {len(names)} column names; expected as many (decimal commas, or a delimiter inside a name, need quotes or another delimiter)
     """
-    kept, aside = [], []
+    complete, aside = [], []
     for line, cells in rows:
         if cells[0].startswith("#"):
             if len(cells) == len(names):
@@ -361,8 +361,8 @@ def full_rows(
         elif len(cells) < len(names):
             aside.append((line, f"has {len(cells)} cells under {len(names)} column names"))
         else:
-            kept.append((line, cells[: len(names)]))
-    return kept, aside
+            complete.append((line, cells[: len(names)]))
+    return complete, aside
 
 # %% ../../nbs/base/tables.ipynb #c8f9bff0
 def text_table(
@@ -394,12 +394,12 @@ def text_table(
         rows = rows[1:]
     elif ruled[1:] == [True]:
         units, rows = (rows[0][1] + units)[: len(names)], rows[2:]
-    kept, aside = full_rows(rows, names, where)
-    values = [np.array([cells[i] for _, cells in kept], object) for i in range(len(names))]
+    complete, aside = full_rows(rows, names, where)
+    values = [np.array([cells[i] for _, cells in complete], object) for i in range(len(names))]
     columns = tuple(
         AnyColumn(name or f"column_{i + 1}", v, unit) for i, (name, v, unit) in enumerate(zip(names, values, units)) if name or v.any()
     )
-    return AnyTable(columns, np.array([line for line, _ in kept], int), "line", tuple(aside))
+    return AnyTable(columns, np.array([line for line, _ in complete], int), "line", tuple(aside))
 
 # %% ../../nbs/base/tables.ipynb #94201f13
 def plain_column(
@@ -438,9 +438,15 @@ def plain_column(
 
 def from_astropy(table: Any) -> AnyTable:
     "The columns of an astropy table"
-    made = {str(name): plain_column(str(name), table[name]) for name in table.colnames}
-    columns = tuple(column for some in made.values() for column in some)
-    return AnyTable(columns, np.arange(1, len(table) + 1), "row", (), tuple(name for name, some in made.items() if not some))
+    plain_columns = {str(name): plain_column(str(name), table[name]) for name in table.colnames}
+    columns = tuple(column for columns_of_name in plain_columns.values() for column in columns_of_name)
+    return AnyTable(
+        columns,
+        np.arange(1, len(table) + 1),
+        "row",
+        (),
+        tuple(name for name, columns_of_name in plain_columns.items() if not columns_of_name),
+    )
 
 # %% ../../nbs/base/tables.ipynb #0d66e49a
 def fits_table(
@@ -464,7 +470,7 @@ def fits_table(
     Raises
     ------
     BadInput
-        {where}: FITS with {what}; expected one table
+        {where}: FITS with {content}; expected one table
         {where}: FITS with a compressed table; expected it unpacked (funpack)
         {where}: its header announces ... bytes; expected at most {len(data)}
     """
@@ -475,8 +481,8 @@ def fits_table(
         tables = [(i, h) for i, h in enumerate(hdus) if isinstance(h, fits.BinTableHDU | fits.TableHDU) and "ZIMAGE" not in h.header]
         fit = [(i, h) for i, h in tables if not lacks(h.columns.names)] or tables[:1]
         if len(fit) != 1:
-            what = "several tables with positions" if fit else "no table, only pictures"
-            raise BadInput(f"{where}: FITS with {what}; expected one table")
+            content = "several tables with positions" if fit else "no table, only pictures"
+            raise BadInput(f"{where}: FITS with {content}; expected one table")
         i, hdu = fit[0]
         if hdu.header.get("ZTABLE", False):
             raise BadInput(f"{where}: FITS with a compressed table; expected it unpacked (funpack)")

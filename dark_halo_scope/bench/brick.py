@@ -186,11 +186,15 @@ def measure_brick(
         brick_timing = best_of(lambda: whole_brick(release, bench_tasks(brick, n, seed, side), uri, times=times))
         figures, share = brick_timing.value, brick_timing.cpu_s / brick_timing.wall_s
         worked = whole_brick(release, bench_tasks(brick, n, seed, side), uri, times=times, clock="cpu_s")
-        after, cpu_after = (sum(seconds[step] for step in ("paint_s", "encode_s", "write_s")) for seconds in (figures, worked))
-        figures = {"stamps_per_s_per_core": n / after, "stamps_per_cpu_s": n / cpu_after, "read_cpu_s": worked["read_s"]} | figures
+        seconds_after_read, cpu_after = (sum(seconds[step] for step in ("paint_s", "encode_s", "write_s")) for seconds in (figures, worked))
+        figures = {
+            "stamps_per_s_per_core": n / seconds_after_read,
+            "stamps_per_cpu_s": n / cpu_after,
+            "read_cpu_s": worked["read_s"],
+        } | figures
         for density in (10, 139):
-            few = whole_brick(release, bench_tasks(brick, density, seed, side), uri, times=times)
-            figures[f"whole_{density}_per_s"] = density / sum(few.values())
+            seconds_of_step = whole_brick(release, bench_tasks(brick, density, seed, side), uri, times=times)
+            figures[f"whole_{density}_per_s"] = density / sum(seconds_of_step.values())
         few_tasks = bench_tasks(brick, 20, seed, side)
         figures["section_s_per_stamp"] = best_of(lambda: section_cutouts(release, few_tasks)).wall_s / len(few_tasks)
     figures |= {

@@ -97,8 +97,8 @@ def endurance(
     """
     tasks = jobs_of(run, "stamps")
     watched(replace(tasks[0][1], uri=run.path("warm", "first.parquet")))
-    before, outcomes = os.getloadavg()[0], run_tasks(Engine(workers=1), watched, tasks, "bricks")
-    after, n_compared = os.getloadavg()[0], max(1, round(share * len(tasks)))
+    load_before, outcomes = os.getloadavg()[0], run_tasks(Engine(workers=1), watched, tasks, "bricks")
+    load_after, n_compared = os.getloadavg()[0], max(1, round(share * len(tasks)))
     columns = {name: np.array([o.value[name] for o in outcomes]) for name in outcomes[0].value}
     ends = {"start": slice(None, n_compared), "end": slice(-n_compared, None)}
     figures = {"stamps": float(columns["stamps"].sum()), "bricks": float(len(tasks)), "wall_s": float(columns["wall_s"].sum())}
@@ -108,7 +108,11 @@ def endurance(
         figures[f"{name}_held_mb"] = float(np.median(columns["held_mb"][part]))
     figures |= {"end_over_start_cpu": figures["end_per_cpu_s"] / figures["start_per_cpu_s"]}
     figures |= {"end_over_start_wall": figures["end_per_wall_s"] / figures["start_per_wall_s"]}
-    return figures | {"load_before": before, "load_after": after, "read_share": float(columns["read_s"].sum() / columns["wall_s"].sum())}
+    return figures | {
+        "load_before": load_before,
+        "load_after": load_after,
+        "read_share": float(columns["read_s"].sum() / columns["wall_s"].sum()),
+    }
 
 # %% ../../nbs/bench/endurance.ipynb #7de7141d
 def spark_seconds(

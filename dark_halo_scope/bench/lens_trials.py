@@ -206,7 +206,7 @@ def neighbours(
     generator: np.random.Generator,
     empty: Any,  # A stamp to paint on
     share: float,  # Of stamps that have one
-    near: tuple[float, float] = (2.5, 7.5),  # Distance from the centre [arcsec]
+    distance: tuple[float, float] = (2.5, 7.5),  # Distance from the centre [arcsec]
     mag: tuple[float, float] = (20.5, 23.0),  # r
 ) -> np.ndarray:  # (band, y, x) [nmgy / pix]
     """Light of an unlensed galaxy, or none
@@ -218,7 +218,7 @@ def neighbours(
         A stamp to paint on
     share : float
         Of stamps that have one
-    near : tuple[float, float], default (2.5, 7.5)
+    distance : tuple[float, float], default (2.5, 7.5)
         Distance from the centre [arcsec]
     mag : tuple[float, float], default (20.5, 23.0)
         r
@@ -230,7 +230,7 @@ def neighbours(
     """
     if generator.random() > share:
         return np.zeros(empty.image.shape, np.float32)
-    r, a = generator.uniform(*near), generator.uniform(0, 2 * np.pi)
+    r, a = generator.uniform(*distance), generator.uniform(0, 2 * np.pi)
     row = [r * np.cos(a), r * np.sin(a), np.log(generator.uniform(0.2, 0.7)), generator.normal(0.2, 0.3), *generator.normal(0, 0.15, 2)]
     flux = 10 ** (0.4 * (22.5 - generator.uniform(*mag))) * 10 ** (
         -0.4 * np.array([generator.normal(0.6, 0.4), 0, -generator.normal(0.4, 0.3)])
@@ -252,8 +252,8 @@ def unlensed(
         10 ** (-0.4 * np.array([generator.normal(1.6, 0.15), 0, -generator.normal(0.8, 0.15)])),
     )
     light = paint_parts(empty, "sersic", host)[0] * (10 ** (0.4 * (22.5 - host_mag)) * colour)[:, None, None]
-    many = int(generator.integers(1, 4))
-    pasted = sum((neighbours(generator, empty, 1.0, (1.0, 3.5), (20.5, 22.8)) for _ in range(many)), np.zeros(empty.image.shape))
+    n_neighbours = int(generator.integers(1, 4))
+    pasted = sum((neighbours(generator, empty, 1.0, (1.0, 3.5), (20.5, 22.8)) for _ in range(n_neighbours)), np.zeros(empty.image.shape))
     truth = {"theta_E": 0.0, "arc_snr": float(np.sqrt((pasted**2 / SKY**2).sum())), "arc_mag": float(22.5 - 2.5 * np.log10(pasted[1].sum())), "host_mag": host_mag, "magnification": 1.0, "psfsize_r": float(psfsize[1])}  # fmt: skip
     return exposed(light + pasted, psfsize, truth, generator)
 
@@ -280,8 +280,8 @@ def uneven_galaxy(
     """
     generator = rng("uneven trial", seed, i)
     psfsize = drawn_seeing(generator)
-    told, wing = psf_of(psfsize), np.array(generator.uniform(2.6, 4.5))
-    true_psf = MoffatPSF(told.fwhm * generator.normal(1, 0.06) * generator.normal(1, 0.03, 3), wing, includes_pixel=True)
+    assumed_psf, wing = psf_of(psfsize), np.array(generator.uniform(2.6, 4.5))
+    true_psf = MoffatPSF(assumed_psf.fwhm * generator.normal(1, 0.06) * generator.normal(1, 0.03, 3), wing, includes_pixel=True)
     empty = fit_stamp(np.zeros((3, 64, 64)), np.ones((3, 64, 64)), true_psf)
     host_mag, e = generator.uniform(17.8, 20.5), generator.normal(0, 0.12, 2)
     galaxy, centre = layered_light(generator, empty, host_mag, e)
@@ -338,8 +338,8 @@ def layered_light(
     gr, rz = generator.normal(1.6, 0.15), generator.normal(0.8, 0.15)
     rows, weight = [], []
     for k, (scale, n, share) in enumerate(zip((0.4, 1.0, 2.5), (3.0, 2.2, 1.2), shares)):
-        at, shape = centre + generator.normal(0, 0.04, 2) * (k > 0), e + drift * (k - 1) + generator.normal(0, 0.04, 2)
-        rows.append([*at, np.log(size * scale), np.log(n), *shape])
+        part_centre, shape = centre + generator.normal(0, 0.04, 2) * (k > 0), e + drift * (k - 1) + generator.normal(0, 0.04, 2)
+        rows.append([*part_centre, np.log(size * scale), np.log(n), *shape])
         weight.append(share * 10 ** (-0.4 * np.array([gr - 0.12 * (k - 1), 0, -rz + 0.08 * (k - 1)])))
     turn, crossed = generator.uniform(0, np.pi), generator.uniform(0.03, 0.12)
     rows += [[*centre, np.log(size), np.log(1.0), *(s * 0.4 * np.array([np.cos(2 * turn), np.sin(2 * turn)]))] for s in (1, -1)]
@@ -371,8 +371,8 @@ def lenstronomy_lens_trial(
     arcs = replace(host, lights=tuple(MockLight(t, f, 128) for t, f in zip(transforms, fluxes)))
     psfsize = drawn_seeing(generator)
     psf = [MockPSF(float(s), float(generator.uniform(2.8, 4.0)), 0.03, *generator.normal(0, 0.015, 2)) for s in psfsize]
-    at = 31.5 + generator.uniform(-0.5, 0.5, 2)
-    light, arc = (np.stack([draw_light([(o, *at)], b, p, 64, 1.0) for b, p in zip(BANDS, psf)]) for o in (host, arcs))
+    centre = 31.5 + generator.uniform(-0.5, 0.5, 2)
+    light, arc = (np.stack([draw_light([(o, *centre)], b, p, 64, 1.0) for b, p in zip(BANDS, psf)]) for o in (host, arcs))
     truth = {"theta_E": mass["theta_E"], "slope": mass["gamma"], "arc_snr": float(np.sqrt((arc**2 / SKY**2).sum())), "arc_mag": arc_mag,
              "host_mag": host.mag["r"], "magnification": float(lensed), "images": n_images, "psfsize_r": float(psfsize[1])}  # fmt: skip
     return exposed(light + arc, psfsize, truth, generator)
@@ -415,10 +415,10 @@ def run_trial(
     kind, seed, i, posterior, recipe = task
     trial, started = TRIALS[kind](seed, i), time.process_time()
     model = fitted(trial, i, posterior, recipe)
-    kept = {k: v for k, v in model.row().items() if k not in ("source_mag", "verdict_why")}
+    model_row = {k: v for k, v in model.row().items() if k not in ("source_mag", "verdict_why")}
     numbers = (
         {f"true_{k}": v for k, v in trial.truth.items()}
-        | kept
+        | model_row
         | {"why": model.why, "rival": model.rival_words, "effective": model.effective}
     )
     return {"kind": kind, "seed": seed, "i": i, "seconds": time.process_time() - started} | numbers
@@ -499,15 +499,15 @@ def mock_stamps(
     """
     truth = read_table(join(root, "truth", "objects.parquet")).to_pandas()
     planted = read_table(join(root, "truth", "planted_lenses.parquet")).to_pandas()
-    mine = truth[(truth.brickname == brickname) & truth.kind.isin(KINDS_OF_MOCK)]
-    cut = read_cutouts(Release(root), brickname, mine.ra.to_numpy(), mine.dec.to_numpy())
-    good, out = ~cut.bad(), []
-    for i, (kind, objid) in enumerate(zip(mine.kind, mine.objid)):
+    galaxies = truth[(truth.brickname == brickname) & truth.kind.isin(KINDS_OF_MOCK)]
+    cut = read_cutouts(Release(root), brickname, galaxies.ra.to_numpy(), galaxies.dec.to_numpy())
+    usable, out = ~cut.bad(), []
+    for i, (kind, objid) in enumerate(zip(galaxies.kind, galaxies.objid)):
         if not cut.ok[i]:
             continue
         row = planted[(planted.brickname == brickname) & (planted.objid == objid)]
-        one = {"kind": kind, "name": f"{brickname} {objid}", "theta_E": float(row.theta_E.iloc[0]) if len(row) else 0.0, "image": cut.image[i], "invvar": cut.invvar[i],
-               "good": good[i], "psfsize": cut.psfsize[i], "arc_mag": float(row.arc_mag_r.iloc[0]) if len(row) else np.nan}  # fmt: skip
+        stamp = {"kind": kind, "name": f"{brickname} {objid}", "theta_E": float(row.theta_E.iloc[0]) if len(row) else 0.0, "image": cut.image[i], "invvar": cut.invvar[i],
+               "good": usable[i], "psfsize": cut.psfsize[i], "arc_mag": float(row.arc_mag_r.iloc[0]) if len(row) else np.nan}  # fmt: skip
         if kind == "lrg" and objid % 2:
             generator = rng("pasted trial", brickname, int(objid))
             empty = fit_stamp(np.zeros((3, 64, 64)), np.ones((3, 64, 64)), psf_of(cut.psfsize[i]))
@@ -515,11 +515,11 @@ def mock_stamps(
                 (neighbours(generator, empty, 1.0, (1.0, 3.5), (20.5, 22.5)) for _ in range(int(generator.integers(1, 3)))),
                 np.zeros((3, 64, 64)),
             )
-            one |= {
+            stamp |= {
                 "kind": "pasted",
                 "image": cut.image[i] + light + np.sqrt(np.maximum(light, 0) / ELECTRONS) * generator.normal(size=light.shape),
             }
-        out.append(one)
+        out.append(stamp)
     return out
 
 # %% ../../nbs/bench/lens_trials.ipynb #c986e2c0
@@ -548,13 +548,13 @@ def judge_brick(
     for stamp, logit in zip(stamps, logits):
         started = time.process_time()
         model = fit_lens(stamp["image"], stamp["invvar"], psf_of(stamp["psfsize"]), stamp["good"], recipe=recipe, posterior=False)
-        kept = {
+        verdict_row = {
             k: v
             for k, v in model.row().items()
             if k in ("theta_E", "delta_log_evidence", "verdict", "model_images", "model_arc_snr", "model_chi2")
         }
         rows.append({k: stamp[k] for k in ("kind", "name")} | {"true_theta_E": stamp["theta_E"], "arc_mag": stamp["arc_mag"], "psfsize_r": float(stamp["psfsize"][1]),
-                     "logit": float(logit), "seconds": time.process_time() - started, "why": model.why, "rival": model.rival_words} | kept)  # fmt: skip
+                     "logit": float(logit), "seconds": time.process_time() - started, "why": model.why, "rival": model.rival_words} | verdict_row)  # fmt: skip
     return rows
 
 # %% ../../nbs/bench/lens_trials.ipynb #87c09003
@@ -709,9 +709,9 @@ def combined_scores(
 
     if not fit_rows or not report:
         raise BadInput(f"look-alikes: {len(bricks)} brick(s); expected two or more, to fit on one half and report on the other")
-    both = LogisticRegression().fit(features_of(fit_rows), [r["kind"] == "lens" for r in fit_rows]).decision_function(features_of(report))
+    joint = LogisticRegression().fit(features_of(fit_rows), [r["kind"] == "lens" for r in fit_rows]).decision_function(features_of(report))
     logit, odds = features_of(report).T
-    return report, {"lens model": odds, "network": logit, "both": both}
+    return report, {"lens model": odds, "network": logit, "both": joint}
 
 # %% ../../nbs/bench/lens_trials.ipynb #aeb09d88
 def look_alike_facts(
@@ -731,28 +731,30 @@ def look_alike_facts(
     dict[str, Any]
     """
     report, scores = combined_scores(rows)
-    whole = {name: s for name, s in zip(("network", "lens model"), features_of(rows).T)}
-    out: dict[str, Any] = {"n": {k: sum(r["kind"] == k for r in rows) for k in dict.fromkeys(r["kind"] for r in rows)}, "auc": {}}
-    for some, named in ((rows, whole), (report, {"both": scores["both"]})):
-        kind = np.array([r["kind"] for r in some])
+    single_scores = {name: s for name, s in zip(("network", "lens model"), features_of(rows).T)}
+    facts: dict[str, Any] = {"n": {k: sum(r["kind"] == k for r in rows) for k in dict.fromkeys(r["kind"] for r in rows)}, "auc": {}}
+    for score_rows, score_of_name in ((rows, single_scores), (report, {"both": scores["both"]})):
+        kind = np.array([r["kind"] for r in score_rows])
         for negatives, kinds in {"look-alikes": LOOKS, **{k: (k,) for k in (*LOOKS, "lrg")}}.items():
             use, is_lens = np.isin(kind, kinds), kind == "lens"
-            for name, s in named.items() if use.any() and is_lens.any() else ():
-                found = auroc(np.r_[s[is_lens], s[use]], np.r_[np.ones(is_lens.sum()), np.zeros(use.sum())])
-                out["auc"][f"{name}, {negatives}"] = [round(float(v), 4) for v in (found.value, found.lo, found.hi)]
-    every = np.array([r["kind"] for r in rows])
+            for name, s in score_of_name.items() if use.any() and is_lens.any() else ():
+                area = auroc(np.r_[s[is_lens], s[use]], np.r_[np.ones(is_lens.sum()), np.zeros(use.sum())])
+                facts["auc"][f"{name}, {negatives}"] = [round(float(v), 4) for v in (area.value, area.lo, area.hi)]
+    kind_of_row = np.array([r["kind"] for r in rows])
     logit, rejected = np.array([r["logit"] for r in rows]), np.array([r["verdict"] == "rival preferred" for r in rows])
-    look = np.isin(every, LOOKS)
-    out["after the network"] = [after_network(logit, every == "lens", look, rejected, share) for share in (1.0, allowed, allowed / 10)]
-    out["veto"] = [vetoed(rows, share) for share in (1.0, allowed, allowed / 10)]
-    at = out["after the network"][1]
-    out |= {"false positives rejected": at["false_positives_rejected"], "lenses lost": at["lenses_lost"]}
-    out["network threshold"] = {k: at[k] for k in ("fpr", "logit", "tpr")}
-    out["verdicts"] = {
+    look = np.isin(kind_of_row, LOOKS)
+    facts["after the network"] = [
+        after_network(logit, kind_of_row == "lens", look, rejected, share) for share in (1.0, allowed, allowed / 10)
+    ]
+    facts["veto"] = [vetoed(rows, share) for share in (1.0, allowed, allowed / 10)]
+    operating_point = facts["after the network"][1]
+    facts |= {"false positives rejected": operating_point["false_positives_rejected"], "lenses lost": operating_point["lenses_lost"]}
+    facts["network threshold"] = {k: operating_point[k] for k in ("fpr", "logit", "tpr")}
+    facts["verdicts"] = {
         k: {v: sum(r["kind"] == k and r["verdict"] == v for r in rows) for v in ("lens preferred", "rival preferred", "cannot tell")}
-        for k in dict.fromkeys(every.tolist())
+        for k in dict.fromkeys(kind_of_row.tolist())
     }
-    return out | purity_facts(report, scores)
+    return facts | purity_facts(report, scores)
 
 # %% ../../nbs/bench/lens_trials.ipynb #7988f390
 def after_network(
@@ -786,8 +788,8 @@ def after_network(
     passing = logit > threshold
     tpr = float((passing & is_lens).sum() / max(is_lens.sum(), 1))
     out: dict[str, Any] = {"fpr": fpr, "logit": max(threshold, float(logit.min())), "tpr": tpr}
-    for name, some in (("false_positives_rejected", is_look_alike), ("lenses_lost", is_lens)):
-        k, n = int((some & passing & rejected).sum()), int((some & passing).sum())
+    for name, in_class in (("false_positives_rejected", is_look_alike), ("lenses_lost", is_lens)):
+        k, n = int((in_class & passing & rejected).sum()), int((in_class & passing).sum())
         out[name] = {"k": k, "n": n, "interval": [round(float(v), 3) for v in clopper_pearson(k, n)] if n else None}
     return out
 
@@ -847,12 +849,12 @@ def purity_facts(
     kind = np.array([r["kind"] for r in report])
     out = {}
     for name, s in scores.items():
-        lens, other = s[kind == "lens"], s[kind != "lens"]
+        lens, look_alike = s[kind == "lens"], s[kind != "lens"]
         threshold = np.quantile(lens, 1 - completeness)
-        k, tpr = int((other >= threshold).sum()), float((lens >= threshold).mean())
-        fpr = k / max(len(other), 1)
+        k, tpr = int((look_alike >= threshold).sum()), float((lens >= threshold).mean())
+        fpr = k / max(len(look_alike), 1)
         ratio = fpr / tpr * non_lenses
-        out[name] = {"completeness": tpr, "k": k, "n": len(other), "fpr_interval": [float(v) for v in clopper_pearson(k, len(other))],
+        out[name] = {"completeness": tpr, "k": k, "n": len(look_alike), "fpr_interval": [float(v) for v in clopper_pearson(k, len(look_alike))],
                      "purity": 1 / (1 + ratio), "per_deg2": lenses_per_deg2 * tpr * (1 + ratio)}  # fmt: skip
     return {"at fixed completeness": out}
 
@@ -866,12 +868,12 @@ def trial_facts(
         "n": len(rows),
         "verdicts": {v: sum(r["verdict"] == v for r in rows) for v in ("lens preferred", "rival preferred", "cannot tell")},
     }
-    for name, some in (
+    for name, subset in (
         ("all", fitted_rows),
         ("well seen", [r for r in fitted_rows if well_seen(r)]),
         ("lens preferred", [r for r in fitted_rows if r["verdict"] == "lens preferred"]),
     ):
-        facts[name] = bias_and_coverage(some) if some else {"n": 0}
+        facts[name] = bias_and_coverage(subset) if subset else {"n": 0}
     facts["completeness"] = {
         name: share_by(rows, f"true_{name}", edges)
         for name, edges in (

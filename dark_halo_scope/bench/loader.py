@@ -69,9 +69,9 @@ def write_layouts(
     """
     images, paths = bench_stamps(n, seed), {}
     for layout in (*CODECS, "npz"):
-        few = images[: n // 4] if layout == "npz" else images
-        pixels = {"stamp_npz": encode_npz(few)} if layout == "npz" else encode(few, layout)
-        table = pa.table({"is_control": np.arange(len(few)) % 2 == 0, **pixels})
+        stored_images = images[: n // 4] if layout == "npz" else images
+        pixels = {"stamp_npz": encode_npz(stored_images)} if layout == "npz" else encode(stored_images, layout)
+        table = pa.table({"is_control": np.arange(len(stored_images)) % 2 == 0, **pixels})
         options = {"compression": "none", "use_dictionary": False, "row_group_size": ROW_GROUP}
         paths[layout] = str(Path(folder) / f"{layout}.parquet")
         pq.write_table(table, paths[layout], **(options if layout == "npz" else parquet_options(table, layout)))
@@ -148,17 +148,17 @@ def on_cores(
     -------
     Iterator[None]
     """
-    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    allowed_cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     threads = torch.get_num_threads()
-    if before is not None:
-        os.sched_setaffinity(0, sorted(before)[:n])
+    if allowed_cores is not None:
+        os.sched_setaffinity(0, sorted(allowed_cores)[:n])
     torch.set_num_threads(n)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        if before is not None:
-            os.sched_setaffinity(0, before)
+        if allowed_cores is not None:
+            os.sched_setaffinity(0, allowed_cores)
 
 # %% ../../nbs/bench/loader.ipynb #318fec43
 def bench_loader(
@@ -183,25 +183,25 @@ def bench_loader(
     -------
     dict[str, float]
     """
-    ways: dict[str, tuple[str, Callable[[str, int, int], int]]] = {k: (k, read_epoch) for k in ("npz", *CODECS)}
-    ways["npz_numpy"] = ("npz", numpy_epoch)
-    wall: dict[str, list[float]] = {way: [] for way in ways}
-    cpu: dict[str, list[float]] = {way: [] for way in ways}
+    epoch_of_layout: dict[str, tuple[str, Callable[[str, int, int], int]]] = {k: (k, read_epoch) for k in ("npz", *CODECS)}
+    epoch_of_layout["npz_numpy"] = ("npz", numpy_epoch)
+    wall: dict[str, list[float]] = {layout_name: [] for layout_name in epoch_of_layout}
+    cpu: dict[str, list[float]] = {layout_name: [] for layout_name in epoch_of_layout}
     with tempfile.TemporaryDirectory() as folder, on_cores(cores):
         paths = write_layouts(folder, n, seed)
         size = {f"kb_{k}": round(Path(path).stat().st_size / (n // 4 if k == "npz" else n) / 1000, 1) for k, path in paths.items()}
         for round_ in range(times + 1):
-            for way, (layout, epoch) in ways.items():
+            for layout_name, (layout, epoch) in epoch_of_layout.items():
                 timing = best_of(partial(epoch, paths[layout], cores, round_))
                 if round_:
-                    wall[way].append(timing.value / timing.wall_s)
-                    cpu[way].append(timing.value / timing.cpu_s)
-    rate = {way: float(np.median(values)) for way, values in cpu.items()}
+                    wall[layout_name].append(timing.value / timing.wall_s)
+                    cpu[layout_name].append(timing.value / timing.cpu_s)
+    rate = {layout_name: float(np.median(values)) for layout_name, values in cpu.items()}
     out: dict[str, float] = {"n": n, "cores": cores, **size}
-    out |= {f"stamps_per_s_{way}": round(float(np.median(values)), 1) for way, values in wall.items()}
-    out |= {f"stamps_per_cpu_s_{way}": round(values, 1) for way, values in rate.items()}
-    for short, way in (("f16", "float16"), ("int16", "int16")):
-        out[f"ratio_{short}_vs_npz"] = round(rate[way] / rate["npz"], 2)
-        out[f"ratio_{short}_vs_npz_numpy"] = round(rate[way] / rate["npz_numpy"], 2)
-        out[f"ratio_wall_{short}_vs_npz"] = round(float(np.median(wall[way]) / np.median(wall["npz"])), 2)
+    out |= {f"stamps_per_s_{layout_name}": round(float(np.median(values)), 1) for layout_name, values in wall.items()}
+    out |= {f"stamps_per_cpu_s_{layout_name}": round(values, 1) for layout_name, values in rate.items()}
+    for short, layout_name in (("f16", "float16"), ("int16", "int16")):
+        out[f"ratio_{short}_vs_npz"] = round(rate[layout_name] / rate["npz"], 2)
+        out[f"ratio_{short}_vs_npz_numpy"] = round(rate[layout_name] / rate["npz_numpy"], 2)
+        out[f"ratio_wall_{short}_vs_npz"] = round(float(np.median(wall[layout_name]) / np.median(wall["npz"])), 2)
     return out

@@ -207,10 +207,10 @@ def bench_facts(
         s_per_verdict, s_per_posterior, ratio_vs_lenstronomy ...
     """
     mean = {k: float(np.mean([r[k] for r in rows])) for k in ("s_verdict", "s_posterior", "s_lenstronomy")}
-    apart = [abs(r["ours"] - r["lenstronomy"]) / max(r["half_68"], 1e-9) for r in rows]
+    sigmas_apart = [abs(r["ours"] - r["lenstronomy"]) / max(r["half_68"], 1e-9) for r in rows]
     return {"s_per_verdict": mean["s_verdict"], "s_per_posterior": mean["s_posterior"], "s_per_lenstronomy": mean["s_lenstronomy"],
-            "ratio_vs_lenstronomy": mean["s_lenstronomy"] / mean["s_posterior"], "median_sigmas_apart": float(np.median(apart)),
-            "within_2_sigma": int(sum(a < 2 for a in apart)), "n": len(rows)}  # fmt: skip
+            "ratio_vs_lenstronomy": mean["s_lenstronomy"] / mean["s_posterior"], "median_sigmas_apart": float(np.median(sigmas_apart)),
+            "within_2_sigma": int(sum(a < 2 for a in sigmas_apart)), "n": len(rows)}  # fmt: skip
 
 # %% ../../nbs/bench/model.ipynb #59995b00
 def bench_model(

@@ -164,9 +164,9 @@ def side_by_side(
     speed = network_speed(replace(speed_recipe(name, batch_size=32), model=recipe.model), process, 1)
     begun = time.process_time()
     out = train(files, recipe, folder, progress=False, device="cpu")
-    spent, reported = time.process_time() - begun, out["reported_on"]
+    cpu_s, reported = time.process_time() - begun, out["reported_on"]
     row = {"network": name, "stride": recipe.model.stride, "sides": list(dict.fromkeys(sides)), "parameters_m": speed["parameters_m"]}
-    row |= {key: speed[key] for key in ("train_per_cpu_s", "score_per_cpu_s")} | {"cpu_s": round(spent, 1)}
+    row |= {key: speed[key] for key in ("train_per_cpu_s", "score_per_cpu_s")} | {"cpu_s": round(cpu_s, 1)}
     row |= {"kept": [bands for bands in ("grz", "griz") if kept_as_trained(recipe.model, bands, folder)]}
     row |= {"best_epoch": out["best"]["epoch"], "auroc": reported["auroc"], "interval": reported["intervals"]["auroc"]}
     return row | {"n_lens": reported["n_lens"], "n_other": reported["n_other"]}

@@ -197,7 +197,7 @@ def bench_online(
         cost, one row per training, differences, and where and when
     """
     torch.set_num_threads(BENCH_THREADS)
-    started, before = time.perf_counter(), os.getloadavg()[0]
+    started, load_before = time.perf_counter(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         run = run or online_run(folder)
         ensure(run, "stamps")
@@ -218,6 +218,6 @@ def bench_online(
         name: paired_difference([r[name] for r in stored], [r[name] for r in online]) for name in MEASURES if stored[0][name] is not None
     }
     facts = run_facts(
-        started, threads=BENCH_THREADS, load_before=round(before, 2), load_during_cost=round(load, 2), command="dhs bench online"
+        started, threads=BENCH_THREADS, load_before=round(load_before, 2), load_during_cost=round(load, 2), command="dhs bench online"
     )
     return {"cost": cost, "runs": rows, "online_minus_stored": gain, "epochs": epochs, "run": facts}

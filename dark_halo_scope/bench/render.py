@@ -126,10 +126,10 @@ def random_systems(
     elif kind != "sersic":
         raise BadInput(f"kind is '{kind}'; expected sersic, clumpy or image")
     fwhm, half = draw["fwhm"][:, None] * SEEING_OF_BAND, n // 2
-    rest = np.arange(half, n)
+    second_half = np.arange(half, n)
     return [
         (picked(lens, np.arange(half)), picked(source, np.arange(half)), MoffatPSF(fwhm[:half], draw["beta"][:half, None])),
-        (picked(lens, rest), picked(source, rest), GaussianPSF(fwhm[half:])),
+        (picked(lens, second_half), picked(source, second_half), GaussianPSF(fwhm[half:])),
     ]
 
 # %% ../../nbs/bench/render.ipynb #6e9f737f
@@ -233,11 +233,11 @@ def draw_shared(system: Prepared, supersampling: int, kernel_size: int | None, n
     stamps = np.zeros((len(system.kernels), n_pix, n_pix))
     for group, (model, flux, _) in enumerate(system.groups):
         for band in range(len(stamps)):
-            drawn = image_model(system, group, band, supersampling, kernel_size, n_pix, pixscale)
+            model_of_image = image_model(system, group, band, supersampling, kernel_size, n_pix, pixscale)
             if band == 0:
-                bx, by = drawn.LensModel.ray_shooting(*drawn.ImageNumerics.coordinates_evaluate, system.lens[1])
-                light = drawn.SourceModel.surface_brightness(bx, by, model[1])
-            stamps[band] += flux[band] * drawn.ImageNumerics.re_size_convolve(light)
+                bx, by = model_of_image.LensModel.ray_shooting(*model_of_image.ImageNumerics.coordinates_evaluate, system.lens[1])
+                light = model_of_image.SourceModel.surface_brightness(bx, by, model[1])
+            stamps[band] += flux[band] * model_of_image.ImageNumerics.re_size_convolve(light)
     return stamps
 
 # %% ../../nbs/bench/render.ipynb #a85e3be2
@@ -468,9 +468,9 @@ def measure_painter(
         cost[backend] = best_of(partial(paint, backend), rounds).cpu_s / n * 1e3
     for method in methods:
         draw = PAINTERS[method](systems, n_pix, pixscale)
-        drawn = best_of(draw)
-        cost[method] = drawn.cpu_s / n * 1e3
-        error[method] = compare_stamps(drawn.value, truth)
+        timing = best_of(draw)
+        cost[method] = timing.cpu_s / n * 1e3
+        error[method] = compare_stamps(timing.value, truth)
         for backend in backends:
             cost[backend] = min(cost[backend], best_of(partial(paint, backend)).cpu_s / n * 1e3)
     return cost, error

@@ -77,10 +77,10 @@ def taken(
     dict[str, float]
         rows, seconds, cpu_s [s], peak_mb [MB]
     """
-    before, busy = time.perf_counter(), cpu_s()
+    started, busy = time.perf_counter(), cpu_s()
     rows = work()
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
-    return {"rows": rows, "seconds": time.perf_counter() - before, "cpu_s": cpu_s() - busy, "peak_mb": peak_mb() + WORKERS * largest}
+    return {"rows": rows, "seconds": time.perf_counter() - started, "cpu_s": cpu_s() - busy, "peak_mb": peak_mb() + WORKERS * largest}
 
 
 def exponent(
@@ -171,7 +171,7 @@ def galaxies(
     }
     identity |= {"objid": pa.array(np.arange(n) % PER_BRICK, pa.int32()), "ra": ra, "dec": dec}
     identity |= {"split": pa.array(np.array(["train", "train", "val", "test", "test"])[brickid % 5].tolist())}
-    identity |= {f"mag_{b}": pa.array(mag + off, pa.float32()) for b, off in zip(GRZ, (1.4, 0.0, -0.9))}
+    identity |= {f"mag_{b}": pa.array(mag + colour, pa.float32()) for b, colour in zip(GRZ, (1.4, 0.0, -0.9))}
     identity |= {f"shape_e{i}": pa.array(np.random.default_rng(seed + i).normal(0, 0.1, n), pa.float32()) for i in (1, 2)}
     columns = random_columns("parent", n, seed) | identity
     return pa.table({c.name: columns[c.name] for c in product_columns("parent", GRZ)})

@@ -83,7 +83,7 @@ def stream_memory(
     -------
     dict[str, float]
     """
-    before, counts, start = peak_mb(), [], time.perf_counter()
+    peak_before, counts, start = peak_mb(), [], time.perf_counter()
     for chunk in table_chunks(uri, sweep_columns(recipe.bands)):
         check_sky(chunk, uri)
         counts.append(select(chunk, recipe)[1])
@@ -92,7 +92,7 @@ def stream_memory(
     rows = total["before"][0].as_py()
     return {
         "file_mb": Path(uri).stat().st_size / 1e6, "stream_rows_per_s": rows / seconds,
-        "stream_peak_mb": max(0.0, peak_mb() - before), "pieces": len(counts), "stream_kept": total["kept"][-1].as_py(),
+        "stream_peak_mb": max(0.0, peak_mb() - peak_before), "pieces": len(counts), "stream_kept": total["kept"][-1].as_py(),
     }  # fmt: skip
 
 # %% ../../nbs/bench/select.ipynb #84e01593

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Out', 'RecipeName', 'Set', 'EngineName', 'LIST', 'SERVICE', 'Workers', 'Service', 'NEGATIVE', 'Parameters',
-           'Override', 'Limit', 'AllowMissing', 'Device', 'BENCHES', 'said_version', 'shared', 'show_warning', 'main',
-           'parse_parameters', 'demo', 'mock', 'asked', 'run', 'generation', 'verify', 'bank', 'bench', 'fetch',
-           'score', 'train', 'similar', 'model', 'chance', 'gates', 'anchors', 'compare', 'emr', 'grade', 'hats',
-           'version']
+           'Override', 'Limit', 'AllowMissing', 'Device', 'BENCHES', 'print_version', 'shared', 'show_warning', 'main',
+           'parse_parameters', 'demo', 'mock', 'changed_options', 'run', 'generation', 'verify', 'bank', 'bench',
+           'fetch', 'score', 'train', 'similar', 'model', 'chance', 'gates', 'anchors', 'compare', 'emr', 'grade',
+           'hats', 'version']
 
 # %% ../../nbs/command/cli.ipynb #e4ee75b1
 import getpass
@@ -46,21 +46,21 @@ Workers = Annotated[int, typer.Option("--workers", help="Processes; 0 is one per
 Service = Annotated[str, typer.Option("--service", envvar="DHS_CUTOUT_SERVICE", help="Address of the cutout service.")]
 
 
-def said_version(asked: bool) -> None:
+def print_version(wanted: bool) -> None:
     """Prints the version and ends, where it is asked for
 
     Raises
     ------
     typer.Exit
     """
-    if asked:
+    if wanted:
         print(__version__)
         raise typer.Exit()
 
 
 @app.callback()
 def shared(
-    version: Annotated[bool, typer.Option("--version", callback=said_version, is_eager=True, help="Show the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version and exit.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; anywhere on the line.")] = False,
 ) -> None:
     """Find strong gravitational lenses in the DESI Legacy Imaging Surveys DR10."""
@@ -142,10 +142,10 @@ def demo(
         from dark_halo_scope.trust.ledger import default_ledger
 
         started = time.perf_counter()
-        found = sit_exam(network_examinee(checkpoint), real, ledger=default_ledger())
-        found["run"] = run_facts(started, command="dhs demo --real DIR --checkpoint FILE --out OUT")
-        write_json(found, join(out, "exam.json"))
-        print(json.dumps(short_result(found), indent=1))
+        exam_result = sit_exam(network_examinee(checkpoint), real, ledger=default_ledger())
+        exam_result["run"] = run_facts(started, command="dhs demo --real DIR --checkpoint FILE --out OUT")
+        write_json(exam_result, join(out, "exam.json"))
+        print(json.dumps(short_result(exam_result), indent=1))
     elif real:
         from dark_halo_scope.real.corpus import real_demo
         from dark_halo_scope.trust.ledger import default_ledger
@@ -188,7 +188,9 @@ AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Accept bric
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda, where a network scores.")]
 
 
-def asked(engine: str, workers: int, limit: int, allow_missing: bool, device: str) -> dict[str, Any]:  # What differs from the defaults
+def changed_options(
+    engine: str, workers: int, limit: int, allow_missing: bool, device: str
+) -> dict[str, Any]:  # What differs from the defaults
     """What was asked for on the command line
 
     Returns
@@ -196,9 +198,9 @@ def asked(engine: str, workers: int, limit: int, allow_missing: bool, device: st
     dict[str, Any]
         What differs from the defaults
     """
-    given = {"engine": engine, "workers": workers, "limit": limit, "allow_missing": allow_missing, "device": device}
+    options = {"engine": engine, "workers": workers, "limit": limit, "allow_missing": allow_missing, "device": device}
     plain = {"engine": "local", "workers": 0, "limit": 0, "allow_missing": False, "device": "cpu"}
-    return {k: v for k, v in given.items() if v != plain[k]}
+    return {k: v for k, v in options.items() if v != plain[k]}
 
 
 @app.command()
@@ -229,12 +231,12 @@ def run(
     changes, declared = [*(set_ or []), *guard_values(override or [])], declared_parameters(notebook)
     load_recipe(recipe, changes, out)
     shared = {"recipe": recipe, "out": out, "overrides": changes, "make_inputs": with_inputs}
-    given = (
+    parameters = (
         {k: v for k, v in shared.items() if k in declared}
-        | asked(engine, workers, limit, allow_missing, device)
+        | changed_options(engine, workers, limit, allow_missing, device)
         | parse_parameters(parameter)
     )
-    log = run_notebook(phase, given, f"{'runs' if '://' in out else out}/logs/{phase}.ipynb")
+    log = run_notebook(phase, parameters, f"{'runs' if '://' in out else out}/logs/{phase}.ipynb")
     print(f"{phase}: done, executed notebook {log}")
 
 # %% ../../nbs/command/cli.ipynb #f1a7eac5
@@ -267,8 +269,8 @@ def generation(
     from dark_halo_scope.run.generation import run_generation
 
     changes = [*(set_ or []), *([f"after={after}"] if after else [])]
-    given = asked(engine, workers, limit, allow_missing, device) | parse_parameters(parameter)
-    result = run_generation(recipe, out or f"runs/{Path(recipe).stem}", scale, release, changes, override or [], **given)
+    options = changed_options(engine, workers, limit, allow_missing, device) | parse_parameters(parameter)
+    result = run_generation(recipe, out or f"runs/{Path(recipe).stem}", scale, release, changes, override or [], **options)
     print(json.dumps(result, indent=1))
 
 # %% ../../nbs/command/cli.ipynb #9625173d
@@ -485,8 +487,8 @@ def chance(
     from dark_halo_scope.run.chance import chance_at
     from dark_halo_scope.run.phases import open_run
 
-    found = chance_at(open_run(recipe, out, set_ or []), ra, dec, theta_e, arc_mag or None)
-    print(json.dumps(plain(asdict(found)), indent=1))
+    outcome = chance_at(open_run(recipe, out, set_ or []), ra, dec, theta_e, arc_mag or None)
+    print(json.dumps(plain(asdict(outcome)), indent=1))
 
 # %% ../../nbs/command/cli.ipynb #52d87475
 @app.command()

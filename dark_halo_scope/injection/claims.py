@@ -50,9 +50,9 @@ class Sample:
             (n, k)
         """
         mixed = host.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        near = mixed <= self.limit
-        self._hash = np.concatenate([self._hash, mixed[near]])
-        self._values = np.concatenate([self._values.reshape(-1, values.shape[1]), values[near]])
+        below_limit = mixed <= self.limit
+        self._hash = np.concatenate([self._hash, mixed[below_limit]])
+        self._values = np.concatenate([self._values.reshape(-1, values.shape[1]), values[below_limit]])
         while len(self._hash) > self.most:
             self.limit = self.limit >> np.uint64(1)
             keep = self._hash <= self.limit
@@ -195,13 +195,13 @@ class Tally:
         if not len(hosts) or not len(controls):
             return []
         if self.recipe.match == "total":
-            off = _cumulative_difference(*self.light)
+            cdf_difference = _cumulative_difference(*self.light)
             return [
                 _claim(
                     "largest difference of the cumulative distributions of total r light",
-                    off,
+                    cdf_difference,
                     MAX_CDF_DIFFERENCE,
-                    off <= MAX_CDF_DIFFERENCE,
+                    cdf_difference <= MAX_CDF_DIFFERENCE,
                 )
             ]
         p_match = {name: float(stats.ks_2samp(hosts[:, k], controls[:, k]).pvalue) for k, name in enumerate(self.names)}

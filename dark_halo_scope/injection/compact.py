@@ -73,15 +73,15 @@ def joined_shard(
     ------
     BadInput
         {where}: stamps of splits {', '.join(map(str, splits))}; expected one
-        {where}: {table.num_rows} stamps, {twice} of them twice, where the receipts say {expected_rows}; expected each once
+        {where}: {table.num_rows} stamps, {n_repeated} of them twice, where the receipts say {expected_rows}; expected each once
     """
     table = pa.concat_tables(tables).combine_chunks()
     splits = pc.unique(table["split"]).to_pylist()
     if len(splits) != 1:
         raise BadInput(f"{where}: stamps of splits {', '.join(map(str, splits))}; expected one")
-    twice = table.num_rows - pc.count_distinct(table["task_id"]).as_py()
-    if twice or table.num_rows != expected_rows:
+    n_repeated = table.num_rows - pc.count_distinct(table["task_id"]).as_py()
+    if n_repeated or table.num_rows != expected_rows:
         raise BadInput(
-            f"{where}: {table.num_rows} stamps, {twice} of them twice, where the receipts say {expected_rows}; expected each once"
+            f"{where}: {table.num_rows} stamps, {n_repeated} of them twice, where the receipts say {expected_rows}; expected each once"
         )
     return table.take(pc.sort_indices(table["task_id"]))

@@ -92,9 +92,9 @@ def redshift_density(
         (n, len(_Z)), not normalised
     """
     volume = comoving_distance(_Z) ** 2 * np.gradient(comoving_distance(_Z), _Z)
-    off = (absolute_magnitude(mag_r[:, None], _Z) - law.luminosity[0]) / law.luminosity[1]
+    sigmas_of_magnitude = (absolute_magnitude(mag_r[:, None], _Z) - law.luminosity[0]) / law.luminosity[1]
     offset = (colour[:, None] - np.interp(_Z, PASSIVE["z"], PASSIVE["r-z"])) / law.colour_scatter
-    power = np.log(volume) - (off**2 + offset**2) / 2
+    power = np.log(volume) - (sigmas_of_magnitude**2 + offset**2) / 2
     return np.exp(power - power.max(axis=1, keepdims=True))
 
 
@@ -202,9 +202,9 @@ def draw_sources(
         rows = np.flatnonzero(step == z)
         joint = source_density(mags, float(z), law.by_area)
         mag[rows] = _inverse(u[rows, 0], np.broadcast_to(joint.sum(axis=1), (len(rows), len(mags))), mags)
-        near = np.abs(mags[:, None] - mag[rows]).argmin(axis=0)
-        for k in np.unique(near):
-            host_rows = rows[near == k]
+        nearest_mag = np.abs(mags[:, None] - mag[rows]).argmin(axis=0)
+        for k in np.unique(nearest_mag):
+            host_rows = rows[nearest_mag == k]
             z_s[host_rows] = _inverse(u[host_rows, 1], np.broadcast_to(joint[k], (len(host_rows), len(_ZS))), _ZS)
     return np.clip(mag, *law.src_mag_i), np.maximum(z_s, z_l + 0.02)
 

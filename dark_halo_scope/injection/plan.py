@@ -341,7 +341,7 @@ def source_place(
 def source_colours(
     u: np.ndarray,  # (n, 2) uniform in (0, 1)
     recipe: PlanRecipe,
-    drawn: Mapping[str, np.ndarray],  # Configurations; src_g_r and src_r_z where the prior draws a redshift
+    configurations: Mapping[str, np.ndarray],  # Configurations; src_g_r and src_r_z where the prior draws a redshift
 ) -> dict[str, np.ndarray]:  # Band -> magnitude minus r magnitude, (n,)
     """Colours of the sources: of their redshift, or blue with scatter; i lies half way from r to z
 
@@ -350,7 +350,7 @@ def source_colours(
     u : np.ndarray
         (n, 2) uniform in (0, 1)
     recipe : PlanRecipe
-    drawn : Mapping[str, np.ndarray]
+    configurations : Mapping[str, np.ndarray]
         Configurations; src_g_r and src_r_z where the prior draws a redshift
 
     Returns
@@ -358,8 +358,8 @@ def source_colours(
     dict[str, np.ndarray]
         Band -> magnitude minus r magnitude, (n,)
     """
-    g_r = drawn.get("src_g_r", recipe.src_g_r[0] + recipe.src_g_r[1] * ndtri(u[:, 0]))
-    r_z = drawn.get("src_r_z", recipe.src_r_z[0] + recipe.src_r_z[1] * ndtri(u[:, 1]))
+    g_r = configurations.get("src_g_r", recipe.src_g_r[0] + recipe.src_g_r[1] * ndtri(u[:, 0]))
+    r_z = configurations.get("src_r_z", recipe.src_r_z[0] + recipe.src_r_z[1] * ndtri(u[:, 1]))
     return {"g": g_r, "r": 0 * g_r, "i": -r_z / 2, "z": -r_z}
 
 # %% ../../nbs/injection/plan.ipynb #1d954a21
@@ -565,7 +565,7 @@ NEAREST = 5  # Galaxies of the bank, at least, that a drawn redshift is dealt am
 
 
 def _no_lens(
-    like: dict[str, Any],  # The drawn columns of injections
+    drawn_columns: dict[str, Any],  # The drawn columns of injections
     n: int,
 ) -> dict[str, Any]:
     "The drawn columns of a control: nothing"
@@ -575,8 +575,10 @@ def _no_lens(
         "src_index": np.full(n, -1),
         "seed": np.zeros(n, np.int64),
     }
-    nothing |= {name: np.ones(n) for name in ("q", "src_q")} | {name: np.full(n, np.inf) for name in like if name.startswith("src_mag_")}
-    return {name: nothing.get(name, np.zeros(n)) for name in like}
+    nothing |= {name: np.ones(n) for name in ("q", "src_q")} | {
+        name: np.full(n, np.inf) for name in drawn_columns if name.startswith("src_mag_")
+    }
+    return {name: nothing.get(name, np.zeros(n)) for name in drawn_columns}
 
 
 def _deal_sources(
@@ -590,9 +592,9 @@ def _deal_sources(
     if "z_s" not in lens:
         return indices[(u * len(indices)).astype(int)]
     order = indices[np.argsort(bank["z"][indices], kind="stable")]
-    near = min(len(order), max(NEAREST, len(order) // 20))
-    first = np.clip(np.searchsorted(bank["z"][order], lens["z_s"]) - near // 2, 0, len(order) - near)
-    return order[first + (u * near).astype(int)]
+    n_nearest = min(len(order), max(NEAREST, len(order) // 20))
+    first = np.clip(np.searchsorted(bank["z"][order], lens["z_s"]) - n_nearest // 2, 0, len(order) - n_nearest)
+    return order[first + (u * n_nearest).astype(int)]
 
 
 def _own_photometry(lens: dict[str, Any], host: pa.Table, bank: Mapping[str, np.ndarray], bands: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -175,7 +175,7 @@ def share_in(
 # %% ../../nbs/learning/attribution.ipynb #a85a46f0
 def arc_mask(
     painted: np.ndarray,  # (n, band, y, x) [nmgy/pix]
-    before: np.ndarray,  # (n, band, y, x) the same cutouts before painting
+    unpainted: np.ndarray,  # (n, band, y, x) the same cutouts before painting
     share: float = 0.8,  # Of the added light
 ) -> np.ndarray:  # (n, y, x) bool
     """The brightest pixels that together hold a share of the painted light
@@ -184,7 +184,7 @@ def arc_mask(
     ----------
     painted : np.ndarray
         (n, band, y, x) [nmgy/pix]
-    before : np.ndarray
+    unpainted : np.ndarray
         (n, band, y, x) the same cutouts before painting
     share : float, default 0.8
         Of the added light
@@ -194,7 +194,7 @@ def arc_mask(
     np.ndarray
         (n, y, x) bool
     """
-    light = np.clip((painted - before).astype(np.float64).sum(1), 0, None)
+    light = np.clip((painted - unpainted).astype(np.float64).sum(1), 0, None)
     flat = light.reshape(len(light), -1)
     order = np.argsort(-flat, axis=1)
     in_arc = np.cumsum(np.take_along_axis(flat, order, 1), axis=1) <= share * flat.sum(1, keepdims=True)
@@ -300,5 +300,10 @@ def failures(
         found, missed, false alarms, quiet: indices, the most extreme first
     """
     order, lens = np.argsort(-logit, kind="stable"), np.asarray(label)[np.argsort(-logit, kind="stable")] > 0.5
-    up, down = order[lens], order[~lens]
-    return {"found": up[:count], "missed": up[::-1][:count], "false alarms": down[:count], "quiet": down[::-1][:count]}
+    ascending_lenses, ascending_others = order[lens], order[~lens]
+    return {
+        "found": ascending_lenses[:count],
+        "missed": ascending_lenses[::-1][:count],
+        "false alarms": ascending_others[:count],
+        "quiet": ascending_others[::-1][:count],
+    }

@@ -164,9 +164,9 @@ def load_checkpoint(
     state = _read_released(data, uri) if uri.endswith(".safetensors") else _read_torch(data, uri)
     if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("recipe"), str):
         raise BadInput(f"{uri}: not a checkpoint of this project (expected format {FORMAT})")
-    written = state.pop("digest", None)
+    recorded_digest = state.pop("digest", None)
     try:
-        intact = written == content_digest(state)
+        intact = recorded_digest == content_digest(state)
     except RuntimeError:  # a changed byte can make a tensor whose numbers are not there to be read
         intact = False
     if not intact:
@@ -192,12 +192,12 @@ def refuse_not_finite(
     Raises
     ------
     BadInput
-        {uri}: tensor '{name}' has {bad} of {tensor.numel()} numbers that are not finite
+        {uri}: tensor '{name}' has {n_bad} of {tensor.numel()} numbers that are not finite
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise BadInput(f"{uri}: tensor '{name}' has {bad} of {tensor.numel()} numbers that are not finite")
+            n_bad = int((~torch.isfinite(tensor)).sum())
+            raise BadInput(f"{uri}: tensor '{name}' has {n_bad} of {tensor.numel()} numbers that are not finite")
 
 
 def _read_torch(data: bytes, uri: str) -> Any:

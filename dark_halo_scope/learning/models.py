@@ -106,9 +106,9 @@ def small_cnn(
     """
     layers: list[nn.Module] = []
     widths = [(channels, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)]
-    for before, after, stride in widths:
-        layers.append(nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=norm == "none"))
-        layers += [nn.BatchNorm2d(after)] if norm == "batch" else []
+    for width_in, width_out, stride in widths:
+        layers.append(nn.Conv2d(width_in, width_out, 3, stride=stride, padding=1, bias=norm == "none"))
+        layers += [nn.BatchNorm2d(width_out)] if norm == "batch" else []
         layers.append(nn.ReLU(inplace=norm == "batch"))
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 

@@ -123,5 +123,5 @@ def negative_sets(
         raise BadInput(f"negatives: stamps {', '.join(recipe.stamps)}; expected each list once")
     split = (splits or SplitRecipe()) if recipe.split == "cell" else recipe.split
     names = class_names(recipe.stamps)
-    alike = partial(StampSet, label=0, weight=recipe.weight, split=split, avoid=lenses, avoid_arcsec=recipe.mine.lens_radius)
-    return [alike((uri,), name=name) for uri, name in zip(recipe.stamps, names)]
+    negative_set = partial(StampSet, label=0, weight=recipe.weight, split=split, avoid=lenses, avoid_arcsec=recipe.mine.lens_radius)
+    return [negative_set((uri,), name=name) for uri, name in zip(recipe.stamps, names)]

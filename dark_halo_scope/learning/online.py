@@ -152,8 +152,8 @@ def paint_batch(
     arcs, resolved, magnification = new_arcs(index, batch.row[hosts], recipe, bands, seed * 1_000_000 + epoch)
     cutouts = batch.control.numpy()[hosts]
     invvar = np.broadcast_to(sky_sigma(cutouts)[:, :, None, None] ** -2.0, cutouts.shape)
-    gain, good = np.array([recipe.paint.gain[b] for b in bands]), np.ones((len(hosts), *cutouts.shape[2:]), bool)
-    snr_of_band, snr = arc_snr(arcs, invvar, good, cutouts, gain)
+    gain, usable = np.array([recipe.paint.gain[b] for b in bands]), np.ones((len(hosts), *cutouts.shape[2:]), bool)
+    snr_of_band, snr = arc_snr(arcs, invvar, usable, cutouts, gain)
     visible = (resolved >= select.min_theta_over_psf) & (snr >= select.min_arc_snr) & (magnification >= select.min_magnification)
     if select.min_arc_snr_g > 0:
         visible &= snr_of_band[:, bands.index("g")] >= select.min_arc_snr_g

@@ -150,9 +150,9 @@ def train_model(
         except BadInput as error:
             facts = {"not_calibrated": str(error)}
     history = [row["stamps"] for row in read_json(join(place.uri, "history.json"))]
-    written = [name for name in ("best.pt", "last.pt", "history.json", "summary.json") if exists(join(place.uri, name))]
+    file_names = [name for name in ("best.pt", "last.pt", "history.json", "summary.json") if exists(join(place.uri, name))]
     identity = {"best": summary["best"], "network": load_committee(best).name}
-    return Made(written=tuple(written), rows=sum(history), identity=identity, facts=facts)
+    return Made(written=tuple(file_names), rows=sum(history), identity=identity, facts=facts)
 
 # %% ../../nbs/learning/products.ipynb #9f634cd7
 def score_product(

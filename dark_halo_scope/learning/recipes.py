@@ -397,7 +397,7 @@ def make_inputs(
     n = len(x)
     control_image = normalise(control, recipe.normalise)[0] if c is None else c - c.roll(1, 0)
     x = x if c is None else x - c
-    twice = torch.cat([meta, meta]) if meta is not None else None
+    paired_meta = torch.cat([meta, meta]) if meta is not None else None
     paired = (label > 0.5).to(weight.dtype)  # a negative is no painted stamp: its own pixels beside it weigh nothing
     labels, weights = torch.cat([label, torch.zeros_like(label)]), torch.cat([weight, weight * paired])
-    return NetworkInputs(torch.cat([x, control_image]), labels, weights, twice, n if recipe.pairs == "same_batch" else 0)
+    return NetworkInputs(torch.cat([x, control_image]), labels, weights, paired_meta, n if recipe.pairs == "same_batch" else 0)

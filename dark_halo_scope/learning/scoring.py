@@ -516,11 +516,11 @@ def fold_calibrator(
     fold = (draws.rng("committee folds", len(galaxies)).permutation(len(galaxies)) % FOLDS)[galaxy_of_row]
     held_out_logits = np.zeros(len(label), np.float32)
     for k in range(FOLDS):
-        rest = fold != k
-        if label[rest].all() or not label[rest].any():
+        in_other_folds = fold != k
+        if label[in_other_folds].all() or not label[in_other_folds].any():
             return None
-        weights, bias = member_weights(logits[:, rest], label[rest])
-        held_out_logits[~rest] = replace(committee, weights=weights, bias=bias).combine(logits[:, ~rest])
+        weights, bias = member_weights(logits[:, in_other_folds], label[in_other_folds])
+        held_out_logits[~in_other_folds] = replace(committee, weights=weights, bias=bias).combine(logits[:, ~in_other_folds])
     try:
         return fit_calibrator(held_out_logits, label, "platt", hosts)
     except BadInput:  # the classes do not overlap: no line has the highest likelihood

@@ -208,8 +208,8 @@ def train_step(
     loss, weight = weighted_loss(logit, inputs.label.to(logit.dtype), inputs.weight.to(logit.dtype), recipe.loss)
     if recipe.loss.contrastive and inputs.pairs:
         n = inputs.pairs
-        apart = pair_loss(features[:n], features[n : 2 * n], recipe.loss.margin) * inputs.weight[n : 2 * n]
-        loss = loss + recipe.loss.contrastive * 2 * apart.sum()
+        margin_loss = pair_loss(features[:n], features[n : 2 * n], recipe.loss.margin) * inputs.weight[n : 2 * n]
+        loss = loss + recipe.loss.contrastive * 2 * margin_loss.sum()
     sums = process.total(torch.stack([loss.detach(), weight]))
     learner.scaler.scale(loss * process.world / sums[1].clamp_min(1e-12)).backward()
     learner.scaler.unscale_(learner.optim)
@@ -305,8 +305,8 @@ def high_points(
     curve, share = metrics.roc(logit, y), float(y.mean())
     fpr = metrics.fpr_range_at_tpr(curve, HIGH).pessimistic
     tpr = float(curve.tpr[curve.tpr >= HIGH - 1e-12][0])
-    good = np.flatnonzero(metrics.precision_from_rates(curve.tpr, curve.fpr, share) >= HIGH)
-    recall = float(curve.tpr[good[-1]]) if len(good) else 0.0
+    pure_points = np.flatnonzero(metrics.precision_from_rates(curve.tpr, curve.fpr, share) >= HIGH)
+    recall = float(curve.tpr[pure_points[-1]]) if len(pure_points) else 0.0
     return {f"precision@recall{HIGH:g}": float(metrics.precision_from_rates(tpr, fpr, share)), f"recall@precision{HIGH:g}": recall}
 
 # %% ../../nbs/learning/training.ipynb #4dc0792e
@@ -369,8 +369,8 @@ def split_warnings(
         warnings.append(f"collapse: fpr at tpr .5 and .85 are equal ({split_metrics['fpr@tpr0.5']:.3g}); the scores are nearly binary")
     if split_metrics["binary_score_frac"] > 0.9:
         warnings.append(f"overconfident: {split_metrics['binary_score_frac']:.0%} of probabilities lie within {PRESSED} of 0 or 1")
-    for name, right, n in (("lenses", "accuracy_lens", "n_lens"), ("others", "accuracy_other", "n_other")):
-        if split_metrics[right] == 1 and split_metrics[n] >= 100:
+    for name, accuracy, n in (("lenses", "accuracy_lens", "n_lens"), ("others", "accuracy_other", "n_other")):
+        if split_metrics[accuracy] == 1 and split_metrics[n] >= 100:
             warnings.append(
                 f"perfect: all {split_metrics[n]} {name} of {split_metrics['split']} are called right; look for what gives them away"
             )
@@ -868,8 +868,8 @@ def epoch_line(
     c = row["choose"]
     rate = "n/a" if c["tpr@fpr0.01"] is None else f"{c['tpr@fpr0.01']:.3f}"
     body = f"loss {row['loss']:.4f} / {c['loss']:.4f} {c['split']}, auroc {c['auroc']:.4f}, tpr@fpr.01 {rate}"
-    rest = f"{row['stamps']} stamps ({row['unique_stamps']} unique), {row['stamps_per_s']:.0f}/s{', best' if row['best'] else ''}"
-    return "\n  ! ".join([f"epoch {row['epoch'] + 1}/{epochs}: {body}, {rest}", *row["warnings"]])
+    counts = f"{row['stamps']} stamps ({row['unique_stamps']} unique), {row['stamps_per_s']:.0f}/s{', best' if row['best'] else ''}"
+    return "\n  ! ".join([f"epoch {row['epoch'] + 1}/{epochs}: {body}, {counts}", *row["warnings"]])
 
 # %% ../../nbs/learning/training.ipynb #663ef803
 def seen_by(

@@ -78,9 +78,9 @@ def trace_batch(
     dx, dy = x - cx, y - cy
     u, v = c * dx + s * dy, c * dy - s * dx
     psi = torch.sqrt(q2 * u * u + v * v) + 1e-30
-    up, gap = f * v.abs(), q2 * (u * u + v * v)  # psi^2 - up^2 = gap: no difference of nearly equal numbers
-    flat = torch.log((psi + up) ** 2 / (gap + 1e-30)) / 2 * torch.sign(v)
-    a, b = strength / f * torch.atan(f * u / psi), strength / f * torch.where(up > 0.5 * psi, flat, torch.atanh(f * v / psi))
+    scaled_v, gap = f * v.abs(), q2 * (u * u + v * v)  # psi^2 - up^2 = gap: no difference of nearly equal numbers
+    flat = torch.log((psi + scaled_v) ** 2 / (gap + 1e-30)) / 2 * torch.sign(v)
+    a, b = strength / f * torch.atan(f * u / psi), strength / f * torch.where(scaled_v > 0.5 * psi, flat, torch.atanh(f * v / psi))
     return x - (c * a - s * b) - g1 * x - g2 * y, y - (s * a + c * b) - g2 * x + g1 * y, psi
 
 # %% ../../nbs/lensing/batched.ipynb #c51e8021

@@ -232,9 +232,9 @@ def centred_psf_transform(
     y, x = np.indices(psf.shape)
     centre_y, centre_x = (psf * y).sum() / total, (psf * x).sum() / total
     ky, kx = 2 * np.pi * np.fft.fftfreq(shape[0]), 2 * np.pi * np.fft.rfftfreq(shape[1])
-    down = np.exp(-1j * np.outer(ky, np.arange(psf.shape[0]) - centre_y))
+    phase_y = np.exp(-1j * np.outer(ky, np.arange(psf.shape[0]) - centre_y))
     along = np.exp(-1j * np.outer(np.arange(psf.shape[1]) - centre_x, kx))
-    centred: np.ndarray = (down @ psf @ along) / total
+    centred: np.ndarray = (phase_y @ psf @ along) / total
     return centred
 
 # %% ../../nbs/lensing/cosmos.ipynb #83769b8e
@@ -520,8 +520,10 @@ def read_catalogue(
         raise BadInput(f"{path}: no column {', '.join(missing)}; expected a GalSim RealGalaxyCatalog")
     out = Table(
         {
-            new: [v.strip() for v in main[old].astype(str)] if "FILENAME" in old else np.asarray(main[old])
-            for old, new in column_names.items()
+            house_column: [v.strip() for v in main[survey_column].astype(str)]
+            if "FILENAME" in survey_column
+            else np.asarray(main[survey_column])
+            for survey_column, house_column in column_names.items()
         }
     )
     out["band"] = [str(b).strip().lower() for b in main["BAND"]]

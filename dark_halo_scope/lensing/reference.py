@@ -169,10 +169,10 @@ def adaptive_rays(
         q_source, q_distance, q_value = see(qx, qy)
         source_spread = np.abs(q_source.reshape(-1, 4) - source[:, None]).max(1)
         moved = np.abs(q_value.reshape(-1, 4).mean(1) - value) * a**2 > tolerance
-        near = (a > scale / 3) & (distance < 4 * a + 4 * scale)
+        is_central = (a > scale / 3) & (distance < 4 * a + 4 * scale)
         wide = (3 * source_spread > scale) & (distance < 4 * source_spread + extent)
         turning = (a > width / first / 64) & (np.hypot(x - lens[1][0]["center_x"], y - lens[1][0]["center_y"]) < 2 * a)
-        cut = np.repeat(moved | near | wide | turning, 4)
+        cut = np.repeat(moved | is_central | wide | turning, 4)
         rays.append((qx[~cut], qy[~cut], q_value[~cut] * (a / 2) ** 2))
         x, y, source, value, distance, a = qx[cut], qy[cut], q_source[cut], q_value[cut], q_distance[cut], a / 2
         if not x.size:

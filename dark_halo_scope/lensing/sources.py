@@ -225,13 +225,13 @@ class ClumpyParams:
         for name in ("clump_y", "clump_size", "clump_weight"):
             if getattr(self, name).shape != self.clump_x.shape:
                 raise BadInput(f"{name}: shape {getattr(self, name).shape}, but clump_x has {self.clump_x.shape}")
-        for name, wrong in (
+        for name, is_wrong in (
             ("bulge_share + clump_share", self.bulge_share + self.clump_share > 1 + 1e-12),
             ("clump_weight", self.clump_weight.sum(1) <= 0),
         ):
-            if wrong.any():
+            if is_wrong.any():
                 raise BadInput(
-                    f"{name}[{int(np.argwhere(wrong)[0][0])}]: expected shares that sum to at most 1 and at least one knot with weight"
+                    f"{name}[{int(np.argwhere(is_wrong)[0][0])}]: expected shares that sum to at most 1 and at least one knot with weight"
                 )
 
     def __len__(self) -> int:

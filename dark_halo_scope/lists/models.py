@@ -190,13 +190,13 @@ def model_brick(
     started, rows = time.perf_counter(), []
     table = read_table(task.stamps).take(pa.array(task.rows))
     ok = table["cutout_ok"].to_numpy(zero_copy_only=False)
-    image, invvar, good, psfsize = pixels_of(task, table.filter(pa.array(ok))) if ok.any() else [np.zeros(0)] * 4
+    image, invvar, good_pixels, psfsize = pixels_of(task, table.filter(pa.array(ok))) if ok.any() else [np.zeros(0)] * 4
     places = list(zip(table["ra"].to_pylist(), table["dec"].to_pylist()))
     for name, (ra, dec), usable, i in zip(task.names, places, ok.tolist(), (np.cumsum(ok) - 1).tolist()):
         if usable and (psfsize[i] > 0).all():
             psf = psf_from_psfsize(psfsize[i : i + 1].astype(float), task.recipe.beta)
             model = fit_lens(
-                image[i], invvar[i], psf, good[i], task.recipe.pixscale, task.recipe.fit, task.recipe.seed, task.recipe.posterior
+                image[i], invvar[i], psf, good_pixels[i], task.recipe.pixscale, task.recipe.fit, task.recipe.seed, task.recipe.posterior
             )
             columns = model_columns(model, task.bands)
             if model.lens is not None:

@@ -177,7 +177,7 @@ def anchor_table(
     cut: Cutouts,  # Their cutouts
     committee: Any,  # A learning.scoring.Committee
     recipe: AnchorRecipe,
-    wrong: tuple[Mapping[str, np.ndarray], Cutouts] | None = None,  # name, class, ra, dec of impostors, and their cutouts
+    impostor_anchors: tuple[Mapping[str, np.ndarray], Cutouts] | None = None,  # name, class, ra, dec of impostors, and their cutouts
 ) -> Table:  # One row per anchor and impostor, also of those that the guards left out
     """Stage 0 place by place
 
@@ -190,7 +190,7 @@ def anchor_table(
     committee : Any
         A learning.scoring.Committee
     recipe : AnchorRecipe
-    wrong : tuple[Mapping[str, np.ndarray], Cutouts] | None, default None
+    impostor_anchors : tuple[Mapping[str, np.ndarray], Cutouts] | None, default None
         name, class, ra, dec of impostors, and their cutouts
 
     Returns
@@ -200,8 +200,8 @@ def anchor_table(
     """
     logit = score_cutouts(committee, cut)
     rows = [dict(anchors) | {"class": np.full(len(logit), "lens"), "verdict": anchor_verdicts(anchors, cut, recipe), "logit": logit}]
-    if wrong:
-        impostors, impostor_cut = wrong
+    if impostor_anchors:
+        impostors, impostor_cut = impostor_anchors
         rows.append(
             dict(impostors)
             | {"verdict": np.where(impostor_cut.ok, "ok", "no usable cutout"), "logit": score_cutouts(committee, impostor_cut)}
@@ -254,19 +254,19 @@ def stage0_on_sky(
         recipe or AnchorRecipe(),
         viewer or ViewerRecipe(),
     )
-    committee, wrong = networks((checkpoint,)), None
+    committee, impostor_anchors = networks((checkpoint,)), None
     left_out: dict[str, int] = {}
     cut = fetch_cutouts(anchors["ra"], anchors["dec"], viewer, join(out, "answers"), client)
     if impostors or not positions:
         look_alikes, left_out = known_look_alikes(known_impostors(impostors), anchors)
-        wrong = look_alikes, fetch_cutouts(look_alikes["ra"], look_alikes["dec"], viewer, join(out, "impostors"), client)
+        impostor_anchors = look_alikes, fetch_cutouts(look_alikes["ra"], look_alikes["dec"], viewer, join(out, "impostors"), client)
     negatives = negatives_of(scores, committee.name) if scores else None
-    report, examined = examine(anchors, cut, committee, recipe, wrong, negatives, left_out)
+    report, examined = examine(anchors, cut, committee, recipe, impostor_anchors, negatives, left_out)
     write_json(asdict(report), join(out, "stage0.json"))
-    table = anchor_table(anchors, cut, committee, recipe, wrong)
+    table = anchor_table(anchors, cut, committee, recipe, impostor_anchors)
     for file, data in table_files(table, join(out, "anchors"), "anchors", np.asarray(table["class"]) == "lens", "Stage 0").items():
         write_bytes(data, file)
-    pictures = wrong[1].image[wrong[1].ok] if wrong else None
+    pictures = impostor_anchors[1].image[impostor_anchors[1].ok] if impostor_anchors else None
     page = stage0_page(asdict(report), positions or "the package's own anchors", examined["image"], pictures, viewer.bands)
     write_bytes(page.encode(), join(out, "stage0.html"))
     if ledger:

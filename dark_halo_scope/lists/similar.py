@@ -133,9 +133,9 @@ def similar_stamps(
     Table
         name, ra, dec, likeness, file; the stamp itself first
     """
-    near = indexed_neighbours(name, folder, n)
+    similar = indexed_neighbours(name, folder, n)
     columns = {"name": "task_id", "ra": "ra", "dec": "dec", "likeness": "likeness", "file": "file"}
-    return list_table({c: np.asarray(near[column].to_pylist()) for c, column in columns.items()})
+    return list_table({c: np.asarray(similar[column].to_pylist()) for c, column in columns.items()})
 
 # %% ../../nbs/lists/similar.ipynb #7e895fb6
 def similar(

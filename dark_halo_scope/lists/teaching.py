@@ -165,7 +165,7 @@ def labelled_stamps(
     ------
     BadInput
         {', '.join([*lenses, *non_lenses])}: {int(label.sum())} usable stamps of lenses and {int((label == 0).sum())} of others; expected both
-        {stamps['task_id'][row].as_py()}: stands among the lenses and among the others ({len(twice)} galaxies do); expected one answer
+        {stamps['task_id'][row].as_py()}: stands among the lenses and among the others ({len(places_in_both)} galaxies do); expected one answer
     """
     tables, left_out = [], {"without a usable cutout": 0, "anchors kept for the examination": 0}
     for label, files in ((1, lenses), (0, non_lenses)):
@@ -186,11 +186,11 @@ def labelled_stamps(
             f"{', '.join([*lenses, *non_lenses])}: {int(label.sum())} usable stamps of lenses and {int((label == 0).sum())} of others; expected both"
         )
     place = places_of(stamps["ra"].to_numpy(), stamps["dec"].to_numpy())
-    twice = set(place[label == 1]) & set(place[label == 0])
-    if twice:
-        row = int(np.flatnonzero(np.isin(place, list(twice)))[0])
+    places_in_both = set(place[label == 1]) & set(place[label == 0])
+    if places_in_both:
+        row = int(np.flatnonzero(np.isin(place, list(places_in_both)))[0])
         raise BadInput(
-            f"{stamps['task_id'][row].as_py()}: stands among the lenses and among the others ({len(twice)} galaxies do); expected one answer"
+            f"{stamps['task_id'][row].as_py()}: stands among the lenses and among the others ({len(places_in_both)} galaxies do); expected one answer"
         )
     return stamps, left_out
 
@@ -318,8 +318,8 @@ def gained(
 def teaching_page(
     report: dict[str, Any],  # From `teach`
     stamps: pa.Table,
-    before: np.ndarray,  # (n,) logits of the network it began from
-    after: np.ndarray,  # (n,) logits of networks that had not seen the stamp
+    parent_logit: np.ndarray,  # (n,) logits of the network it began from
+    taught_logit: np.ndarray,  # (n,) logits of networks that had not seen the stamp
 ) -> str:  # HTML, self-contained
     """What was taught, what it gained, and the stamps it gets most wrong
 
@@ -328,9 +328,9 @@ def teaching_page(
     report : dict[str, Any]
         From `teach`
     stamps : pa.Table
-    before : np.ndarray
+    parent_logit : np.ndarray
         (n,) logits of the network it began from
-    after : np.ndarray
+    taught_logit : np.ndarray
         (n,) logits of networks that had not seen the stamp
 
     Returns
@@ -341,15 +341,15 @@ def teaching_page(
     label, images, bands = stamps["label"].to_numpy(), decode(stamps), stored_bands(stamps.column_names)
     figure = Section("Before and after")
     figure.add_table([{"network": name, **{k: v for k, v in report[name].items()}} for name in ("before", "after")])
-    curves = {name: (curve.fpr, curve.tpr) for name, curve in (("before", roc(before, label)), ("after", roc(after, label)))}
+    curves = {name: (curve.fpr, curve.tpr) for name, curve in (("before", roc(parent_logit, label)), ("after", roc(taught_logit, label)))}
     figure.add_figure(figures.roc_figure(curves, floor=1 / max(int((label == 0).sum()), 1)), "ROC before and after teaching")
-    wrong = Section("Where it is most wrong")
+    errors_section = Section("Where it is most wrong")
     for title, rows in (
-        ("lenses of lowest score", [i for i in np.argsort(after) if label[i] == 1][:16]),
-        ("others of highest score", [i for i in np.argsort(-after) if label[i] == 0][:16]),
+        ("lenses of lowest score", [i for i in np.argsort(taught_logit) if label[i] == 1][:16]),
+        ("others of highest score", [i for i in np.argsort(-taught_logit) if label[i] == 0][:16]),
     ):
-        names = [f"{stamps['task_id'][i].as_py()[:14]} {after[i]:+.1f}" for i in map(int, rows)]
-        wrong.add_figure(figures.stamp_sheet(images[rows], names, bands), title, title)
+        names = [f"{stamps['task_id'][i].as_py()[:14]} {taught_logit[i]:+.1f}" for i in map(int, rows)]
+        errors_section.add_figure(figures.stamp_sheet(images[rows], names, bands), title, title)
     left_out = Section("What was left out", [f"{n} stamps: {why}." for why, n in report["left"].items()])
     cards = [
         (str(report["lenses"]), "lenses"),
@@ -358,7 +358,9 @@ def teaching_page(
         (f"{report['before']['auroc']:.2f}", "AUROC before"),
     ]
     lead = f"Taught further from {report['from']}. Figures after it are of stamps scored by a network taught without their galaxy; what {report['from']} itself was shown stands in its card."
-    return render_page("A network taught further", lead, cards, [figure, wrong, left_out], f"dark_halo_scope {dark_halo_scope.__version__}")
+    return render_page(
+        "A network taught further", lead, cards, [figure, errors_section, left_out], f"dark_halo_scope {dark_halo_scope.__version__}"
+    )
 
 # %% ../../nbs/lists/teaching.ipynb #64f8b65b
 def teach(
@@ -410,11 +412,11 @@ def teach(
         weights = f"{folder}/network.safetensors"
         save_file({k: v.contiguous() for k, v in load_checkpoint(file)["model"].items()}, weights)
         taught = train_recipe(recipe, parent.recipe, weights)
-        after = held_out_logits(stamps, fold, taught, out, device)
+        taught_logit = held_out_logits(stamps, fold, taught, out, device)
         final_checkpoint = _taught(stamps, np.where(fold == 0, "val", "train"), taught, join(out, "whole"), device)
-    before = parent.logits(decode(stamps), turns=True)
+    parent_logit = parent.logits(decode(stamps), turns=True)
     try:
-        calibrator = fit_calibrator(after, label, "platt", place)
+        calibrator = fit_calibrator(taught_logit, label, "platt", place)
     except BadInput:  # the classes do not overlap: no line has the highest likelihood
         calibrator = None
     final = join(out, "network.pt")
@@ -427,10 +429,14 @@ def teach(
         "others": int((label == 0).sum()),
         "left": left_out,
     }
-    report |= {"before": gained(before, label, place), "after": gained(after, label, place), "calibrated": calibrator is not None}
+    report |= {
+        "before": gained(parent_logit, label, place),
+        "after": gained(taught_logit, label, place),
+        "calibrated": calibrator is not None,
+    }
     report |= {"recipe": recipe_identity(recipe), "run": run_facts(started, len(stamps), command="dhs train")}
     write_json(report, join(out, "report.json"))
     scores = {"name": stamps["task_id"], "ra": stamps["ra"], "dec": stamps["dec"], "label": stamps["label"]}
-    write_table(pa.table(scores | {"fold": fold, "logit_before": before, "logit": after}), join(out, "scores.parquet"))
-    write_bytes(teaching_page(report, stamps, before, after).encode(), join(out, "report.html"))
+    write_table(pa.table(scores | {"fold": fold, "logit_before": parent_logit, "logit": taught_logit}), join(out, "scores.parquet"))
+    write_bytes(teaching_page(report, stamps, parent_logit, taught_logit).encode(), join(out, "report.html"))
     return report

@@ -133,8 +133,8 @@ def undated(
     """
 
     def without(match: re.Match[bytes]) -> bytes:
-        written = int.from_bytes(match[2], "little")
-        return match[1] + bytes(4) + match[3] if since <= written <= until else match[0]
+        timestamp = int.from_bytes(match[2], "little")
+        return match[1] + bytes(4) + match[3] if since <= timestamp <= until else match[0]
 
     return _GZIP.sub(without, data)
 

@@ -69,12 +69,12 @@ def mock_lists(
     about = {"name": "name", "ra": "ra", "dec": "dec", "theta_E": "theta_E", "z_lens": "z_l", "z_src": "z_s", "arc_mag_r": "arc_mag_r"}
     names = [f"{kind}-{ra:.4f}{dec:+.4f}" for kind, ra, dec in zip(*(objects[c].to_pylist() for c in ("kind", "ra", "dec")))]
     named_objects = objects.append_column("name", pa.array(names)).append_column("class", objects["kind"])
-    alike = named_objects.filter(pa.array(np.isin(objects["kind"].to_numpy(zero_copy_only=False).astype(str), IMPOSTORS)))
+    impostor_table = named_objects.filter(pa.array(np.isin(objects["kind"].to_numpy(zero_copy_only=False).astype(str), IMPOSTORS)))
     place = {c: c for c in ("name", "ra", "dec")}
     return {
         "truth/known_lenses.csv": list_csv(lenses, place),
         "truth/anchors.csv": list_csv(lenses, about),
-        "truth/impostors.csv": list_csv(alike, place | {"class": "class"}),
+        "truth/impostors.csv": list_csv(impostor_table, place | {"class": "class"}),
         "truth/census.csv": list_csv(named_objects, place | {"kind": "kind"}),
     }
 
@@ -112,13 +112,13 @@ def release(
     mock_recipe = check_recipe(recipe)
     steps = place.counting("mock release, bricks", mock_recipe.rows * mock_recipe.columns)
     with steps as step:
-        made = make_mock(place.uri, mock_recipe, place.workers or 2, lambda done, total, name: step(1))
+        mock = make_mock(place.uri, mock_recipe, place.workers or 2, lambda done, total, name: step(1))
     lenses, objects = (read_table(join(place.uri, "truth", f"{name}.parquet")) for name in ("planted_lenses", "objects"))
     lists = mock_lists(lenses, objects)
     return Made(
         files={f"release/{name}": data for name, data in lists.items()},
         rows=mock_recipe.rows * mock_recipe.columns,
-        identity={"made": made.name},
+        identity={"made": mock.name},
     )
 
 # %% ../../nbs/mock/products.ipynb #c852bd95

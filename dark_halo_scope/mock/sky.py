@@ -877,8 +877,8 @@ def brick_objects(
         main += drawn_objects
     placed = _set_down(main, distances, rng("mock place", *draw_key), brick, recipe)
     companions = [_beside(o, rng("mock beside", *draw_key, i), recipe) for i, o in enumerate(placed)]
-    near = [o for group in companions for o in group if brick_ids(o.ra, o.dec) == brick.brickid]
-    return placed + near
+    companions_inside = [o for group in companions for o in group if brick_ids(o.ra, o.dec) == brick.brickid]
+    return placed + companions_inside
 
 
 def _set_down(

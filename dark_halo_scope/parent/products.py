@@ -76,8 +76,8 @@ def bricks_wanted(
     rank = np.where(region < 0, np.iinfo(np.int32).max, region)
     order = np.lexsort((brickid, rank))
     order = order[inside[order]]
-    enough = int(np.searchsorted(np.cumsum(n[order]), recipe.n_galaxies)) + 1
-    return inside & np.isin(brickid, brickid[order[:enough]])
+    n_bricks = int(np.searchsorted(np.cumsum(n[order]), recipe.n_galaxies)) + 1
+    return inside & np.isin(brickid, brickid[order[:n_bricks]])
 
 # %% ../../nbs/parent/products.ipynb #0e467b00
 def sweep_tasks(
@@ -324,7 +324,7 @@ def with_cuts(
 # %% ../../nbs/parent/products.ipynb #b4681a2f
 def parent_cuts(
     rows: pa.Table,  # Selected galaxies
-    known: pa.Table,  # ra, dec of known lenses [deg]
+    known_lenses: pa.Table,  # ra, dec of known lenses [deg]
     radius: float,  # Of a known lens [arcsec]
     splits: SplitRecipe,
 ) -> dict[str, np.ndarray]:  # Name of a cut -> (n,) bool; the first is that of known lenses
@@ -334,7 +334,7 @@ def parent_cuts(
     ----------
     rows : pa.Table
         Selected galaxies
-    known : pa.Table
+    known_lenses : pa.Table
         ra, dec of known lenses [deg]
     radius : float
         Of a known lens [arcsec]
@@ -348,7 +348,9 @@ def parent_cuts(
     ra, dec = rows["ra"].to_numpy(), rows["dec"].to_numpy()
     border = near_other_split(ra, dec, rows["brickid"].to_numpy(), splits)
     return {
-        f"no known lens within {radius:g} arcsec": ~near_any(ra, dec, known["ra"].to_numpy(), known["dec"].to_numpy(), radius),
+        f"no known lens within {radius:g} arcsec": ~near_any(
+            ra, dec, known_lenses["ra"].to_numpy(), known_lenses["dec"].to_numpy(), radius
+        ),
         f"{splits.edge_arcsec:g} arcsec from another split": ~border,
     }
 
@@ -468,8 +470,8 @@ def parent(
     attrition = add_attrition([pa.Table.from_pylist(part_facts["attrition"]) for part_facts in about])
     if not sum(part_facts["rows"] for part_facts in about):
         raise BadInput(f"no galaxy passes {recipe.selection.variant} in {len(parts)} sweep(s); expected at least one")
-    near = [part.beside(f"{ALSO}/{part.name}.parquet") for part, part_facts in zip(parts, about) if part_facts["near_known"]]
-    hosts = pa.concat_tables([read_table(uri) for uri in near]) if near else parts[0].read().slice(0, 0)
+    host_files = [part.beside(f"{ALSO}/{part.name}.parquet") for part, part_facts in zip(parts, about) if part_facts["near_known"]]
+    hosts = pa.concat_tables([read_table(uri) for uri in host_files]) if host_files else parts[0].read().slice(0, 0)
     hosts = hosts.sort_by([("brickid", "ascending"), ("objid", "ascending")]).combine_chunks()
     return Made(
         tables={"known_hosts.parquet": hosts, "attrition.parquet": attrition},

@@ -761,9 +761,9 @@ def with_house_bits(
     pa.Table
     """
     place = table.schema.get_field_index("maskbits")
-    written = column(table, "maskbits")
-    moved = house_bits(written, bits)
-    return table if moved is written else table.set_column(place, "maskbits", pa.array(moved))
+    survey_bits = column(table, "maskbits")
+    moved = house_bits(survey_bits, bits)
+    return table if moved is survey_bits else table.set_column(place, "maskbits", pa.array(moved))
 
 
 def select_sweep(

@@ -140,10 +140,10 @@ def near_other_split(
         (n,) bool
     """
     own_split = split_of_bricks(brickid, recipe)
-    near = np.zeros(len(own_split), bool)
+    close = np.zeros(len(own_split), bool)
     step = recipe.edge_arcsec / 3600
     for east, north in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
         other_dec = np.clip(dec + north * step, -90, 90)
         other_ra = (ra + east * step / np.maximum(np.cos(np.deg2rad(dec)), 1e-6)) % 360
-        near |= split_of_bricks(brick_ids(other_ra, other_dec), recipe) != own_split
-    return near
+        close |= split_of_bricks(brick_ids(other_ra, other_dec), recipe) != own_split
+    return close

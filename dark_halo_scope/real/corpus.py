@@ -157,7 +157,7 @@ def host_table(
     image = np.ascontiguousarray(hosts.flux[..., cut : cut + n_pix, cut : cut + n_pix])
     floor = np.array([SURVEY_SIGMA[b] for b in BANDS])  # where a rendering clips the sky, its own noise is no measurement
     noise, mag = np.maximum(sky_level(hosts.flux)[1], floor / 2), aperture_magnitudes(hosts.flux, recipe.aperture)
-    off = ((hosts.flux.shape[-1] - 1) / 2 - cut - (n_pix - 1) / 2) * PIXSCALE
+    shift = ((hosts.flux.shape[-1] - 1) / 2 - cut - (n_pix - 1) / 2) * PIXSCALE
     psfsize = np.tile(np.array(recipe.fwhm, np.float32) / 0.811, (n, 1))  # PSFSIZE of a Moffat 3.5 of that FWHM
     columns: dict[str, Any] = {
         "release": np.full(n, 1),
@@ -185,14 +185,14 @@ def host_table(
     invvar = np.broadcast_to((1 / noise**2)[..., None, None], image.shape).astype(np.float32)
     zero = np.zeros(n)
     return pa.table(columns), Cutouts(
-        image, invvar, np.zeros((n, n_pix, n_pix), np.int32), psfsize, zero + off, zero + off, np.ones(n, bool), np.full(n, ""), BANDS
+        image, invvar, np.zeros((n, n_pix, n_pix), np.int32), psfsize, zero + shift, zero + shift, np.ones(n, bool), np.full(n, ""), BANDS
     )
 
 
 def inject(
     hosts: RealSet,
     split: np.ndarray,  # (n,) train, val or test
-    wanted: Mapping[str, int],  # Injections by split
+    n_of_split: Mapping[str, int],  # Injections by split
     prior: str,
     recipe: RealRecipe,
     bank: str | Path | None = None,  # For src_kind hst
@@ -205,7 +205,7 @@ def inject(
     hosts : RealSet
     split : np.ndarray
         (n,) train, val or test
-    wanted : Mapping[str, int]
+    n_of_split : Mapping[str, int]
         Injections by split
     prior : str
     recipe : RealRecipe
@@ -223,7 +223,7 @@ def inject(
     plan = PlanRecipe(
         experiment_id=f"real {prior} {recipe.seed}",
         prior=prior,
-        n_total_per_split={k: round(v / (1 - control_frac)) for k, v in wanted.items()},
+        n_total_per_split={k: round(v / (1 - control_frac)) for k, v in n_of_split.items()},
         control_frac=control_frac,
         controls="paired" if control_frac else "unpaired",
         src_kind=recipe.src_kind,  # type: ignore[arg-type]
@@ -266,9 +266,9 @@ def arc_frames(
     arcs = np.zeros((len(rows), *hosts.flux.shape[1:]), np.float32)
     inner = np.s_[..., cut : cut + size, cut : cut + size]
     arcs[inner] = decode(stamps.take(rows)) - hosts.flux[host][inner]
-    made = hosts.take(host)
-    flux = made.flux + (softened(arcs) if chain else arcs)
-    return replace(made, flux=flux, label=np.ones(len(rows), int), mag_r=ab_magnitude(padded(flux)[:, 1].sum((1, 2))))
+    frames = hosts.take(host)
+    flux = frames.flux + (softened(arcs) if chain else arcs)
+    return replace(frames, flux=flux, label=np.ones(len(rows), int), mag_r=ab_magnitude(padded(flux)[:, 1].sum((1, 2))))
 
 
 def visible(
@@ -291,8 +291,8 @@ def visible(
         Rows of injections that pass the cuts
     """
     t = {c: stamps[c].to_numpy(zero_copy_only=False) for c in ("is_control", "theta_over_psf", "arc_snr", "magnification", "objid")}
-    good = ~t["is_control"] & (t["theta_over_psf"] >= select.min_theta_over_psf) & (t["arc_snr"] >= select.min_arc_snr)
-    rows = np.flatnonzero(good & (t["magnification"] >= select.min_magnification))
+    bright = ~t["is_control"] & (t["theta_over_psf"] >= select.min_theta_over_psf) & (t["arc_snr"] >= select.min_arc_snr)
+    rows = np.flatnonzero(bright & (t["magnification"] >= select.min_magnification))
     return np.sort(np.concatenate([rows[t["objid"][rows] == h][:per_host] for h in np.unique(t["objid"][rows])] or [rows]))
 
 # %% ../../nbs/real/corpus.ipynb #58b2a068
@@ -359,28 +359,28 @@ def realism(
         Probe of each pair as a plain dictionary, and their difference
     """
     frames = replace(lenses, flux=removed, ident=np.arange(len(lenses)).astype(str))
-    ours = inject(frames, np.repeat("test", len(frames)), {"test": 12 * len(frames)}, prior, recipe, bank, control_frac=0.0)
-    rows = visible(ours, recipe.train.select)
+    swaps = inject(frames, np.repeat("test", len(frames)), {"test": 12 * len(frames)}, prior, recipe, bank, control_frac=0.0)
+    rows = visible(swaps, recipe.train.select)
     kinds = {
         "real": lenses,
         "bare": rendered(hosts),
         "injected": rendered(arc_frames(stamps, hosts, visible(stamps, recipe.train.select, 2))),
     }
-    kinds |= {"swapped": arc_frames(ours, frames, rows, chain=True)}
+    kinds |= {"swapped": arc_frames(swaps, frames, rows, chain=True)}
     level = {name: levelled(kind) for name, kind in kinds.items()}
     features = {name: radial_features(kind.flux) for name, kind in level.items()}
-    group = {"real": np.arange(len(lenses)), "swapped": ours["objid"].to_numpy()[rows], "bare": 1000 + np.arange(len(hosts))}
+    group = {"real": np.arange(len(lenses)), "swapped": swaps["objid"].to_numpy()[rows], "bare": 1000 + np.arange(len(hosts))}
     group["injected"] = 1000 + np.array([hosts.ident.tolist().index(i) for i in kinds["injected"].ident])
     out: dict[str, Any] = {
-        "arc over host, r [mag], swapped": _contrast(ours, rows),
+        "arc over host, r [mag], swapped": _contrast(swaps, rows),
         "arc over host, r [mag], injected": _contrast(stamps, visible(stamps, recipe.train.select, 2)),
     }
     for a, b in (("real", "injected"), ("real", "bare"), ("real", "swapped")):
         label = np.r_[np.ones(len(kinds[a])), np.zeros(len(kinds[b]))]
-        both = np.concatenate([features[a][0], features[b][0]])
-        found = realism_probe(both, label, np.r_[group[a], group[b]], features[a][1], recipe.n_folds, recipe.n_permutations)
-        shown = {k: getattr(found, k) for k in ("auc", "lo", "hi", "p_value", "n", "hosts", "ranked")}
-        out[f"{a} or {b}"] = shown | {"frechet": frechet_distance(features[a][0], features[b][0])}
+        pair = np.concatenate([features[a][0], features[b][0]])
+        probe = realism_probe(pair, label, np.r_[group[a], group[b]], features[a][1], recipe.n_folds, recipe.n_permutations)
+        figures = {k: getattr(probe, k) for k in ("auc", "lo", "hi", "p_value", "n", "hosts", "ranked")}
+        out[f"{a} or {b}"] = figures | {"frechet": frechet_distance(features[a][0], features[b][0])}
     out["difference"] = out["real or injected"]["auc"] - out["real or bare"]["auc"]
     return out
 
@@ -417,25 +417,27 @@ def run_prior(
     """
     hosts, lenses = read_set(folder, "des_lrgs"), read_set(folder, "real_lenses_dr10_8bit")
     fold = fold_of(np.arange(len(hosts)), recipe.n_folds, "host folds")
-    checkpoints, every = [], []
+    checkpoints, test_stamps = [], []
     for k in range(recipe.n_folds):
         split = np.where(fold == k, "test", np.where(fold == (k + 1) % recipe.n_folds, "val", "train"))
-        wanted = {"train": recipe.n_train, "val": recipe.n_train // 4, "test": recipe.per_host * int((fold == k).sum())}
-        stamps = inject(hosts, split, wanted, prior, replace(recipe, seed=recipe.seed + k), bank)
+        n_of_split = {"train": recipe.n_train, "val": recipe.n_train // 4, "test": recipe.per_host * int((fold == k).sum())}
+        stamps = inject(hosts, split, n_of_split, prior, replace(recipe, seed=recipe.seed + k), bank)
         checkpoints.append(train_fold(stamps, replace(recipe, seed=recipe.seed + k), str(work / f"{prior}-{k}")))
-        every.append(stamps.filter(pa.array(np.asarray(stamps["split"].to_pylist()) == "test")))
-    known = dict(zip(hosts.ident.tolist(), fold.tolist()))
-    who = folded_examinee(
-        checkpoints, lambda ident: np.array([known.get(str(i), sum(map(ord, str(i))) % recipe.n_folds) for i in ident], int)
+        test_stamps.append(stamps.filter(pa.array(np.asarray(stamps["split"].to_pylist()) == "test")))
+    fold_of_host = dict(zip(hosts.ident.tolist(), fold.tolist()))
+    examinee = folded_examinee(
+        checkpoints, lambda ident: np.array([fold_of_host.get(str(i), sum(map(ord, str(i))) % recipe.n_folds) for i in ident], int)
     )
-    tests = pa.concat_tables(every)
+    tests = pa.concat_tables(test_stamps)
     lit = arc_frames(tests, hosts, visible(tests, recipe.train.select, recipe.per_host))
     removed, control, _ = without_arc(padded(lit.flux)[::4], f"injections {prior}")
-    own = own_frames(who, replace(lit.take(np.arange(len(lit))[::4]), flux=padded(lit.flux)[::4]), removed, control, 0, recipe.exam.times)
+    own_frame_counts = own_frames(
+        examinee, replace(lit.take(np.arange(len(lit))[::4]), flux=padded(lit.flux)[::4]), removed, control, 0, recipe.exam.times
+    )
     gone = without_arc(lenses.flux, "real frames")[0]
     return {
-        "exam": sit_exam(who, folder, recipe.exam),
-        "injections": {"found at p = .5": count(who.of(one_rendering([lit])[0])[0] > 0, lit.ident), "own frames": own},
+        "exam": sit_exam(examinee, folder, recipe.exam),
+        "injections": {"found at p = .5": count(examinee.of(one_rendering([lit])[0])[0] > 0, lit.ident), "own frames": own_frame_counts},
         "probes": realism(lenses, gone, hosts, tests, prior, recipe, bank),
     }
 
@@ -474,7 +476,7 @@ def real_demo(
     (Path(out_dir) / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     (Path(out_dir) / "report.html").write_text(report_html(report))
     if ledger:
-        result = {prior: short_result(found["exam"]) for prior, found in report["priors"].items()}
+        result = {prior: short_result(prior_report["exam"]) for prior, prior_report in report["priors"].items()}
         append_entry(ledger, {"evaluation": "real_demo", "identity": report["identity"], "recipe": report["recipe"], "result": result})
     return report
 
@@ -497,9 +499,9 @@ def report_html(
     parts = [
         "<!doctype html><meta charset='utf-8'><title>Real pixels</title><h1>On real pixels</h1><p>Each number with its 95&nbsp;% interval; definitions: notebook trust/exam.</p>"
     ]
-    for prior, found in report["priors"].items():
+    for prior, prior_report in report["priors"].items():
         parts.append(f"<h2>Prior {escape(prior)}</h2>")
-        for rendering, numbers in short_result(found["exam"]).items():
+        for rendering, numbers in short_result(prior_report["exam"]).items():
             if isinstance(numbers, dict):
                 rows = [(key, str(text)) for part in numbers.values() if isinstance(part, dict) for key, text in part.items()] or list(
                     numbers.items()

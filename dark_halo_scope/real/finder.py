@@ -233,23 +233,25 @@ class Corpus:
 
 def unseen(
     taught: RealSet,
-    asked: Sequence[RealSet],  # Sets that are asked whole
+    exam: Sequence[RealSet],  # Sets that are asked whole
 ) -> RealSet:
     """The objects of a set that stand in none of the others, by position and by pixels
 
     Parameters
     ----------
     taught : RealSet
-    asked : Sequence[RealSet]
+    exam : Sequence[RealSet]
         Sets that are asked whole
 
     Returns
     -------
     RealSet
     """
-    keep, own = np.ones(len(taught), bool), fingerprints(taught.flux)
-    for other in asked:
-        pairs = near_positions(taught.ra, taught.dec, other.ra, other.dec) + near_duplicates(own, fingerprints(other.flux))
+    keep, taught_prints = np.ones(len(taught), bool), fingerprints(taught.flux)
+    for exam_set in exam:
+        pairs = near_positions(taught.ra, taught.dec, exam_set.ra, exam_set.dec) + near_duplicates(
+            taught_prints, fingerprints(exam_set.flux)
+        )
         keep[[i for i, _, _ in pairs]] = False
     return taught.take(keep)
 
@@ -257,7 +259,7 @@ def unseen(
 def read_corpus(
     folder: str | Path,  # The folder of real pixels
     n_folds: int,
-    asked: Sequence[RealSet] = (),  # Sets that are asked whole
+    exam: Sequence[RealSet] = (),  # Sets that are asked whole
 ) -> Corpus:
     """The training galaxies; raises BadInput for a set whose licence keeps weights at home
 
@@ -266,7 +268,7 @@ def read_corpus(
     folder : str | Path
         The folder of real pixels
     n_folds : int
-    asked : Sequence[RealSet], default ()
+    exam : Sequence[RealSet], default ()
         Sets that are asked whole
 
     Returns
@@ -274,7 +276,7 @@ def read_corpus(
     Corpus
     """
     lrgs, lenses, galaxies = (read_set(folder, name) for name in ("des_lrgs", "real_lenses_dr10_8bit", "dr10_nonlens_8bit"))
-    return corpus_of(lrgs, lenses, galaxies, n_folds, asked)
+    return corpus_of(lrgs, lenses, galaxies, n_folds, exam)
 
 
 def corpus_of(
@@ -282,7 +284,7 @@ def corpus_of(
     lenses: RealSet,  # In the 8-bit chain
     galaxies: RealSet,  # In the 8-bit chain
     n_folds: int,
-    asked: Sequence[RealSet] = (),  # Sets that are asked whole
+    exam: Sequence[RealSet] = (),  # Sets that are asked whole
 ) -> Corpus:
     """The same from sets in memory
 
@@ -295,7 +297,7 @@ def corpus_of(
     galaxies : RealSet
         In the 8-bit chain
     n_folds : int
-    asked : Sequence[RealSet], default ()
+    exam : Sequence[RealSet], default ()
         Sets that are asked whole
 
     Returns
@@ -305,12 +307,12 @@ def corpus_of(
     Raises
     ------
     BadInput
-        {one.name}: a set to measure with; expected sets whose licence allows weights that are given away
+        {teaching_set.name}: a set to measure with; expected sets whose licence allows weights that are given away
     """
-    for one in (lrgs, lenses, galaxies):
-        if not one.train:
-            raise BadInput(f"{one.name}: a set to measure with; expected sets whose licence allows weights that are given away")
-    lrgs, lenses, galaxies = (unseen(one, asked) for one in (lrgs, lenses, galaxies))
+    for teaching_set in (lrgs, lenses, galaxies):
+        if not teaching_set.train:
+            raise BadInput(f"{teaching_set.name}: a set to measure with; expected sets whose licence allows weights that are given away")
+    lrgs, lenses, galaxies = (unseen(teaching_set, exam) for teaching_set in (lrgs, lenses, galaxies))
     removed, control, _ = without_arc(lenses.flux, "real frames")
     return Corpus(lrgs, lenses, galaxies, removed, control, n_folds)
 
@@ -335,11 +337,11 @@ def read_measured(
     return Measured(candidates, pairs, removed, control)
 
 
-def _single(given: RealSet) -> RealSet:
+def _single(sightings: RealSet) -> RealSet:
     "The objects of a set that stand in it once"
-    prints = fingerprints(given.flux)
-    pairs = near_positions(given.ra, given.dec, given.ra, given.dec) + near_duplicates(prints, prints)
-    return given.take(~np.isin(np.arange(len(given)), [i for i, j, _ in pairs if i != j]))
+    prints = fingerprints(sightings.flux)
+    pairs = near_positions(sightings.ra, sightings.dec, sightings.ra, sightings.dec) + near_duplicates(prints, prints)
+    return sightings.take(~np.isin(np.arange(len(sightings)), [i for i, j, _ in pairs if i != j]))
 
 
 def refuse_taught(
@@ -347,11 +349,11 @@ def refuse_taught(
     exam: Sequence[RealSet],
 ) -> None:
     "Raises BadInput when a network of some fold would be asked about an object that it was taught, under whatever name"
-    known = np.concatenate([s.ident for s in corpus.sets])
+    corpus_ident = np.concatenate([s.ident for s in corpus.sets])
     for k in range(corpus.n_folds):
         taught = [s.take(fold_by_key(s.ident, corpus.n_folds) != k) for s in corpus.sets]
-        asked = [s.take(~np.isin(s.ident, known) | (fold_by_key(s.ident, corpus.n_folds) == k)) for s in exam]
-        refuse_seen([s for s in asked if len(s)], [s for s in taught if len(s)])
+        exam_parts = [s.take(~np.isin(s.ident, corpus_ident) | (fold_by_key(s.ident, corpus.n_folds) == k)) for s in exam]
+        refuse_seen([s for s in exam_parts if len(s)], [s for s in taught if len(s)])
 
 # %% ../../nbs/real/finder.ipynb #9d09adda
 def stretch_of(
@@ -424,7 +426,7 @@ def paint_light(
     paint = replace(real.paint, n_pix=75)
     flat = replace(corpus.lrgs, flux=padded(corpus.lrgs.flux))
     parent, sky = host_table(flat, np.repeat("train", len(flat)), replace(real, paint=paint))
-    each = max(recipe.n_arcs // (len(recipe.priors) * len(recipe.src_kinds)), 1)
+    n_per_kind = max(recipe.n_arcs // (len(recipe.priors) * len(recipe.src_kinds)), 1)
     photometry = bank_photometry(bank) if bank and "hst" in recipe.src_kinds else None
     for prior in recipe.priors:
         for kind in recipe.src_kinds:
@@ -432,7 +434,7 @@ def paint_light(
             plan = PlanRecipe(
                 experiment_id=f"finder {prior} {kind}",
                 prior=prior,
-                n_total_per_split={"train": each},
+                n_total_per_split={"train": n_per_kind},
                 control_frac=0.0,
                 controls="unpaired",
                 src_kind=kind,  # type: ignore[arg-type]
@@ -440,12 +442,12 @@ def paint_light(
             )
             tasks = make_plan(parent, plan, ("g", "r", "z"), photometry if kind == "hst" else None)
             t = {c: tasks[c].to_numpy(zero_copy_only=False) for c in tasks.column_names}
-            draw, given = rng("finder light", prior, kind), load_bank(bank) if kind == "hst" and bank else None
+            draw, sources = rng("finder light", prior, kind), load_bank(bank) if kind == "hst" and bank else None
             rows = rows_of(sky, t["objid"])
             rows = replace(rows, psfsize=rows.psfsize * draw.uniform(*recipe.seeing, size=(len(rows.psfsize), 1)).astype(np.float32))
-            light, flux, inside = paint_arcs(t, rows, paint, ("g", "r", "z"), lensed, given)
+            light, flux, inside = paint_arcs(t, rows, paint, ("g", "r", "z"), lensed, sources)
             arcs.append(light[_seen(light, flux, inside, t["theta_E"], recipe)])
-            blobs.append(paint_arcs(_unlensed(t, draw), rows, paint, ("g", "r", "z"), False, given)[0])
+            blobs.append(paint_arcs(_unlensed(t, draw), rows, paint, ("g", "r", "z"), False, sources)[0])
     edge = (SIDE - paint.n_pix) // 2
     frames = (np.pad(np.concatenate(a), ((0, 0), (0, 0), (edge, edge), (edge, edge))) for a in (arcs, blobs))
     lit, beside = (_light(frame) for frame in frames)
@@ -465,10 +467,14 @@ def _seen(light: np.ndarray, flux: np.ndarray, inside: np.ndarray, theta: np.nda
 def _unlensed(t: Mapping[str, np.ndarray], draw: np.random.Generator) -> dict[str, np.ndarray]:
     "Tasks without a deflector, their sources as bright and as far out as arcs"
     n = len(t["theta_E"])
-    away, angle, growth = draw.uniform(1.3, 6.0, n), draw.uniform(0, 2 * np.pi, n), draw.uniform(1.2, 2.6, n)
-    out = {**t, "theta_E": np.full(n, 1e-4), "gamma1": np.zeros(n), "gamma2": np.zeros(n)}
-    out |= {"src_x": away * np.cos(angle), "src_y": away * np.sin(angle), "src_reff": t["src_reff"] * draw.uniform(1.0, 2.0, n)}
-    return out | {f"src_mag_{b}": t[f"src_mag_{b}"] - growth for b in "grz"}
+    distance, angle, growth = draw.uniform(1.3, 6.0, n), draw.uniform(0, 2 * np.pi, n), draw.uniform(1.2, 2.6, n)
+    unlensed = {**t, "theta_E": np.full(n, 1e-4), "gamma1": np.zeros(n), "gamma2": np.zeros(n)}
+    unlensed |= {
+        "src_x": distance * np.cos(angle),
+        "src_y": distance * np.sin(angle),
+        "src_reff": t["src_reff"] * draw.uniform(1.0, 2.0, n),
+    }
+    return unlensed | {f"src_mag_{b}": t[f"src_mag_{b}"] - growth for b in "grz"}
 
 # %% ../../nbs/real/finder.ipynb #b1b69eb5
 SIGMA = np.array([SURVEY_SIGMA[b] for b in "grz"], np.float32)[:, None, None]
@@ -516,9 +522,9 @@ def beside_host(
     np.ndarray
         The same galaxy fainter, bluer or redder, beside the middle
     """
-    away, angle = draw.uniform(5, 24), draw.uniform(0, 2 * np.pi)
+    distance, angle = draw.uniform(5, 24), draw.uniform(0, 2 * np.pi)
     fainter = draw.uniform(0.5, 3.5) + draw.uniform(-0.2, 0.8) * np.arange(-1, 2)
-    moved = np.roll(frame, (round(away * np.sin(angle)), round(away * np.cos(angle))), (1, 2))
+    moved = np.roll(frame, (round(distance * np.sin(angle)), round(distance * np.cos(angle))), (1, 2))
     return moved * (10 ** (-0.4 * fainter)).astype(np.float32)[:, None, None]
 
 
@@ -603,36 +609,36 @@ def hosts_of(
         finder: n_measured={recipe.n_measured}; expected a corpus with the sets to measure with, from read_measured
     """
     lenses = _teaching(corpus.lenses, recipe.n_real)
-    out = [
+    hosts = [
         Hosts(*_pool(corpus.lrgs, recipe), {False: padded(corpus.lrgs.flux), True: rendered(corpus.lrgs).flux}),
         Hosts(*_pool(corpus.lenses, recipe), {True: corpus.removed}, (corpus.lenses.flux, corpus.control), lenses),
         Hosts(*_pool(corpus.galaxies, recipe), {True: corpus.galaxies.flux}),
     ]
     if not recipe.n_measured:
-        return out
+        return hosts
     if corpus.measured is None:
         raise BadInput(f"finder: n_measured={recipe.n_measured}; expected a corpus with the sets to measure with, from read_measured")
-    seen, share = corpus.measured, recipe.n_measured / len(corpus.measured.candidates)
-    sampling = float(max(seen.candidates.sampling.max(), seen.pairs.sampling.max()))
-    fold = [fold_by_key(s.ident, recipe.n_folds) for s in (seen.candidates, seen.pairs)]
-    teach = [_teaching(s, round(share * len(s))) for s in (seen.candidates, seen.pairs)]
-    arcs = (seen.candidates.flux, seen.control)
+    measured_sets, share = corpus.measured, recipe.n_measured / len(corpus.measured.candidates)
+    sampling = float(max(measured_sets.candidates.sampling.max(), measured_sets.pairs.sampling.max()))
+    fold = [fold_by_key(s.ident, recipe.n_folds) for s in (measured_sets.candidates, measured_sets.pairs)]
+    teach = [_teaching(s, round(share * len(s))) for s in (measured_sets.candidates, measured_sets.pairs)]
+    arcs = (measured_sets.candidates.flux, measured_sets.control)
     return [
-        *out,
-        Hosts(fold[0], np.flatnonzero(teach[0]), {False: seen.removed}, arcs, teach[0], sampling),
-        Hosts(fold[1], np.flatnonzero(teach[1]), {False: seen.pairs.flux}, sampling=sampling),
+        *hosts,
+        Hosts(fold[0], np.flatnonzero(teach[0]), {False: measured_sets.removed}, arcs, teach[0], sampling),
+        Hosts(fold[1], np.flatnonzero(teach[1]), {False: measured_sets.pairs.flux}, sampling=sampling),
     ]
 
 
-def _teaching(of: RealSet, n: int) -> np.ndarray:
+def _teaching(objects: RealSet, n: int) -> np.ndarray:
     "Which n objects of a set may teach, by a keyed order"
-    return np.isin(np.arange(len(of)), rng("finder real lenses").permutation(len(of))[:n])
+    return np.isin(np.arange(len(objects)), rng("finder real lenses").permutation(len(objects))[:n])
 
 
-def _pool(of: RealSet, recipe: FinderRecipe) -> tuple[np.ndarray, np.ndarray]:
+def _pool(objects: RealSet, recipe: FinderRecipe) -> tuple[np.ndarray, np.ndarray]:
     "Folds of a set, and its objects that may be hosts"
-    order = rng("finder hosts").permutation(len(of))
-    return fold_by_key(of.ident, recipe.n_folds), np.sort(order[: max(round(recipe.host_share * len(of)), 1)])
+    order = rng("finder hosts").permutation(len(objects))
+    return fold_by_key(objects.ident, recipe.n_folds), np.sort(order[: max(round(recipe.host_share * len(objects)), 1)])
 
 # %% ../../nbs/real/finder.ipynb #02b9bd59
 def make_stamps(
@@ -660,21 +666,21 @@ def make_stamps(
     for i in range(n):
         draw, lens = rng("finder stamp", recipe.seed, i), i % 2 == 0
         kind = int(draw.choice(len(hosts), p=recipe.shares))
-        of = hosts[kind]
-        host = int(of.pool[draw.integers(len(of.pool))])
-        own = int(of.fold[host])
-        clipped = True in of.bare and (False not in of.bare or draw.random() < 0.5)
-        coarse = of.sampling or float(draw.uniform(0.27, 0.44)) * (draw.random() < 0.35)
+        galaxies = hosts[kind]
+        host = int(galaxies.pool[draw.integers(len(galaxies.pool))])
+        fold = int(galaxies.fold[host])
+        clipped = True in galaxies.bare and (False not in galaxies.bare or draw.random() < 0.5)
+        coarse = galaxies.sampling or float(draw.uniform(0.27, 0.44)) * (draw.random() < 0.35)
         factor, dim = (
             float(draw.uniform(1, recipe.enlarge)) if draw.random() < 0.5 else 1.0,
             float(np.exp(draw.uniform(*np.log(recipe.dim)))),
         )
-        real = bool(of.arcs) and lens and of.teaches[host] and draw.random() < recipe.real_share
-        frame = of.arcs[0 if draw.random() < 0.5 else 1][host] if real else of.bare[clipped][host]
+        real = bool(galaxies.arcs) and lens and galaxies.teaches[host] and draw.random() < recipe.real_share
+        frame = galaxies.arcs[0 if draw.random() < 0.5 else 1][host] if real else galaxies.bare[clipped][host]
         frame = enlarged(frame, factor) * np.float32(dim)
-        near = lrgs.pool[lrgs.fold[lrgs.pool] == own]
-        if draw.random() < recipe.companions and len(near):
-            frame = frame + beside_host(lrgs.bare[clipped][draw.choice(near)], draw)
+        fold_lrgs = lrgs.pool[lrgs.fold[lrgs.pool] == fold]
+        if draw.random() < recipe.companions and len(fold_lrgs):
+            frame = frame + beside_host(lrgs.bare[clipped][draw.choice(fold_lrgs)], draw)
         if draw.random() < recipe.unlensed * (0.5 if lens else 1.0):
             frame = frame + gain * _turned((beside.soft if clipped else beside.plain)[draw.integers(len(beside.plain))], draw)
         if recipe.lookalikes and draw.random() < recipe.lookalikes and not lens:
@@ -682,7 +688,7 @@ def make_stamps(
         if lens and not real:
             frame = frame + gain * _turned((lit.soft if clipped else lit.plain)[draw.integers(len(lit.plain))], draw)
         images[i] = finished(frame, coarse, clipped, float(draw.uniform(*recipe.noise)), recipe.train.n_pix, draw)
-        columns.append((KINDS[kind], host, own, clipped, coarse > 0, real, bool(draw.random() < 0.1)))
+        columns.append((KINDS[kind], host, fold, clipped, coarse > 0, real, bool(draw.random() < 0.1)))
     names = ("kind", "host", "fold", "clipped", "coarse", "real", "held")
     table = {name: [c[j] for c in columns] for j, name in enumerate(names)}
     return pa.table(table | {"is_control": np.arange(n) % 2 == 1} | encode(images))
@@ -717,29 +723,29 @@ def train_without(
     str
         Checkpoint
     """
-    own, held = (stamps[c].to_numpy(zero_copy_only=False) for c in ("fold", "held"))
+    fold_of_stamp, watches = (stamps[c].to_numpy(zero_copy_only=False) for c in ("fold", "held"))
     rows, zero = np.arange(len(stamps)), np.zeros(len(stamps))
-    split = np.where(own == fold, "none", np.where(held, "val", "train"))
+    split = np.where(fold_of_stamp == fold, "none", np.where(watches, "val", "train"))
     columns = {"task_id": rows.astype(str), "brickname": np.full(len(rows), "finder"), "objid": rows.astype(np.int32), "split": split}
     columns |= {"release": zero.astype(np.int16), "brickid": zero.astype(np.int32), "ra": zero, "dec": zero}
     table = stamps
     for name, column in columns.items():
         table = table.append_column(name, pa.array(column))
-    where, path = f"{out}/fold_{fold}" if fold >= 0 else f"{out}/whole", f"{out}/stamps_{fold}.parquet"
+    folder, path = f"{out}/fold_{fold}" if fold >= 0 else f"{out}/whole", f"{out}/stamps_{fold}.parquet"
     write_product(
         table.filter(pa.array(split != "none")), path, "stamps", {"recipe": recipe_identity(recipe), "fold": fold}, {"stamps": len(table)}
     )
     final = replace(recipe.train, seed=recipe.seed + 100 * (fold % 100))
     begun = replace(final, model=replace(final.model, weights=_features(recipe.start, out) if recipe.start else ""))
-    train([StampSet((path,))], begun, where, progress=False)
-    save_checkpoint(load_checkpoint(f"{where}/best.pt") | {"recipe": final}, f"{where}/best.pt")
+    train([StampSet((path,))], begun, folder, progress=False)
+    save_checkpoint(load_checkpoint(f"{folder}/best.pt") | {"recipe": final}, f"{folder}/best.pt")
     Path(path).unlink()
-    return f"{where}/best.pt"
+    return f"{folder}/best.pt"
 
 
 def hardened(
     stamps: pa.Table,  # From `make_stamps`
-    more: pa.Table,  # Others of the same recipe
+    other_stamps: pa.Table,  # Others of the same recipe
     checkpoint: str,  # A network taught on `stamps`
     share: float,
 ) -> pa.Table:
@@ -749,7 +755,7 @@ def hardened(
     ----------
     stamps : pa.Table
         From `make_stamps`
-    more : pa.Table
+    other_stamps : pa.Table
         Others of the same recipe
     checkpoint : str
         A network taught on `stamps`
@@ -759,18 +765,18 @@ def hardened(
     -------
     pa.Table
     """
-    own, given = (np.flatnonzero(t["is_control"].to_numpy(zero_copy_only=False)) for t in (stamps, more))
-    n = min(round(share * len(own)), len(given))
-    rated = LensNetwork.load(checkpoint).logits(decode(more.take(given)))
-    kept = np.setdiff1d(np.arange(len(stamps)), own[len(own) - n :])
-    return pa.concat_tables([stamps.take(kept), more.take(given[np.argsort(-rated, kind="stable")[:n]])])
+    control_rows, other_control_rows = (np.flatnonzero(t["is_control"].to_numpy(zero_copy_only=False)) for t in (stamps, other_stamps))
+    n = min(round(share * len(control_rows)), len(other_control_rows))
+    rated = LensNetwork.load(checkpoint).logits(decode(other_stamps.take(other_control_rows)))
+    kept_rows = np.setdiff1d(np.arange(len(stamps)), control_rows[len(control_rows) - n :])
+    return pa.concat_tables([stamps.take(kept_rows), other_stamps.take(other_control_rows[np.argsort(-rated, kind="stable")[:n]])])
 
 
 def train_folds(
     stamps: pa.Table,  # From `make_stamps`
     recipe: FinderRecipe,
     out: str | Path,
-    more: pa.Table | None = None,  # Others of the same recipe, to be mined; wanted when recipe.mined
+    other_stamps: pa.Table | None = None,  # Others of the same recipe, to be mined; wanted when recipe.mined
 ) -> list[str]:  # Checkpoints, one per fold
     """Networks that have not seen their fold; what is mined for a fold's network was found by one that has not seen it either
 
@@ -780,7 +786,7 @@ def train_folds(
         From `make_stamps`
     recipe : FinderRecipe
     out : str | Path
-    more : pa.Table | None, default None
+    other_stamps : pa.Table | None, default None
         Others of the same recipe, to be mined; wanted when recipe.mined
 
     Returns
@@ -793,13 +799,13 @@ def train_folds(
     BadInput
         finder: mined={recipe.mined}; expected other stamps to mine
     """
-    if recipe.mined and more is None:
+    if recipe.mined and other_stamps is None:
         raise BadInput(f"finder: mined={recipe.mined}; expected other stamps to mine")
     taught = [train_without(stamps, recipe, out, k) for k in range(recipe.n_folds)]
-    if more is None:
+    if other_stamps is None:
         return taught
-    fold = more["fold"].to_numpy()
-    hard = [hardened(stamps, more.filter(pa.array(fold != k)), taught[k], recipe.mined) for k in range(recipe.n_folds)]
+    fold = other_stamps["fold"].to_numpy()
+    hard = [hardened(stamps, other_stamps.filter(pa.array(fold != k)), taught[k], recipe.mined) for k in range(recipe.n_folds)]
     Path(f"{out}/mined").mkdir(exist_ok=True)
     return [train_without(h, recipe, f"{out}/mined", k) for k, h in enumerate(hard)]
 
@@ -835,14 +841,14 @@ def finder_examinee(
     from dark_halo_scope.learning.scoring import score_images
 
     members = [load_model(path) for path in checkpoints]
-    known, recipe, n = np.concatenate([s.ident for s in corpus.sets]), members[0][1], corpus.n_folds
+    corpus_ident, recipe, n = np.concatenate([s.ident for s in corpus.sets]), members[0][1], corpus.n_folds
 
     def ask(images: np.ndarray, ident: np.ndarray) -> ExamAnswer:
-        fold = np.where(np.isin(ident, known), fold_by_key(ident, n), n)
+        fold = np.where(np.isin(ident, corpus_ident), fold_by_key(ident, n), n)
         logit = np.zeros(len(images))
         for k in np.unique(fold):
-            own = [m for i, m in enumerate(members) if k in (i % n, n)]
-            logit[fold == k] = np.mean([score_images(model, r, images[fold == k], turns=True) for model, r, _ in own], 0)
+            fold_members = [m for i, m in enumerate(members) if k in (i % n, n)]
+            logit[fold == k] = np.mean([score_images(model, r, images[fold == k], turns=True) for model, r, _ in fold_members], 0)
         return logit.astype(np.float32), np.zeros(len(images), int)
 
     return Examinee(recipe_identity({"finder": [name for _, _, name in members]}), tuple(recipe.read.bands), recipe.n_pix, ask)
@@ -901,9 +907,9 @@ def exam_sets(
     viewer = {"Huang": huang, "pairs": pairs}
     return [
         {
-            name: one
+            name: shown_set
             for block in (linear, viewer)
-            for name, one in zip(
+            for name, shown_set in zip(
                 block, [levelled(s, 0.0, seed) for s in block.values()] if block is linear else one_rendering([*block.values()], seed)
             )
         }
@@ -934,21 +940,25 @@ def numbers_of(
     value = {name: logit[name][keep[name]] for name in sets}
     ident = {name: sets[name].ident[keep[name]] for name in sets}
     group = {name: sets[name].group[keep[name]] for name in ("Huang", "pairs")}
-    best, random = np.isin(group["Huang"], ["A", "B"]), group["pairs"] == "random pair"
+    graded_ab, random = np.isin(group["Huang"], ["A", "B"]), group["pairs"] == "random pair"
     auc = {name: _area(value["lenses"], value[name], ident["lenses"], ident[name]) for name in AREAS}
     auc["frames without arc over LRGs"] = _area(value[AREAS[3]], value["LRGs"], ident[AREAS[3]], ident["LRGs"])
     auc["own frames, opposite patch out"] = _area(
         value["lenses"], value["own frames, opposite patch out"], ident["lenses"], ident["lenses"]
     )
     auc["Huang A and B over random pairs"] = _area(
-        value["Huang"][best], value["pairs"][random], ident["Huang"][best], ident["pairs"][random]
+        value["Huang"][graded_ab], value["pairs"][random], ident["Huang"][graded_ab], ident["pairs"][random]
     )
     limit = value["LRGs"].max()
     flagged = {name: count(value[name] > limit, ident[name]) for name in ("lenses", *AREAS[1:])}
     chooses = float(np.mean([auc[name]["value"] for name in (*AREAS, "Huang A and B over random pairs")]))
-    others = np.concatenate([value["LRGs"], value["DR10 galaxies"], value["pairs"][group["pairs"] != "pair graded A"]])
-    one = np.sort(others)[-1 - len(others) // 100]
-    rare = {"lenses": count(value["lenses"] > one), "Huang A and B": count(value["Huang"][best] > one), "negatives": len(others)}
+    negatives = np.concatenate([value["LRGs"], value["DR10 galaxies"], value["pairs"][group["pairs"] != "pair graded A"]])
+    percent_logit = np.sort(negatives)[-1 - len(negatives) // 100]
+    rare = {
+        "lenses": count(value["lenses"] > percent_logit),
+        "Huang A and B": count(value["Huang"][graded_ab] > percent_logit),
+        "negatives": len(negatives),
+    }
     steps = np.sort(value["LRGs"])[::-1][: min(10, len(value["LRGs"]))]
     trade = {name: [int((value[name] > step).sum()) for step in steps] for name in ("LRGs", "lenses", *AREAS[1:])}
     flagged |= {f"{name} above p = .5": count(value[name] > 0, ident[name]) for name in ("lenses", *AREAS)}
@@ -962,11 +972,11 @@ def numbers_of(
     }
 
 
-def _area(positive: np.ndarray, negative: np.ndarray, of: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+def _area(positive: np.ndarray, negative: np.ndarray, positive_ident: np.ndarray, negative_ident: np.ndarray) -> dict[str, Any]:
     "Area with its interval, pictures of one object taken together"
-    hosts = np.unique(np.r_[of, other], return_inverse=True)[1]
-    one = auroc(np.r_[positive, negative], np.repeat([1, 0], [len(positive), len(negative)]), hosts)
-    return {"value": one.value, "lo": one.lo, "hi": one.hi, "text": f"{one.value:.2f} ({one.lo:.2f} to {one.hi:.2f})"}
+    hosts = np.unique(np.r_[positive_ident, negative_ident], return_inverse=True)[1]
+    area = auroc(np.r_[positive, negative], np.repeat([1, 0], [len(positive), len(negative)]), hosts)
+    return {"value": area.value, "lo": area.lo, "hi": area.hi, "text": f"{area.value:.2f} ({area.lo:.2f} to {area.hi:.2f})"}
 
 # %% ../../nbs/real/finder.ipynb #8135d022
 BASE = FinderRecipe()
@@ -1036,11 +1046,11 @@ class Studio:
         self.lights: dict[Any, tuple[Light, Light, Light]] = {}
         Path(out).mkdir(parents=True, exist_ok=True)
         self.folder, self.sources = Path(folder), Path(folder) / "hst_sources"
-        whole = [read_set(folder, name) for name in ("huang2020", "desi_pairs")]
-        self.home, self.shown = read_corpus(folder, n_folds, whole), exam_sets(folder)
+        exam = [read_set(folder, name) for name in ("huang2020", "desi_pairs")]
+        self.home, self.shown = read_corpus(folder, n_folds, exam), exam_sets(folder)
         self.more = replace(self.home, measured=read_measured(folder))
         for corpus in (self.home, self.more):
-            refuse_taught(corpus, [*corpus.sets, *whole])
+            refuse_taught(corpus, [*corpus.sets, *exam])
 
     def corpus(self, recipe: FinderRecipe) -> Corpus:
         "What a recipe is taught from"
@@ -1054,12 +1064,12 @@ class Studio:
         str
             safetensors file
         """
-        kept = self.bank.parent / f"pictures_{seed}.safetensors"
-        if not kept.exists():
-            asked = [s for s in self.shown[0].values() if len(s)]
-            pictures = unseen(read_set(self.folder, "des_search"), asked).flux
-            learn_features(pictures, SIGMA[:, 0, 0], kept, PretrainRecipe(seed=seed))
-        return str(kept)
+        path = self.bank.parent / f"pictures_{seed}.safetensors"
+        if not path.exists():
+            exam = [s for s in self.shown[0].values() if len(s)]
+            pictures = unseen(read_set(self.folder, "des_search"), exam).flux
+            learn_features(pictures, SIGMA[:, 0, 0], path, PretrainRecipe(seed=seed))
+        return str(path)
 
     def taught(self, recipe: FinderRecipe, out: str | Path) -> list[str]:  # Checkpoints, one per fold
         """The networks of a recipe
@@ -1073,17 +1083,17 @@ class Studio:
         cuts = (recipe.min_arc_snr, recipe.min_magnification, recipe.min_stretch, recipe.seeing)
         key = (recipe.priors, recipe.src_kinds, recipe.n_arcs, *cuts, recipe.lookalikes > 0)
         if key not in self.lights:
-            kept = self.bank.parent / f"light_{recipe_identity({'light': list(map(str, key))})}.npz"
-            if not kept.exists():
+            light_file = self.bank.parent / f"light_{recipe_identity({'light': list(map(str, key))})}.npz"
+            if not light_file.exists():
                 if "hst" in recipe.src_kinds and not self.bank.exists():
                     build_bank(self.sources, self.bank)
-                np.savez(kept, *(form for light in paint_light(self.home, recipe, self.bank) for form in (light.plain, light.soft)))
-            forms = [*np.load(kept).values()]
+                np.savez(light_file, *(form for light in paint_light(self.home, recipe, self.bank) for form in (light.plain, light.soft)))
+            forms = [*np.load(light_file).values()]
             self.lights[key] = Light(*forms[:2]), Light(*forms[2:4]), Light(*forms[4:])
         Path(out).mkdir(parents=True, exist_ok=True)
         corpus, light = self.corpus(recipe), self.lights[key]
-        more = make_stamps(corpus, light, replace(recipe, seed=recipe.seed + 1000)) if recipe.mined else None
-        return train_folds(make_stamps(corpus, light, recipe), recipe, out, more)
+        other_stamps = make_stamps(corpus, light, replace(recipe, seed=recipe.seed + 1000)) if recipe.mined else None
+        return train_folds(make_stamps(corpus, light, recipe), recipe, out, other_stamps)
 
 # %% ../../nbs/real/finder.ipynb #8e2cb8c2
 def by_halves(
@@ -1130,15 +1140,15 @@ def wide_enough(
 
 
 def measured(
-    who: Examinee,
-    shown: Sequence[Mapping[str, RealSet]],  # From `exam_sets`
+    examinee: Examinee,
+    draws: Sequence[Mapping[str, RealSet]],  # From `exam_sets`
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # Numbers by half, and the logits they come of
     """An examinee by halves, its logits averaged over draws of the noise
 
     Parameters
     ----------
-    who : Examinee
-    shown : Sequence[Mapping[str, RealSet]]
+    examinee : Examinee
+    draws : Sequence[Mapping[str, RealSet]]
         From `exam_sets`
 
     Returns
@@ -1146,9 +1156,9 @@ def measured(
     tuple[dict[str, Any], dict[str, np.ndarray]]
         Numbers by half, and the logits they come of
     """
-    wide = [wide_enough(sets, who.n_pix) for sets in shown]
-    logit = {kind: np.mean([who.of(s[kind])[0] for s in wide], 0) for kind in shown[0]}
-    return by_halves(logit, shown[0]), logit
+    wide = [wide_enough(sets, examinee.n_pix) for sets in draws]
+    logit = {kind: np.mean([examinee.of(s[kind])[0] for s in wide], 0) for kind in draws[0]}
+    return by_halves(logit, draws[0]), logit
 
 # %% ../../nbs/real/finder.ipynb #f8e1b636
 def study(
@@ -1174,30 +1184,30 @@ def study(
     """
     report = Path(out) / "study.json"
     Path(out).mkdir(parents=True, exist_ok=True)
-    done = json.loads(report.read_text()) if report.exists() else {}
+    rows = json.loads(report.read_text()) if report.exists() else {}
     studio = Studio(folder, out)
-    shown = studio.shown
+    draws = studio.shown
     for name, recipe in changes.items():
-        if name in done:
+        if name in rows:
             continue
         started, place = time.perf_counter(), Path(out) / name.replace(" ", "_")
         checkpoints = studio.taught(recipe, place)
-        who = finder_examinee(checkpoints, studio.corpus(recipe))
-        found, logit = measured(who, shown)
+        examinee = finder_examinee(checkpoints, studio.corpus(recipe))
+        halves, logit = measured(examinee, draws)
         np.savez(place / "logits.npz", **logit)  # type: ignore[arg-type]  # the stubs take every keyword for allow_pickle
-        done[name] = {
-            "network": who.name,
+        rows[name] = {
+            "network": examinee.name,
             "recipe": recipe_to_dict(recipe),
             "identity": recipe_identity(recipe),
             "checkpoints": checkpoints,
-            **found,
+            **halves,
         }
-        done[name]["run"] = run_facts(started, recipe.n_stamps, command="dark_halo_scope.real.finder.study")
-        report.write_text(json.dumps(done, indent=1) + "\n")
+        rows[name]["run"] = run_facts(started, recipe.n_stamps, command="dark_halo_scope.real.finder.study")
+        report.write_text(json.dumps(rows, indent=1) + "\n")
         if ledger:
-            result = {k: {"chooses": round(f["chooses"], 3)} | {a: v["text"] for a, v in f["auc"].items()} for k, f in found.items()}
-            append_entry(ledger, {"evaluation": "finder", "identity": done[name]["identity"], "change": name, "result": result})
-    return done
+            result = {k: {"chooses": round(f["chooses"], 3)} | {a: v["text"] for a, v in f["auc"].items()} for k, f in halves.items()}
+            append_entry(ledger, {"evaluation": "finder", "identity": rows[name]["identity"], "change": name, "result": result})
+    return rows
 
 # %% ../../nbs/real/finder.ipynb #6c76e340
 def change_of(
@@ -1240,18 +1250,18 @@ def mean_of(
 
 
 def study_receipt(
-    done: Mapping[str, Any],  # From `study`
-    before: Mapping[str, Any],  # Receipt of other changes; the least is the packaged network's row, {"rows": {"small": ...}}, from `measured`
+    study_rows: Mapping[str, Any],  # From `study`
+    before: Mapping[str, Any],  # Receipt of other changes, at least {"rows": {"small": the packaged network's numbers, from `measured`}}
     command: str,
 ) -> dict[str, Any]:  # The receipt before, with date, machine, command, chosen, gain and more rows by change
     """A receipt with the rows of a study, and the change that is chosen among all of them
 
     Parameters
     ----------
-    done : Mapping[str, Any]
+    study_rows : Mapping[str, Any]
         From `study`
     before : Mapping[str, Any]
-        Receipt of other changes; the least is the packaged network's row, {"rows": {"small": ...}}, from `measured`
+        Receipt of other changes, at least {"rows": {"small": the packaged network's numbers, from `measured`}}
     command : str
 
     Returns
@@ -1259,9 +1269,9 @@ def study_receipt(
     dict[str, Any]
         The receipt before, with date, machine, command, chosen, gain and more rows by change
     """
-    ran = [row["run"] for row in done.values()]
+    runs = [row["run"] for row in study_rows.values()]
     rows = {**before["rows"]}
-    for name, row in done.items():
+    for name, row in study_rows.items():
         stays = bool(row["recipe"].get("n_measured")) or row["recipe"].get("start") == "pictures"
         rows[name] = {k: row[k] for k in ("identity", "network", "chosen on", "reported on", "all")}
         rows[name] |= {"seed": row["recipe"]["seed"], "seconds": row["run"]["seconds"], "stays home": stays}
@@ -1269,7 +1279,7 @@ def study_receipt(
     chosen = max(ships, key=lambda change: mean_of(rows, change, "chosen on"))
     gain = mean_of(rows, chosen, "reported on") - rows["small"]["reported on"]["chooses"]
     facts = {
-        "date": max(r["finished"] for r in ran)[:10],
-        "machine": f"{ran[-1]['cpus']} shared cores of an {ran[-1]['machine']}, no accelerator",
+        "date": max(r["finished"] for r in runs)[:10],
+        "machine": f"{runs[-1]['cpus']} shared cores of an {runs[-1]['machine']}, no accelerator",
     }
     return {**before} | facts | {"command": command, "chosen": chosen, "gain on the reported half": gain, "rows": rows}

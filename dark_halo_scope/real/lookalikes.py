@@ -49,8 +49,8 @@ def _ring(draw: np.random.Generator) -> np.ndarray:
 def _tails(draw: np.random.Generator) -> np.ndarray:
     radius, angle = _disc(draw)
     size, phi = draw.uniform(1.8, 4.5), draw.uniform(0, 2 * np.pi)
-    apart = np.sqrt(np.maximum(radius**2 + (0.5 * size) ** 2 - radius * size * np.cos(angle - phi), 0))  # From the second nucleus
-    light = draw.uniform(0.3, 1.0) * np.exp(-apart / draw.uniform(0.3, 0.6))
+    separation = np.sqrt(np.maximum(radius**2 + (0.5 * size) ** 2 - radius * size * np.cos(angle - phi), 0))  # From the second nucleus
+    light = draw.uniform(0.3, 1.0) * np.exp(-separation / draw.uniform(0.3, 0.6))
     for tail in range(int(draw.integers(1, 3))):
         along = (angle - phi - np.pi * tail + np.pi) % (2 * np.pi) - np.pi
         length, drift, width = np.deg2rad(draw.uniform(25, 70)), draw.uniform(0.35, 0.8) * draw.choice((-1, 1)), draw.uniform(0.25, 0.6)

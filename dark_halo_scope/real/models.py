@@ -137,10 +137,10 @@ def model_real(
     psf = MoffatPSF(np.array([stamp.fwhm]), np.array(3.5), includes_pixel=True) if stamp.kind == "lrg" else psf_from_psfsize([stamp.fwhm])
     started = time.process_time()
     model = fit_lens(stamp.image, stamp.invvar, psf, stamp.good, stamp.pixscale, recipe)
-    kept = {k: v for k, v in model.row().items() if k not in ("source_mag", "verdict_why")}
+    model_row = {k: v for k, v in model.row().items() if k not in ("source_mag", "verdict_why")}
     row = (
         {"name": stamp.name, "kind": stamp.kind, "seconds": time.process_time() - started}
-        | kept
+        | model_row
         | {"why": model.why, "rival": model.rival_words}
     )
     return {k: round(v, 4) if isinstance(v, float) and np.isfinite(v) else None if isinstance(v, float) else v for k, v in row.items()}
@@ -158,10 +158,10 @@ def count_verdicts(
     """
     out: dict[str, dict[str, Any]] = {}
     for kind in dict.fromkeys(r["kind"] for r in rows):
-        mine = [r["verdict"] for r in rows if r["kind"] == kind]
-        counts = {v: sum(m == v for m in mine) for v in ("lens preferred", "rival preferred", "cannot tell")}
-        out[kind] = {"n": len(mine)} | {
-            v: {"k": k, "interval": [round(float(b), 3) for b in clopper_pearson(k, len(mine))]} for v, k in counts.items()
+        verdicts = [r["verdict"] for r in rows if r["kind"] == kind]
+        counts = {v: sum(m == v for m in verdicts) for v in ("lens preferred", "rival preferred", "cannot tell")}
+        out[kind] = {"n": len(verdicts)} | {
+            v: {"k": k, "interval": [round(float(b), 3) for b in clopper_pearson(k, len(verdicts))]} for v, k in counts.items()
         }
     return out
 

@@ -43,13 +43,13 @@ def committee(
     Raises
     ------
     BadInput
-        committee: member {i} has no logit for each object of {', '.join(wrong)}; expected the same sets of all members
+        committee: member {i} has no logit for each object of {', '.join(unlike_sets)}; expected the same sets of all members
     """
     for i, member in enumerate(logits):
-        wrong = [s for s in logits[0] if s not in member or member[s].shape != logits[0][s].shape]
-        if wrong:
+        unlike_sets = [s for s in logits[0] if s not in member or member[s].shape != logits[0][s].shape]
+        if unlike_sets:
             raise BadInput(
-                f"committee: member {i} has no logit for each object of {', '.join(wrong)}; expected the same sets of all members"
+                f"committee: member {i} has no logit for each object of {', '.join(unlike_sets)}; expected the same sets of all members"
             )
     return {name: np.mean([member[name] for member in logits], 0) for name in logits[0]}
 
@@ -93,16 +93,16 @@ def exam_odds(
         exam odds: {len(failed)} failed, the first: {failed[0]}
     """
     path = Path(out)
-    done = json.loads(path.read_text()) if path.exists() else {}
+    odds_of_set = json.loads(path.read_text()) if path.exists() else {}
     for name, of in sets.items():
-        if name not in done:
+        if name not in odds_of_set:
             outcomes = run_tasks(Engine(workers=workers), _odds, [(f"{name} {i}", (f, recipe)) for i, f in enumerate(of.flux)], name)
             failed = [f"{o.name}: {o.why}" for o in outcomes if not o.done]
             if failed:
                 raise BadInput(f"exam odds: {len(failed)} failed, the first: {failed[0]}")
-            done[name] = [o.value if np.isfinite(o.value) else None for o in outcomes]
-            path.write_text(json.dumps(done))
-    return {name: np.array(done[name], float) for name in sets}
+            odds_of_set[name] = [o.value if np.isfinite(o.value) else None for o in outcomes]
+            path.write_text(json.dumps(odds_of_set))
+    return {name: np.array(odds_of_set[name], float) for name in sets}
 
 # %% ../../nbs/real/opinions.ipynb #0981f9b8
 REACH = 30.0  # Log odds beyond this count as this
@@ -132,17 +132,17 @@ def with_odds(
     tuple[dict[str, np.ndarray], tuple[float, float]]
         Logit of both by set; weights of the network's logit and of ten units of log odds
     """
-    known = {"lenses": 1, "LRGs": 0, "DR10 galaxies": 0, "LRGs with a pasted galaxy": 0, "own frames without arc": 0}
+    label_of_set = {"lenses": 1, "LRGs": 0, "DR10 galaxies": 0, "LRGs with a pasted galaxy": 0, "own frames without arc": 0}
     rows, label = [], []
-    for name, of in sets.items():
-        chooses, lens = half_of(of.ident) == 0, np.full(len(of), known.get(name, -1))
+    for name, real_set in sets.items():
+        chooses, lens = half_of(real_set.ident) == 0, np.full(len(real_set), label_of_set.get(name, -1))
         if name in ("Huang", "pairs"):
-            lens = np.where(np.isin(of.group, ["A", "B"]), 1, np.where(of.group == "random pair", 0, -1))
+            lens = np.where(np.isin(real_set.group, ["A", "B"]), 1, np.where(real_set.group == "random pair", 0, -1))
         rows.append(_features(logit[name], odds[name])[chooses & (lens >= 0)])
         label.append(lens[chooses & (lens >= 0)])
-    both = LogisticRegression(class_weight="balanced").fit(np.concatenate(rows), np.concatenate(label))
-    weights = float(both.coef_[0, 0]), float(both.coef_[0, 1])
-    return {name: both.decision_function(_features(logit[name], odds[name])) for name in sets}, weights
+    joint = LogisticRegression(class_weight="balanced").fit(np.concatenate(rows), np.concatenate(label))
+    weights = float(joint.coef_[0, 0]), float(joint.coef_[0, 1])
+    return {name: joint.decision_function(_features(logit[name], odds[name])) for name in sets}, weights
 
 # %% ../../nbs/real/opinions.ipynb #9a165bf6
 def opinion_rows(
@@ -183,9 +183,9 @@ def opinion_rows(
         logit = committee([dict(np.load(file)) for file in files])
         rows[name] = {"identity": recipe_identity({"committee": list(members)}), "members": list(members)} | by_halves(logit, sets)
         if odds:
-            both, weights = with_odds(logit, odds, sets)
+            joint_logit, weights = with_odds(logit, odds, sets)
             identity = recipe_identity({"committee": list(members), "lens model": True})
             rows[f"{name}, and the lens model"] = {"identity": identity, "members": list(members), "weights": weights} | by_halves(
-                both, sets
+                joint_logit, sets
             )
     return rows

@@ -106,9 +106,9 @@ def likeness_loss(
     torch.Tensor
     """
     n, unit = len(views) // 2, F.normalize(views, dim=1)
-    like = unit @ unit.T / temperature
-    like.fill_diagonal_(-torch.inf)
-    return F.cross_entropy(like, torch.arange(2 * n).roll(n))
+    similarity = unit @ unit.T / temperature
+    similarity.fill_diagonal_(-torch.inf)
+    return F.cross_entropy(similarity, torch.arange(2 * n).roll(n))
 
 # %% ../../nbs/real/pretrain.ipynb #563b7978
 def learn_features(

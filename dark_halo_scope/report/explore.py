@@ -243,8 +243,8 @@ def _in_file(
     names = [n for n in file.schema_arrow.names if n in ("stamp", "ctrl_stamp") or n.startswith(("scale_", "ctrl_scale_"))]
     table = file.read_row_groups(groups.tolist(), names)
     sizes = np.diff(ends, prepend=0)
-    before = dict(zip(groups.tolist(), np.cumsum([0, *sizes[groups][:-1]]).tolist()))
-    table = table.take([int(w - (ends[g] - sizes[g]) + before[int(g)]) for w, g in zip(file_rows, group_of_row)])
+    first_row_of_group = dict(zip(groups.tolist(), np.cumsum([0, *sizes[groups][:-1]]).tolist()))
+    table = table.take([int(w - (ends[g] - sizes[g]) + first_row_of_group[int(g)]) for w, g in zip(file_rows, group_of_row)])
     control = decode(table, "ctrl_stamp") if "ctrl_stamp" in names else None
     return decode(table), control, stored_bands(table.column_names)
 
@@ -407,12 +407,12 @@ def like_cards(
     BadInput
         {index}: holds none of these stamps, expected an index of the same product
     """
-    near = indexed_neighbours(name, index, n)
+    similar = indexed_neighbours(name, index, n)
     row_of = rows.drop_duplicates("task_id").set_index("task_id", drop=False)
-    in_product = [t in row_of.index for t in near["task_id"].to_pylist()]
+    in_product = [t in row_of.index for t in similar["task_id"].to_pylist()]
     if not any(in_product):
         raise BadInput(f"{index}: holds none of these stamps, expected an index of the same product")
-    names, likeness = ([v for v, ok in zip(near[c].to_pylist(), in_product) if ok] for c in ("task_id", "likeness"))
+    names, likeness = ([v for v, ok in zip(similar[c].to_pylist(), in_product) if ok] for c in ("task_id", "likeness"))
     return cards(row_of.loc[names].reset_index(drop=True), stretch, [f"likeness {v:.2f}" for v in likeness])
 
 # %% ../../nbs/report/explore.ipynb #aaf1856f
@@ -531,7 +531,7 @@ def stamp_browser(
     stretch = widgets.FloatLogSlider(value=0.1, base=10, min=-3, max=0.5, description="stretch", continuous_update=False)
     page = widgets.BoundedIntText(value=1, min=1, max=1, description="page", layout={"width": "160px"})
     previous_button, next_button = (widgets.Button(description=words, layout={"width": "90px"}) for words in ("previous", "next"))
-    like = widgets.Dropdown(options=[""], description="more like", disabled=not index)
+    similar_to = widgets.Dropdown(options=[""], description="more like", disabled=not index)
     message, pictures, neighbours = widgets.HTML(), widgets.HTML(), widgets.HTML()
 
     def draw(change: Any = None) -> None:
@@ -541,22 +541,22 @@ def stamp_browser(
         try:
             chosen_stamps = chosen_rows(rows, Choice(limits, kind.value, split.value, sort.value, falling.value))
             page_stamps, page.max = page_of(chosen_stamps, page.value, size)
-            drawn = cards(page_stamps, stretch.value)
+            page_html = cards(page_stamps, stretch.value)
         except (BadInput, OSError) as error:
             message.value, pictures.value = f"<b>{html.escape(str(error))}</b>", ""  # nothing of an earlier choice stays below a message
             return
-        pictures.value = drawn
+        pictures.value = page_html
         page_number = min(page.value, page.max)
         previous_button.disabled, next_button.disabled = page_number <= 1, page_number >= page.max
         message.value = f"<b>{len(chosen_stamps)}</b> of {len(rows)} stamps, page {page_number} of {page.max}; stamp, control, difference"
-        like.options = ["", *page_stamps["task_id"]] if index else [""]
+        similar_to.options = ["", *page_stamps["task_id"]] if index else [""]
 
     def draw_like(change: Any = None) -> None:
         neighbours.value = ""
-        if like.value:
+        if similar_to.value:
             try:
                 neighbours.value = (
-                    f"<h4>Most like {html.escape(like.value)}</h4>{like_cards(like.value, index, rows, stretch=stretch.value)}"
+                    f"<h4>Most like {html.escape(similar_to.value)}</h4>{like_cards(similar_to.value, index, rows, stretch=stretch.value)}"
                 )
             except BadInput as error:
                 neighbours.value = f"<b>{html.escape(str(error))}</b>"
@@ -566,12 +566,12 @@ def stamp_browser(
 
     for control in (*ranges.values(), kind, split, sort, falling, stretch, page):
         control.observe(draw, "value")
-    like.observe(draw_like, "value")
+    similar_to.observe(draw_like, "value")
     previous_button.on_click(lambda _: turn(-1))
     next_button.on_click(lambda _: turn(1))
     draw()
     choices = [widgets.HBox([kind, split]), widgets.HBox([sort, falling]), widgets.HBox([stretch, page, previous_button, next_button])]
-    return widgets.VBox([*ranges.values(), *choices, *([like] if index else []), message, pictures, neighbours])
+    return widgets.VBox([*ranges.values(), *choices, *([similar_to] if index else []), message, pictures, neighbours])
 
 # %% ../../nbs/report/explore.ipynb #3b3634e5
 def score_browser(

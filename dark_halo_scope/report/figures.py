@@ -335,8 +335,8 @@ def off_by(
     float
         In units of the threshold; beyond the drawing where nothing is allowed and something is there
     """
-    off = abs(number - RIGHT[row["name"]]) if row["name"] in RIGHT else number
-    return off / row["threshold"] if row["threshold"] else float(np.sign(off)) * 6
+    deviation = abs(number - RIGHT[row["name"]]) if row["name"] in RIGHT else number
+    return deviation / row["threshold"] if row["threshold"] else float(np.sign(deviation)) * 6
 
 
 def gate_figure(
@@ -479,39 +479,39 @@ def gate_curve(
         None where a gate keeps no numbers to draw
     """
     curve = row["curve"] or {}
-    drawn = {"strata", "light", "r_over_theta_E", "dx", "cells", "predicted", "auroc", "features"} & set(curve)
-    if not drawn:
+    panels = {"strata", "light", "r_over_theta_E", "dx", "cells", "predicted", "auroc", "features"} & set(curve)
+    if not panels:
         return None
     figure, axes = axes_grid(1, 1, (4.2, 2.5))
     ax = axes[0, 0]
     ax.set_title(row["name"], fontsize=9)
-    if "r_over_theta_E" in drawn:
+    if "r_over_theta_E" in panels:
         ax.plot(curve["r_over_theta_E"], curve["light"], color=COLOURS["blue"])
         ax.axvline(1, color="0.6", lw=0.8)
         ax.set(xlabel="radius over theta_E", ylabel="painted light")
-    elif "light" in drawn:
+    elif "light" in panels:
         errorbars(ax, list(curve["light"]), list(curve["light"].values()), "ratio")
         ax.axhspan(1 - row["threshold"], 1 + row["threshold"], color="0.92")
         ax.set_ylabel("painted over expected")
-    elif "dx" in drawn:
+    elif "dx" in panels:
         ax.plot(curve["dx"], curve["dy"], ".", ms=2, color=COLOURS["grey"])
         ax.plot(np.mean(curve["dx"]), np.mean(curve["dy"]), "X", color=COLOURS["red"])
         ax.set(xlabel="x [pix]", ylabel="y [pix]", xlim=(-12, 12), ylim=(-12, 12))
-    elif "cells" in drawn:
+    elif "cells" in panels:
         ax.bar([c["cell"] for c in curve["cells"]], [c["most"] for c in curve["cells"]], color=COLOURS["blue"])
         ax.plot([c["cell"] for c in curve["cells"]], [c["allowed"] for c in curve["cells"]], "_", ms=20, color=COLOURS["red"])
         ax.tick_params(labelsize=7)
         ax.set_ylabel("most stamps of one host")
-    elif "predicted" in drawn:
+    elif "predicted" in panels:
         middle = np.array(curve["observed"], float)
         spread = [np.maximum(middle - curve["lo"], 0), np.maximum(np.array(curve["hi"]) - middle, 0)]
         ax.errorbar(curve["predicted"], middle, yerr=spread, fmt="o", ms=3, color=COLOURS["blue"])
         ax.plot([0, 1], [0, 1], color="0.6", lw=0.8)
         ax.set(xlabel="probability", ylabel="share of lenses")
-    elif "auroc" in drawn:
+    elif "auroc" in panels:
         ax.hist(curve["auroc"], 20, color=COLOURS["blue"])
         ax.set(xlabel="AUROC of a brick", ylabel="bricks")
-    elif "features" in drawn:
+    elif "features" in panels:
         ax.barh([f for f, _ in curve["features"]], [v for _, v in curve["features"]], color=COLOURS["blue"])
         ax.tick_params(labelsize=7)
         ax.set_xlabel("AUC of one feature alone")

@@ -185,8 +185,8 @@ def gates_page(
     section = Section("Gates")
     add_gates(section, rows)
     for row in rows:
-        if (drawn := figures.gate_curve(row)) is not None:
-            section.add_figure(drawn, f"The numbers behind the gate {row['name']}", row["why"])
+        if (figure := figures.gate_curve(row)) is not None:
+            section.add_figure(figure, f"The numbers behind the gate {row['name']}", row["why"])
     return render_page(
         "Gates",
         product,

@@ -343,9 +343,9 @@ def is_stopped(
         return False
 
 # %% ../../nbs/run/engine.ipynb #db6c2363
-def _end_stopped(living: Callable[[], list[Worker]], over: threading.Event) -> None:
+def _end_stopped(living: Callable[[], list[Worker]], ended: threading.Event) -> None:
     "Ends workers that stand still, until all is over"
-    while not over.wait(1.0):
+    while not ended.wait(1.0):
         for worker in living():
             worker.stood = worker.stood + 1 if is_stopped(worker.process.pid) else 0
             if worker.stood >= MAX_STOPPED:

@@ -225,8 +225,8 @@ def run_generation(
         *overrides,
         *guard_values(guards),
     ]
-    known = {k: v for k, v in options.items() if k in ("engine", "workers", "limit", "allow_missing", "device")}
-    run = open_run(name, out, changes, **known)
+    run_options = {k: v for k, v in options.items() if k in ("engine", "workers", "limit", "allow_missing", "device")}
+    run = open_run(name, out, changes, **run_options)
     print(f"{run.recipe.name}: release {run.recipe.release}, products to {out}", flush=True)
     given(run, "bank")  # what a recipe most often lacks is asked for before anything is made
     values, failure = {"recipe": name, "out": out, "overrides": changes, "make_inputs": False} | options, ""

@@ -224,10 +224,10 @@ def recipe_values(
     """
     if name.endswith((".yaml", ".yml")) and exists(name):
         return read_yaml(name), name
-    known = {p.stem: p for folder in ("recipes", "generations") for p in sorted(manifest(folder).glob("*.yaml"))}
-    if Path(name).stem not in known:
-        raise unknown_name("recipe", name, known)
-    return read_yaml(str(known[Path(name).stem])), str(known[Path(name).stem])
+    recipe_files = {p.stem: p for folder in ("recipes", "generations") for p in sorted(manifest(folder).glob("*.yaml"))}
+    if Path(name).stem not in recipe_files:
+        raise unknown_name("recipe", name, recipe_files)
+    return read_yaml(str(recipe_files[Path(name).stem])), str(recipe_files[Path(name).stem])
 
 # %% ../../nbs/run/phases.ipynb #fa41cc23
 def with_system(
@@ -443,8 +443,8 @@ def only_declared(
     """
     declared = declared_parameters(phase_notebook(phase))
     for name, value in names.items():
-        own = name.startswith("_") or name.isupper() or name in (*declared, *OF_THE_SHELL)  # in capitals: constants that it imports
-        if isinstance(value, PLAIN) and not own:
+        private = name.startswith("_") or name.isupper() or name in (*declared, *OF_THE_SHELL)  # in capitals: constants that it imports
+        if isinstance(value, PLAIN) and not private:
             raise unknown_name("parameter", name, declared, phase)
     return {name: names[name] for name in declared}
 

@@ -243,8 +243,8 @@ def why_not(
         if receipt.identity.get(key) != expected.get(key):
             return f"made with another {change} ({receipt.identity.get(key)}, now {expected.get(key)})"
     for key, change in (("recipe", "made by another recipe"), ("inputs", "made of other inputs")):
-        old, new = receipt.identity.get(key, {}), expected[key]
-        if changed := sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k)):
+        recorded, current = receipt.identity.get(key, {}), expected[key]
+        if changed := sorted(k for k in recorded.keys() | current.keys() if recorded.get(k) != current.get(k)):
             return f"{change} ({', '.join(changed)})"
     if faults := file_faults(uri, receipt) or brick_faults(uri, receipt):  # before what was set aside, which a run may accept
         return faults[0]
@@ -269,9 +269,9 @@ def brick_faults(
     list[str]
         One line per file that is missing or of another size
     """
-    written = receipt.run.get("sizes", {})
-    found_sizes = sizes_below(uri) if written else {}
-    files = {join(uri, brick_address(brick)): size for brick, size in written.items()}
+    size_of_brick = receipt.run.get("sizes", {})
+    found_sizes = sizes_below(uri) if size_of_brick else {}
+    files = {join(uri, brick_address(brick)): size for brick, size in size_of_brick.items()}
     return [
         f"{file}: {'missing' if file not in found_sizes else f'{found_sizes[file]} bytes, expected {size}'}"
         for file, size in files.items()
@@ -382,17 +382,17 @@ def check_guards(
     Raises
     ------
     BadInput
-        {product.name}: the guard '{guard}' {outcome} ({', '.join(open_)}): {why}; mend the cause, or override it by name with a reason: {ways}
+        {product.name}: the guard '{guard}' {outcome} ({', '.join(open_)}): {why}; mend the cause, or override it by name with a reason: {overrides}
     """
     for guard in product.guards:
-        passed, wrong, why = guard_verdict(run, guard)
-        names = [f"{guard}:{gate}" for gate in wrong] or [guard]
+        passed, failed_gates, why = guard_verdict(run, guard)
+        names = [f"{guard}:{gate}" for gate in failed_gates] or [guard]
         open_ = [gate for gate in names if not (run.recipe.overrides.get(gate) or run.recipe.overrides.get(guard))]
         if passed is not True and open_:
             outcome = "failed" if passed is False else "was not tested"
-            ways = " ".join(f"--override '{gate}=REASON'" for gate in open_)
+            overrides = " ".join(f"--override '{gate}=REASON'" for gate in open_)
             raise BadInput(
-                f"{product.name}: the guard '{guard}' {outcome} ({', '.join(open_)}): {why}; mend the cause, or override it by name with a reason: {ways}"
+                f"{product.name}: the guard '{guard}' {outcome} ({', '.join(open_)}): {why}; mend the cause, or override it by name with a reason: {overrides}"
             )
 
 
@@ -547,12 +547,12 @@ def do_job(
     if is_done(job.uri, facts):
         receipt = read_receipt(job.uri)
         return {"identity": receipt.identity, "run": receipt.run, "skipped": True}
-    made: Made = function_named(job.one)(**values)
-    assert made.table is not None
+    product: Made = function_named(job.one)(**values)
+    assert product.table is not None
     folder = job.uri.rsplit("/", 1)[0]
-    files = {address: write_table(table, join(folder, address)) for address, table in made.tables.items()}
-    about = run_facts(started, len(made.table), **made.facts, files=files)
-    receipt = write_product(made.table, job.uri, job.product, {**facts, **made.identity}, about, **made.options)
+    files = {address: write_table(table, join(folder, address)) for address, table in product.tables.items()}
+    about = run_facts(started, len(product.table), **product.facts, files=files)
+    receipt = write_product(product.table, job.uri, job.product, {**facts, **product.identity}, about, **product.options)
     return {"identity": receipt.identity, "run": receipt.run, "skipped": False}
 
 # %% ../../nbs/run/products.ipynb #7842151c

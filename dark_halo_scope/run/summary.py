@@ -73,8 +73,8 @@ def sky_section(run: Run) -> Section:
     images = open_brick(Release(opened(run, "release").uri), brick, run.recipe.sky.bands)
     side = min(*images.shape, 900)
     corner = [(n - side) // 2 for n in images.shape[::-1]]
-    left, low = (np.array([c]) for c in corner)
-    picture = np.stack([read_stamps(band, left, low, side)[0] for band in images.image])
+    column, row = (np.array([c]) for c in corner)
+    picture = np.stack([read_stamps(band, column, row, side)[0] for band in images.image])
     marks = {}
     for label, table in (("parent sample", {c: sample[c][sample["brickname"] == brick] for c in ("ra", "dec")}), ("anchor", anchors)):
         x, y = sky_to_pixels(images.plane, np.asarray(table["ra"], float), np.asarray(table["dec"], float))

@@ -100,8 +100,8 @@ def cohen_kappa(
     if weighting not in WEIGHTINGS:
         raise unknown_name("weighting", weighting, WEIGHTINGS)
     i = np.arange(table.shape[-1])
-    apart = np.abs(i[:, None] - i)
-    weight = {"none": (apart > 0).astype(float), "linear": apart, "quadratic": apart**2}[weighting]
+    grade_distance = np.abs(i[:, None] - i)
+    weight = {"none": (grade_distance > 0).astype(float), "linear": grade_distance, "quadratic": grade_distance**2}[weighting]
     chance = table.sum(-1)[..., :, None] * table.sum(-2)[..., None, :]
     with np.errstate(invalid="ignore", divide="ignore"):
         return 1 - (weight * table).sum((-1, -2)) / ((weight * chance).sum((-1, -2)) / table.sum((-1, -2)))
@@ -417,9 +417,9 @@ def skill_odds(
     if any(not any(((v >= 0) & (kinds == kind)).any() for v in numbers.values()) for kind in ("lens", "non-lens")):
         return None
     for v in numbers.values():
-        graded, yes = v >= 0, (v >= 0) & (v <= cut)
-        rates = [((yes & (kinds == k)).sum() + 1) / ((graded & (kinds == k)).sum() + 2) for k in ("lens", "non-lens")]
-        total += np.where(yes, np.log(rates[0] / rates[1]), np.where(graded, np.log((1 - rates[0]) / (1 - rates[1])), 0.0))
+        graded, said_lens = v >= 0, (v >= 0) & (v <= cut)
+        rates = [((said_lens & (kinds == k)).sum() + 1) / ((graded & (kinds == k)).sum() + 2) for k in ("lens", "non-lens")]
+        total += np.where(said_lens, np.log(rates[0] / rates[1]), np.where(graded, np.log((1 - rates[0]) / (1 - rates[1])), 0.0))
     return total
 
 
@@ -444,8 +444,8 @@ def disagreements(
         Names of candidates, none of them planted
     """
     stack = np.ma.masked_less(np.stack(list(numbers.values())), 0)
-    apart = np.ma.filled(stack.max(0) - stack.min(0), 0)
-    return [name for name, d, t in zip(deck.names, apart.tolist(), deck.truth) if d >= GRADES_APART and not t]
+    grade_range = np.ma.filled(stack.max(0) - stack.min(0), 0)
+    return [name for name, d, t in zip(deck.names, grade_range.tolist(), deck.truth) if d >= GRADES_APART and not t]
 
 # %% ../../nbs/search/agreement.ipynb #b994a302
 FLATTERS = 0.5  # Plants so much easier than the candidates flatter a recall, in units of the candidates' spread
@@ -495,9 +495,9 @@ def agreement_report(
     planted = [asdict(w) for g, v in numbers.items() for cut in ("A", "B", "C") for w in worth(g, v, deck.truth, cut)]
     weighed = skill_odds(numbers, deck.truth)
     odds = None if weighed is None else {n: round(float(w), 3) for n, w, t in zip(deck.names, weighed, deck.truth) if not t}
-    apart = len(disagreements(deck, numbers))
+    n_disagreements = len(disagreements(deck, numbers))
     report = {"progress": graded, "agreement": agreement, "planted": planted, "hardness": planted_hardness(deck)}
-    return plain(report | {"weighed": odds, "disagreements": apart})
+    return plain(report | {"weighed": odds, "disagreements": n_disagreements})
 
 # %% ../../nbs/search/agreement.ipynb #22499352
 def report_in_words(
@@ -575,8 +575,8 @@ def export_grades(
     for name, product in (("grades", table), ("votes", counted), ("candidates", listed)):
         write_product(product, join(out, f"{name}.parquet"), name, identity_of(graders=len(graders)))
         write_bytes(csv_bytes(list_table(product.to_pydict())), join(out, f"{name}.csv"))
-    apart = disagreements(deck, numbers)
-    write_bytes(csv_bytes(list_table({"name": apart})), join(out, "disagreements.csv"))
+    disputed_names = disagreements(deck, numbers)
+    write_bytes(csv_bytes(list_table({"name": disputed_names})), join(out, "disagreements.csv"))
     for name, image in zip(deck.names, deck.images):
         write_bytes(png(view_strip(image, deck.bands)), panel_path(out, name).replace("/panels/", "/pictures/"))
     report = agreement_report(deck, numbers)

@@ -241,13 +241,13 @@ def threshold_at_purity(
     above = np.append(np.cumsum(w[y][order][::-1])[::-1], 0.0)  # weight of the lenses from each rank on
     recall = above[np.searchsorted(s[y][order], curve.threshold)] / max(above[0], 1e-300)
     expected = precision_from_rates(recall, f, prevalence)
-    enough = np.flatnonzero((expected >= purity) & (curve.tp > 0))
-    if not len(enough):
+    pure_points = np.flatnonzero((expected >= purity) & (curve.tp > 0))
+    if not len(pure_points):
         raise BadInput(
             f"threshold at a purity of {purity:g}: {float(np.max(expected)):.2g} is the most that {n_galaxies:,} galaxies of '{split}' without a lens can "
             f"show at a prevalence of {prevalence:.2g}; expected some {int(0.5 * purity / (1 - purity) / prevalence):,} or more, or a lower purity"
         )
-    return _threshold(s, y, h, float(curve.threshold[enough[-1]]), "purity", purity, split)
+    return _threshold(s, y, h, float(curve.threshold[pure_points[-1]]), "purity", purity, split)
 
 
 def choose_threshold(
@@ -410,9 +410,9 @@ def crossmatch(
         return out
     everyone = [np.concatenate([getattr(listed, c) for listed in lists]) for c in ("names", "ra", "dec")]
     origin = np.concatenate([np.full(len(listed.ra), listed.name, object) for listed in lists])
-    row, apart = nearest(ra, dec, everyone[1], everyone[2])
-    for i in np.flatnonzero(apart <= radius):
-        out["known_as"][i], out["known_list"][i], out["known_arcsec"][i] = str(everyone[0][row[i]]), origin[row[i]], float(apart[i])
+    row, distance = nearest(ra, dec, everyone[1], everyone[2])
+    for i in np.flatnonzero(distance <= radius):
+        out["known_as"][i], out["known_list"][i], out["known_arcsec"][i] = str(everyone[0][row[i]]), origin[row[i]], float(distance[i])
     return out
 
 # %% ../../nbs/search/candidates.ipynb #1a47f4cf
@@ -440,11 +440,11 @@ def same_system(
     owner = np.arange(len(ra))
     if len(ra) < 2:
         return owner
-    near: dict[int, list[int]] = {}
+    neighbours: dict[int, list[int]] = {}
     for first, second in pairs_within(ra, dec, radius).tolist():
-        near.setdefault(second, []).append(first)
-    for i in sorted(near):
-        leads = [j for j in near[i] if owner[j] == j]
+        neighbours.setdefault(second, []).append(first)
+    for i in sorted(neighbours):
+        leads = [j for j in neighbours[i] if owner[j] == j]
         owner[i] = leads[0] if leads else i
     return owner
 
@@ -467,7 +467,7 @@ def checked_scores(
     BadInput
         candidates: no galaxy was searched, expected at least one score
         candidates: {len(identity)} galaxies and {len(logit)} logits, expected as many of each
-        candidates: {len(bad)} of {len(logit)} logits are not finite, the first of {example}; expected finite scores
+        candidates: {len(bad_rows)} of {len(logit)} logits are not finite, the first of {example}; expected finite scores
         candidates: {int((n > 1).sum())} galaxies occur more than once, such as {example}; expected each once
     """
     if not len(logit):
@@ -475,10 +475,10 @@ def checked_scores(
     identity = np.stack([np.asarray(searched[c]).astype(np.int64) for c in IDENTITY], axis=1)
     if len(identity) != len(logit):
         raise BadInput(f"candidates: {len(identity)} galaxies and {len(logit)} logits, expected as many of each")
-    bad = np.flatnonzero(~np.isfinite(logit))
-    if len(bad):
-        example = ", ".join(f"{c} {v}" for c, v in zip(IDENTITY, identity[bad[0]]))
-        raise BadInput(f"candidates: {len(bad)} of {len(logit)} logits are not finite, the first of {example}; expected finite scores")
+    bad_rows = np.flatnonzero(~np.isfinite(logit))
+    if len(bad_rows):
+        example = ", ".join(f"{c} {v}" for c, v in zip(IDENTITY, identity[bad_rows[0]]))
+        raise BadInput(f"candidates: {len(bad_rows)} of {len(logit)} logits are not finite, the first of {example}; expected finite scores")
     _, first, n = np.unique(galaxy_key(searched), return_index=True, return_counts=True)
     if n.max() > 1:
         example = ", ".join(f"{c} {v}" for c, v in zip(IDENTITY, identity[first[n.argmax()]]))

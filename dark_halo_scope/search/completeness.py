@@ -513,10 +513,10 @@ def prior_rows(
     rows, w = [], injections["weight"]
     for name in (n for n in UNITS if n in injections):
         v = injections[name].astype(float)
-        drawn = np.isfinite(v) & (w > 0)
-        order = np.argsort(v[drawn], kind="stable")
-        share = np.cumsum(w[drawn][order]) / w[drawn].sum()
-        quantiles = [float(v[drawn][order][min(np.searchsorted(share, q), len(order) - 1)]) for q in (0.05, 0.5, 0.95)]
+        usable = np.isfinite(v) & (w > 0)
+        order = np.argsort(v[usable], kind="stable")
+        share = np.cumsum(w[usable][order]) / w[usable].sum()
+        quantiles = [float(v[usable][order][min(np.searchsorted(share, q), len(order) - 1)]) for q in (0.05, 0.5, 0.95)]
         rows.append({"quantity": name, "unit": UNITS[name], "5 %": quantiles[0], "median": quantiles[1], "95 %": quantiles[2]})
     return rows
 
@@ -885,22 +885,22 @@ def could_be_found(
     Raises
     ------
     BadInput
-        no galaxy of the parent sample within {reach} arcsec of {ra} {dec} (nearest {apart}): not searched there
+        no galaxy of the parent sample within {reach} arcsec of {ra} {dec} (nearest {host_distance}): not searched there
     """
     distance = separation(parent["ra"], parent["dec"], ra, dec)
-    near = int(np.argmin(distance)) if len(distance) else -1
-    apart = float(distance[near]) if len(distance) else np.inf
-    if apart > reach:
+    host_row = int(np.argmin(distance)) if len(distance) else -1
+    host_distance = float(distance[host_row]) if len(distance) else np.inf
+    if host_distance > reach:
         raise BadInput(
-            f"no galaxy of the parent sample within {reach:g} arcsec of {ra:.4f} {dec:+.4f} (nearest {apart:.0f}): not searched there"
+            f"no galaxy of the parent sample within {reach:g} arcsec of {ra:.4f} {dec:+.4f} (nearest {host_distance:.0f}): not searched there"
         )
-    seeing = float(parent["psfsize_r"][near])
-    depth = float(depth_magnitude(np.array([parent["psfdepth_r"][near]], float))[0])
+    seeing = float(parent["psfsize_r"][host_row])
+    depth = float(depth_magnitude(np.array([parent["psfdepth_r"][host_row]], float))[0])
     conditions = {"theta_E": theta_E, "psfsize_r": seeing} | ({} if arc_mag_r is None else {"arc_mag_r": arc_mag_r})
     answer = estimate(completeness.map_of(list(conditions)), conditions)
     observability_class = OBSERVABILITY[int(observability(theta_E, seeing))]
     value, lo, hi = (float(v[0]) for v in (answer.value, answer.lo, answer.hi))
-    return Chance(ra, dec, theta_E, seeing, depth, apart, observability_class, value, lo, hi, str(answer.why[0]))
+    return Chance(ra, dec, theta_E, seeing, depth, host_distance, observability_class, value, lo, hi, str(answer.why[0]))
 
 # %% ../../nbs/search/completeness.ipynb #685d17bc
 @dataclass(frozen=True)

@@ -306,8 +306,10 @@ def planted_among(
     cards_of = lambda rows: (tuple(names[i] for i in rows), images[rows], (truth,) * len(rows))
     examples, new_examples = deck.examples, cards_of(example_index)
     if len(example_index):
-        before = ((), images[:0], ()) if examples is None else (examples.names, examples.images, examples.truth)
-        examples = Deck(before[0] + new_examples[0], np.concatenate([before[1], new_examples[1]]), deck.bands, before[2] + new_examples[2])
+        previous = ((), images[:0], ()) if examples is None else (examples.names, examples.images, examples.truth)
+        examples = Deck(
+            previous[0] + new_examples[0], np.concatenate([previous[1], new_examples[1]]), deck.bands, previous[2] + new_examples[2]
+        )
     plants = cards_of(plant_index)
     return Deck(deck.names + plants[0], np.concatenate([deck.images, plants[1]]), deck.bands, deck.truth + plants[2], examples)
 
@@ -665,7 +667,7 @@ class GradeBook:
     def write(self, sql: str, rows: Iterable[tuple]) -> int:
         "Rows in one transaction, on the disk when it returns; how many were new"
         with self.lock:
-            before = self.db.total_changes
+            n_before = self.db.total_changes
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 self.db.executemany(sql, rows)
@@ -673,7 +675,7 @@ class GradeBook:
             except BaseException:
                 self.db.execute("ROLLBACK")
                 raise
-            return self.db.total_changes - before
+            return self.db.total_changes - n_before
 
 # %% ../../nbs/search/grading.ipynb #642e0f7f
 def add_graders(
@@ -712,8 +714,8 @@ def add_cards(
         {book.path}: {len(changed)} candidate(s) had other pixels when grading began (first: {changed[0]}), expected a new book for them
     """
     hashes = {name: pixels_hash(image) for name, image in zip(deck.names, deck.images)}
-    before = dict(book.ask("SELECT name, pixels FROM card"))
-    changed = [name for name, pixels in hashes.items() if before.get(name, pixels) != pixels]
+    pixels_of_name = dict(book.ask("SELECT name, pixels FROM card"))
+    changed = [name for name, pixels in hashes.items() if pixels_of_name.get(name, pixels) != pixels]
     if changed:
         raise BadInput(
             f"{book.path}: {len(changed)} candidate(s) had other pixels when grading began (first: {changed[0]}), expected a new book for them"

@@ -263,12 +263,12 @@ def save(
         marks: expected a list
     """
     try:
-        sent = json.loads(body)["marks"]
+        marks_sent = json.loads(body)["marks"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadInput("marks: expected JSON with a list 'marks'") from None
-    if not isinstance(sent, list):
+    if not isinstance(marks_sent, list):
         raise BadInput("marks: expected a list")
-    marks = [mark_from(mark_values, desk.names) for mark_values in sent]
+    marks = [mark_from(mark_values, desk.names) for mark_values in marks_sent]
     record(book, desk.grader, marks)
     return {"saved": [mark.id for mark in marks]}
 

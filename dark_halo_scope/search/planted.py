@@ -129,8 +129,8 @@ def matched_plants(
     unit, free = spread(candidates), np.ones(len(plants), bool)
     for k in range(n):
         candidate = candidates[turn[k % len(turn)]]
-        far = np.hypot.reduce((plants - candidate) / unit, axis=1)
-        free[np.argmin(np.where(free, far, np.inf))] = False
+        distance = np.hypot.reduce((plants - candidate) / unit, axis=1)
+        free[np.argmin(np.where(free, distance, np.inf))] = False
     return np.flatnonzero(~free)
 
 # %% ../../nbs/search/planted.ipynb #ee46cd78

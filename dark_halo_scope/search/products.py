@@ -303,8 +303,8 @@ def listed_lenses(
     columns = table_arrays(anchors)
     if not {"theta_E", "arc_mag_r"} <= columns.keys() or not len(anchors):
         return None
-    row, apart = nearest(columns["ra"], columns["dec"], sample.galaxies["ra"], sample.galaxies["dec"])
-    was_searched = (apart < 1.5) & np.isfinite(columns["theta_E"]) & np.isfinite(columns["arc_mag_r"])
+    row, separation = nearest(columns["ra"], columns["dec"], sample.galaxies["ra"], sample.galaxies["dec"])
+    was_searched = (separation < 1.5) & np.isfinite(columns["theta_E"]) & np.isfinite(columns["arc_mag_r"])
     if not was_searched.any():
         return None
     sky = {c: sample.galaxies[c][row[was_searched]] for c in ("psfsize_r", "psfdepth_r", "logit")}
@@ -363,13 +363,13 @@ def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
     "Phase 6: the share of injections found, by what they are and where they lie, beside listed lenses; also for FITS and ECSV"
     completeness_recipe = recipe.completeness
     threshold = threshold_of(inputs["scores"], inputs["stamps"], recipe.candidates)
-    drawn = injections_of(inputs["stamps"], inputs["scores"], completeness_recipe.split, threshold.logit)
-    weights, missed = drawn["weight"], 0.0
+    injections = injections_of(inputs["stamps"], inputs["scores"], completeness_recipe.split, threshold.logit)
+    weights, missed = injections["weight"], 0.0
     if completeness_recipe.by_area:
         axes = [Axis(name, completeness_recipe.edges[name]) for name in ("psfsize_r", "depth_r") if name in completeness_recipe.edges]
         survey = survey_conditions(table_arrays(inputs["parent"].read(["brickid", "psfsize_r", "psfdepth_r"])))
-        weights, missed = survey_weights(drawn, survey, axes)
-    maps = all_maps(drawn | {"weight": weights}, completeness_recipe, threshold.logit)
+        weights, missed = survey_weights(injections, survey, axes)
+    maps = all_maps(injections | {"weight": weights}, completeness_recipe, threshold.logit)
     lenses = listed_lenses(
         inputs["anchors"].value, searched(inputs["sky"], inputs["parent"], recipe.candidates, recipe.sky.bands), threshold.logit
     )
@@ -384,8 +384,8 @@ def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
         "level": completeness_recipe.level,
     }
     forecast_of = forecasts(maps, lenses) if lenses is not None else {}
-    summary = {"threshold": asdict(threshold), "prior": prior_rows(drawn), "plan": recipe.plan.prior, "missed_area": missed}
-    summary |= {"injections": len(drawn["found"]), "outside": {name: m.outside for name, m in maps.maps.items()}}
+    summary = {"threshold": asdict(threshold), "prior": prior_rows(injections), "plan": recipe.plan.prior, "missed_area": missed}
+    summary |= {"injections": len(injections["found"]), "outside": {name: m.outside for name, m in maps.maps.items()}}
     files = {
         "completeness.fits": completeness_fits(maps, beside, meta),
         "completeness.ecsv": ecsv_bytes(astropy_table(table, "completeness", meta=meta)),
@@ -398,7 +398,7 @@ def completeness(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
             }
         ),
     }
-    return Made(table, files=files, rows=len(drawn["found"]))
+    return Made(table, files=files, rows=len(injections["found"]))
 
 # %% ../../nbs/search/products.ipynb #1509a90d
 def compared_given(
@@ -556,8 +556,8 @@ def beside_census(
     """
     rows, galaxies = table_arrays(listed.table), sample.galaxies
     kinds = census["kind"][nearest(rows["ra"], rows["dec"], census["ra"], census["dec"])[0]].astype(str)
-    row, apart = nearest(lenses["ra"], lenses["dec"], galaxies["ra"], galaxies["dec"])
-    was_searched = apart < 1.5
+    row, separation = nearest(lenses["ra"], lenses["dec"], galaxies["ra"], galaxies["dec"])
+    was_searched = separation < 1.5
     above = was_searched & (galaxies["logit"][row] >= np.float32(listed.threshold.logit))
     entry, from_lens = nearest(lenses["ra"], lenses["dec"], rows["ra"], rows["dec"])
     is_listed = from_lens <= radius

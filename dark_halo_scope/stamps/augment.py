@@ -265,8 +265,8 @@ def with_neighbours(
     if n < 2 or not len(pasted_rows):
         return image
     donor = (pasted_rows + 1 + (u[pasted_rows, 1] * (n - 1)).astype(np.int64)) % n
-    (near, far), (bright, faint) = recipe.neighbour_reach, recipe.neighbour_fainter
-    distance, angle = near + (far - near) * u[pasted_rows, 2], 2 * np.pi * u[pasted_rows, 3]
+    (min_reach, max_reach), (bright, faint) = recipe.neighbour_reach, recipe.neighbour_fainter
+    distance, angle = min_reach + (max_reach - min_reach) * u[pasted_rows, 2], 2 * np.pi * u[pasted_rows, 3]
     step = np.arange(n_band) - (n_band - 1) // 2
     fainter = (bright + (faint - bright) * u[pasted_rows, 4])[:, None] + recipe.neighbour_bluer * u[pasted_rows, 5][:, None] * step
     factor = torch.from_numpy((10 ** (-0.4 * fainter)).astype(np.float32)).to(image.device)

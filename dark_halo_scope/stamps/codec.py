@@ -227,9 +227,9 @@ def _quantise(images: np.ndarray, codec: str, sigma: np.ndarray | None) -> tuple
         limit, stored = float(STEPS_MAX), np.rint(images / scale[:, :, None, None])
     else:
         scale, limit, stored = np.ones(peak.shape, np.float32), FLOAT16_MAX, images
-    over = peak > limit * scale
-    saturated = (size > (limit * scale)[:, :, None, None]).sum(axis=(2, 3)) if over.any() else np.zeros(peak.shape)
-    stored = np.clip(stored, -limit, limit) if codec == "int16" or over.any() else stored
+    beyond_limit = peak > limit * scale
+    saturated = (size > (limit * scale)[:, :, None, None]).sum(axis=(2, 3)) if beyond_limit.any() else np.zeros(peak.shape)
+    stored = np.clip(stored, -limit, limit) if codec == "int16" or beyond_limit.any() else stored
     if codec == "int16":
         return to_planes(stored.astype("<i2").reshape(len(images), -1)), scale, saturated
     return to_half(stored).reshape(len(images), -1), scale, saturated

@@ -246,7 +246,7 @@ def open_source(
 def open_stamps(
     uri: str,  # A Parquet file, local or s3://
     metadata: Any = None,  # Its footer, where it is known already
-    written: Sequence[Any] | None = None,  # What its receipt says of it, see `written_file`, where that is known already
+    written_facts: Sequence[Any] | None = None,  # What its receipt says of it, see `written_file`, where that is known already
 ) -> pq.ParquetFile:
     """The file, memory-mapped where it is local; raises BadInput where it is not whole
 
@@ -256,7 +256,7 @@ def open_stamps(
         A Parquet file, local or s3://
     metadata : Any, default None
         Its footer, where it is known already
-    written : Sequence[Any] | None, default None
+    written_facts : Sequence[Any] | None, default None
         What its receipt says of it, see `written_file`, where that is known already
 
     Returns
@@ -264,7 +264,7 @@ def open_stamps(
     pq.ParquetFile
     """
     with readable(uri):
-        return open_table(uri, open_source(uri), written, metadata=metadata, pre_buffer=storage.scheme_of(uri) != "file")
+        return open_table(uri, open_source(uri), written_facts, metadata=metadata, pre_buffer=storage.scheme_of(uri) != "file")
 
 # %% ../../nbs/stamps/reader.ipynb #946669e9
 def selected(
@@ -549,15 +549,15 @@ def file_facts(
 @lru_cache(None)
 def _facts(uri: str, size: int, changed: int) -> FileFacts:
     "The facts of a file as it was at a time; its footer, which may be a megabyte, is not kept"
-    written = tuple(written_file(uri))
-    metadata = open_stamps(uri, written=written).metadata
+    written_facts = tuple(written_file(uri))
+    metadata = open_stamps(uri, written_facts=written_facts).metadata
     with readable(uri):
         split_column = next((i for i in range(metadata.num_columns) if metadata.schema.column(i).path == "split"), None)
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
         split_statistics: list[Any] = [group.column(split_column).statistics for group in groups] if split_column is not None else [None]
         each_single = all(s is not None and s.has_min_max and not s.null_count and s.min == s.max for s in split_statistics)
         splits = tuple(sorted({s.max for s in split_statistics})) if each_single else None
-    return FileFacts(tuple(group.num_rows for group in groups), splits, written)
+    return FileFacts(tuple(group.num_rows for group in groups), splits, written_facts)
 
 
 class Filled:
@@ -622,7 +622,7 @@ def _file_rows(uri: str, stamp_set: StampSet, selection: Selection, recipe: Read
     facts = file_facts(uri)
     if not stamp_set.split and selection.splits and facts.without(selection.splits):
         return {}, {"another split": sum(facts.groups)}, len(facts.groups)
-    file = open_stamps(uri, written=facts.written)
+    file = open_stamps(uri, written_facts=facts.written)
     names = file.schema_arrow.names
     needed_columns = {
         *KEPT,
@@ -662,9 +662,9 @@ def _file_rows(uri: str, stamp_set: StampSet, selection: Selection, recipe: Read
             raise BadInput(f"{uri}: lacks column 'is_control', which set '{stamp_set.name}' chooses by")
         keep &= rows["is_control"].astype(bool) == (stamp_set.only == "controls")
     if stamp_set.avoid is not None:
-        near = near_avoided(rows, stamp_set, uri)
-        n_lost["known lens"] = int((keep & near).sum())
-        keep &= ~near
+        beside_lens = near_avoided(rows, stamp_set, uri)
+        n_lost["known lens"] = int((keep & beside_lens).sum())
+        keep &= ~beside_lens
     n = len(label)
     out = {
         "unit": np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
@@ -719,7 +719,7 @@ def build_index(
     files = [(number, stamp_set, uri) for number, stamp_set in enumerate(sets) for uri in stamp_files(stamp_set.paths)]
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         facts_of_files = list(pool.map(lambda f: file_facts(f[2]), files))
-        written = {uri: list(facts.written) for (_, _, uri), facts in zip(files, facts_of_files)}
+        facts_of_file = {uri: list(facts.written) for (_, _, uri), facts in zip(files, facts_of_files)}
         filled = Filled(sum(sum(facts.groups) for facts in facts_of_files))
         for (number, _, uri), (part, part_lost, groups) in zip(files, pool.map(lambda f: _file_rows(f[2], f[1], selection, recipe), files)):
             if part:
@@ -731,7 +731,7 @@ def build_index(
         raise BadInput(f"no stamp is left in {', '.join(s.name for s in sets)} after the selection (lost: {n_lost or 'nothing to read'})")
     identity = {name.removeprefix("identity "): columns.pop(name) for name in list(columns) if name.startswith("identity ")}
     scale = [columns.pop(name) for name in sorted(columns) if name.startswith("scale ")]
-    index = StampIndex(units, tuple(sets), identity=identity, scale=scale, lost=n_lost, written=written, **columns)
+    index = StampIndex(units, tuple(sets), identity=identity, scale=scale, lost=n_lost, written=facts_of_file, **columns)
     return upsample_hard(index, recipe) if recipe.hard_negatives else index
 
 # %% ../../nbs/stamps/reader.ipynb #61033523
@@ -956,7 +956,7 @@ def decode_unit(
     set_number, uri, group = index.units[number]
     if uri not in footers:
         footers.clear() if len(footers) > 256 else None
-        metadata = open_stamps(uri, written=index.written.get(uri)).metadata
+        metadata = open_stamps(uri, written_facts=index.written.get(uri)).metadata
         footers[uri] = metadata, {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}, open_source(uri)
     metadata, columns, source = footers[uri]
     pixels = []
@@ -965,8 +965,8 @@ def decode_unit(
             stored = stored_bands(columns, column) if column in columns else ()
             pages = None
             if column in columns:
-                width, new = metadata.schema.column(columns[column]).length, (number, column) not in index.compared
-                pages = column_pages(source, metadata.row_group(group).column(columns[column]), width, new) if width > 0 else None
+                width, compare = metadata.schema.column(columns[column]).length, (number, column) not in index.compared
+                pages = column_pages(source, metadata.row_group(group).column(columns[column]), width, compare) if width > 0 else None
                 index.compared.add((number, column))
             decoded = (
                 stored_pixels(pages, stored, recipe.bands) if pages else _arrow_pixels(uri, metadata, group, column, stored, recipe.bands)

@@ -83,8 +83,8 @@ class Calibrator:
 # %% ../../nbs/stats/calibration.ipynb #1d81741b
 def shift_prior(
     p: Any,  # (n,) probabilities at the old prevalence
-    old: float,  # fraction of lenses they were made for
-    new: float,  # fraction of lenses where they are read
+    fitted_share: float,  # fraction of lenses they were made for
+    read_share: float,  # fraction of lenses where they are read
 ) -> np.ndarray:
     """Probabilities moved from one prevalence to another
 
@@ -94,9 +94,9 @@ def shift_prior(
     ----------
     p : Any
         (n,) probabilities at the old prevalence
-    old : float
+    fitted_share : float
         fraction of lenses they were made for
-    new : float
+    read_share : float
         fraction of lenses where they are read
 
     Returns
@@ -106,12 +106,12 @@ def shift_prior(
     Raises
     ------
     BadInput
-        {name} prevalence: {v}, expected a fraction between 0 and 1
+        {name}: {v}; expected a fraction between 0 and 1
     """
-    for name, v in (("old", old), ("new", new)):
+    for name, v in (("fitted_share", fitted_share), ("read_share", read_share)):
         if not 0 < v < 1:
-            raise BadInput(f"{name} prevalence: {v}, expected a fraction between 0 and 1")
-    moved: np.ndarray = special.expit(special.logit(np.asarray(p, np.float64)) + special.logit(new) - special.logit(old))
+            raise BadInput(f"{name}: {v}; expected a fraction between 0 and 1")
+    moved: np.ndarray = special.expit(special.logit(np.asarray(p, np.float64)) + special.logit(read_share) - special.logit(fitted_share))
     return moved
 
 # %% ../../nbs/stats/calibration.ipynb #8e78042a

@@ -369,11 +369,11 @@ class RunningRoc:
 def _merged_counts(score: np.ndarray, count: np.ndarray, new_scores: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Distinct scores, rising, with how many of either class have each, after further ones"
     all_scores, score_index = np.unique(np.concatenate([score, new_scores]), return_inverse=True)
-    old, new = np.split(score_index.reshape(-1), [len(score)])
+    previous_index, score_index_of_row = np.split(score_index.reshape(-1), [len(score)])
     out = np.zeros((len(all_scores), 2), np.int64)
-    out[old] = count
+    out[previous_index] = count
     for kind in (False, True):
-        out[:, int(kind)] += np.bincount(new[label == kind], minlength=len(all_scores))
+        out[:, int(kind)] += np.bincount(score_index_of_row[label == kind], minlength=len(all_scores))
     return all_scores, out
 
 # %% ../../nbs/stats/metrics.ipynb #ff176ead

@@ -219,11 +219,11 @@ def fetch_files(
             return str(error)
 
     with ThreadPoolExecutor(client.policy.connections) as pool:
-        for k, ((source, _), got) in enumerate(zip(plan.todo, pool.map(one, plan.todo))):
-            if isinstance(got, str):
-                set_aside[source] = got
+        for k, ((source, _), outcome) in enumerate(zip(plan.todo, pool.map(one, plan.todo))):
+            if isinstance(outcome, str):
+                set_aside[source] = outcome
             else:
-                size += got
+                size += outcome
             if progress:
                 progress(k + 1, len(plan.todo), size)
     return FetchResult(len(plan.todo) - len(set_aside), size, set_aside)

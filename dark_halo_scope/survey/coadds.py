@@ -227,13 +227,13 @@ def same_plane(
     Raises
     ------
     BadInput
-        {one.where}: projection {other}; expected {plane}, as in {images[0].where}
+        {image.where}: projection {projection}; expected {plane}, as in {images[0].where}
         {images[0].where}: tangent point {plane.ra}, {plane.dec}; expected the centre of brick {brickname}
     """
     plane = tangent_plane(images[0].header, images[0].where)
-    for one in images[1:]:
-        if (other := tangent_plane(one.header, one.where)) != plane:
-            raise BadInput(f"{one.where}: projection {other}; expected {plane}, as in {images[0].where}")
+    for image in images[1:]:
+        if (projection := tangent_plane(image.header, image.where)) != plane:
+            raise BadInput(f"{image.where}: projection {projection}; expected {plane}, as in {images[0].where}")
     brickid = brick_ids(plane.ra, np.clip(plane.dec, -90, 90))
     if brick_names(brickid) != brickname or separation(plane.ra, plane.dec, *brick_centres(brickid)) > MAX_OFF:
         raise BadInput(f"{images[0].where}: tangent point {plane.ra}, {plane.dec}; expected the centre of brick {brickname}")
@@ -250,14 +250,16 @@ def open_brick(
     Raises
     ------
     BadInput
-        {one.where}: {one.shape} of {one.dtype}; expected {mask.shape} of float32, as the mask of the brick
+        {band_plane.where}: {band_plane.shape} of {band_plane.dtype}; expected {mask.shape} of float32, as the mask of the brick
         {mask.where}: mask of {mask.dtype}; expected whole numbers
     """
     planes = {kind: tuple(open_tiled(release.coadd(brickname, kind, band)) for band in bands) for kind in ("image", "invvar", "psfsize")}
     mask = open_tiled(release.coadd(brickname, "maskbits"))
-    for one in (*planes["image"], *planes["invvar"], *planes["psfsize"]):
-        if one.shape != mask.shape or one.dtype != np.float32:
-            raise BadInput(f"{one.where}: {one.shape} of {one.dtype}; expected {mask.shape} of float32, as the mask of the brick")
+    for band_plane in (*planes["image"], *planes["invvar"], *planes["psfsize"]):
+        if band_plane.shape != mask.shape or band_plane.dtype != np.float32:
+            raise BadInput(
+                f"{band_plane.where}: {band_plane.shape} of {band_plane.dtype}; expected {mask.shape} of float32, as the mask of the brick"
+            )
     if mask.dtype.kind not in "iu":
         raise BadInput(f"{mask.where}: mask of {mask.dtype}; expected whole numbers")
     plane = same_plane(brickname, (*planes["image"], *planes["invvar"], *planes["psfsize"], mask))
@@ -292,9 +294,9 @@ def checked_invvar(
     BadInput
         {image.where}: inverse variances from {low} to {high}; expected none below 0 or above {MAX_CONTRAST} x {typical}
     """
-    some = np.sort(values[:, ::8, ::8], axis=None)
-    some = some[some > 0]
-    typical = some[len(some) // 2] if len(some) else np.inf
+    positive = np.sort(values[:, ::8, ::8], axis=None)
+    positive = positive[positive > 0]
+    typical = positive[len(positive) // 2] if len(positive) else np.inf
     low, high = values.min(initial=0), values.max(initial=0)
     # Rounding to a level may take a small value half a level below zero.
     if low < -image.scale.max() or high > MAX_CONTRAST * typical:
@@ -328,11 +330,11 @@ def checked_bits(
     Raises
     ------
     BadInput
-        {where}: mask with bits {unknown}, which no release has; expected some of {known}
+        {where}: mask with bits {unknown}, which no release has; expected some of {known_bits}
     """
-    known = sum(1 << bit for bit in {*numbers.values(), *MASKBITS.values()})
-    if unknown := int(np.bitwise_or.reduce(values, axis=None)) & ~known:
-        raise BadInput(f"{where}: mask with bits {unknown:#x}, which no release has; expected some of {known:#x}")
+    known_bits = sum(1 << bit for bit in {*numbers.values(), *MASKBITS.values()})
+    if unknown := int(np.bitwise_or.reduce(values, axis=None)) & ~known_bits:
+        raise BadInput(f"{where}: mask with bits {unknown:#x}, which no release has; expected some of {known_bits:#x}")
     return values
 
 # %% ../../nbs/survey/coadds.ipynb #7290bf7e
@@ -489,13 +491,13 @@ def observing_columns(
     Raises
     ------
     BadInput
-        metadata column(s) {', '.join(lacking)} cannot be measured on a cutout (known: {', '.join(known)})
+        metadata column(s) {', '.join(lacking)} cannot be measured on a cutout (known: {', '.join(column_of_name)})
     """
     area = 4 * np.pi * (cut.psfsize / np.sqrt(8 * np.log(2)) / pixscale) ** 2
     depth = np.median(cut.invvar, axis=(2, 3)) / np.maximum(area, 1e-3)
-    known = {
+    column_of_name = {
         f"{kind}_{b}": column[:, i] for kind, column in (("psfsize", cut.psfsize), ("psfdepth", depth)) for i, b in enumerate(cut.bands)
     }
-    if lacking := [name for name in names if name not in known]:
-        raise BadInput(f"metadata column(s) {', '.join(lacking)} cannot be measured on a cutout (known: {', '.join(known)})")
-    return np.stack([known[name] for name in names], axis=1) if names else np.zeros((len(cut.ok), 0))
+    if lacking := [name for name in names if name not in column_of_name]:
+        raise BadInput(f"metadata column(s) {', '.join(lacking)} cannot be measured on a cutout (known: {', '.join(column_of_name)})")
+    return np.stack([column_of_name[name] for name in names], axis=1) if names else np.zeros((len(cut.ok), 0))

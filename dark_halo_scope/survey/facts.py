@@ -188,9 +188,9 @@ def survey_facts(
         if not exists(name):
             raise BadInput(f"{name}: no such file; expected the facts of a release, as in data_manifests/releases")
         return facts_in(name)
-    known = [*release_names(), *ALIASES]
-    if name not in known:
-        raise unknown_name("release", name, known)
+    accepted_names = [*release_names(), *ALIASES]
+    if name not in accepted_names:
+        raise unknown_name("release", name, accepted_names)
     return facts_in(str(manifest("releases", f"{ALIASES.get(name, name)}.yaml")))
 
 # %% ../../nbs/survey/facts.ipynb #021f36f7

@@ -133,9 +133,9 @@ def parse_cards(
     """
     header: dict[str, CardValue] = {}
     for start in range(0, len(block), CARD):
-        found = _CARD.match(block, start, start + CARD)
-        if found:
-            header.setdefault(found.group(1).decode("ascii"), parse_value(found.group(2)))
+        match = _CARD.match(block, start, start + CARD)
+        if match:
+            header.setdefault(match.group(1).decode("ascii"), parse_value(match.group(2)))
     return header
 
 # %% ../../nbs/survey/fitsfile.ipynb #b26bef7c
@@ -243,7 +243,7 @@ GROUP = 512  # Words that compiled code sums at a time
 def word_sum(
     data: bytes | memoryview,
     offset: int = 0,  # Where they stand, counted from the first of the words [bytes]
-    before: int = 0,  # Sum of the bytes before
+    previous_sum: int = 0,  # Sum of the bytes before
 ) -> int:  # 0 to 2^32 - 1
     """Ones' complement sum of big-endian 32-bit words, so that a file's sum is that of its parts; half a word at either end is filled with zeros
 
@@ -252,7 +252,7 @@ def word_sum(
     data : bytes | memoryview
     offset : int, default 0
         Where they stand, counted from the first of the words [bytes]
-    before : int, default 0
+    previous_sum : int, default 0
         Sum of the bytes before
 
     Returns
@@ -261,12 +261,12 @@ def word_sum(
         0 to 2^32 - 1
     """
     lead = min(-offset % 4, len(data))
-    whole = lead + (len(data) - lead) // 4 * 4
-    edges = (bytes(offset % 4) + bytes(data[:lead])).ljust(4, b"\0"), bytes(data[whole:]).ljust(4, b"\0")
-    words = np.frombuffer(data[lead:whole], ">u4")
+    words_end = lead + (len(data) - lead) // 4 * 4
+    edges = (bytes(offset % 4) + bytes(data[:lead])).ljust(4, b"\0"), bytes(data[words_end:]).ljust(4, b"\0")
+    words = np.frombuffer(data[lead:words_end], ">u4")
     quick = len(words) // GROUP * GROUP if len(words) > 2**18 else 0  # of a header NumPy is quicker: the compiled code is loaded first
-    much = compiled(_sums_of_bytes)(words[:quick].view("<u8").reshape(-1, GROUP // 2)) if quick else ()
-    total = before + sum(int(one) << shift for one, shift in zip(much, (24, 16, 8, 0)))
+    byte_sums = compiled(_sums_of_bytes)(words[:quick].view("<u8").reshape(-1, GROUP // 2)) if quick else ()
+    total = previous_sum + sum(int(byte_sum) << shift for byte_sum, shift in zip(byte_sums, (24, 16, 8, 0)))
     total += int(words[quick:].sum(dtype=np.uint64)) + sum(int.from_bytes(edge) for edge in edges)
     while total > ALL_ONES:
         total = (total & ALL_ONES) + (total >> 32)
@@ -299,8 +299,8 @@ def data_sum(
     int | None
         None where there is none
     """
-    said = str(hdu.header.get("DATASUM", "")).strip()
-    return int(said) if said.isdecimal() and int(said) <= ALL_ONES else None
+    recorded = str(hdu.header.get("DATASUM", "")).strip()
+    return int(recorded) if recorded.isdecimal() and int(recorded) <= ALL_ONES else None
 
 
 def check_head_sum(
@@ -318,18 +318,18 @@ def check_head_sum(
     Raises
     ------
     BadInput
-        {where}: header changed after it was written (it and DATASUM sum to {found}; expected {ALL_ONES})
+        {where}: header changed after it was written (it and DATASUM sum to {computed}; expected {ALL_ONES})
     """
-    said = data_sum(hdu)
-    if said is None or not str(hdu.header.get("CHECKSUM", "")).strip("0 "):
+    recorded = data_sum(hdu)
+    if recorded is None or not str(hdu.header.get("CHECKSUM", "")).strip("0 "):
         return
-    if (found := word_sum(said.to_bytes(4, "big"), before=hdu.head_sum)) not in (0, ALL_ONES):
-        raise BadInput(f"{where}: header changed after it was written (it and DATASUM sum to {found:#x}; expected {ALL_ONES:#x})")
+    if (computed := word_sum(recorded.to_bytes(4, "big"), previous_sum=hdu.head_sum)) not in (0, ALL_ONES):
+        raise BadInput(f"{where}: header changed after it was written (it and DATASUM sum to {computed:#x}; expected {ALL_ONES:#x})")
 
 
 def check_data_sum(
     hdu: Hdu,
-    found: int,  # Sum of its data's words
+    computed: int,  # Sum of its data's words
     where: str,  # Name of the file and the HDU, for the message
 ) -> None:
     """Compares data that were read with DATASUM, where the header has it; raises BadInput where they differ
@@ -337,7 +337,7 @@ def check_data_sum(
     Parameters
     ----------
     hdu : Hdu
-    found : int
+    computed : int
         Sum of its data's words
     where : str
         Name of the file and the HDU, for the message
@@ -345,10 +345,10 @@ def check_data_sum(
     Raises
     ------
     BadInput
-        {where}: data changed after they were written (their words sum to {found}; DATASUM is {said})
+        {where}: data changed after they were written (their words sum to {computed}; DATASUM is {recorded})
     """
-    if (said := data_sum(hdu)) is not None and found % ALL_ONES != said % ALL_ONES:
-        raise BadInput(f"{where}: data changed after they were written (their words sum to {found}; DATASUM is {said})")
+    if (recorded := data_sum(hdu)) is not None and computed % ALL_ONES != recorded % ALL_ONES:
+        raise BadInput(f"{where}: data changed after they were written (their words sum to {computed}; DATASUM is {recorded})")
 
 # %% ../../nbs/survey/fitsfile.ipynb #47d7a9e4
 def read_header(
@@ -385,8 +385,8 @@ def read_header(
     if not block.startswith((b"SIMPLE", b"XTENSION")):
         raise BadInput(f"{where}: not a FITS file at offset {start}; expected SIMPLE or XTENSION, got {block[:16]!r}")
     header = parse_cards(block[:ends])
-    at = start + -(-ends // BLOCK) * BLOCK
-    hdu = Hdu(header, at, data_size(header, where), word_sum(block[: at - start]))
+    data_start = start + -(-ends // BLOCK) * BLOCK
+    hdu = Hdu(header, data_start, data_size(header, where), word_sum(block[: data_start - start]))
     if hdu.start + hdu.size > size:
         raise BadInput(f"{where}: header promises {hdu.size} bytes of data, the file has {max(0, size - hdu.start)} left (truncated file?)")
     return hdu
@@ -394,10 +394,10 @@ def read_header(
 # %% ../../nbs/survey/fitsfile.ipynb #fd773fbd
 def _end_of_header(block: bytes) -> int:
     "Offset just behind the END card, which stands at a multiple of 80; 0 when there is none"
-    at = block.find(b"END" + b" " * 77)
-    while at >= 0 and at % CARD:
-        at = block.find(b"END" + b" " * 77, at + 1)
-    return at + CARD if at >= 0 else 0
+    end_card = block.find(b"END" + b" " * 77)
+    while end_card >= 0 and end_card % CARD:
+        end_card = block.find(b"END" + b" " * 77, end_card + 1)
+    return end_card + CARD if end_card >= 0 else 0
 
 # %% ../../nbs/survey/fitsfile.ipynb #8c2e423c
 def find_hdu(
@@ -445,7 +445,7 @@ _TFORM = re.compile(r"(\d*)([LXBIJKEDCMAPQ])")
 def row_dtype(
     hdu: Hdu,
     where: str,  # Name of the file, for the message
-    wanted: tuple[str, ...] | None = None,  # Lower-case names; None for all
+    names: tuple[str, ...] | None = None,  # Lower-case names; None for all
 ) -> np.dtype:  # Structured, big-endian, of one row's size; names in lower case
     """Layout of the wanted columns of a table; raises BadInput when one is missing or the header contradicts itself
 
@@ -454,7 +454,7 @@ def row_dtype(
     hdu : Hdu
     where : str
         Name of the file, for the message
-    wanted : tuple[str, ...] | None, default None
+    names : tuple[str, ...] | None, default None
         Lower-case names; None for all
 
     Returns
@@ -476,16 +476,16 @@ def row_dtype(
     width = header_int(hdu.header, "NAXIS1", where)
     fields, offset = {}, 0
     for i in range(1, header_int(hdu.header, "TFIELDS", where, high=999) + 1):
-        found = _TFORM.match(str(hdu.header.get(f"TFORM{i}", "")))
-        if not found:
+        form = _TFORM.match(str(hdu.header.get(f"TFORM{i}", "")))
+        if not form:
             raise BadInput(f"{where}: column {i} has TFORM{i} = {hdu.header.get(f'TFORM{i}')!r}; expected a FITS column type")
-        repeat, code = int(found.group(1) or 1), found.group(2)
+        repeat, code = int(form.group(1) or 1), form.group(2)
         name = str(hdu.header.get(f"TTYPE{i}", f"col{i}")).lower()
         fields[name] = (offset, code, repeat, i)
         offset += _column_width(code, repeat)
     if offset != width:
         raise BadInput(f"{where}: columns take {offset} bytes a row, NAXIS1 says {width}")
-    return _dtype_of({name: fields[name] for name in (wanted or fields) if _has(name, fields, where)}, hdu, width, where)
+    return _dtype_of({name: fields[name] for name in (names or fields) if _has(name, fields, where)}, hdu, width, where)
 
 # %% ../../nbs/survey/fitsfile.ipynb #4b0e11b5
 def _has(name: str, fields: dict, where: str) -> bool:

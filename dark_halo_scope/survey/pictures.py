@@ -138,9 +138,13 @@ def _unclipped(picture: np.ndarray, full: np.ndarray) -> np.ndarray:
     if unclipped.all() or not unclipped.any():
         return out
     rows, columns = ndimage.distance_transform_edt(~unclipped, return_distances=False, return_indices=True)
-    near = picture[rows, columns]
-    left = np.where(full, -1.0, near).argmax(-1)[..., None]
-    grown = near / np.maximum(np.take_along_axis(near, left, -1), 1e-9) * np.take_along_axis(picture, left, -1)
+    neighbour_pixels = picture[rows, columns]
+    clipped_band = np.where(full, -1.0, neighbour_pixels).argmax(-1)[..., None]
+    grown = (
+        neighbour_pixels
+        / np.maximum(np.take_along_axis(neighbour_pixels, clipped_band, -1), 1e-9)
+        * np.take_along_axis(picture, clipped_band, -1)
+    )
     return np.where(full & ~full.all(-1, keepdims=True), np.clip(grown, picture, 3.0), out)
 
 
@@ -309,13 +313,13 @@ def render_8bit(
     stack = padded(np.asarray(stack))
     if stack.shape[1] != 3 or not np.isfinite(stack).all():
         raise BadInput(f"rendering: shape {stack.shape}, finite {bool(np.isfinite(stack).all())}; expected finite g, r, z")
-    up = hann_matrix(RENDER_PIXELS, UP_PIXELS)
+    upsampling = hann_matrix(RENDER_PIXELS, UP_PIXELS)
     out = np.empty((len(stack), RENDER_PIXELS, RENDER_PIXELS, 3), np.uint8)
     for picture, image in zip(out, stack):
         zrg = image[::-1].astype(np.float64)
         light = zrg - np.percentile(zrg[zrg > 0], 0.5)
         light = np.clip(light / np.percentile(light, 99.5), 0, 1)
-        coarse = (up @ light @ up.T * 255).astype(np.uint8)[:, ::-1]
+        coarse = (upsampling @ light @ upsampling.T * 255).astype(np.uint8)[:, ::-1]
         for k in range(3):
             picture[..., k] = np.asarray(Image.fromarray(coarse[k]).resize((RENDER_PIXELS,) * 2, Image.Resampling.LANCZOS))
     return out
@@ -354,10 +358,10 @@ def softened(
     np.ndarray
         Same shape: the light as the two resamplings leave it
     """
-    up = hann_matrix(RENDER_PIXELS, UP_PIXELS)
+    upsampling = hann_matrix(RENDER_PIXELS, UP_PIXELS)
     out = np.empty(stack.shape, np.float32)
     for i in np.ndindex(stack.shape[:2]):
-        upsampled = np.ascontiguousarray(up @ stack[i].astype(np.float64) @ up.T, np.float32)
+        upsampled = np.ascontiguousarray(upsampling @ stack[i].astype(np.float64) @ upsampling.T, np.float32)
         out[i] = np.asarray(Image.fromarray(upsampled).resize((RENDER_PIXELS,) * 2, Image.Resampling.LANCZOS))
     return out
 

@@ -93,8 +93,8 @@ def table_chunks(
             block = np.frombuffer(data, layout)
             yield pa.table({name: arrow_column(block[name], name, where) for name in columns})
         if summed:
-            rest = rows * width  # what lies behind the rows, and the padding
-            total = word_sum(read_at(file, hdu.start + rest, hdu.end - hdu.start - rest, where), rest, total)
+            rows_end = rows * width  # what lies behind the rows, and the padding
+            total = word_sum(read_at(file, hdu.start + rows_end, hdu.end - hdu.start - rows_end, where), rows_end, total)
             check_data_sum(hdu, total, f"{where}: HDU {extension}")
         if not rows:
             yield pa.table({name: arrow_column(np.empty(0, layout)[name], name, where) for name in columns})
@@ -207,9 +207,9 @@ def check_rows(
     BadInput
         {where}: column '{name}' is {table[name].type}; expected numbers
         {where}: column '{name}' from {low} to {high}; expected {limits[0]} to {limits[1]}
-        {where}: type {min(map(str, other))}; expected one of {', '.join(sorted(SOURCE_TYPES))}
-        {where}: brickid and brickname do not agree in every row, such as {brickid[start][worst]} and {said[worst]}
-        {where}: rows of brick {wanted[np.argmax(beyond)]} lie up to {reach[2][np.argmax(beyond)]}, {reach[3][np.argmax(beyond)]} deg, outside of it
+        {where}: type {min(map(str, unknown_types))}; expected one of {', '.join(sorted(SOURCE_TYPES))}
+        {where}: brickid and brickname do not agree in every row, such as {brickid[start][worst]} and {brickname_of_run[worst]}
+        {where}: rows of brick {name_of_run[np.argmax(beyond)]} lie up to {reach[2][np.argmax(beyond)]}, {reach[3][np.argmax(beyond)]} deg, outside of it
     """
     for name in table.column_names if len(table) else ():
         if limits := limits_of(name):
@@ -222,22 +222,22 @@ def check_rows(
     if (
         "type" in table.column_names
         and not _only_known(table["type"])
-        and (other := set(pc.unique(table["type"]).to_pylist()) - SOURCE_TYPES)
+        and (unknown_types := set(pc.unique(table["type"]).to_pylist()) - SOURCE_TYPES)
     ):
-        raise BadInput(f"{where}: type {min(map(str, other))!r}; expected one of {', '.join(sorted(SOURCE_TYPES))}")
+        raise BadInput(f"{where}: type {min(map(str, unknown_types))!r}; expected one of {', '.join(sorted(SOURCE_TYPES))}")
     if {"brickid", "brickname", "ra", "dec"} <= set(table.column_names) and len(table):
         _check_bricks(table, where)
 
 # %% ../../nbs/survey/sweeps.ipynb #2b5d272a
 def _as_numbers(texts: pa.ChunkedArray, letters: int) -> np.ndarray | None:
     "Texts of so many letters, up to eight, as whole numbers, which are quicker to compare; None where one is of another length"
-    whole = (texts.chunk(0) if texts.num_chunks == 1 else texts.combine_chunks()).cast(pa.string())
-    ends = np.frombuffer(whole.buffers()[1], np.int32)[whole.offset :][: len(whole) + 1]
-    if whole.null_count or not (np.diff(ends) == letters).all():
+    strings = (texts.chunk(0) if texts.num_chunks == 1 else texts.combine_chunks()).cast(pa.string())
+    ends = np.frombuffer(strings.buffers()[1], np.int32)[strings.offset :][: len(strings) + 1]
+    if strings.null_count or not (np.diff(ends) == letters).all():
         return None
-    content = bytes(memoryview(whole.buffers()[2] or b"")[ends[0] : ends[-1]]) + bytes(8)  # the last number reaches beyond
+    content = bytes(memoryview(strings.buffers()[2] or b"")[ends[0] : ends[-1]]) + bytes(8)  # the last number reaches beyond
     size = 4 if letters <= 4 else 8
-    return np.ndarray(len(whole), f"<u{size}", content, strides=(letters,)) & (2 ** (8 * letters) - 1)
+    return np.ndarray(len(strings), f"<u{size}", content, strides=(letters,)) & (2 ** (8 * letters) - 1)
 
 
 def _only_known(types: pa.ChunkedArray) -> bool:
@@ -255,20 +255,22 @@ def _only_known(types: pa.ChunkedArray) -> bool:
 def _check_bricks(table: pa.Table, where: str) -> None:
     "Raises BadInput where a row lies beyond the image of its brick, or the brick has another name"
     brickid, ra, dec = (table[name].to_numpy() for name in ("brickid", "ra", "dec"))
-    other = brickid[1:] != brickid[:-1]
-    start = np.concatenate([[0], np.flatnonzero(other) + 1])  # of each run of rows of one brick
-    bricks, which = np.unique(brickid[start], return_inverse=True)
-    wanted, numbers = brick_names(bricks)[which], _as_numbers(table["brickname"], 8)
-    said = np.array(table["brickname"].take(pa.array(start)).to_pylist(), object)
-    if numbers is None or (said != wanted).any() or ((numbers[1:] != numbers[:-1]) & ~other).any():
-        worst = int(np.argmax(said != wanted))
-        raise BadInput(f"{where}: brickid and brickname do not agree in every row, such as {brickid[start][worst]} and {said[worst]!r}")
-    west, east, south, north = (edge[which] for edge in brick_edges(bricks))
+    new_run = brickid[1:] != brickid[:-1]
+    start = np.concatenate([[0], np.flatnonzero(new_run) + 1])  # of each run of rows of one brick
+    bricks, brick_index = np.unique(brickid[start], return_inverse=True)
+    name_of_run, numbers = brick_names(bricks)[brick_index], _as_numbers(table["brickname"], 8)
+    brickname_of_run = np.array(table["brickname"].take(pa.array(start)).to_pylist(), object)
+    if numbers is None or (brickname_of_run != name_of_run).any() or ((numbers[1:] != numbers[:-1]) & ~new_run).any():
+        worst = int(np.argmax(brickname_of_run != name_of_run))
+        raise BadInput(
+            f"{where}: brickid and brickname do not agree in every row, such as {brickid[start][worst]} and {brickname_of_run[worst]!r}"
+        )
+    west, east, south, north = (edge[brick_index] for edge in brick_edges(bricks))
     lengthened = OVERLAP / np.maximum(np.cos(np.radians(np.maximum(np.abs(south), np.abs(north)))), 1e-6)
     reach = [extreme.reduceat(values, start) for values in (ra, dec) for extreme in (np.minimum, np.maximum)]
     across = ((east - west) / 2 + lengthened < np.abs((side - (east + west) / 2 + 180) % 360 - 180) for side in reach[:2])
     beyond = np.logical_or(*across) | ~((reach[2] >= south - OVERLAP) & (reach[3] <= north + OVERLAP))
     if beyond.any():
         raise BadInput(
-            f"{where}: rows of brick {wanted[np.argmax(beyond)]} lie up to {reach[2][np.argmax(beyond)]:g}, {reach[3][np.argmax(beyond)]:g} deg, outside of it"
+            f"{where}: rows of brick {name_of_run[np.argmax(beyond)]} lie up to {reach[2][np.argmax(beyond)]:g}, {reach[3][np.argmax(beyond)]:g} deg, outside of it"
         )

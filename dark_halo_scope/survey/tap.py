@@ -63,8 +63,8 @@ def catalogue_type(
     -------
     pa.DataType
     """
-    known = {c.name: TYPES[c.dtype] for c in columns_of(PARENT, "griz")}
-    return known.get(name) or INTEGER_TYPES.get(name.rsplit("_", 1)[0] if name.startswith("nobs") else name, pa.float32())
+    type_of_name = {c.name: TYPES[c.dtype] for c in columns_of(PARENT, "griz")}
+    return type_of_name.get(name) or INTEGER_TYPES.get(name.rsplit("_", 1)[0] if name.startswith("nobs") else name, pa.float32())
 
 
 def as_catalogue(

@@ -29,15 +29,15 @@ LEADING_ZEROS = np.array([8, *(7 - int(np.log2(i)) for i in range(1, 256))], np.
 @kernel
 def _word(
     code: np.ndarray,  # (bytes,) uint8
-    at: Any,  # First of four bytes
+    start: Any,  # First of four bytes
 ) -> Any:
     "Four bytes as a number; behind the end of the code come zeros"
-    if at + 4 <= code.size:
-        high = (np.uint64(code[at]) << np.uint64(24)) | (np.uint64(code[at + 1]) << np.uint64(16))
-        return high | (np.uint64(code[at + 2]) << np.uint64(8)) | np.uint64(code[at + 3])
+    if start + 4 <= code.size:
+        high = (np.uint64(code[start]) << np.uint64(24)) | (np.uint64(code[start + 1]) << np.uint64(16))
+        return high | (np.uint64(code[start + 2]) << np.uint64(8)) | np.uint64(code[start + 3])
     word: Any = np.uint64(0)
-    for i in range(max(0, code.size - at)):
-        word |= np.uint64(code[at + i]) << np.uint64(24 - 8 * i)
+    for i in range(max(0, code.size - start)):
+        word |= np.uint64(code[start + i]) << np.uint64(24 - 8 * i)
     return word
 
 # %% ../../nbs/survey/tiles.ipynb #a773e340
@@ -68,42 +68,42 @@ def rice_decode(
     width_bits, top = (5, 25) if bytepix == 4 else (4, 14) if bytepix == 2 else (3, 6)
     sign = np.int64(1) << (8 * bytepix - 1)
     last: Any = np.int64(0)
-    at: Any = bytepix  # next byte to take
-    held: Any = np.uint64(0)  # the next bits, at the upper end of 64
-    have: Any = 0  # how many of them
+    next_byte: Any = bytepix  # next byte to take
+    bits: Any = np.uint64(0)  # the next bits, at the upper end of 64
+    n_bits: Any = 0  # how many of them
     if code.size < bytepix:
         return -1
     for i in range(bytepix):
         last = (last << 8) | code[i]
     for start in range(0, out.size, block):
-        if have <= 32:
-            at, held, have = at + 4, held | _word(code, at) << np.uint64(32 - have), have + 32
-        low: Any = np.int64(held >> np.uint64(64 - width_bits)) - 1
-        held, have = held << np.uint64(width_bits), have - width_bits
+        if n_bits <= 32:
+            next_byte, bits, n_bits = next_byte + 4, bits | _word(code, next_byte) << np.uint64(32 - n_bits), n_bits + 32
+        low: Any = np.int64(bits >> np.uint64(64 - width_bits)) - 1
+        bits, n_bits = bits << np.uint64(width_bits), n_bits - width_bits
         want: Any = 8 * bytepix if low == top else low
         stop = min(start + block, out.size)
         for i in range(start, stop if low >= 0 else start):
             folded: Any = np.int64(0)
-            if have <= 32:
-                at, held, have = at + 4, held | _word(code, at) << np.uint64(32 - have), have + 32
+            if n_bits <= 32:
+                next_byte, bits, n_bits = next_byte + 4, bits | _word(code, next_byte) << np.uint64(32 - n_bits), n_bits + 32
             if low < top:
-                while (held >> np.uint64(56)) == 0:
-                    if at - have // 8 > code.size:
+                while (bits >> np.uint64(56)) == 0:
+                    if next_byte - n_bits // 8 > code.size:
                         return -1
-                    folded, held, have = folded + 8, held << np.uint64(8), have - 8
-                    if have <= 32:
-                        at, held, have = at + 4, held | _word(code, at) << np.uint64(32 - have), have + 32
-                zeros = np.int64(LEADING_ZEROS[held >> np.uint64(56)])
-                folded, held, have = folded + zeros, held << np.uint64(zeros + 1), have - (zeros + 1)
+                    folded, bits, n_bits = folded + 8, bits << np.uint64(8), n_bits - 8
+                    if n_bits <= 32:
+                        next_byte, bits, n_bits = next_byte + 4, bits | _word(code, next_byte) << np.uint64(32 - n_bits), n_bits + 32
+                zeros = np.int64(LEADING_ZEROS[bits >> np.uint64(56)])
+                folded, bits, n_bits = folded + zeros, bits << np.uint64(zeros + 1), n_bits - (zeros + 1)
             # At least 25 bits are left here, and 33 where a pixel is kept whole; shifting twice allows for no bits at all.
-            folded = (folded << want) | np.int64((held >> np.uint64(1)) >> np.uint64(63 - want))
-            held, have = held << np.uint64(want), have - want
+            folded = (folded << want) | np.int64((bits >> np.uint64(1)) >> np.uint64(63 - want))
+            bits, n_bits = bits << np.uint64(want), n_bits - want
             last += (folded >> 1) ^ -(folded & 1)
             # Differences wrap around at the width of a pixel; a single byte has no sign in FITS.
             out[i] = ((last + sign) & (2 * sign - 1)) - sign if bytepix > 1 else last & 255
         if low < 0:
             out[start:stop] = ((last + sign) & (2 * sign - 1)) - sign if bytepix > 1 else last & 255
-    return at - have // 8
+    return next_byte - n_bits // 8
 
 # %% ../../nbs/survey/tiles.ipynb #2a964749
 N_RANDOM = 10_000
@@ -458,8 +458,8 @@ def _numbers(image: TiledImage, code: np.ndarray, shape: tuple[int, int]) -> np.
         codec = HCompress1(scale=0, smooth=bool(image.smooth), bytepix=8, nx=shape[0], ny=shape[1])
         return np.asarray(codec.decode(_checked_hcompress(code, shape))).reshape(-1)[:n].astype(np.int32)
     numbers = np.empty(n, np.int32)
-    if (taken := compiled(rice_decode, fast=False)(code, numbers, image.block, image.bytepix)) != len(code):
-        early = "ends before the tile does" if taken < 0 or taken > len(code) else f"ends {len(code) - taken} bytes behind the tile"
+    if (n_bytes := compiled(rice_decode, fast=False)(code, numbers, image.block, image.bytepix)) != len(code):
+        early = "ends before the tile does" if n_bytes < 0 or n_bytes > len(code) else f"ends {len(code) - n_bytes} bytes behind the tile"
         raise ValueError(f"its Rice code {early}")
     return numbers
 

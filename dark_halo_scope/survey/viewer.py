@@ -65,10 +65,10 @@ class ViewerRecipe:
     psf: bool = True  # Ask for the point-spread function too: one more request a position
 
     def __post_init__(self) -> None:
-        shown = layer_bands(self.layer)
+        bands_of_layer = layer_bands(self.layer)
         for band in parse_bands(self.bands):
-            if band not in shown:
-                raise unknown_name("band", band, shown, where=f"layer '{self.layer}'")
+            if band not in bands_of_layer:
+                raise unknown_name("band", band, bands_of_layer, where=f"layer '{self.layer}'")
         if not 1 <= self.n_pix <= MAX_SIZE or self.pixscale <= 0:
             raise BadInput(f"viewer: n_pix={self.n_pix}, pixscale={self.pixscale}; expected 1 to {MAX_SIZE} pixels and a positive scale")
         check_ranges(self, "viewer", pixscale="(0, 100]")

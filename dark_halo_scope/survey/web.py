@@ -316,9 +316,14 @@ class HttpClient:
     def _once(self, url: str, partial: Partial) -> bytes:
         "One try; raises _Busy when another one may help"
         limit = urllib3.Timeout(connect=min(self.policy.timeout, 15.0), read=self.policy.timeout)
-        once = urllib3.Retry(total=5, connect=0, read=0, redirect=5, status=0, other=0, respect_retry_after_header=False)
+        no_retries = urllib3.Retry(total=5, connect=0, read=0, redirect=5, status=0, other=0, respect_retry_after_header=False)
         try:
-            options: dict[str, Any] = {"timeout": limit, "pool_timeout": self.policy.longest, "retries": once, "preload_content": False}
+            options: dict[str, Any] = {
+                "timeout": limit,
+                "pool_timeout": self.policy.longest,
+                "retries": no_retries,
+                "preload_content": False,
+            }
             answer = self.pool(url).request("GET", url, headers=self._headers(partial), **options)
             try:
                 return self._accept(answer, url, partial)

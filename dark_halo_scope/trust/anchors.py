@@ -287,9 +287,9 @@ def galaxy_at_centre(
     smooth = sum(kernel[i, j] * np.roll(flat, (i - 1, j - 1), (0, 1)) for i in range(3) for j in range(3)) / 9
     rim = smooth[r > 0.4 * flat.shape[0] * pixscale]
     noise = 1.4826 * np.median(np.abs(rim - np.median(rim)))
-    near = np.where(r <= 2 * reach, smooth, -np.inf)
-    peak = np.unravel_index(int(np.argmax(near)), near.shape)
-    return bool(near[peak] - np.median(rim) > 8 * max(noise, 1e-12) and r[peak] <= reach)
+    central_light = np.where(r <= 2 * reach, smooth, -np.inf)
+    peak = np.unravel_index(int(np.argmax(central_light)), central_light.shape)
+    return bool(central_light[peak] - np.median(rim) > 8 * max(noise, 1e-12) and r[peak] <= reach)
 
 # %% ../../nbs/trust/anchors.ipynb #fa0e968e
 @dataclass(frozen=True)
@@ -641,16 +641,16 @@ def stage0(
         if (group == name).any()
     ]
     recall = [proportion(f"recall, {measure} >= {c:.4g}", score >= c) for _, c in stated]
-    wrong = np.asarray(impostors[column], float) if impostors else np.zeros(0)
-    contamination = [proportion(f"all impostors, {measure} >= {c:.4g}", wrong >= c) for _, c in stated]
+    impostor_score = np.asarray(impostors[column], float) if impostors else np.zeros(0)
+    contamination = [proportion(f"all impostors, {measure} >= {c:.4g}", impostor_score >= c) for _, c in stated]
     for k in sorted(set(impostors["class"].tolist())) if impostors else []:
-        contamination.append(proportion(f"{k}, {measure} >= {cut:.4g}", wrong[impostors["class"] == k] >= cut))  # type: ignore[index]
+        contamination.append(proportion(f"{k}, {measure} >= {cut:.4g}", impostor_score[impostors["class"] == k] >= cut))  # type: ignore[index]
     passed, verdict = gating_rule(recall[0], contamination[0], recipe)
     rows = report_rows(anchors, order, ("name", "theta_E"), **{"logit": logit, column: score})
-    highest = np.argsort(-wrong, kind="stable")[:10]
-    confused = report_rows(impostors, highest, ("name", "class"), **{column: wrong}) if impostors and "name" in impostors else []
+    highest = np.argsort(-impostor_score, kind="stable")[:10]
+    confused = report_rows(impostors, highest, ("name", "class"), **{column: impostor_score}) if impostors and "name" in impostors else []
     at_fpr = fixed_rate_recall(logit, negatives, hosts, recipe.fprs) if negatives is not None else []
-    scores = {"lenses": distribution(score, measure), "impostors": distribution(wrong, measure)}
+    scores = {"lenses": distribution(score, measure), "impostors": distribution(impostor_score, measure)}
     kept_out = dict(refused or {})
     return StageZero(
         recall, at_fpr, strata, contamination, scores, rows[:10], rows[::-1][:10], passed, verdict, kept_out, confused, measure
@@ -677,8 +677,8 @@ def gating_rule(
     tuple[bool | None, str]
         passed, None where it was not tested, and one line
     """
-    enough, clean = recall.value > recipe.recall, contamination.value < recipe.contamination
-    passed = None if enough and not contamination.n else enough and clean
+    recalled, clean = recall.value > recipe.recall, contamination.value < recipe.contamination
+    passed = None if recalled and not contamination.n else recalled and clean
     dirt = f"{contamination.found} of {contamination.n} impostors" if contamination.n else "no impostors"
     line = (
         f"{ {True: 'passed', False: 'FAILED', None: 'not tested'}[passed] }: recall {recall.found} of {recall.n} = {recall.value:.1%} "

@@ -104,8 +104,8 @@ def core_weight(
     px, py = x[inside] * pixscale, y[inside] * pixscale
     radii = np.linspace(0, max(float(r.max(initial=0.0)), pixscale), 64)
     angle = np.linspace(0, np.pi / 4, 5)
-    far = np.hypot(px - (radii[:, None] * np.cos(angle)).ravel()[:, None], py - (radii[:, None] * np.sin(angle)).ravel()[:, None])
-    share = psf_profile(cast(RoundPSF, psf), far, i, 0).sum(1).reshape(len(radii), -1) @ np.array([1, 2, 2, 2, 1]) / 8 * pixscale**2
+    distance = np.hypot(px - (radii[:, None] * np.cos(angle)).ravel()[:, None], py - (radii[:, None] * np.sin(angle)).ravel()[:, None])
+    share = psf_profile(cast(RoundPSF, psf), distance, i, 0).sum(1).reshape(len(radii), -1) @ np.array([1, 2, 2, 2, 1]) / 8 * pixscale**2
     return np.interp(r, radii, share)
 
 # %% ../../nbs/trust/core.ipynb #6457a11b
@@ -141,13 +141,13 @@ def nested_rays(
     grid = (np.arange(n) + 0.5) * step - half
     gx, gy = (a.ravel() for a in np.meshgrid(grid + lens.center_x[0], grid + lens.center_y[0]))
     bx, by = (b[0] for b in source_position(lens, gx[None], gy[None]))
-    near = (np.hypot(bx - x, by - y) < size + 2 * step) | (np.hypot(gx - lens.center_x[0], gy - lens.center_y[0]) < 1.5 * step)
+    is_dense = (np.hypot(bx - x, by - y) < size + 2 * step) | (np.hypot(gx - lens.center_x[0], gy - lens.center_y[0]) < 1.5 * step)
     cut = max(int(np.ceil(step / smallest_step)), 2)
     inner = ((np.arange(cut) + 0.5) / cut - 0.5) * step
     ix, iy = (a.ravel() for a in np.meshgrid(inner, inner))
-    dense = (gx[near][:, None] + ix).ravel(), (gy[near][:, None] + iy).ravel()
-    area = np.r_[np.full(len(dense[0]), (step / cut) ** 2), np.full(int((~near).sum()), step**2)]
-    return np.r_[dense[0], gx[~near]], np.r_[dense[1], gy[~near]], area
+    dense = (gx[is_dense][:, None] + ix).ravel(), (gy[is_dense][:, None] + iy).ravel()
+    area = np.r_[np.full(len(dense[0]), (step / cut) ** 2), np.full(int((~is_dense).sum()), step**2)]
+    return np.r_[dense[0], gx[~is_dense]], np.r_[dense[1], gy[~is_dense]], area
 
 # %% ../../nbs/trust/core.ipynb #3a0e7885
 def one_of(lens: LensParams, i: int) -> LensParams:

@@ -319,8 +319,8 @@ def folded_examinee(
 
     members = [load_model(path) for path in checkpoints]
     recipe = members[0][1]
-    for path, (_, other, _) in zip(checkpoints, members):
-        check_fit(other, path, bands=recipe.read.bands)
+    for path, (_, member_recipe, _) in zip(checkpoints, members):
+        check_fit(member_recipe, path, bands=recipe.read.bands)
 
     def ask(images: np.ndarray, ident: np.ndarray) -> ExamAnswer:
         fold, logit = fold_of(ident), np.zeros(len(images), np.float32)

@@ -685,10 +685,10 @@ def known_clean(
 # %% ../../nbs/trust/gates.ipynb #c80219fb
 def core_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     "Excess light in the core of painted stamps over what a clean render would put there"
-    known = known_clean("core", s, recipe)
-    if isinstance(known, GateResult):
-        return known
-    s, arc, core = known, known.clean[:, 0], core_light(known.image, recipe.core_radius)[:, known.r]  # type: ignore[index,arg-type]
+    clean_stamps = known_clean("core", s, recipe)
+    if isinstance(clean_stamps, GateResult):
+        return clean_stamps
+    s, arc, core = clean_stamps, clean_stamps.clean[:, 0], core_light(clean_stamps.image, recipe.core_radius)[:, clean_stamps.r]  # type: ignore[index,arg-type]
     if s.ctrl is not None:
         measured, predicted = (with_host_brightness(s, x) for x in (core, core_light(s.ctrl, recipe.core_radius)[:, s.r] + arc))
     else:
@@ -704,10 +704,10 @@ def core_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
 # %% ../../nbs/trust/gates.ipynb #16c099c6
 def core_light_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     "Painted light in the core over the light that a clean render puts there"
-    known = known_clean("core light", s, recipe) if s.ctrl is not None else not_checked("core light", "needs ctrl_stamp")
-    if isinstance(known, GateResult):
-        return known
-    s = known.take(known.label)
+    clean_stamps = known_clean("core light", s, recipe) if s.ctrl is not None else not_checked("core light", "needs ctrl_stamp")
+    if isinstance(clean_stamps, GateResult):
+        return clean_stamps
+    s = clean_stamps.take(clean_stamps.label)
     painted = core_light(s.image - s.ctrl, recipe.core_radius)[:, s.r]  # type: ignore[operator]
     expected, strata, rows = s.clean[:, 0], theta_strata(s, recipe.theta_edges), {}  # type: ignore[index]
     z = stats.norm.isf(recipe.alpha / 2 / max(len(strata), 1))
@@ -722,9 +722,9 @@ def core_light_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
             "n": int(use.sum()),
             "hosts": len(np.unique(s.host[use])),
         }
-    off = {k: abs(r["ratio"] - 1) for k, r in rows.items()}
-    faulty = {k: off[k] > recipe.core_light and not r["lo"] <= 1 <= r["hi"] for k, r in rows.items()}
-    worst_stratum = max(rows, key=lambda k: (faulty[k], off[k]))
+    deviation = {k: abs(r["ratio"] - 1) for k, r in rows.items()}
+    faulty = {k: deviation[k] > recipe.core_light and not r["lo"] <= 1 <= r["hi"] for k, r in rows.items()}
+    worst_stratum = max(rows, key=lambda k: (faulty[k], deviation[k]))
     w = rows[worst_stratum]
     why = (
         f"{worst_stratum}: {w['ratio']:.3f} [{w['lo']:.3f}, {w['hi']:.3f}] times the light of a clean render within {recipe.core_radius:g} px, "
@@ -794,10 +794,10 @@ def metadata_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
 # %% ../../nbs/trust/gates.ipynb #5f193d60
 def normalisation_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     "Whether the mean of the stamps separates the classes beyond the arcs' own light, as a clean render would have it"
-    known = known_clean("normalisation", s, recipe) if s.ctrl is not None else not_checked("normalisation", "needs ctrl_stamp")
-    if isinstance(known, GateResult):
-        return known
-    s, pix = known, known.image.shape[-1] ** 2  # type: ignore[union-attr]
+    clean_stamps = known_clean("normalisation", s, recipe) if s.ctrl is not None else not_checked("normalisation", "needs ctrl_stamp")
+    if isinstance(clean_stamps, GateResult):
+        return clean_stamps
+    s, pix = clean_stamps, clean_stamps.image.shape[-1] ** 2  # type: ignore[union-attr]
     in_r = source_flux(s.columns, ["r"])[:, 0] if len(s.bands) > 1 else np.ones(len(s))
     share = [source_flux(s.columns, [b])[:, 0] / np.where(in_r > 0, in_r, 1) if len(s.bands) > 1 else in_r for b in s.bands]
     arcs = np.stack([s.clean[:, 1] * np.where(s.label, v, 0) for v in share], 1)  # type: ignore[index]

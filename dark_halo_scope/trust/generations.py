@@ -354,11 +354,17 @@ def against_criteria(
     rows = []
     for c in CRITERIA:
         value = values.get(c.key)
-        known = value is not None and not math.isnan(value) and (decides or c.key != "attention")
+        was_measured = value is not None and not math.isnan(value) and (decides or c.key != "attention")
         verdict = (
-            "not measured" if not known else "shown" if c.wanted == "shown" else "yes" if c.least <= float(value or 0) <= c.most else "NO"
+            "not measured"
+            if not was_measured
+            else "shown"
+            if c.wanted == "shown"
+            else "yes"
+            if c.least <= float(value or 0) <= c.most
+            else "NO"
         )
-        rows.append({"what": c.what, "wanted": c.wanted, "value": value if known else None, "met": verdict})
+        rows.append({"what": c.what, "wanted": c.wanted, "value": value if was_measured else None, "met": verdict})
     return rows
 
 # %% ../../nbs/trust/generations.ipynb #a5cc1f62

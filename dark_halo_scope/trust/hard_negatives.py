@@ -96,9 +96,11 @@ def model_rows(
         "known lenses": int(near_lens.sum()),
         "kept": len(kept_rows),
     }
-    kept = {c: np.asarray(columns[c])[kept_rows] for c in SCORE_COLUMNS}
-    kept |= {c: np.asarray(columns[c], float)[kept_rows] if c in columns else np.full(len(kept_rows), np.nan) for c in ("p_lens", "logit")}
-    return kept | {"source_model": np.full(len(kept_rows), name, object)}, counts
+    kept_columns = {c: np.asarray(columns[c])[kept_rows] for c in SCORE_COLUMNS}
+    kept_columns |= {
+        c: np.asarray(columns[c], float)[kept_rows] if c in columns else np.full(len(kept_rows), np.nan) for c in ("p_lens", "logit")
+    }
+    return kept_columns | {"source_model": np.full(len(kept_rows), name, object)}, counts
 
 # %% ../../nbs/trust/hard_negatives.ipynb #d33e6b90
 def mine(

@@ -187,14 +187,14 @@ def gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
 # %% ../../nbs/trust/products.ipynb #8386255e
 def gates_made(results: Sequence[Any]) -> Made:
     "Gates as a product: their numbers, and the names of those that failed"
-    wrong = failed(results)
+    failed_gates = failed(results)
     verdicts = {r.name: r.passed for r in results}
-    why = "; ".join(f"{r.name}: {r.why}" for r in results if r.name in wrong) or f"{len(results)} gates passed"
+    why = "; ".join(f"{r.name}: {r.why}" for r in results if r.name in failed_gates) or f"{len(results)} gates passed"
     return Made(
         files={"": as_json(gate_rows(results))},
-        identity={"verdicts": verdicts, "failed": wrong},
+        identity={"verdicts": verdicts, "failed": failed_gates},
         rows=len(results),
-        passed=not wrong,
+        passed=not failed_gates,
         why=why,
     )
 
@@ -220,10 +220,10 @@ def at_own_share(
     np.ndarray
         (n,)
     """
-    known = fitted_on[fitted_on >= 0]
-    if len(np.unique(known)) < 2:
+    known_labels = fitted_on[fitted_on >= 0]
+    if len(np.unique(known_labels)) < 2:
         return p
-    return shift_prior(p, float(known.mean()), float(np.mean(label)))
+    return shift_prior(p, float(known_labels.mean()), float(np.mean(label)))
 
 # %% ../../nbs/trust/products.ipynb #5723c4a2
 def score_gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
@@ -253,10 +253,10 @@ def score_gates(inputs: Inputs, recipe: Chosen, place: Place) -> Made:
 # %% ../../nbs/trust/products.ipynb #7de62706
 def stamp_columns(inputs: Inputs, names: np.ndarray, columns: Sequence[str]) -> list[np.ndarray]:
     "Columns of the stamps with these task ids, in their order"
-    known = table_arrays(concat(training_files(inputs), ["task_id", *columns]))
-    order = np.argsort(known["task_id"])
-    row = order[np.searchsorted(known["task_id"][order], names)]
-    return [known[c][row] for c in columns]
+    stamps = table_arrays(concat(training_files(inputs), ["task_id", *columns]))
+    order = np.argsort(stamps["task_id"])
+    row = order[np.searchsorted(stamps["task_id"][order], names)]
+    return [stamps[c][row] for c in columns]
 
 # %% ../../nbs/trust/products.ipynb #61c7494f
 def table_arrays(table: pa.Table) -> dict[str, np.ndarray]:
@@ -304,7 +304,7 @@ def mine_negatives(
     address = recipe.train.read.hard_negatives
     if address and exists(address):
         return Made(read_table(address))
-    files, known = training_files(inputs), inputs["known"].value
+    files, known_lenses = training_files(inputs), inputs["known"].value
     networks = list(recipe.negatives.models)
     if not networks:
         read = replace(recipe.train.read, hard_negatives="")
@@ -317,7 +317,7 @@ def mine_negatives(
         if committee.calibrator is None:  # what it says is no probability: it is cut on its logit, under that name
             del columns["p_lens"]
         scores[committee.name] = columns
-    lenses = known["ra"].to_numpy(), known["dec"].to_numpy()
+    lenses = known_lenses["ra"].to_numpy(), known_lenses["dec"].to_numpy()
     mined, counts = mine(scores, lenses, recipe.negatives.mine)
     if not len(mined):
         raise BadInput(
@@ -465,17 +465,17 @@ def examine(
     network_columns = {"logit": logit[used], "image": np.nan_to_num(cut.image[used])}
     seeing = cut.psfsize[used, cut.bands.index("r")] if "r" in cut.bands else np.full(len(used), np.nan)
     examined["seeing"] = np.where(np.isfinite(examined.get("seeing", np.full(len(used), np.nan))), examined.get("seeing", seeing), seeing)
-    wrong = None
+    impostor_columns = None
     if impostors:
         listed, impostor_cutouts = impostors
         score = score_cutouts(committee, impostor_cutouts)[impostor_cutouts.ok]
-        wrong = {c: np.asarray(listed[c])[impostor_cutouts.ok] for c in ("name", "class")} | {
+        impostor_columns = {c: np.asarray(listed[c])[impostor_cutouts.ok] for c in ("name", "class")} | {
             "logit": score,
             "p_lens": committee.probability(score),
         }
     scores, hosts = negatives or (None, None)
     p_lens = committee.probability(logit[used]) if committee.calibrator else None
-    report = stage0(examined, logit[used], p_lens, wrong, scores, hosts, recipe, refusals)
+    report = stage0(examined, logit[used], p_lens, impostor_columns, scores, hosts, recipe, refusals)
     return report, examined | network_columns
 
 # %% ../../nbs/trust/products.ipynb #a0ec14e6

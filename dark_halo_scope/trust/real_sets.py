@@ -210,9 +210,9 @@ def _linear(folder: str | Path, name: str, label: int, group: str) -> RealSet:
     pictures = file["image_zrg_uint8"]
     if pictures.shape[1:] != (101, 101, 3):
         raise BadInput(f"{folder}/{name}.npz: shape {pictures.shape}; expected (n, 101, 101, 3)")
-    known = {c: file[c].astype(float) for c in ("ra", "dec") if c in file.files}
+    position = {c: file[c].astype(float) for c in ("ra", "dec") if c in file.files}
     return real_set(
-        name, "8bit", True, from_8bit_fluxes(pictures, file["r_mag"]).flux, label, group, GRZ, mag_r=file["r_mag"].astype(float), **known
+        name, "8bit", True, from_8bit_fluxes(pictures, file["r_mag"]).flux, label, group, GRZ, mag_r=file["r_mag"].astype(float), **position
     )
 
 
@@ -272,8 +272,8 @@ def read_huang(folder: str | Path) -> RealSet:
     file = np.load(_file(folder, "lenses_huang2020_rgb.npz"), allow_pickle=False)
     grade, pictures = file["grade"], file["rgb"]
     flux = regridded(to_fluxes(pictures, lettered=lettering(pictures)).flux, 26.5 / pictures.shape[1], 101)
-    known = {c: np.where(grade == "C", np.nan, file[c]) for c in ("ra", "dec")}
-    return real_set("huang2020", "viewer", False, flux, 1, grade, GRZ, sampling=np.array([SAMPLING[g] for g in grade]), **known)
+    position = {c: np.where(grade == "C", np.nan, file[c]) for c in ("ra", "dec")}
+    return real_set("huang2020", "viewer", False, flux, 1, grade, GRZ, sampling=np.array([SAMPLING[g] for g in grade]), **position)
 
 
 PAIR_FILES = {"random": (0, "random pair"), "topthetaE": (0, "pair of largest theta_E"), "table2": (1, "pair graded A")}
@@ -568,7 +568,7 @@ def refuse_seen(
     ------
     BadInput
         {exam_set.name} {exam_set.ident[i]} of the exam lies {distance} arcsec from {train_set.name} {train_set.ident[j]} in training; leave it out of one of them
-        {exam_set.name} {exam_set.ident[i]} of the exam looks like {train_set.name} {train_set.ident[j]} in training (correlation {alike}); leave it out of one of them
+        {exam_set.name} {exam_set.ident[i]} of the exam looks like {train_set.name} {train_set.ident[j]} in training (correlation {correlation}); leave it out of one of them
     """
     for train_set in train:
         for exam_set in exam:
@@ -576,7 +576,7 @@ def refuse_seen(
                 raise BadInput(
                     f"{exam_set.name} {exam_set.ident[i]} of the exam lies {distance:.1f} arcsec from {train_set.name} {train_set.ident[j]} in training; leave it out of one of them"
                 )
-            for i, j, alike in near_duplicates(fingerprints(exam_set.flux), fingerprints(train_set.flux)):
+            for i, j, correlation in near_duplicates(fingerprints(exam_set.flux), fingerprints(train_set.flux)):
                 raise BadInput(
-                    f"{exam_set.name} {exam_set.ident[i]} of the exam looks like {train_set.name} {train_set.ident[j]} in training (correlation {alike:.2f}); leave it out of one of them"
+                    f"{exam_set.name} {exam_set.ident[i]} of the exam looks like {train_set.name} {train_set.ident[j]} in training (correlation {correlation:.2f}); leave it out of one of them"
                 )

@@ -143,12 +143,12 @@ def arc_patch(
     n_pix = image.shape[-1]
     y, x = np.mgrid[:n_pix, :n_pix] - (n_pix - 1) / 2
     r = np.hypot(x, y)
-    far = (r > 32) & (r < 48)
-    low, high = np.percentile(residual[:, far], [16, 84], axis=1)  # a bright neighbour moves these little
+    outskirts = (r > 32) & (r < 48)
+    low, high = np.percentile(residual[:, outskirts], [16, 84], axis=1)  # a bright neighbour moves these little
     noise = np.maximum((high - low) / 2, 1e-3 * residual.max())[:, None, None]
     score = ndimage.gaussian_filter((residual[:2] / noise[:2]).sum(0), 1.2)
     labels, _ = ndimage.label(
-        (score > sigma * max(np.diff(np.percentile(score[far], [16, 84]))[0] / 2, 1e-9)) & (r >= inner) & (r <= outer)
+        (score > sigma * max(np.diff(np.percentile(score[outskirts], [16, 84]))[0] / 2, 1e-9)) & (r >= inner) & (r <= outer)
     )
     core = r < 4
     blue = residual[0] - residual[2] * model[0][core].sum() / max(model[2][core].sum(), 1e-9)
