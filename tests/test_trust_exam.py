@@ -9,7 +9,7 @@ from dark_halo_scope.base.resources import manifest
 from dark_halo_scope.learning.checkpoints import load_model
 from dark_halo_scope.learning.scoring import score_images
 from dark_halo_scope.lensing.sources import sersic_profile
-from dark_halo_scope.survey.pictures import from_8bit, render_8bit, sky_level, to_pictures
+from dark_halo_scope.survey.pictures import from_8bit, lupton, render_8bit, sky_level, to_pictures
 from dark_halo_scope.trust import exam, real_sets
 from dark_halo_scope.trust.exam import (
     Examinee,
@@ -167,7 +167,32 @@ def test_stamps_of_one_galaxy_count_as_what_they_are_worth():
 
 def test_bands_that_are_missing_are_named(folder):
     who = Examinee("griz", ("g", "r", "i", "z"), 64, noise_meter)
-    assert all("cannot be compared" in why for why in sit_exam(who, folder, ONE)["not_compared"].values() if "no z" not in why)
+    assert all("cannot be compared" in why for why in sit_exam(who, folder, ONE)["not_compared"].values() if "not found" not in why)
+
+
+def test_pictures_without_z_are_asked_of_a_network_of_g_and_r(folder, tmp_path):
+    "Arcs of a search in g, r, i over what it scored high; each threshold's false positives are counted on the half that did not set it"
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    rgb = to_pictures(np.concatenate([frames(30, 6, 1.0), frames(400, 7)])[..., 28:73, 28:73] * 3, lupton(("i", "r", "g"), 11, 40, 30))
+    shown_in = np.repeat(["Real_lenses_search_Jack", "Explore_detections"], [30, 400])
+    np.savez(
+        tmp_path / "des_unlabelled_rgb45.npz",
+        rgb=rgb,
+        shown_in=shown_in,
+        coadd_object_id=np.r_[np.repeat(np.arange(1, 16), 2), np.zeros(400, int)],
+    )
+    two = Examinee(
+        "two", ("g", "r"), 44, lambda images, ident: (images[:, 0].max((1, 2)) / images[:, 1].max((1, 2)), np.zeros(len(images), int))
+    )
+    exam = sit_exam(two, tmp_path, ONE)
+    assert set(exam["renderings"]) == {"8bit", "viewer", "lupton"} and not exam["not_compared"]
+    found = exam["renderings"]["lupton"]["found"]["where 0.1 of look-alikes pass"]
+    assert found["n"] == 30 and found["hosts"] == 15 and " of 400 " in found["false positives, nested"]
+    assert (
+        "needs g,r,z: they cannot be compared"
+        in sit_exam(Examinee("grz", ("g", "r", "z"), 44, noise_meter), tmp_path, ONE)["not_compared"]["lupton"]
+    )
 
 
 def test_the_known_answer_on_real_galaxies(real_data):

@@ -44,7 +44,7 @@ from ..stamps.normalise import NormaliseRecipe
 from ..stamps.reader import ReadRecipe, StampSet
 from ..stats.metrics import auroc
 from ..survey.pictures import padded, sky_level, softened
-from ..trust.exam import ExamAnswer, Examinee, count, fold_by_key, pasted, without_arc
+from ..trust.exam import ExamAnswer, Examinee, ExamRecipe, count, fold_by_key, lupton_block, over_seeds, pasted, without_arc
 from ..trust.ledger import append_entry
 from dark_halo_scope.trust.real_sets import (
     SURVEY_SIGMA,
@@ -1020,6 +1020,9 @@ CHANGES: dict[str, FinderRecipe] = {
     "no lens frames, 8,000 arcs, 20,000 stamps, 8 epochs, ResNet-18 from scratch": replace(
         LONG, start="", train=replace(LONG.train, model=ModelRecipe("resnet18", stride=2))
     ),
+    "no lens frames, 8,000 arcs, 20,000 stamps, 8 epochs, g and r of 44 pixels from scratch": replace(
+        LONG, start="", train=replace(LONG.train, n_pix=44, read=replace(LONG.train.read, bands=("g", "r")))
+    ),
     "no lens frames, 8,000 arcs, 20,000 stamps, 24 epochs": replace(LONG, train=replace(LONG.train, epochs=24)),
 }
 
@@ -1202,6 +1205,9 @@ def study(
             "checkpoints": checkpoints,
             **halves,
         }
+        if "z" not in recipe.train.read.bands:
+            teach = [s for s, share in zip(studio.corpus(recipe).sets, recipe.shares) if share]
+            rows[name]["pictures without z"] = over_seeds(lupton_block(replace(examinee, train=tuple(teach)), folder, ExamRecipe((0, 1))))
         rows[name]["run"] = run_facts(started, recipe.n_stamps, command="dark_halo_scope.real.finder.study")
         report.write_text(json.dumps(rows, indent=1) + "\n")
         if ledger:
@@ -1273,7 +1279,7 @@ def study_receipt(
     rows = {**before["rows"]}
     for name, row in study_rows.items():
         stays = bool(row["recipe"].get("n_measured")) or row["recipe"].get("start") == "pictures"
-        rows[name] = {k: row[k] for k in ("identity", "network", "chosen on", "reported on", "all")}
+        rows[name] = {k: row[k] for k in ("identity", "network", "chosen on", "reported on", "all", "pictures without z") if k in row}
         rows[name] |= {"seed": row["recipe"]["seed"], "seconds": row["run"]["seconds"], "stays home": stays}
     ships = [change_of(name) for name, row in rows.items() if name != "small" and not row["stays home"]]
     chosen = max(ships, key=lambda change: mean_of(rows, change, "chosen on"))
