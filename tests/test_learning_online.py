@@ -44,10 +44,10 @@ def recipe(**more):
     return replace(TrainRecipe(read=ReadRecipe(batch_size=16, window=32), epochs=2, optim=OptimRecipe(lr=1e-3), online=online), **more)
 
 
-def shown(paths, chosen, epoch):
+def shown(paths, chosen, epoch, cuts=None):
     "Row -> picture of an epoch"
     index = run_data(paths, chosen).train
-    stream = painted(Reader(index, reading(chosen)).batches(epoch), index, chosen.online, chosen.select, BANDS, epoch, chosen.seed)
+    stream = painted(Reader(index, reading(chosen)).batches(epoch), index, chosen.online, cuts or chosen.select, BANDS, epoch, chosen.seed)
     return {int(row): (image.numpy(), float(w), float(y)) for b in stream for row, image, w, y in zip(b.row, b.image, b.weight, b.label)}
 
 
@@ -75,6 +75,13 @@ def test_cuts_act_on_the_new_arc_and_not_on_the_stored_one(bricks):
     strict = shown(bricks, recipe(select=Selection(min_theta_over_psf=2.0, min_arc_snr=30.0)), 0)
     kept = [w for _, w, y in strict.values() if y]
     assert len(strict) == 64 and 0 < sum(kept) < len(kept) and all(w == 1 for _, w, y in strict.values() if not y)
+
+
+def test_a_new_arc_that_leaves_its_stamp_is_cut_as_a_stored_one_is(bricks):
+    everything, whole = (
+        np.array([w for _, w, y in shown(bricks, recipe(), 0, Selection(min_arc_inside=share)).values() if y]) for share in (0.0, 0.9)
+    )
+    assert everything.all() and 0 < whole.sum() < len(whole)
 
 
 def test_a_run_trains_online_and_is_deterministic(bricks, tmp_path):

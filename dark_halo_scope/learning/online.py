@@ -70,7 +70,7 @@ def new_arcs(
     recipe: OnlineRecipe,
     bands: tuple[str, ...],
     replicate: int,  # Another number, other arcs
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # Light (n, band, y, x) [nmgy/pix]; theta_E over PSF, magnification (n,)
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # Light (n, band, y, x) [nmgy/pix]; theta_over_psf, magnification, arc_inside_frac (n,)
     """The light of one new lens and source for each host; raises BadInput when a host column is missing
 
     Parameters
@@ -85,8 +85,8 @@ def new_arcs(
 
     Returns
     -------
-    tuple[np.ndarray, np.ndarray, np.ndarray]
-        Light (n, band, y, x) [nmgy/pix]; theta_E over PSF, magnification (n,)
+    tuple[np.ndarray, dict[str, np.ndarray]]
+        Light (n, band, y, x) [nmgy/pix]; theta_over_psf, magnification, arc_inside_frac (n,)
 
     Raises
     ------
@@ -109,7 +109,7 @@ def new_arcs(
     if recipe.paint.shot_noise:
         gain = np.array([recipe.paint.gain[b] for b in bands])
         arcs += shot_noise(arcs, gain, columns["seed"])
-    return arcs, columns["theta_E"] / host["psfsize_r"], magnification
+    return arcs, {"theta_over_psf": columns["theta_E"] / host["psfsize_r"], "magnification": magnification, "arc_inside_frac": inside}
 
 # %% ../../nbs/learning/online.ipynb #23bcbd20
 def paint_batch(
@@ -149,12 +149,13 @@ def paint_batch(
     hosts = np.flatnonzero(batch.label.numpy() > 0.5)
     if not len(hosts):
         return batch
-    arcs, resolved, magnification = new_arcs(index, batch.row[hosts], recipe, bands, seed * 1_000_000 + epoch)
+    arcs, quality = new_arcs(index, batch.row[hosts], recipe, bands, seed * 1_000_000 + epoch)
     cutouts = batch.control.numpy()[hosts]
     invvar = np.broadcast_to(sky_sigma(cutouts)[:, :, None, None] ** -2.0, cutouts.shape)
     gain, usable = np.array([recipe.paint.gain[b] for b in bands]), np.ones((len(hosts), *cutouts.shape[2:]), bool)
     snr_of_band, snr = arc_snr(arcs, invvar, usable, cutouts, gain)
-    visible = (resolved >= select.min_theta_over_psf) & (snr >= select.min_arc_snr) & (magnification >= select.min_magnification)
+    visible = (quality["theta_over_psf"] >= select.min_theta_over_psf) & (snr >= select.min_arc_snr)
+    visible &= (quality["magnification"] >= select.min_magnification) & (quality["arc_inside_frac"] >= select.min_arc_inside)
     if select.min_arc_snr_g > 0:
         visible &= snr_of_band[:, bands.index("g")] >= select.min_arc_snr_g
     image, weight = batch.image.clone(), batch.weight.clone()
