@@ -83,7 +83,7 @@ def test_without_arcs_nothing_tells_the_classes_apart(corpus):
     flux = decode(stamps)
     seen = {"light": flux[:, 1].sum((1, 2)), "noise": sky_level(flux, 8)[1][:, 1], "middle": flux[:, 0, 30:34, 30:34].sum((1, 2))}
     seen |= {c: stamps[c].to_numpy(zero_copy_only=False).astype(float) for c in ("clipped", "coarse")}
-    seen |= {kind: (stamps["kind"].to_numpy(zero_copy_only=False) == kind).astype(float) for kind in finder.KINDS[:3]}
+    seen |= {kind: (stamps["kind"].to_numpy(zero_copy_only=False) == kind).astype(float) for kind in finder.HOST_KINDS[:3]}
     for name, value in seen.items():
         found = auroc(value, lens)
         assert abs(found.value - 0.5) < 3.5 * (found.hi - found.lo) / 3.92, (name, found)
@@ -123,7 +123,7 @@ def test_pixels_to_measure_with_teach_only_who_asks_for_them_and_one_of_two_twin
     shown = make_stamps(home, (nothing,) * 3, replace(wants, n_stamps=200)).to_pandas()
     assert {"candidate frame", "pair"} < set(shown["kind"]) and not shown.query("kind == 'pair'")["real"].any()
     base = make_stamps(corpus, (nothing,) * 3, replace(BASE, n_stamps=40)).to_pandas()
-    assert set(base["kind"]) <= set(finder.KINDS[:3])
+    assert set(base["kind"]) <= set(finder.HOST_KINDS[:3])
 
 
 def test_drawn_lookalikes_stand_on_galaxies_without_an_arc_in_their_share_and_none_where_none_is_asked_for(corpus):

@@ -172,11 +172,6 @@ def test_repeated_hosts_widen_the_interval():
     assert copies.hi - copies.lo > 0.8 * (once.hi - once.lo) > 2 * (as_if.hi - as_if.lo)
 
 
-def test_columns_beside_the_image_are_refused_by_name():
-    assert "arc_snr" in g.metadata_names_gate(["psfsize_r", "arc_snr"]).why
-    assert g.metadata_names_gate(["psfsize_g", "psfdepth_z"]).passed
-
-
 def as_table(s):
     columns = {k: pa.array(v) for k, v in s.columns.items()}
     return pa.table(columns | encode(s.image, bands=s.bands) | encode(s.ctrl, bands=s.bands, column="ctrl_stamp"))

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'Out', 'RecipeName', 'Set', 'EngineName', 'LIST', 'SERVICE', 'Workers', 'Service', 'NEGATIVE', 'Parameters',
            'Override', 'Limit', 'AllowMissing', 'Device', 'BENCHES', 'print_version', 'shared', 'show_warning', 'main',
-           'parse_parameters', 'demo', 'mock', 'changed_options', 'run', 'generation', 'verify', 'bank', 'bench',
-           'fetch', 'score', 'train', 'similar', 'model', 'chance', 'gates', 'anchors', 'compare', 'emr', 'grade',
-           'hats', 'version']
+           'parse_parameters', 'demo', 'mock', 'changed_options', 'run', 'generation', 'verify_command', 'bank',
+           'bench', 'fetch', 'score', 'train_command', 'similar_command', 'model', 'chance', 'gates_command', 'anchors',
+           'compare', 'emr', 'grade', 'hats', 'version']
 
 # %% ../../nbs/command/cli.ipynb #e4ee75b1
 import getpass
@@ -274,8 +274,8 @@ def generation(
     print(json.dumps(result, indent=1))
 
 # %% ../../nbs/command/cli.ipynb #9625173d
-@app.command()
-def verify(
+@app.command("verify")
+def verify_command(
     out: Annotated[str, typer.Argument(help="Folder of a run.")],
 ) -> None:
     """Every file of a run against its receipt; exits 1 when one was changed or is missing.
@@ -395,8 +395,8 @@ def score(
     print(f"{receipt.identity['rows']} scored, {receipt.run['not_scored']} without a usable cutout: {out}/scores.csv, {out}/scores.html")
 
 # %% ../../nbs/command/cli.ipynb #4f29cc43
-@app.command()
-def train(
+@app.command("train")
+def train_command(
     on: Annotated[list[str], typer.Option("--on", help="Stamps of lenses, as dhs fetch writes them; may be repeated.")],
     against: Annotated[list[str], typer.Option("--against", help="Stamps of galaxies that are none; may be repeated.")],
     network: Annotated[str, typer.Option("--from", help="Network that is taught further: a checkpoint, or one of the package.")] = "finder",
@@ -421,8 +421,8 @@ def train(
     print(f"network {report['network']}: {out}/network.pt, {out}/report.html")
 
 # %% ../../nbs/command/cli.ipynb #3340b002
-@app.command()
-def similar(
+@app.command("similar")
+def similar_command(
     name: Annotated[str, typer.Argument(help="Name (task_id) of a stamp.")],
     stamps: Annotated[str, typer.Option("--stamps", help="Product of stamps that holds it: file or folder.")],
     network: Annotated[str, typer.Option("--network", help="Network whose eyes are used: a checkpoint, or one of the package.")] = "finder",
@@ -491,8 +491,8 @@ def chance(
     print(json.dumps(plain(asdict(outcome)), indent=1))
 
 # %% ../../nbs/command/cli.ipynb #52d87475
-@app.command()
-def gates(
+@app.command("gates")
+def gates_command(
     product: Annotated[str, typer.Argument(help="A stamps product: folder or file.")],
     out: Annotated[str, typer.Option("--out", help="JSON file for the results.")] = "gates.json",
     recipe: Annotated[str, typer.Option("--recipe", help="What the stamps were painted by; empty takes the painter's defaults.")] = "",

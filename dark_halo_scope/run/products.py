@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['ROOMS', 'products_of', 'Run', 'asked_for', 'given', 'overrides_of', 'identity', 'label_of', 'why_not', 'brick_faults',
            'accepted', 'state', 'opened', 'inputs_of', 'product_files', 'guard_verdict', 'check_guards', 'check_given',
-           'make', 'ensure', 'accepted_or_missing', 'Job', 'do_job', 'jobs_of', 'settle', 'verify', 'phases_of',
-           'reads_and_writes']
+           'make', 'ensure', 'accepted_or_missing', 'Job', 'do_job', 'jobs_of', 'settle', 'verify', 'reads_and_writes']
 
 # %% ../../nbs/run/products.ipynb #30868851
 import importlib
@@ -728,13 +727,6 @@ def verify(
     return len(receipts), faults
 
 # %% ../../nbs/run/products.ipynb #0e616ff3
-def phases_of(
-    products: Mapping[str, Product],
-) -> list[str]:
-    "The phases in the order in which their products are made"
-    return list(dict.fromkeys(p.phase for p in products.values() if p.phase))
-
-
 def reads_and_writes(
     phase: str,  # Name of a phase notebook
     products: Mapping[str, Product] | None = None,  # Those of every search by default

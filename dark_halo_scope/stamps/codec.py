@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CODECS', 'FLOAT16_MAX', 'STEPS_MAX', 'SKY_STEPS', 'SKY_STEPS_MIN', 'STAMPS_AT_ONCE', 'ROW_GROUP', 'sky_sigma',
            'int16_step', 'to_planes', 'from_planes', 'column_prefix', 'check_images', 'to_half', 'encode',
-           'stored_bands', 'pixel_words', 'decode', 'load_stamps', 'export_stamps', 'parquet_options', 'npz_arrays',
-           'decode_npz', 'encode_npz']
+           'stored_bands', 'pixel_words', 'decode', 'load_stamps', 'parquet_options', 'npz_arrays', 'decode_npz',
+           'encode_npz']
 
 # %% ../../nbs/stamps/codec.ipynb #abe13e33
 import io
@@ -23,7 +23,6 @@ from ..base.errors import BadInput, unknown_name
 from ..base.kernels import compiled
 from ..base.receipts import read_table, write_table
 from ..base.schema import plain_types
-from ..base.storage import join
 
 # %% ../../nbs/stamps/codec.ipynb #c8ebe678
 CODECS = {"float16": 1, "int16": 2}  # Name -> the word that starts each value
@@ -418,36 +417,6 @@ def load_stamps(
     """
     table = read_table(uri)
     return decode(table, column), table.drop_columns([c for c in ("stamp", "ctrl_stamp") if c in table.column_names])
-
-
-def export_stamps(
-    uri: str,  # A stamps product, Parquet
-    out: str,  # Folder to make
-) -> str:  # The file in it, data/train-00000-of-00001.parquet
-    """Stamps as plain arrays in the layout that `datasets.load_dataset(folder)` reads: a column `image` of float32 (band, y, x) beside the others
-
-    Parameters
-    ----------
-    uri : str
-        A stamps product, Parquet
-    out : str
-        Folder to make
-
-    Returns
-    -------
-    str
-        The file in it, data/train-00000-of-00001.parquet
-    """
-    images, table = load_stamps(uri)
-    kind = pa.float32()
-    for side in reversed(images.shape[1:]):
-        kind = pa.list_(kind, side)
-    column = pa.array(images.reshape(-1))
-    for side in reversed(images.shape[1:]):
-        column = pa.FixedSizeListArray.from_arrays(column, side)
-    path = join(out, "data", "train-00000-of-00001.parquet")
-    write_table(table.append_column("image", column), path)
-    return path
 
 # %% ../../nbs/stamps/codec.ipynb #ae89f14d
 ROW_GROUP = 256  # Stamps in a row group

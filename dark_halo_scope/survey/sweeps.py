@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'LIMITS_OF_BANDS', 'SOURCE_TYPES', 'OVERLAP', 'arrow_column', 'table_chunks', 'read_fits_columns',
-           'table_names', 'limits_of', 'check_rows']
+           'limits_of', 'check_rows']
 
 # %% ../../nbs/survey/sweeps.ipynb #51ab9264
 from collections.abc import Iterator, Sequence
@@ -121,30 +121,6 @@ def read_fits_columns(
     pa.Table
     """
     return pa.concat_tables(table_chunks(uri, columns, extension=extension)).combine_chunks()
-
-# %% ../../nbs/survey/sweeps.ipynb #9a24db5c
-def table_names(
-    uri: str,  # Local path or address
-    extension: int | str = 1,  # HDU
-) -> tuple[str, ...]:  # In lower case, as they stand in the file
-    """The columns that a FITS table has; raises BadInput when the file is not whole or not a table
-
-    Parameters
-    ----------
-    uri : str
-        Local path or address
-    extension : int | str, default 1
-        HDU
-
-    Returns
-    -------
-    tuple[str, ...]
-        In lower case, as they stand in the file
-    """
-    with open_random(uri) as file:
-        hdu = find_hdu(file, extension, str(uri))
-        count = header_int(hdu.header, "TFIELDS", str(uri), high=999)
-    return tuple(str(hdu.header.get(f"TTYPE{i}", f"col{i}")).lower() for i in range(1, count + 1))
 
 # %% ../../nbs/survey/sweeps.ipynb #4a1ad6bd
 LIMITS = {

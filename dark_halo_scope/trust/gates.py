@@ -8,8 +8,8 @@ __all__ = ['PIXEL_COLUMNS', 'FAULTS', 'GATES', 'WHOLE_PRODUCT_GATES', 'GateResul
            'background_features', 'excess_gate', 'not_checked', 'theta_strata', 'log_light', 'with_host_brightness',
            'with_clean_light', 'known_clean', 'core_gate', 'core_light_gate', 'pixel_probe_gate', 'background_gate',
            'brightness_gate', 'metadata_gate', 'normalisation_gate', 'arc_profiles', 'peak_of', 'localisation_gate',
-           'centring_gate', 'split_gate', 'close_pairs', 'diversity_gate', 'pairing_gate', 'metadata_names_gate',
-           'run_gates', 'usable', 'gate_rows', 'failed']
+           'centring_gate', 'split_gate', 'close_pairs', 'diversity_gate', 'pairing_gate', 'run_gates', 'usable',
+           'gate_rows', 'failed']
 
 # %% ../../nbs/trust/gates.ipynb #ad3797f4
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,6 @@ from ..base.galaxy import galaxy_key
 from ..base.jsonable import plain
 from ..base.magnitudes import ab_magnitude, flux_of
 from ..base.receipts import open_table, read_table
-from ..base.schema import metadata_columns
 from ..base.sphere import pairs_within
 from ..base.storage import is_folder, list_files
 from ..injection.paint import PaintRecipe, source_flux
@@ -994,29 +993,6 @@ def pairing_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
     return GateResult(
         "pairing", k / len(control), (float(lo), float(hi)), recipe.shared_hosts, k / len(control) <= recipe.shared_hosts, why
     )
-
-# %% ../../nbs/trust/gates.ipynb #5ae41cb6
-def metadata_names_gate(
-    names: Sequence[str],  # columns that a recipe feeds beside the image
-    bands: Sequence[str] = ("g", "r", "z"),
-) -> GateResult:
-    """Whether every column fed beside the image is an observing condition
-
-    Parameters
-    ----------
-    names : Sequence[str]
-        columns that a recipe feeds beside the image
-    bands : Sequence[str], default ('g', 'r', 'z')
-
-    Returns
-    -------
-    GateResult
-    """
-    try:
-        metadata_columns(list(names), bands=bands)
-    except BadInput as error:
-        return GateResult("metadata columns", 1.0, (1.0, 1.0), 0.0, False, str(error))
-    return GateResult("metadata columns", 0.0, (0.0, 0.0), 0.0, True, f"observing conditions only: {', '.join(names) or 'none'}")
 
 # %% ../../nbs/trust/gates.ipynb #d3a14c21
 GATES: dict[str, Callable[[GateInput, GateRecipe], GateResult]] = {

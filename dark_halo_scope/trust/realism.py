@@ -513,7 +513,6 @@ def frechet_distance(
 # %% ../../nbs/trust/realism.ipynb #478407eb
 def realism_gate(
     matched: RealismProbe,  # Real frames against the same frames with an arc of ours
-    bare: RealismProbe | None = None,  # Real frames against galaxies without any arc
     frechet: float = float("nan"),  # Of the matched sets, see `frechet_distance`
     limit: float = 0.7,  # AUC
     alpha: float = 0.001,  # Chance of a false alarm: the probe must have been asked for at least 1 / alpha - 1 permutations
@@ -525,8 +524,6 @@ def realism_gate(
     ----------
     matched : RealismProbe
         Real frames against the same frames with an arc of ours
-    bare : RealismProbe | None, default None
-        Real frames against galaxies without any arc
     frechet : float, default float('nan')
         Of the matched sets, see `frechet_distance`
     limit : float, default 0.7
@@ -545,10 +542,9 @@ def realism_gate(
         f"AUC {matched.auc:.3f} [{matched.lo:.3f}, {matched.hi:.3f}], p {matched.p_value:.3g}, on {matched.n[0]} real frames and {matched.n[1]} of ours, "
         f"{matched.hosts[0]} hosts; allowed {limit:g}; most telling alone: {telling}"
     )
-    bare_reference = {} if bare is None else {"real or bare galaxies": bare.auc}
     curve = {
         "features": [[f, a] for f, a in matched.ranked],
-        "references": {"limit": limit, "chance": 0.5} | bare_reference,
+        "references": {"limit": limit, "chance": 0.5},
         "frechet": frechet,
     }
     return GateResult(name, matched.auc, (matched.lo, matched.hi), limit, not failed, why, curve)
