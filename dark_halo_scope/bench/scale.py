@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WORKERS', 'PER_FILE', 'PER_BRICK', 'SIZES', 'cpu_s', 'taken', 'exponent', 'random_columns', 'galaxies', 'sample_of',
            'pieces_made', 'measure_plan', 'sweeps_of', 'measure_sweeps', 'stamp_shards', 'measure_index',
-           'measure_gates', 'measure_metrics', 'measure_search', 'bench_scale', 'growth_rows']
+           'measure_gates', 'measure_metrics', 'measure_pieces', 'measure_search', 'bench_scale', 'growth_rows']
 
 # %% ../../nbs/bench/scale.ipynb #efb5855d
 import math
@@ -41,7 +41,7 @@ from ..search.candidates import CandidateRecipe
 from ..search.products import searched
 from ..stamps.codec import CODECS
 from ..stamps.reader import Reading, Selection, StampSet, build_index
-from ..stats.metrics import operating_points
+from ..stats.metrics import RunningRoc, operating_points
 from ..survey.bricks import brick_centres, brick_ids, brick_names
 from ..survey.maskbits import MASKBITS
 from ..trust.gates import read_product
@@ -395,6 +395,34 @@ def measure_metrics(
     return taken(work)
 
 
+def measure_pieces(
+    rows: int,
+    piece: int = 1_000_000,  # Scores that are at hand together
+) -> dict[str, float]:
+    """The curve of scores that come piece by piece, in memory that does not grow with them
+
+    Parameters
+    ----------
+    rows : int
+    piece : int, default 1000000
+        Scores that are at hand together
+
+    Returns
+    -------
+    dict[str, float]
+    """
+
+    def work() -> int:
+        running, draw = RunningRoc(), np.random.default_rng(1)
+        for first in range(0, rows, piece):
+            label = draw.random(min(piece, rows - first)) < 0.01
+            running.add((draw.normal(0, 1, len(label)) + 3 * label).astype(np.float32), label)
+        curve = running.curve()
+        return curve.n_pos + curve.n_neg
+
+    return taken(work)
+
+
 def measure_search(
     rows: int,
 ) -> dict[str, float]:
@@ -426,6 +454,7 @@ SIZES: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[Any, ...]]] = 
     "index": (measure_index, (100_000, 1_000_000, 10_000_000), ()),
     "gates": (measure_gates, (100_000, 1_000_000), ()),
     "metrics": (measure_metrics, (1_000_000, 10_000_000), ()),
+    "metrics in pieces": (measure_pieces, (10_000_000, 100_000_000), ()),
     "search": (measure_search, (100_000, 1_000_000), ()),
 }
 

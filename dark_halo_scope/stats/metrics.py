@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MANTISSA', 'TIE_TOLERANCE', 'FEW', 'valid_scores', 'Roc', 'roc', 'narrow_sigmoid', 'TieRange', 'tpr_range_at_fpr',
-           'fpr_range_at_tpr', 'TiedScores', 'refuse_ties', 'clopper_pearson', 'upper_limit', 'others_between',
-           'exact_interval', 'count_points', 'mixture_interval', 'bisect', 'mixed_bits', 'one_per_host',
-           'design_effect', 'Measured', 'measured_table', 'host_index', 'n_hosts', 'negatives_needed', 'lowest_fpr',
-           'rate_interval', 'tpr_at_fpr', 'fpr_at_tpr', 'auc_influence', 'clustered_sd', 'auroc', 'partial_auroc',
-           'auprc', 'precision_from_rates', 'precision_at_recall', 'recall_at_precision', 'bin_names', 'binned',
-           'fpr_by_class', 'labelled_and_vetted', 'top_negatives', 'top_of_scores', 'BestEpoch', 'best_epoch',
+           'fpr_range_at_tpr', 'RunningRoc', 'TiedScores', 'refuse_ties', 'clopper_pearson', 'upper_limit',
+           'others_between', 'exact_interval', 'count_points', 'mixture_interval', 'bisect', 'mixed_bits',
+           'one_per_host', 'design_effect', 'Measured', 'measured_table', 'host_index', 'n_hosts', 'negatives_needed',
+           'lowest_fpr', 'rate_interval', 'tpr_at_fpr', 'fpr_at_tpr', 'auc_influence', 'clustered_sd', 'auroc',
+           'partial_auroc', 'auprc', 'precision_from_rates', 'precision_at_recall', 'recall_at_precision', 'bin_names',
+           'binned', 'fpr_by_class', 'labelled_and_vetted', 'top_negatives', 'top_of_scores', 'BestEpoch', 'best_epoch',
            'operating_points']
 
 # %% ../../nbs/stats/metrics.ipynb #85b815c6
@@ -280,6 +280,101 @@ def fpr_range_at_tpr(
     mid = fp0 + dfp * min(max((target - tp0) / dtp, 0.0), 1.0)
     n, t = curve.n_neg, float(curve.threshold[j])
     return TieRange((fp0 + dfp) / n, mid / n, fp0 / n, t, fp0 + dfp, t, dtp, dfp)
+
+# %% ../../nbs/stats/metrics.ipynb #4c49c8cf
+class RunningRoc:
+    """The characteristic of scores that come in pieces, in any order
+
+    Parameters
+    ----------
+    max_scores : int, default 4000000
+        Distinct scores kept one by one
+    coarse : int, default 64
+        Of those below the floor, one in so many stays a threshold
+    """
+
+    def __init__(
+        self,
+        max_scores: int = 4_000_000,  # Distinct scores kept one by one
+        coarse: int = 64,  # Of those below the floor, one in so many stays a threshold
+    ) -> None:
+        self.most, self.coarse, self.floor = max_scores, coarse, -np.inf
+        self._score, self._count = np.zeros(0), np.zeros((0, 2), np.int64)  # Above the floor, rising; others and lenses at each
+        self._grid, self._below = np.array([-np.inf]), np.zeros((1, 2), np.int64)  # Below it; counted down to each
+
+    def add(
+        self,
+        scores: Any,  # (n,) finite scores
+        labels: Any,  # (n,) 0 or 1
+    ) -> "RunningRoc":
+        """Counts further scores; raises BadInput for one that is not finite, or columns of unequal length
+
+        Parameters
+        ----------
+        scores : Any
+            (n,) finite scores
+        labels : Any
+            (n,) 0 or 1
+
+        Returns
+        -------
+        'RunningRoc'
+
+        Raises
+        ------
+        BadInput
+            scores and labels: shapes {s.shape} and {y.shape}, expected finite scores and as many labels
+        """
+        s, y = np.asarray(scores, np.float64), np.asarray(labels).astype(bool)
+        if s.shape != y.shape or not np.isfinite(s).all():
+            raise BadInput(f"scores and labels: shapes {s.shape} and {y.shape}, expected finite scores and as many labels")
+        low = s < self.floor
+        below = np.searchsorted(self._grid, s[low], side="right") - 1
+        for kind in (False, True):
+            self._below[:, int(kind)] += np.bincount(below[y[low] == kind], minlength=len(self._grid))
+        self._score, self._count = _merged_counts(self._score, self._count, s[~low], y[~low])
+        if len(self._score) > self.most:
+            self._raise_floor()
+        return self
+
+    def _raise_floor(self) -> None:
+        "The lower half of the scores kept one by one is counted down to every `coarse`-th of them"
+        half = len(self._score) // 2
+        starts = np.arange(0, half, self.coarse)
+        self._grid = np.concatenate([self._grid, self._score[starts]])
+        self._below = np.concatenate([self._below, np.add.reduceat(self._count[:half], starts, axis=0)])
+        self.floor, self._score, self._count = float(self._score[half]), self._score[half:], self._count[half:]
+
+    def curve(self) -> Roc:
+        """The counts at or above every threshold kept; raises BadInput when a class is missing
+
+        Raises
+        ------
+        BadInput
+            scores: one class has none, expected at least one of each
+        """
+        scores, counts = np.concatenate([self._grid, self._score]), np.concatenate([self._below, self._count])
+        occupied = counts.sum(axis=1) > 0
+        fp, tp = np.cumsum(counts[occupied][::-1], axis=0).T
+        if not len(fp) or not fp[-1] or not tp[-1]:
+            raise BadInput("scores: one class has none, expected at least one of each")
+        return Roc(scores[occupied][::-1], tp, fp, int(tp[-1]), int(fp[-1]))
+
+    def unknown(self) -> float:
+        "Largest share of either class between two neighbouring thresholds below the floor; 0 where every score is kept"
+        total = self._below.sum(axis=0) + self._count.sum(axis=0)
+        return float((self._below.max(axis=0) / np.maximum(total, 1)).max())
+
+
+def _merged_counts(score: np.ndarray, count: np.ndarray, new_scores: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Distinct scores, rising, with how many of either class have each, after further ones"
+    all_scores, score_index = np.unique(np.concatenate([score, new_scores]), return_inverse=True)
+    previous_index, score_index_of_row = np.split(score_index.reshape(-1), [len(score)])
+    out = np.zeros((len(all_scores), 2), np.int64)
+    out[previous_index] = count
+    for kind in (False, True):
+        out[:, int(kind)] += np.bincount(score_index_of_row[label == kind], minlength=len(all_scores))
+    return all_scores, out
 
 # %% ../../nbs/stats/metrics.ipynb #ff176ead
 class TiedScores(BadInput):
