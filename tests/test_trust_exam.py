@@ -175,7 +175,7 @@ def test_pictures_without_z_are_asked_of_a_network_of_g_and_r(folder, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).symlink_to(file)
     rgb = to_pictures(np.concatenate([frames(30, 6, 1.0), frames(400, 7)])[..., 28:73, 28:73] * 3, lupton(("i", "r", "g"), 11, 40, 30))
-    shown_in = np.repeat(["Real_lenses_search_Jack", "Explore_detections"], [30, 400])
+    shown_in = np.repeat(["Real_lenses_search_Jack", "Explore_detections", "Real_lenses_test"], [30, 370, 30])
     np.savez(
         tmp_path / "des_unlabelled_rgb45.npz",
         rgb=rgb,
@@ -188,7 +188,7 @@ def test_pictures_without_z_are_asked_of_a_network_of_g_and_r(folder, tmp_path):
     exam = sit_exam(two, tmp_path, ONE)
     assert set(exam["renderings"]) == {"8bit", "viewer", "lupton"} and not exam["not_compared"]
     found = exam["renderings"]["lupton"]["found"]["where 0.1 of look-alikes pass"]
-    assert found["n"] == 30 and found["hosts"] == 15 and " of 400 " in found["false positives, nested"]
+    assert found["n"] == 30 and found["hosts"] == 15 and " of 370 " in found["false positives, nested"]
     assert (
         "needs g,r,z: they cannot be compared"
         in sit_exam(Examinee("grz", ("g", "r", "z"), 44, noise_meter), tmp_path, ONE)["not_compared"]["lupton"]

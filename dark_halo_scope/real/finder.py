@@ -1212,6 +1212,8 @@ def study(
         report.write_text(json.dumps(rows, indent=1) + "\n")
         if ledger:
             result = {k: {"chooses": round(f["chooses"], 3)} | {a: v["text"] for a, v in f["auc"].items()} for k, f in halves.items()}
+            if without_z := rows[name].get("pictures without z"):
+                result["pictures without z"] = {k: v["text"] for k, v in (without_z["auc"] | without_z["found"]).items()}
             append_entry(ledger, {"evaluation": "finder", "identity": rows[name]["identity"], "change": name, "result": result})
     return rows
 

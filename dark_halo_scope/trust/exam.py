@@ -577,8 +577,9 @@ def lupton_block(examinee: Examinee, folder: str | Path, recipe: ExamRecipe) -> 
     out = []
     for seed in recipe.seeds:
         noisy = levelled(pictures, 0.0, seed, recipe.times)
-        arcs, alike = noisy.take(noisy.label == 1), noisy.take(noisy.label != 1)
-        block = ask_block(examinee, arcs, {"look-alikes": alike})
+        earlier = np.char.find(noisy.group, "Real_lenses_test") >= 0
+        arcs, alike = noisy.take(noisy.label == 1), noisy.take((noisy.label != 1) & ~earlier)
+        block = ask_block(examinee, arcs, {"look-alikes": alike, "earlier candidates": noisy.take(earlier)})
         arc_logit, alike_logit, half = examinee.of(arcs)[0], examinee.of(alike)[0], fold_by_key(alike.ident, 2)
         for rate in RATES:
             limit, *of_half = (np.quantile(part, 1 - rate) for part in (alike_logit, alike_logit[half == 0], alike_logit[half == 1]))
