@@ -4,7 +4,7 @@ cosmic-ray makes the faults: an operator, a comparison, a number, a decorator or
 a fault's line, as coverage saw them once, are tried on it, the quickest first, in a copy of the tree. The share that a test notices is kept by room in
 data_manifests/receipts/mutation.json, with the faults that no test noticed. It ends with 1 where a room is below its target.
 
-What each file of tests runs is kept in runs/mutants, and which fault which file noticed: a run that was stopped goes on, and one after a change of tests tries
+What each file of tests runs is kept in runs/mutants, and what became of each fault: a run that was stopped goes on, and one after a change of tests tries
 anew only what they may decide. A larger --each has the faults of a smaller one.
 """
 
@@ -287,26 +287,33 @@ def tried(mutant: dict[str, Any], chooser: Chooser) -> dict[str, Any]:
     if not tests:
         return mutant | {"became": "no test runs it", "seconds": 0.0}
     digest = hashlib.blake2b(f"{mutant} {good}".encode(), digest_size=8).hexdigest()
-    before = WORK / "noticed" / digest
+    before, missed = WORK / "noticed" / digest, WORK / "survived" / digest
     if before.exists() and before.read_text() in chooser.surveys:
         return mutant | {"became": "noticed", "tests": len(tests), "seconds": 0.0}
+    judges = "\n".join([*tests, *sorted({chooser.survey_of_file[name.split("::")[0]] for name in tests})])
+    if missed.exists() and missed.read_text() == judges and mutant["operator"] != "none":
+        return mutant | {"became": "survived", "tests": len(tests), "seconds": 0.0}
     cache = WORK / "kernels"
     if fresh := compiles(good):
         cache = WORK / "kernels of one"
         shutil.rmtree(cache, ignore_errors=True)
     module.write_text(mutated(mutant, good))
     try:
-        limit = 60 + 60 * fresh + 3 * sum(chooser.seconds[name] for name in tests)
+        busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # others are at work: all takes longer
+        limit = busy * (60 + 60 * fresh + 3 * sum(chooser.seconds[name] for name in tests))
         run = lambda: int(pytest.main(["-x", "-q", "-n", "0", "--tb=line", "-p", "no:randomly", *tests]))
         code = in_child(run, limit, WORK / "last.log", cache)
     finally:
         module.write_text(good)
-    became = {0: "survived", 1: "noticed", 2: "noticed", None: "took too long"}.get(code, f"exit {code}")
+    became = {0: "survived", 1: "noticed", 2: "noticed", 4: "noticed", None: "took too long"}.get(code, f"exit {code}")
     if became.startswith("exit") and code is not None and code < 0:
         became = "noticed"  # the process died
     if by := re.search(r"^(?:FAILED|ERROR) ([^\s:]+)", (WORK / "last.log").read_text(errors="replace"), re.M) if code == 1 else None:
         before.parent.mkdir(exist_ok=True)
         before.write_text(chooser.survey_of_file.get(by.group(1), ""))
+    if became == "survived":
+        missed.parent.mkdir(exist_ok=True)
+        missed.write_text(judges)
     return mutant | {"became": became, "tests": len(tests), "seconds": round(time.monotonic() - started, 1)}
 
 
