@@ -16,7 +16,7 @@ from dark_halo_scope.injection.plan import PlanRecipe
 from dark_halo_scope.learning.online import OnlineRecipe, paint_batch
 from dark_halo_scope.learning.training import Process, train
 from dark_halo_scope.lensing.render import render_arcs
-from dark_halo_scope.stamps.reader import Batch, Selection, StampIndex
+from dark_halo_scope.stamps.reader import Batch, Columns, Selection, StampIndex
 
 from .stamp_toys import write_bricks
 
@@ -83,7 +83,7 @@ def test_painting_while_training_on_the_device(place, record_property):
     identity |= {f"mag_{b}": np.full(64, 19.5) for b in "grz"} | {f"psfsize_{b}": np.full(64, 1.3) for b in "grz"}
     identity |= {f"mw_transmission_{b}": np.full(64, 0.95) for b in "grz"}
     one = np.ones(64, np.float32)
-    index = StampIndex([], (), np.zeros(64, int), np.arange(64), one, one, one, np.zeros((64, 0)), identity, [])
+    index = StampIndex([], (), np.zeros(64, int), np.arange(64), one, one, one, np.zeros((64, 0)), Columns(identity), [])
     batch = Batch(cutout, torch.ones(64), torch.ones(64), torch.empty(64, 0), np.arange(64), cutout)
     recipe = OnlineRecipe(True, PlanRecipe(experiment_id="online", prior="wide"), PaintRecipe(backend="torch", shot_noise=False))
     made = [

@@ -26,7 +26,7 @@ from ..learning.models import ModelRecipe
 from ..learning.recipes import NetworkInputs, TrainRecipe, reading
 from ..learning.scoring import mixed_precision
 from ..learning.training import Process, build_learner, to_inputs, train_step
-from ..stamps.reader import Reader, ReadRecipe, Selection, StampIndex, StampSet, build_index, prefetched
+from ..stamps.reader import Columns, Reader, ReadRecipe, Selection, StampIndex, StampSet, build_index, prefetched
 
 # %% ../../nbs/bench/training.ipynb #c0853441
 SPEED_NETWORKS = ("small_cnn", "resnet10t", "convnext_atto", "resnet18", "convnext_tiny")
@@ -92,7 +92,7 @@ def speed_recipe(
 def no_rows() -> StampIndex:
     "An index without stamps, for a network that is given its batches by hand"
     empty = np.zeros(0, np.float32)
-    return StampIndex([], (), empty, empty, empty, empty, empty, np.zeros((0, 0), np.float32), {}, [])
+    return StampIndex([], (), empty, empty, empty, empty, empty, np.zeros((0, 0), np.float32), Columns({}), [])
 
 
 def network_speed(

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'PAINTED', 'SIDE_BY_SIDE', 'SAME_GALAXY', 'StampSet', 'Selection', 'ReadRecipe', 'Reading', 'stamp_files',
-           'open_source', 'open_stamps', 'selected', 'StampIndex', 'given_split', 'near_avoided', 'pixel_columns',
-           'FileFacts', 'file_facts', 'Filled', 'build_index', 'hard_positions', 'lookup_positions', 'upsample_hard',
-           'epoch_copies', 'lane_units', 'rank_share', 'Unit', 'decode_unit', 'stream_units', 'Batch', 'join_batches',
-           'gather_batch', 'lane_windows', 'window_rows', 'Reader', 'prefetched']
+           'open_source', 'open_stamps', 'selected', 'Columns', 'StampIndex', 'given_split', 'near_avoided',
+           'pixel_columns', 'FileFacts', 'file_facts', 'Filled', 'build_index', 'hard_positions', 'lookup_positions',
+           'upsample_hard', 'epoch_copies', 'lane_units', 'rank_share', 'Unit', 'decode_unit', 'stream_units', 'Batch',
+           'join_batches', 'gather_batch', 'lane_windows', 'window_rows', 'Reader', 'prefetched']
 
 # %% ../../nbs/stamps/reader.ipynb #82bdb392
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, MutableMapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -32,7 +34,7 @@ from ..base.schema import metadata_columns, plain_types
 from ..base.sphere import near_any
 from ..parent.splits import SplitRecipe, near_other_split, split_of_bricks
 from .codec import column_prefix, decode_npz, stored_bands
-from .pages import Pixels, column_pages, pooled, stored_pixels
+from .pages import Chunk, Pixels, column_pages, pooled, stored_pixels
 from ..survey.bricks import brick_ids
 
 # %% ../../nbs/stamps/reader.ipynb #b58d45f8
@@ -328,6 +330,47 @@ def selected(
         cut("arc_snr = 0", (label == 0) | (column("arc_snr") > 0))
     return keep, n_lost
 
+# %% ../../nbs/stamps/reader.ipynb #e1a10d1c
+class Columns(MutableMapping[str, np.ndarray]):
+    """Columns by name; text that rows share is held as the number of its value, and spelt out when it is asked for
+
+    Parameters
+    ----------
+    arrays : dict[str, np.ndarray]
+        Columns; of shared text, which of its values
+    values : dict[str, np.ndarray] | None, default None
+        The values of shared text, by column
+    """
+
+    def __init__(
+        self,
+        arrays: dict[str, np.ndarray],  # Columns; of shared text, which of its values
+        values: dict[str, np.ndarray] | None = None,  # The values of shared text, by column
+    ) -> None:
+        self._arrays, self._values = dict(arrays), dict(values or {})
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._values[name][self._arrays[name]] if name in self._values else self._arrays[name]
+
+    def __setitem__(self, name: str, column: np.ndarray) -> None:
+        self._values.pop(name, None)
+        self._arrays[name] = column
+
+    def __delitem__(self, name: str) -> None:
+        self._values.pop(name, None)
+        del self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    @property
+    def nbytes(self) -> int:
+        "Memory that the rows take [B]"
+        return sum(array.nbytes for array in self._arrays.values())
+
 # %% ../../nbs/stamps/reader.ipynb #d73f72c4
 @dataclass(frozen=True)
 class StampIndex:
@@ -347,10 +390,10 @@ class StampIndex:
     weight : np.ndarray
         (n,) float32, weight in the loss
     copies : np.ndarray
-        (n,) float64, times shown in an epoch, on average
+        (n,) float32, times shown in an epoch, on average
     meta : np.ndarray
         (n, k) float32, observing conditions
-    identity : dict[str, np.ndarray]
+    identity : Columns
         task_id (as bytes), brickname ... for scoring
     scale : list[np.ndarray]
         (n, band) float32, nanomaggies a stored step: of the pixel column, then of ctrl_stamp where it is read
@@ -368,9 +411,9 @@ class StampIndex:
     row: np.ndarray  # (n,) int32, row within it
     label: np.ndarray  # (n,) float32, 1 lens, 0 not
     weight: np.ndarray  # (n,) float32, weight in the loss
-    copies: np.ndarray  # (n,) float64, times shown in an epoch, on average
+    copies: np.ndarray  # (n,) float32, times shown in an epoch, on average
     meta: np.ndarray  # (n, k) float32, observing conditions
-    identity: dict[str, np.ndarray]  # task_id (as bytes), brickname ... for scoring
+    identity: Columns  # task_id (as bytes), brickname ... for scoring
     scale: list[np.ndarray]  # (n, band) float32, nanomaggies a stored step: of the pixel column, then of ctrl_stamp where it is read
     lost: dict[str, int] = field(default_factory=dict)  # Rows lost to each cut
     written: dict[str, list] = field(default_factory=dict)  # File -> what its receipt says of it
@@ -552,16 +595,18 @@ def _facts(uri: str, size: int, changed: int) -> FileFacts:
     written_facts = tuple(written_file(uri))
     metadata = open_stamps(uri, written_facts=written_facts).metadata
     with readable(uri):
-        split_column = next((i for i in range(metadata.num_columns) if metadata.schema.column(i).path == "split"), None)
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+        # Not by `metadata.schema`: it and the footer hold each other, and seven megabytes a file wait for the collector of garbage
+        paths = [groups[0].column(i).path_in_schema for i in range(metadata.num_columns)] if groups else []
+        split_column = paths.index("split") if "split" in paths else None
         split_statistics: list[Any] = [group.column(split_column).statistics for group in groups] if split_column is not None else [None]
         each_single = all(s is not None and s.has_min_max and not s.null_count and s.min == s.max for s in split_statistics)
         splits = tuple(sorted({s.max for s in split_statistics})) if each_single else None
     return FileFacts(tuple(group.num_rows for group in groups), splits, written_facts)
 
-
+# %% ../../nbs/stamps/reader.ipynb #52d4c0f9
 class Filled:
-    """Columns filled file by file in the place where they stay: joining parts at the end would hold every row twice
+    """Columns filled file by file in the place where they stay: joining parts at the end would hold every row twice; text as the numbers of its values
 
     Parameters
     ----------
@@ -575,6 +620,7 @@ class Filled:
     ) -> None:
         self.most, self.n = max_rows, 0
         self._columns: dict[str, np.ndarray] | None = None
+        self._values: dict[str, dict[Any, int]] = {}  # Of columns of text: value -> its number
 
     def add(
         self,
@@ -588,6 +634,11 @@ class Filled:
             Columns of equal length; those that another part lacks are dropped
         """
         n = len(next(iter(part.values())))
+        for name in [name for name, values in part.items() if values.dtype == object and name not in self._values]:
+            self._values[name] = {}
+            if self._columns and name in self._columns:  # numbers so far
+                self._columns[name] = np.resize(self._numbered(name, self._columns[name][: self.n]), self.most)
+        part = part | {name: self._numbered(name, part[name]) for name in self._values if name in part}
         if self._columns is None:
             self._columns = {name: np.empty((self.most, *values.shape[1:]), values.dtype) for name, values in part.items()}
         for name in list(self._columns):
@@ -600,9 +651,29 @@ class Filled:
             self._columns[name][self.n : self.n + n] = part[name]
         self.n += n
 
+    def _numbered(self, name: str, values: np.ndarray) -> np.ndarray:
+        "Which of its column's values each is, in as few bytes as numbers of values need"
+        numbers = self._values[name]
+        coded = pa.array(values).dictionary_encode("encode")
+        ours = np.array([numbers.setdefault(value, len(numbers)) for value in coded.dictionary.to_pylist()], np.int64)
+        return ours.astype(np.min_scalar_type(len(numbers)))[coded.indices.to_numpy()]
+
     def columns(self) -> dict[str, np.ndarray]:
-        "What was taken in; empty where nothing was"
+        "What was taken in, text as the numbers of its values; empty where nothing was"
         return {name: values[: self.n] for name, values in (self._columns or {}).items()}
+
+    def values(self) -> dict[str, np.ndarray]:
+        "The values of each column of text, in the order of their numbers"
+        return {name: np.array(list(numbers), object) for name, numbers in self._values.items()}
+
+# %% ../../nbs/stamps/reader.ipynb #ef0520a2
+def _fixed_width(names: pa.BinaryArray) -> np.ndarray:
+    "Names as bytes; without a look at each of them where all are equally long, as the planner's are"
+    width, shortest = (function(pc.binary_length(names)).as_py() or 0 for function in (pc.max, pc.min))
+    if names.null_count or not shortest or shortest < width:
+        return np.array(names.to_pylist(), "S")
+    _, ends, text = names.buffers()
+    return np.frombuffer(text, f"S{width}", len(names), int(np.frombuffer(ends, np.int32)[names.offset]))
 
 
 def _small_column(name: str, column: pa.ChunkedArray) -> np.ndarray:
@@ -612,7 +683,7 @@ def _small_column(name: str, column: pa.ChunkedArray) -> np.ndarray:
         return column.to_numpy()
     column = column.cast(pa.string())
     if name == "task_id":
-        return np.array(column.cast(pa.binary()).to_pylist(), "S")
+        return _fixed_width(column.cast(pa.binary()).combine_chunks())
     coded = column.combine_chunks().dictionary_encode()
     return np.array(coded.dictionary.to_pylist(), object)[coded.indices.to_numpy()] if len(coded) else np.array([], object)
 
@@ -671,7 +742,7 @@ def _file_rows(uri: str, stamp_set: StampSet, selection: Selection, recipe: Read
         "row": np.concatenate([np.arange(s, dtype=np.int32) for s in sizes] or [np.empty(0, np.int32)]),
         "label": label,
         "weight": rows.get("weight", np.ones(n)).astype(np.float32),
-        "copies": np.full(n, stamp_set.weight),
+        "copies": np.full(n, stamp_set.weight, np.float32),
         "meta": np.stack([rows[c].astype(np.float32) for c in recipe.meta_columns], 1) if recipe.meta_columns else np.empty((n, 0), "f4"),
         **{f"identity {name}": rows[name] for name in kept_columns if name in rows},
         **{
@@ -682,6 +753,17 @@ def _file_rows(uri: str, stamp_set: StampSet, selection: Selection, recipe: Read
     return {name: values[keep] for name, values in out.items()}, n_lost, len(sizes)
 
 # %% ../../nbs/stamps/reader.ipynb #2520bf01
+def _in_order(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    "Answers in the order of the items; no more are at work or wait to be taken than threads work, or what waits would fill the memory"
+    waiting: deque[Future] = deque()
+    for item in items:
+        if len(waiting) == SIDE_BY_SIDE:
+            yield waiting.popleft().result()
+        waiting.append(pool.submit(function, item))
+    while waiting:
+        yield waiting.popleft().result()
+
+
 def build_index(
     sets: Sequence[StampSet],  # What to read
     selection: Selection | None = None,  # Which rows
@@ -721,7 +803,9 @@ def build_index(
         facts_of_files = list(pool.map(lambda f: file_facts(f[2]), files))
         facts_of_file = {uri: list(facts.written) for (_, _, uri), facts in zip(files, facts_of_files)}
         filled = Filled(sum(sum(facts.groups) for facts in facts_of_files))
-        for (number, _, uri), (part, part_lost, groups) in zip(files, pool.map(lambda f: _file_rows(f[2], f[1], selection, recipe), files)):
+        for (number, _, uri), (part, part_lost, groups) in zip(
+            files, _in_order(pool, lambda f: _file_rows(f[2], f[1], selection, recipe), files)
+        ):
             if part:
                 filled.add(part | {"unit": part["unit"] + np.int32(len(units))})
             units += [(number, uri, group) for group in range(groups)]
@@ -729,9 +813,12 @@ def build_index(
     columns = filled.columns()
     if not columns or not len(columns["row"]):
         raise BadInput(f"no stamp is left in {', '.join(s.name for s in sets)} after the selection (lost: {n_lost or 'nothing to read'})")
-    identity = {name.removeprefix("identity "): columns.pop(name) for name in list(columns) if name.startswith("identity ")}
+    identity, values = (
+        {name.removeprefix("identity "): held[name] for name in held if name.startswith("identity ")} for held in (columns, filled.values())
+    )
+    columns = {name: column for name, column in columns.items() if not name.startswith("identity ")}
     scale = [columns.pop(name) for name in sorted(columns) if name.startswith("scale ")]
-    index = StampIndex(units, tuple(sets), identity=identity, scale=scale, lost=n_lost, written=facts_of_file, **columns)
+    index = StampIndex(units, tuple(sets), identity=Columns(identity, values), scale=scale, lost=n_lost, written=facts_of_file, **columns)
     return upsample_hard(index, recipe) if recipe.hard_negatives else index
 
 # %% ../../nbs/stamps/reader.ipynb #61033523
@@ -844,7 +931,7 @@ def epoch_copies(
     BadInput
         positive_fraction needs both classes; the selection leaves one of them empty
     """
-    copies = index.copies.copy()
+    copies = index.copies.astype(float)
     if recipe.positive_fraction is not None:
         lens = index.label > 0.5
         want, n_not, n_lens = recipe.positive_fraction, copies[~lens].sum(), copies[lens].sum()
@@ -925,12 +1012,34 @@ def _arrow_pixels(uri: str, metadata: Any, group: int, column: str, stored: Sequ
     images = decode_npz(file.read_row_group(group, columns=[f"{column}_npz"], use_threads=False)[f"{column}_npz"], bands)
     return Pixels(np.zeros(1, np.int64), [images.reshape(len(images), -1)], images.shape[1:], "float32", None)
 
+# %% ../../nbs/stamps/reader.ipynb #86e8d046
+@dataclass(frozen=True)
+class _PixelFile:
+    "An open file, and what its footer says of the pixels"
+
+    source: pa.NativeFile
+    names: list[str]  # Of its columns
+    chunks: dict[str, tuple[int, list[Chunk]]]  # Of fixed-size pixel columns: bytes of a value, and where each row group has them
+    metadata: Any  # The footer, where Arrow has to read the pixels
+
+
+def _pixel_file(uri: str, columns: Sequence[str], written_facts: Sequence[Any] | None) -> _PixelFile:
+    "Opens a file; its footer, which may take megabytes, is let go where its pixels lie plain"
+    file = open_stamps(uri, written_facts=written_facts)
+    groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+    paths = [groups[0].column(i).path_in_schema for i in range(file.metadata.num_columns)] if groups else []
+    fixed = [name for name in columns if name in paths and pa.types.is_fixed_size_binary(file.schema_arrow.field(name).type)]
+    chunks = {name: [Chunk.of(group.column(paths.index(name))) for group in groups] for name in fixed}
+    plain = len(fixed) == len(columns) and all(chunk.plain for of_column in chunks.values() for chunk in of_column)
+    widths = {name: file.schema_arrow.field(name).type.byte_width for name in fixed}
+    return _PixelFile(open_source(uri), paths, {name: (widths[name], chunks[name]) for name in fixed}, None if plain else file.metadata)
+
 # %% ../../nbs/stamps/reader.ipynb #d2edd644
 def decode_unit(
     index: StampIndex,
     number: int,  # Which unit
     recipe: Reading,  # Bands, and whether ctrl_stamp is wanted
-    footers: dict,  # Footers, columns and open files met before, by file; one thread's own
+    files: dict,  # Files met before; one thread's own
 ) -> Unit:
     """Finds the pixels of one row group; raises BadInput naming file and row group when they are not readable
 
@@ -941,8 +1050,8 @@ def decode_unit(
         Which unit
     recipe : Reading
         Bands, and whether ctrl_stamp is wanted
-    footers : dict
-        Footers, columns and open files met before, by file; one thread's own
+    files : dict
+        Files met before; one thread's own
 
     Returns
     -------
@@ -954,22 +1063,23 @@ def decode_unit(
         {uri}: row group {group} is not readable ({' '.join(str(error).split())[:200]})
     """
     set_number, uri, group = index.units[number]
-    if uri not in footers:
-        footers.clear() if len(footers) > 256 else None
-        metadata = open_stamps(uri, written_facts=index.written.get(uri)).metadata
-        footers[uri] = metadata, {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}, open_source(uri)
-    metadata, columns, source = footers[uri]
-    pixels = []
+    wanted = pixel_columns(index.sets[set_number], recipe)
+    if (uri, *wanted) not in files:
+        files.clear() if len(files) > 256 else None
+        files[(uri, *wanted)] = _pixel_file(uri, wanted, index.written.get(uri))
+    file, pixels = files[(uri, *wanted)], []
     try:
-        for column in pixel_columns(index.sets[set_number], recipe):
-            stored = stored_bands(columns, column) if column in columns else ()
+        for column in wanted:
+            stored = stored_bands(file.names, column) if column in file.names else ()
             pages = None
-            if column in columns:
-                width, compare = metadata.schema.column(columns[column]).length, (number, column) not in index.compared
-                pages = column_pages(source, metadata.row_group(group).column(columns[column]), width, compare) if width > 0 else None
+            if column in file.chunks:
+                width, chunks = file.chunks[column]
+                pages = column_pages(file.source, chunks[group], width, (number, column) not in index.compared)
                 index.compared.add((number, column))
             decoded = (
-                stored_pixels(pages, stored, recipe.bands) if pages else _arrow_pixels(uri, metadata, group, column, stored, recipe.bands)
+                stored_pixels(pages, stored, recipe.bands)
+                if pages
+                else _arrow_pixels(uri, file.metadata, group, column, stored, recipe.bands)
             )
             pixels.append(decoded)
     except (OSError, pa.ArrowException, IndexError, KeyError, ValueError, TypeError) as error:
@@ -999,8 +1109,8 @@ def stream_units(
     Iterator[Unit]
     """
     if recipe.workers == 0:
-        footers: dict = {}
-        yield from (decode_unit(index, int(units[i]), recipe, footers) for i in rank_share(len(units), 0, 1))
+        files: dict = {}
+        yield from (decode_unit(index, int(units[i]), recipe, files) for i in rank_share(len(units), 0, 1))
         return
     stop = threading.Event()
     queues: list[queue.Queue] = [queue.Queue(maxsize=max(2, -(-ahead // recipe.workers))) for _ in range(recipe.workers)]
@@ -1013,12 +1123,12 @@ def stream_units(
                 continue
 
     def work(worker: int) -> None:
-        footers: dict = {}
+        files: dict = {}
         try:
             for i in rank_share(len(units), worker, recipe.workers):
                 if stop.is_set():
                     return
-                put(worker, decode_unit(index, int(units[i]), recipe, footers))
+                put(worker, decode_unit(index, int(units[i]), recipe, files))
             put(worker, None)
         except Exception as error:  # handed to the caller, who raises it
             put(worker, error)
