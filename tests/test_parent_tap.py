@@ -1,7 +1,9 @@
 "A parent sample asked of a TAP service is the one selected from the sweeps: rows, columns, attrition, and counts per brick"
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,7 @@ from dark_halo_scope.parent.tap import (
 )
 from dark_halo_scope.run.phases import open_run
 from dark_halo_scope.run.products import ensure, opened, state
+from dark_halo_scope.survey import tap
 from dark_halo_scope.survey.facts import TapTable, survey_facts
 from dark_halo_scope.survey.release import Release
 from dark_halo_scope.survey.tap import JobPolicy, ask, check_columns
@@ -115,7 +118,9 @@ def test_a_threshold_moves_in_both(sky: str, service: TapServer, monkeypatch: py
     )
 
 
-def test_a_service_that_goes_away_is_gone_on_with(tmp_path: Path, sky: str, service: TapServer) -> None:
+def test_a_service_that_goes_away_is_gone_on_with(tmp_path: Path, sky: str, service: TapServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(tap, "time", SimpleNamespace(monotonic=time.monotonic, sleep=waits.append))
     changes = ["rooms=[]", f"release={sky}", "lists.known=[]", f"catalogue.tap={service.url}", "catalogue.nside=256", "catalogue.pilot=0"]
     run = open_run("toy", str(tmp_path), changes, workers=1)
     service.refuse_after = 25
@@ -123,6 +128,7 @@ def test_a_service_that_goes_away_is_gone_on_with(tmp_path: Path, sky: str, serv
         ensure(run, "density")
     done = {p: p.stat().st_mtime_ns for p in (tmp_path / "parts" / "density").rglob("hpx*.parquet")}
     assert done and len(done) < len(pieces_of(np.array([150.0]), np.array([2.0]), 256)) + 10
+    assert waits == [2.0, 4.0, 8.0]  # of the first piece; those after it are tried once
     service.refuse_after = -1
     asked = len(service.queries)
     ensure(run, "density")

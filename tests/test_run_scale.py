@@ -222,7 +222,7 @@ def stop_spark() -> Iterator:
     stop()
 
 
-@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("cores", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_spark(cores: int, planned: Run, reference: dict, tmp_path: Path, stop_spark) -> None:
     stop_spark()
     run = run_at(planned, str(tmp_path), engine="spark", master=f"local[{cores}]")
@@ -462,7 +462,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
             self.answer(500, {}, b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>")
             return
         if fault == "slow":
-            time.sleep(1.0)
+            time.sleep(0.1)
         connection = http.client.HTTPConnection(Proxy.target)
         passed = {k: v for k, v in self.headers.items() if k.lower() not in ("transfer-encoding", "content-length", "expect")}
         connection.request(self.command, self.path, body, passed | {"Content-Length": str(len(body))})
@@ -548,11 +548,11 @@ def test_s3_has_the_same_bytes_and_no_secret(bucket: str, planned: Run, referenc
     assert make(run, "stamps").run == again.run  # a second run makes nothing again
 
 
-@pytest.mark.parametrize("fault", ["500", "slow", "cut"])
-def test_s3_faults(fault: str, proxy: type[Proxy], bucket: str, planned: Run, reference: dict) -> None:
-    "Every third request is spoiled; nothing is lost, doubled or half-written"
+@pytest.mark.parametrize(("fault", "every"), [("500", 7), ("slow", 3), ("cut", 7)])
+def test_s3_faults(fault: str, every: int, proxy: type[Proxy], bucket: str, planned: Run, reference: dict) -> None:
+    "Requests are spoiled in turn; nothing is lost, doubled or half-written"
     run = run_at(planned, join(bucket, "run"), workers=1)
-    proxy.spoil = staticmethod(lambda number, method: fault if number % 3 == 0 and (fault != "cut" or method in ("GET", "PUT")) else "")
+    proxy.spoil = staticmethod(lambda number, method: fault if number % every == 0 and (fault != "cut" or method in ("GET", "PUT")) else "")
     make(run, "stamps")
     assert made(run) == reference
     assert len(proxy.spoiled) > 5 and {text.split()[1] for text in proxy.spoiled} >= {"GET", "PUT"}
