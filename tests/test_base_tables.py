@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.galaxy import galaxy_key
 from dark_halo_scope.base.skylist import SetAsideWarning, degrees_of, position_name, read_names, read_positions, typed, unique_names
-from dark_halo_scope.base.tables import read_any_table
+from dark_halo_scope.base.tables import read_any_table, text_table
 
 A, B = ("A", 150.1, -2.25), ("B", 10.5, 0.5)
 AB = [A, B]
@@ -417,3 +417,17 @@ def test_the_greatest_number_that_the_message_names_is_the_greatest_that_fits(na
     for number in (greatest + 1, -1):
         with pytest.raises(BadInput, match=rf"^{name} from .*{number}"):
             galaxy_key(sound | {name: [0, number]})
+
+
+@pytest.mark.parametrize(
+    ("second", "rows", "unit"),
+    [("---- ----- -----\n", [3, 4], ""), ("n    deg   deg\n---- ----- -----\n", [4, 5], "deg"), ("", [2, 3], "")],
+    ids=["ruled", "units and ruled", "plain"],
+)
+def test_a_rule_below_the_header_is_no_row(second, rows, unit):
+    "And the line between header and rule holds the units"
+    text = f"name ra    dec\n{second}A    150.1 -2.25\nB    10.5  0.5\n"
+    table = text_table(text, lambda names: sorted({"ra", "dec"} - {*names}), "list.txt")
+    assert table.rows.tolist() == rows and not table.set_aside
+    assert [c.values.tolist() for c in table.columns] == [["A", "B"], ["150.1", "10.5"], ["-2.25", "0.5"]]
+    assert table.columns[1].unit == unit
