@@ -3,6 +3,7 @@
 import ast
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -47,6 +48,26 @@ def test_importing_needs_no_writable_place(tmp_path: Path) -> None:
         check=True,
     )
     assert not [p for p in tmp_path.rglob("*.nb[ic]")]
+
+
+def test_sources_are_read_word_by_word_once(tmp_path: Path) -> None:
+    "By the first process; the second takes what it found, a third without the file or with half of it finds the same again"
+    first = "from dark_halo_scope.base import resources as r; "
+    lame = "r._tokens = r._imports = None; "
+    last = "print(r.code_of('run.products', 'learning.training'))"
+
+    def said(code: str) -> str:
+        done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True)
+        return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+    assert "not callable" in said(first + lame + last)
+    found = said(first + last)
+    assert len(found) == 12 and said(first + lame + last) == found
+    (kept,) = tmp_path.rglob("*.json")
+    kept.write_text(kept.read_text()[:-9])
+    assert said(first + last) == found
+    changed = first + "print(r._found().facts('a', 'import os') != r._found().facts('a', 'import io'))"
+    assert said(changed) == "True"
 
 
 def module_imports() -> dict[str, set[str]]:

@@ -39,12 +39,20 @@ def test_demo_runs_every_phase_and_reports(toy: Path) -> None:
     assert "<h2>What failed</h2>" in first and "stage0" in first and "overridden because" in first
 
 
+@pytest.mark.slow
 def test_same_seed_same_products(toy: Path, tmp_path: Path) -> None:
     "One worker instead of two, no notebooks: the same identity hashes, product by product"
     run = open_run("toy", str(tmp_path), workers=1)
     for product in asked_for(run):
         assert ensure(run, product.name).name == read_receipt(toy / product.address).name, product.name
-    other = open_run("toy", str(tmp_path / "other"), ["mock.seed=3"], workers=1)
+
+
+def test_same_release_same_plan_and_another_seed_another(toy: Path, tmp_path: Path) -> None:
+    "One worker instead of two, no notebooks, up to the plan; stamps are compared in `test_run_scale`, and every product with what was recorded in `test_frozen`"
+    run = broken_copy(toy, tmp_path)
+    for name in ("density", "parent", "plan"):
+        assert ensure(run, name).name == read_receipt(toy / run.product(name).address).name, name
+    other = open_run("toy", str(tmp_path), ["splits.salt=another"], workers=1)
     assert ensure(other, "plan").name != read_receipt(toy / "plan").name
 
 

@@ -7,14 +7,13 @@ __all__ = ['MATHS', 'Kernel', 'cache_folder', 'compiled', 'kernel']
 
 # %% ../../nbs/base/kernels.ipynb #95db1595
 import os
-import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from numba import config, njit
 
-from .resources import code_hash
+from .resources import code_hash, user_folder
 
 # %% ../../nbs/base/kernels.ipynb #01442cea
 @lru_cache(1)
@@ -28,15 +27,7 @@ def cache_folder() -> str:  # "" where no folder can be written
     """
     if os.environ.get("NUMBA_CACHE_DIR"):
         return os.environ["NUMBA_CACHE_DIR"]
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    folder = os.path.join(tempfile.gettempdir(), f"dark_halo_scope-numba-{user}-{code_hash()}")
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        # Machine code is loaded from here: a folder that someone else has put in its place is not used.
-        owned = not hasattr(os, "getuid") or os.stat(folder).st_uid == os.getuid()
-        return folder if owned else tempfile.mkdtemp()
-    except OSError:
-        return ""
+    return user_folder(f"numba-{code_hash()}")
 
 # %% ../../nbs/base/kernels.ipynb #dc7ba7bf
 # Neither `contract` nor `reassoc`: which products are fused or reordered differs between a kernel compiled just now and the same one loaded from
