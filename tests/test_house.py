@@ -123,9 +123,30 @@ def test_pages_name_the_rooms_that_the_contracts_list() -> None:
     assert sorted(rooms) == sorted(p.name for p in (ROOT / "dark_halo_scope").iterdir() if (p / "__init__.py").exists())
     readme = (ROOT / "README.md").read_text().split("## The house")[1].split("A search imports")[0]
     assert re.findall(r"\*\*(\w+)\*\*", readme) == rooms
-    assert f"in the order {', '.join(rooms)};" in (ROOT / "nbs" / "index.ipynb").read_text()
+    assert f"in the order {', '.join(rooms)}." in (ROOT / "nbs" / "index.ipynb").read_text()
     titled = re.findall(r'section: "(\w+): [^"]+"\n +contents: (\w+)/\*', (ROOT / "_quarto.yml").read_text())
     assert sorted(room for room, folder in titled if room == folder) == sorted(rooms)
+
+
+def homes_of_names(sources: dict[str, str]) -> dict[str, list[str]]:
+    "The modules that define each public name"
+    homes: dict[str, list[str]] = {}
+    for module, source in sources.items():
+        for node in ast.parse(source).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
+            for name in {getattr(t, "id", getattr(t, "name", "_")) for t in targets}:
+                if not name.startswith("_"):
+                    homes.setdefault(name, []).append(module)
+    return homes
+
+
+def test_a_public_name_has_one_home() -> None:
+    "A name of one module means nothing else in another; PRODUCTS lists in each room what that room makes"
+    assert homes_of_names({"a": "X = 1\ndef f(): ...", "b": "X: int = 2\n_Y = 1\nimport os"}) == {"X": ["a", "b"], "f": ["a"]}
+    sources = {str(p.relative_to(ROOT)): p.read_text() for p in (ROOT / "dark_halo_scope").rglob("*.py") if not p.name.startswith("_")}
+    homes = homes_of_names(sources)
+    assert len(homes) > 2000
+    assert not (twice := {name: files for name, files in homes.items() if len(set(files)) > 1 and name != "PRODUCTS"}), twice
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT / "nbs")))

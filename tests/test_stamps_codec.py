@@ -130,8 +130,8 @@ def test_bad_input_is_named():
 
 
 def test_a_table_checks_against_the_schema():
-    from dark_halo_scope.base.schema import STAMPS, band_columns
+    from dark_halo_scope.base.schema import STAMPS, columns_per_band
 
-    known = {c.name for c in band_columns(STAMPS, ("g", "r", "z"))}
+    known = {c.name for c in columns_per_band(STAMPS, ("g", "r", "z"))}
     columns = codec.encode(stamps(1)) | codec.encode(stamps(1), column="ctrl_stamp")
     assert set(columns) <= known and pa.types.is_fixed_size_binary(columns["stamp"].type)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BANDS', 'GRZ', 'ROLES', 'TYPES', 'UCD_BANDS', 'IDENTITY_COLUMNS', 'OBSERVING', 'PARENT', 'HOST', 'PLAN', 'STAMPS',
            'SCORES', 'LENS_FIT', 'CANDIDATES', 'MODELS', 'COMPLETENESS', 'GRADE_COLUMNS', 'VOTES', 'SCHEMAS',
-           'parse_bands', 'Column', 'band_columns', 'product_columns', 'check_table', 'fixed_width', 'plain_types',
+           'parse_bands', 'Column', 'columns_per_band', 'product_columns', 'check_table', 'fixed_width', 'plain_types',
            'conform', 'table_from', 'metadata_columns']
 
 # %% ../../nbs/base/schema.ipynb #d5d0021b
@@ -100,7 +100,7 @@ class Column:
 UCD_BANDS = {"g": "em.opt.B", "r": "em.opt.R", "i": "em.opt.I", "z": "em.opt.I"}  # The list has no words for g and z
 
 
-def band_columns(
+def columns_per_band(
     columns: Sequence[Column],  # Possibly with {band} in their names
     bands: Sequence[str],  # Such as ("g", "r", "z")
 ) -> list[Column]:
@@ -390,7 +390,7 @@ def product_columns(
     """
     if product not in SCHEMAS:
         raise unknown_name("product", product, SCHEMAS)
-    return band_columns(SCHEMAS[product], bands)
+    return columns_per_band(SCHEMAS[product], bands)
 
 
 def check_table(

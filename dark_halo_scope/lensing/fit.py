@@ -174,7 +174,7 @@ def reasons(
     arc_snr: float,
     chi2_per_pixel: float,  # Of the better model
     centre: tuple[float, float],  # Of the host [arcsec]
-    alone: bool = False,  # The rival is the host and nothing else
+    host_only: bool = False,  # The rival is the host and nothing else
     bluer: float = math.inf,  # From `bluer_than_host` [mag]
     least_bluer: float | None = None,  # [mag]; None: any colour will do
 ) -> list[str]:  # Empty where nothing stands in the way
@@ -190,7 +190,7 @@ def reasons(
         Of the better model
     centre : tuple[float, float]
         Of the host [arcsec]
-    alone : bool, default False
+    host_only : bool, default False
         The rival is the host and nothing else
     bluer : float, default math.inf
         From `bluer_than_host` [mag]
@@ -204,7 +204,7 @@ def reasons(
     """
     out = []
     if arc_snr < 8:
-        out.append(f"{'too faint, no arc is seen' if alone else 'too faint'} (arc S/N {arc_snr:.1f})")
+        out.append(f"{'too faint, no arc is seen' if host_only else 'too faint'} (arc S/N {arc_snr:.1f})")
     elif least_bluer is not None and bluer < least_bluer:
         out.append(f"as red as the host (bluer by {bluer:.1f} mag)")
     r = radius_from(stamp.image.shape[-1], stamp.pixscale, np.array(centre[:1]), np.array(centre[1:]))[0]
@@ -268,7 +268,7 @@ def fit_lens(
     image: np.ndarray,  # (band, y, x) [nmgy / pix]
     invvar: np.ndarray,  # (band, y, x) [nmgy^-2]
     psf: PSF | None,  # One row, one width per band
-    good: np.ndarray | None = None,  # (y, x) or (band, y, x) bool, pixels that count
+    usable: np.ndarray | None = None,  # (y, x) or (band, y, x) bool, pixels that count
     pixscale: float = 0.262,  # [arcsec / pix]
     recipe: FitRecipe = FitRecipe(),
     seed: int = 0,  # Of every draw
@@ -284,7 +284,7 @@ def fit_lens(
         (band, y, x) [nmgy^-2]
     psf : PSF | None
         One row, one width per band
-    good : np.ndarray | None, default None
+    usable : np.ndarray | None, default None
         (y, x) or (band, y, x) bool, pixels that count
     pixscale : float, default 0.262
         [arcsec / pix]
@@ -298,9 +298,9 @@ def fit_lens(
     -------
     LensModel
     """
-    good = np.ones(np.shape(image), bool) if good is None else np.broadcast_to(np.asarray(good, bool), np.shape(image))
+    usable = np.ones(np.shape(image), bool) if usable is None else np.broadcast_to(np.asarray(usable, bool), np.shape(image))
     stamp = fit_stamp(image, invvar, psf, None, pixscale)
-    stamp = replace(stamp, image=np.where(good, stamp.image, 0), weight=np.where(good, stamp.weight, 0))
+    stamp = replace(stamp, image=np.where(usable, stamp.image, 0), weight=np.where(usable, stamp.weight, 0))
     blind = hidden_why(stamp)
     if blind:
         return _nothing(blind, recipe)
@@ -330,9 +330,9 @@ def hidden_why(
     if not used.any():
         return "masked: no pixel counts"
     for name, limit, share in (("core", 1.5, 0.3), ("stamp", 5.0, 0.5)):
-        seen = float(used[:, r < limit].any(0).mean())  # one band is enough: a core may be saturated in another
-        if seen < share:
-            return f"masked: {1 - seen:.0%} of the {name} within {limit:g} arcsec"
+        seen_share = float(used[:, r < limit].any(0).mean())  # one band is enough: a core may be saturated in another
+        if seen_share < share:
+            return f"masked: {1 - seen_share:.0%} of the {name} within {limit:g} arcsec"
     return ""
 
 # %% ../../nbs/lensing/fit.ipynb #fd8af3a3
@@ -354,8 +354,8 @@ def best_lens(
     -------
     tuple[LensSearch, Judged]
     """
-    tried = [(s, judged(host.stamp, s.model, recipe)) for s in searches]
-    search, best = max(tried, key=lambda t: t[1].log_z)
+    judgements = [(s, judged(host.stamp, s.model, recipe)) for s in searches]
+    search, best = max(judgements, key=lambda t: t[1].log_z)
     room = max(recipe.extra - (len(best.model.parts) - len(host.model.parts) - 1), 0)
     return search, pruned(host, build_up(host, best, recipe, room, kinds=("blob",), gain=3.0), recipe)
 
@@ -404,9 +404,9 @@ def concluded(
     low = high = (math.nan, math.nan)
     effective = 0.0
     if posterior:
-        drawn = sample_lens(host, model, recipe, seed, temper, search.modes)
-        low, high = intervals(drawn, recipe)
-        effective = drawn.effective
+        lens_posterior = sample_lens(host, model, recipe, seed, temper, search.modes)
+        low, high = intervals(lens_posterior, recipe)
+        effective = lens_posterior.effective
     with np.errstate(divide="ignore"):
         source_mag = tuple(float(m) for m in 22.5 - 2.5 * np.log10(model.flux[:, k]))
     magnification = float(paint_parts(stamp, "lensed", part.values)[0].sum((1, 2)).mean())
@@ -418,7 +418,7 @@ FEWEST = 20.0  # Effective draws below which one or a few draws far out carry al
 
 
 def intervals(
-    drawn: Posterior,
+    posterior: Posterior,
     recipe: FitRecipe,
 ) -> tuple[tuple[float, float], tuple[float, float]]:  # 68 and 95 % [arcsec]
     """Central intervals of theta_E, widened about the median by the recipe's measured factor; NaN where the sampling did not find the posterior
@@ -428,8 +428,8 @@ def intervals(
     tuple[tuple[float, float], tuple[float, float]]
         68 and 95 % [arcsec]
     """
-    if drawn.effective < FEWEST:
+    if posterior.effective < FEWEST:
         return (math.nan, math.nan), (math.nan, math.nan)
-    q = drawn.interval(drawn.rows[:, 0], (0.025, 0.16, 0.5, 0.84, 0.975))
+    q = posterior.interval(posterior.rows[:, 0], (0.025, 0.16, 0.5, 0.84, 0.975))
     q = np.exp(q[2] + recipe.inflate * (q - q[2]))
     return (float(q[1]), float(q[3])), (float(q[0]), float(q[4]))

@@ -136,9 +136,9 @@ def coolest(
     g1, g2 = float(lens.gamma1[0]), float(lens.gamma2[0])
     shear = {"gamma_ext": math.hypot(g1, g2), "phi_ext": east_of_north(math.atan2(g2, g1) / 2)}
 
-    def sersics(which: str) -> list[dict[str, Any]]:
+    def sersics(role: str) -> list[dict[str, Any]]:
         out = []
-        for (x, y, radius, n, q, phi), flux in parts[which]:
+        for (x, y, radius, n, q, phi), flux in parts[role]:
             effective = float(flux[band] * sersic_central(radius, n) * np.exp(-sersic_b(n)))
             values = {
                 "I_eff": effective,

@@ -66,7 +66,7 @@ def masked(
 def far_objects(
     stamp: FitStamp,
     residual: np.ndarray,  # (band, pixels), of the host alone
-    far: float,  # Distance from the centre beyond which a peak is too far away [arcsec]
+    max_distance: float,  # Distance from the centre beyond which a peak is too far away [arcsec]
     farthest: float,  # The same for a peak with a partner [arcsec]
     threshold: float = 4.0,  # Significance
 ) -> np.ndarray:  # (y, x) bool
@@ -77,7 +77,7 @@ def far_objects(
     stamp : FitStamp
     residual : np.ndarray
         (band, pixels), of the host alone
-    far : float
+    max_distance : float
         Distance from the centre beyond which a peak is too far away [arcsec]
     farthest : float
         The same for a peak with a partner [arcsec]
@@ -89,21 +89,21 @@ def far_objects(
     np.ndarray
         (y, x) bool
     """
-    shown = significance(stamp, residual)
-    labels, n = ndimage.label(shown > threshold)
-    out = np.zeros(shown.shape, bool)
-    peaks = np.array(ndimage.maximum_position(shown, labels, np.arange(1, n + 1))).reshape(-1, 2)
-    y, x = ((peaks - (shown.shape[0] - 1) / 2) * stamp.pixscale).T
-    for label in np.flatnonzero(np.hypot(x, y) > np.where(_paired(x, y, far), farthest, far)) + 1:
+    sigmas = significance(stamp, residual)
+    labels, n = ndimage.label(sigmas > threshold)
+    out = np.zeros(sigmas.shape, bool)
+    peaks = np.array(ndimage.maximum_position(sigmas, labels, np.arange(1, n + 1))).reshape(-1, 2)
+    y, x = ((peaks - (sigmas.shape[0] - 1) / 2) * stamp.pixscale).T
+    for label in np.flatnonzero(np.hypot(x, y) > np.where(_paired(x, y, max_distance), farthest, max_distance)) + 1:
         out |= labels == label
     return np.asarray(ndimage.binary_dilation(out, iterations=2))
 
 
-def _paired(x: np.ndarray, y: np.ndarray, far: float) -> np.ndarray:
+def _paired(x: np.ndarray, y: np.ndarray, max_distance: float) -> np.ndarray:
     "Which peaks have another, nearer one within `far` on the other side of the centre"
     r = np.hypot(x, y)
     opposite = -(x[:, None] * x + y[:, None] * y) > np.cos(np.radians(40)) * r[:, None] * r
-    return np.asarray((opposite & (r > 0.8) & (r < far) & (r < r[:, None])).any(1))
+    return np.asarray((opposite & (r > 0.8) & (r < max_distance) & (r < r[:, None])).any(1))
 
 # %% ../../nbs/lensing/fit_host.ipynb #aadfc93e
 @dataclass(frozen=True, eq=False)
@@ -164,21 +164,21 @@ def robust_fit(
     r = radius_from(stamp.image.shape[-1], stamp.pixscale, parts[0].values[:1], parts[0].values[1:2])[0]
     spoilt = np.zeros(r.shape, bool)
     for i in range(rounds):
-        seen = masked(stamp, spoilt)
-        model = refine(seen, solve(seen, parts), steps=steps, tolerance=1.0)
+        clean_stamp = masked(stamp, spoilt)
+        model = refine(clean_stamp, solve(clean_stamp, parts), steps=steps, tolerance=1.0)
         parts = list(model.parts)
         if i + 1 < rounds:
-            shown = significance(stamp, solve(stamp, parts).residual if i == 0 else _residual(stamp, model, seen))
-            spoilt = ndimage.binary_dilation((shown > 4) & (r > least), iterations=1)
+            sigmas = significance(stamp, solve(stamp, parts).residual if i == 0 else _residual(stamp, model, clean_stamp))
+            spoilt = ndimage.binary_dilation((sigmas > 4) & (r > least), iterations=1)
             if (~spoilt & (stamp.weight > 0).any(0) & (r < 2)).sum() < 30:
                 spoilt &= r > 2
     return model, spoilt
 
 # %% ../../nbs/lensing/fit_host.ipynb #73bd6f33
-def _residual(stamp: FitStamp, model: Solved, seen: FitStamp) -> np.ndarray:
+def _residual(stamp: FitStamp, model: Solved, clean_stamp: FitStamp) -> np.ndarray:
     "The residual of a model fitted on a masked stamp, on all pixels"
-    whole = solve(stamp, model.parts)
-    light = np.einsum("bk,kbp->bp", model.flux.astype(np.float32), whole.columns)
+    solved = solve(stamp, model.parts)
+    light = np.einsum("bk,kbp->bp", model.flux.astype(np.float32), solved.columns)
     return np.asarray(stamp.data - light)
 
 # %% ../../nbs/lensing/fit_host.ipynb #7c1d90aa
@@ -264,12 +264,12 @@ def fit_host(
     inside, reach = seen_pixels(stamp, model, recipe)
     inside = with_model_error(inside, _light(inside, model), recipe.model_error)
     model, spoilt = robust_fit(inside, list(model.parts), rounds=2, steps=6)
-    seen = masked(inside, spoilt)
+    clean_stamp = masked(inside, spoilt)
     first = model.parts[0].values
     outer = new_part("host", recipe, first[0], first[1], values=[first[0], first[1], first[2] + 0.7, np.log(1.0), first[4], first[5]])
     inner = model.parts[0].at(first - [0, 0, 0.3, 0, 0, 0])
-    pair = refine(seen, solve(seen, [inner, outer]), steps=8, tolerance=1.0)
-    logs = [evidence_of(seen, m, curvature(seen, m, range(len(m.parts)))[1], recipe.flux_scale).log_z for m in (model, pair)]
+    pair = refine(clean_stamp, solve(clean_stamp, [inner, outer]), steps=8, tolerance=1.0)
+    logs = [evidence_of(clean_stamp, m, curvature(clean_stamp, m, range(len(m.parts)))[1], recipe.flux_scale).log_z for m in (model, pair)]
     if logs[1] > logs[0] + 3:
         model = pair
     total = float(model.flux.sum())
@@ -278,10 +278,12 @@ def fit_host(
     )
     if recipe.uneven or recipe.psf_error:
         inside = replace(inside, shared=errors_of_host(inside, model, recipe))
-    whole = solve(inside, model.parts)
-    light = np.einsum("bk,kbp->bp", model.flux.astype(np.float32), whole.columns)
-    kept = Solved(model.parts, whole.columns, model.flux, inside.data - light, float(((inside.data - light) ** 2).sum()), model.penalty)
-    return Host(inside, kept, bool(small and total > 0 and len(model.parts) == 1), reach)
+    solved = solve(inside, model.parts)
+    light = np.einsum("bk,kbp->bp", model.flux.astype(np.float32), solved.columns)
+    host_model = Solved(
+        model.parts, solved.columns, model.flux, inside.data - light, float(((inside.data - light) ** 2).sum()), model.penalty
+    )
+    return Host(inside, host_model, bool(small and total > 0 and len(model.parts) == 1), reach)
 
 # %% ../../nbs/lensing/fit_host.ipynb #257ca20a
 def _light(stamp: FitStamp, model: Solved) -> np.ndarray:
@@ -337,17 +339,17 @@ def errors_of_host(
     n_pix, values = stamp.image.shape[-1], model.parts[0].values
     painted = np.concatenate([paint_parts(stamp, p.kind, p.values) for p in model.parts])
     light = np.einsum("bk,kbyx->byx", model.flux, painted)  # [nmgy / pix]
-    at = (np.arange(n_pix) - (n_pix - 1) / 2) * stamp.pixscale
+    pixel = (np.arange(n_pix) - (n_pix - 1) / 2) * stamp.pixscale
     q, phi = axis_ratio(values[4], values[5])
-    dx, dy = at[None, :] - values[0], at[:, None] - values[1]
+    dx, dy = pixel[None, :] - values[0], pixel[:, None] - values[1]
     u, v = np.cos(phi) * dx + np.sin(phi) * dy, (np.cos(phi) * dy - np.sin(phi) * dx)
     r, angle = np.sqrt(q * u**2 + v**2 / q), np.arctan2(v, u)
     bumps = np.exp(-0.5 * ((np.log(np.hypot(r, 0.4)) - BUMPS[:, None, None]) / (0.9 * (BUMPS[1] - BUMPS[0]))) ** 2)
     sigma = stamp.psf.fwhm[0] / np.sqrt(8 * np.log(2))  # [arcsec]
     waves = [np.ones_like(r)]
     for m in range(1, ORDERS + 1):
-        seen = (r**2 / (r**2 + sigma.mean() ** 2)) ** (m / 2)  # the PSF rounds what lies within it
-        waves += [seen * np.cos(m * angle), seen * np.sin(m * angle)]
+        resolved = (r**2 / (r**2 + sigma.mean() ** 2)) ** (m / 2)  # the PSF rounds what lies within it
+        waves += [resolved * np.cos(m * angle), resolved * np.sin(m * angle)]
     shapes = (bumps[:, None] * np.array(waves)).reshape(-1, n_pix, n_pix)
     shapes /= np.sqrt((bumps**2).sum(0).max() * (ORDERS + 1))  # so that all of them together have the recipe's width
     dy, dx = np.gradient(light, stamp.pixscale, axis=(1, 2))

@@ -56,13 +56,13 @@ def first_draws(
         (draws, 13)
     """
     n, stamp = recipe.draws, host.stamp
-    shown = significance(stamp, host.model.residual)
-    at = (np.arange(shown.shape[0]) - (shown.shape[0] - 1) / 2) * stamp.pixscale
-    dx, dy = at[None, :] - part.middle[5], at[:, None] - part.middle[6]
+    sigmas = significance(stamp, host.model.residual)
+    pixel = (np.arange(sigmas.shape[0]) - (sigmas.shape[0] - 1) / 2) * stamp.pixscale
+    dx, dy = pixel[None, :] - part.middle[5], pixel[:, None] - part.middle[6]
     r = np.hypot(dx, dy)
-    likely = np.where((r > 0.4) & (r < host.reach) & (stamp.weight > 0).any(0), np.maximum(shown - 2, 0.02) ** 2 / np.maximum(r, 1), 0)
-    chosen = generator.choice(likely.size, n, p=likely.ravel() / likely.sum())
-    x, y = (np.broadcast_to(d, r.shape).ravel()[chosen] + generator.normal(0, 0.1, n) for d in (dx, dy))
+    chance = np.where((r > 0.4) & (r < host.reach) & (stamp.weight > 0).any(0), np.maximum(sigmas - 2, 0.02) ** 2 / np.maximum(r, 1), 0)
+    source_pixels = generator.choice(chance.size, n, p=chance.ravel() / chance.sum())
+    x, y = (np.broadcast_to(d, r.shape).ravel()[source_pixels] + generator.normal(0, 0.1, n) for d in (dx, dy))
     rows = part.middle + part.width * generator.normal(size=(n, len(part.middle)))
     # An image at distance r from an isothermal lens lies at theta_E (1 + u), for a source at u theta_E on its side.
     rows[:, 0] = np.log(np.clip(np.hypot(x, y) / (1 + generator.uniform(-0.7, 0.9, n)), 0.25, 6.0))
@@ -151,14 +151,14 @@ def profile_chi2(
     gram, proj, leak = np.zeros((n, m, m)), np.zeros((n, m)), np.zeros((n, m, len(back.slopes)))
     toward = np.zeros(len(back.slopes))
     for b in range(n_band):
-        first, one = b * (k + 1), np.ascontiguousarray(columns[:, b])
-        own, cross = back.products[b], (one @ back.rows[b].T).astype(float)
-        gram[:, first : first + k, first : first + k] = own[:k, :k]
+        first, column = b * (k + 1), np.ascontiguousarray(columns[:, b])
+        gram_of_band, cross = back.products[b], (column @ back.rows[b].T).astype(float)
+        gram[:, first : first + k, first : first + k] = gram_of_band[:k, :k]
         gram[:, first + k, first : first + k] = gram[:, first : first + k, first + k] = cross[:, :k]
-        gram[:, first + k, first + k] = np.einsum("np,np->n", one, one)
-        proj[:, first : first + k], proj[:, first + k] = own[:k, k], cross[:, k]
-        leak[:, first : first + k], leak[:, first + k] = own[:k, k + 1 :], cross[:, k + 1 :]
-        toward += own[k, k + 1 :]
+        gram[:, first + k, first + k] = np.einsum("np,np->n", column, column)
+        proj[:, first : first + k], proj[:, first + k] = gram_of_band[:k, k], cross[:, k]
+        leak[:, first : first + k], leak[:, first + k] = gram_of_band[:k, k + 1 :], cross[:, k + 1 :]
+        toward += gram_of_band[k, k + 1 :]
     lost = leak @ back.cover
     gram -= lost @ leak.transpose(0, 2, 1)
     proj -= lost @ toward
@@ -166,8 +166,8 @@ def profile_chi2(
     total = float((back.stamp.data.astype(float) ** 2).sum() - toward @ back.cover @ toward)
     chi2 = total + np.einsum("nk,nkl,nl->n", f, gram, f) - 2 * (f * proj).sum(1)
     # Flat in the light of the image, not of the source: a magnified source is not less likely for being faint.
-    own = np.einsum("nbb->nb", gram[:, k :: k + 1, k :: k + 1])
-    return chi2, 0.5 * (np.linalg.slogdet(gram + 1e-3 * np.eye(m))[1] - np.log(np.maximum(own, 1e-3)).sum(1))
+    source_gram = np.einsum("nbb->nb", gram[:, k :: k + 1, k :: k + 1])
+    return chi2, 0.5 * (np.linalg.slogdet(gram + 1e-3 * np.eye(m))[1] - np.log(np.maximum(source_gram, 1e-3)).sum(1))
 
 # %% ../../nbs/lensing/fit_lens.ipynb #e4e8bedb
 def objectives(
@@ -193,14 +193,14 @@ def objectives(
     tuple[np.ndarray, np.ndarray]
         chi2 + penalty (n,), half log determinant (n,)
     """
-    found = [profile_chi2(back, columns_of(back.stamp, part.kind, rows[i : i + chunk])) for i in range(0, len(rows), chunk)]
-    chi2, half = (np.concatenate(column) for column in zip(*found))
+    chunks = [profile_chi2(back, columns_of(back.stamp, part.kind, rows[i : i + chunk])) for i in range(0, len(rows), chunk)]
+    chi2, half = (np.concatenate(column) for column in zip(*chunks))
     return chi2 + (((rows - part.middle) / part.width) ** 2).sum(1), half
 
 # %% ../../nbs/lensing/fit_lens.ipynb #18a8c59e
 def distinct(
     rows: np.ndarray,  # (n, 13), best first
-    most: int,
+    max_rows: int,
 ) -> np.ndarray:  # Indices of the best rows that differ
     """The best of the draws, none near a better one
 
@@ -208,21 +208,21 @@ def distinct(
     ----------
     rows : np.ndarray
         (n, 13), best first
-    most : int
+    max_rows : int
 
     Returns
     -------
     np.ndarray
         Indices of the best rows that differ
     """
-    kept: list[int] = []
+    distinct_rows: list[int] = []
     place = rows[:, [0, 7, 8]] / [0.1, 0.12, 0.12]
     for i in range(len(rows)):
-        if all(((place[i] - place[k]) ** 2).sum() > 1 for k in kept):
-            kept.append(i)
-        if len(kept) == most:
+        if all(((place[i] - place[k]) ** 2).sum() > 1 for k in distinct_rows):
+            distinct_rows.append(i)
+        if len(distinct_rows) == max_rows:
             break
-    return np.array(kept)
+    return np.array(distinct_rows)
 
 # %% ../../nbs/lensing/fit_lens.ipynb #ed9c2a78
 def scored(
@@ -286,17 +286,17 @@ def global_search(
     value = scored(settings, part, rows)
     spread = np.minimum(part.width, [0.15, 0.1, 0.1, 0.04, 0.04, 0.05, 0.05, 0.12, 0.12, 0.35, 0.3, 0.15, 0.15])
 
-    def best(group: np.ndarray, most: int) -> np.ndarray:
+    def best(group: np.ndarray, max_rows: int) -> np.ndarray:
         order = np.argsort(value[group].min(0), kind="stable")[:400]
-        return np.asarray(order[distinct(rows[order], most)])
+        return np.asarray(order[distinct(rows[order], max_rows)])
 
     for i in range(recipe.rounds):
         parents = np.concatenate([best(group, 16 if i == 0 and len(groups) == 1 else 8) for group in groups])
         jumps = generator.normal(size=(recipe.children, rows.shape[1])) * spread / 1.6**i
         children = rows[parents[np.arange(recipe.children) % len(parents)]] + jumps
         rows, value = np.concatenate([rows, children]), np.concatenate([value, scored(settings, part, children)], 1)
-    kept = [best(group, 2 * recipe.starts if len(groups) == 1 else recipe.starts) for group in groups]
-    return [(rows[k], group[value[group][:, k].argmin(0)]) for group, k in zip(groups, kept)]
+    rows_of_group = [best(group, 2 * recipe.starts if len(groups) == 1 else recipe.starts) for group in groups]
+    return [(rows[k], group[value[group][:, k].argmin(0)]) for group, k in zip(groups, rows_of_group)]
 
 # %% ../../nbs/lensing/fit_lens.ipynb #cf644758
 @dataclass(frozen=True, eq=False)
@@ -326,7 +326,7 @@ class LensSearch:
 def settings_of(
     host: Host,
     beside: Sequence[Part],  # Unlensed parts that might be neighbours
-    most: int = 2,  # Neighbours at once
+    max_neighbours: int = 2,  # Neighbours at once
 ) -> list[Solved]:
     """The host alone, with each of its neighbours, and with each pair of them
 
@@ -335,15 +335,15 @@ def settings_of(
     host : Host
     beside : Sequence[Part]
         Unlensed parts that might be neighbours
-    most : int, default 2
+    max_neighbours : int, default 2
         Neighbours at once
 
     Returns
     -------
     list[Solved]
     """
-    chosen = [some for n in range(min(most, len(beside)) + 1) for some in combinations(beside, n)]
-    return [host.model, *(solve(host.stamp, [*host.model.parts, *some]) for some in chosen[1:])]
+    neighbour_sets = [neighbour_set for n in range(min(max_neighbours, len(beside)) + 1) for neighbour_set in combinations(beside, n)]
+    return [host.model, *(solve(host.stamp, [*host.model.parts, *neighbour_set]) for neighbour_set in neighbour_sets[1:])]
 
 # %% ../../nbs/lensing/fit_lens.ipynb #1b40d660
 def search_lens(
@@ -368,19 +368,20 @@ def search_lens(
         The best with no neighbour, with one, with two
     """
     part, models = host_part(host, recipe), settings_of(host, beside, min(recipe.extra, 2))
-    found, held = [], len(host.model.parts)
-    for rows, which in global_search(host, part, recipe, rng("lens search", seed), models):
-        tried = []
-        for row, w in zip(rows, which):
+    searches, n_host_parts = [], len(host.model.parts)
+    for rows, setting_index in global_search(host, part, recipe, rng("lens search", seed), models):
+        candidates = []
+        for row, w in zip(rows, setting_index):
             parts, columns = [*models[w].parts, part.at(row)], np.concatenate([models[w].columns, columns_of(host.stamp, "lensed", row)])
-            tried.append(refine(host.stamp, solve(host.stamp, parts, columns), [len(parts) - 1], steps=4, tolerance=2.0))
-        tried = sorted(tried, key=lambda m: m.objective)[: max(len(tried) // 2, 1)]
-        tried = sorted(
-            (refine(host.stamp, m, range(held, len(m.parts)), steps=12, tolerance=0.5) for m in tried), key=lambda m: m.objective
+            candidates.append(refine(host.stamp, solve(host.stamp, parts, columns), [len(parts) - 1], steps=4, tolerance=2.0))
+        candidates = sorted(candidates, key=lambda m: m.objective)[: max(len(candidates) // 2, 1)]
+        candidates = sorted(
+            (refine(host.stamp, m, range(n_host_parts, len(m.parts)), steps=12, tolerance=0.5) for m in candidates),
+            key=lambda m: m.objective,
         )
-        best = refine(host.stamp, tried[0], steps=10, tolerance=0.5)
-        found.append(LensSearch(best, tuple(m.parts[-1] for m in tried), np.array([m.objective for m in tried])))
-    return found
+        best = refine(host.stamp, candidates[0], steps=10, tolerance=0.5)
+        searches.append(LensSearch(best, tuple(m.parts[-1] for m in candidates), np.array([m.objective for m in candidates])))
+    return searches
 
 # %% ../../nbs/lensing/fit_lens.ipynb #d35ebdac
 def image_places(
@@ -406,19 +407,19 @@ def image_places(
     """
     lens = lens_of(part.values[None])
     sx, sy = source_of(part.values[None], lens)[0, 0, :2]
-    at = np.arange(-reach, reach + step, step)
-    x, y = np.meshgrid(at, at)
+    grid = np.arange(-reach, reach + step, step)
+    x, y = np.meshgrid(grid, grid)
     bx, by = (b[0] for b in source_position(lens, x[None], y[None]))
-    away = np.hypot(bx - sx, by - sy)
-    low = (away == ndimage.minimum_filter(away, 3)) & (away < 4 * step)
+    distance = np.hypot(bx - sx, by - sy)
+    low = (distance == ndimage.minimum_filter(distance, 3)) & (distance < 4 * step)
     low &= np.hypot(x - lens.center_x[0], y - lens.center_y[0]) > 1.5 * step
     a = jacobian(lens, x[low], y[low])
     bright = 1 / np.maximum(np.abs(np.linalg.det(a)), 1e-2)
     # A minimum of the distance is an image if one Newton step from it stays within two grid steps.
     moved = np.linalg.solve(a, np.stack([sx - bx[low], sy - by[low]], -1)[..., None])[..., 0]
-    good = np.hypot(*moved.T) < 2 * step
-    found = np.column_stack([x[low] + moved[:, 0], y[low] + moved[:, 1], bright])[good]
-    return np.asarray(found[np.argsort(-found[:, 2], kind="stable")])
+    converged = np.hypot(*moved.T) < 2 * step
+    images = np.column_stack([x[low] + moved[:, 0], y[low] + moved[:, 1], bright])[converged]
+    return np.asarray(images[np.argsort(-images[:, 2], kind="stable")])
 
 # %% ../../nbs/lensing/fit_lens.ipynb #120c34b7
 @dataclass(frozen=True, eq=False)
@@ -551,21 +552,21 @@ def sample_lens(
     k = next(i for i, p in enumerate(model.parts) if p.kind == "lensed")
     part, generator = model.parts[k], rng("lens posterior", seed)
     back = background_of(host.stamp, without(model, k))
-    every, first = range(len(model.parts)), sum(len(p.values) for p in model.parts[:k])
+    all_parts, first = range(len(model.parts)), sum(len(p.values) for p in model.parts[:k])
     precision = np.concatenate([p.width**-2 for p in model.parts])
-    matrix = (curvature(host.stamp, model, every)[1] - np.diag(precision)) / temper + np.diag(precision)
+    matrix = (curvature(host.stamp, model, all_parts)[1] - np.diag(precision)) / temper + np.diag(precision)
     covariance = np.linalg.inv(matrix)[first : first + len(part.values), first : first + len(part.values)]
     starts = [part.values, *(m.values for m in modes if np.abs((m.values - part.values) / part.width).max() > 0.3)][:4]
     components = [(start, np.linalg.cholesky(covariance * 1.2)) for start in starts]
-    rows, log_p, new = np.empty((0, len(part.values))), np.empty(0), list(components)
+    rows, log_p, new_components = np.empty((0, len(part.values))), np.empty(0), list(components)
     for i in range(recipe.sample_rounds):
-        share = -(-recipe.samples // len(new))
-        drawn = np.concatenate([t_draws(*c, share, generator) for c in new])
-        value, half = objectives(back, part, drawn)
-        penalty = (((drawn - part.middle) / part.width) ** 2).sum(1)
+        share = -(-recipe.samples // len(new_components))
+        sample = np.concatenate([t_draws(*c, share, generator) for c in new_components])
+        value, half = objectives(back, part, sample)
+        penalty = (((sample - part.middle) / part.width) ** 2).sum(1)
         fresh = -0.5 * ((value - penalty) / temper + penalty) - half
         fresh[~np.isfinite(fresh)] = -np.inf  # a draw too far out to be painted has no weight
-        rows, log_p = np.concatenate([rows, drawn]), np.concatenate([log_p, fresh])
+        rows, log_p = np.concatenate([rows, sample]), np.concatenate([log_p, fresh])
         log_q = np.logaddexp.reduce([t_log_density(rows, *c) for c in components], 0)
         weight, effective = normalised(log_p - log_q)
         if effective > recipe.effective or i + 1 == recipe.sample_rounds:
@@ -574,6 +575,6 @@ def sample_lens(
         soft = normalised(power * (log_p - log_q))[0]
         middle = soft @ rows
         spread = (rows - middle).T @ ((rows - middle) * soft[:, None]) + 0.02 * covariance
-        new = [(middle, np.linalg.cholesky(spread * 1.05))]
-        components += new
+        new_components = [(middle, np.linalg.cholesky(spread * 1.05))]
+        components += new_components
     return Posterior(rows, weight, effective)

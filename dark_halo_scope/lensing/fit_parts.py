@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from ..base.errors import BadInput, unknown_name
 from .deflection import LensParams
-from .fourier import blur_stamp, plan, room
+from .fourier import blur_stamp, fft_plan, room
 from .psf import PSF, PixelPSF, pixel_transfer
 from .rays import compiled, lens_rows, sersic_rows
 from .render import Accuracy, batches, ray_room, shoot
@@ -73,12 +73,12 @@ def shared_error(
     """
     gram = np.einsum("bkp,blp->bkl", images, images, optimize=True).astype(float)
     variance, turn = np.linalg.eigh(gram)
-    kept = variance > least
-    most = max(int(kept.sum(1).max()), 1)  # eigenvalues ascend, so those kept are the last
+    significant = variance > least
+    n_significant = max(int(significant.sum(1).max()), 1)  # eigenvalues ascend, so those kept are the last
     with np.errstate(divide="ignore", invalid="ignore"):
-        own = np.where(kept[:, None], turn / np.sqrt(variance)[:, None], 0)[..., -most:]
-    shrink = np.where(kept, 1 - 1 / np.sqrt(1 + np.maximum(variance, 0)), 0)[:, -most:]
-    return SharedError(np.einsum("bkl,bkp->blp", own, images, optimize=True).astype(np.float32), shrink.astype(np.float32))
+        directions = np.where(significant[:, None], turn / np.sqrt(variance)[:, None], 0)[..., -n_significant:]
+    shrink = np.where(significant, 1 - 1 / np.sqrt(1 + np.maximum(variance, 0)), 0)[:, -n_significant:]
+    return SharedError(np.einsum("bkl,bkp->blp", directions, images, optimize=True).astype(np.float32), shrink.astype(np.float32))
 
 # %% ../../nbs/lensing/fit_parts.ipynb #cb13fac6
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ def fit_stamp(
     image: np.ndarray,  # (band, y, x) [nmgy / pix]
     invvar: np.ndarray,  # (band, y, x) [nmgy^-2]
     psf: PSF | None,  # One row, one width per band
-    good: np.ndarray | None = None,  # (y, x) or (band, y, x) bool, pixels that count; None: all
+    usable: np.ndarray | None = None,  # (y, x) or (band, y, x) bool, pixels that count; None: all
     pixscale: float = 0.262,  # [arcsec / pix]
 ) -> FitStamp:
     """The stamp with weights; raises BadInput for shapes that do not fit, a missing PSF, or a band without a usable pixel
@@ -159,7 +159,7 @@ def fit_stamp(
         (band, y, x) [nmgy^-2]
     psf : PSF | None
         One row, one width per band
-    good : np.ndarray | None, default None
+    usable : np.ndarray | None, default None
         (y, x) or (band, y, x) bool, pixels that count; None: all
     pixscale : float, default 0.262
         [arcsec / pix]
@@ -190,8 +190,8 @@ def fit_stamp(
     if not (np.isfinite(pixscale) and pixscale > 0):
         raise BadInput(f"pixscale is {pixscale}; expected a positive number of arcsec")
     use = np.isfinite(image) & np.isfinite(invvar) & (invvar > 0)
-    if good is not None:
-        use &= np.broadcast_to(np.asarray(good, bool), image.shape)
+    if usable is not None:
+        use &= np.broadcast_to(np.asarray(usable, bool), image.shape)
     empty = np.flatnonzero(~use.any((1, 2)))
     if len(empty):
         raise BadInput(f"band {int(empty[0])}: no pixel counts (masked, not finite or without inverse variance); expected some")
@@ -590,7 +590,7 @@ def paint_parts(
         else:
             shoot(systems[i % len(systems)], lights[i], group, _NO_IMAGE, limits, size, cell, b.cells // 2, canvas["rays"], grid)
         factor = canvas["sampled"] if kind in BENT_LIMITS else b.factor
-        compiled(blur_stamp)(grid, size + 8, ones, b.per_step[0], b.last[0], canvas["tables"], b.which[0], canvas["transfer"], factor, plan(b.cells * b.side), plan(b.side), *canvas["scratch"], out[i])  # fmt: skip
+        compiled(blur_stamp)(grid, size + 8, ones, b.per_step[0], b.last[0], canvas["tables"], b.which[0], canvas["transfer"], factor, fft_plan(b.cells * b.side), fft_plan(b.side), *canvas["scratch"], out[i])  # fmt: skip
     return out
 
 # %% ../../nbs/lensing/fit_parts.ipynb #3434e1a7

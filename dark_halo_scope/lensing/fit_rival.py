@@ -65,12 +65,12 @@ def candidate_parts(
     list[Part]
         Empty where nothing stands out
     """
-    shown, (x, y) = significance(host.stamp, residual), host.centre
-    n_pix, scale = shown.shape[0], host.stamp.pixscale
+    sigmas, (x, y) = significance(host.stamp, residual), host.centre
+    n_pix, scale = sigmas.shape[0], host.stamp.pixscale
     inside = (radius_from(n_pix, scale, np.array([x]), np.array([y]))[0] < host.reach) & (host.stamp.weight > 0).any(0)
-    shown = np.where(inside, shown, -np.inf)
-    row, column = np.unravel_index(int(shown.argmax()), shown.shape)
-    if shown[row, column] < least:
+    sigmas = np.where(inside, sigmas, -np.inf)
+    row, column = np.unravel_index(int(sigmas.argmax()), sigmas.shape)
+    if sigmas[row, column] < least:
         return []
     px, py = (column - (n_pix - 1) / 2) * scale, (row - (n_pix - 1) / 2) * scale
     radius, angle = max(np.hypot(px - x, py - y), 0.4), np.arctan2(py - y, px - x)
@@ -105,15 +105,15 @@ def with_one_more(
         None where nothing stands out
     """
     best: Judged | None = None
-    held, k = len(host.model.parts), len(model.parts)
+    n_host_parts, k = len(host.model.parts), len(model.parts)
     for part in candidate_parts(host, model.residual, recipe, kinds):
         columns = np.concatenate([model.columns, columns_of(host.stamp, part.kind, part.values)])
-        tried = refine(host.stamp, solve(host.stamp, [*model.parts, part], columns), [k], steps=8, tolerance=1.0)
-        found = judged(host.stamp, tried, recipe)
-        if best is None or found.log_z > best.log_z:
-            best = found
-    if best is not None and k > held:
-        best = judged(host.stamp, refine(host.stamp, best.model, range(held, k + 1), steps=5, tolerance=1.0), recipe)
+        trial = refine(host.stamp, solve(host.stamp, [*model.parts, part], columns), [k], steps=8, tolerance=1.0)
+        judgement = judged(host.stamp, trial, recipe)
+        if best is None or judgement.log_z > best.log_z:
+            best = judgement
+    if best is not None and k > n_host_parts:
+        best = judged(host.stamp, refine(host.stamp, best.model, range(n_host_parts, k + 1), steps=5, tolerance=1.0), recipe)
     return best
 
 # %% ../../nbs/lensing/fit_rival.ipynb #55add197
@@ -121,7 +121,7 @@ def build_up(
     host: Host,
     start: Judged,  # The model to begin with
     recipe: FitRecipe,
-    most: int,  # Parts added at most
+    max_parts: int,  # Parts added at most
     kinds: Sequence[str] = ("blob", "arm", "ring"),
     gain: float = 1.0,  # Evidence that another part must bring
 ) -> Judged:
@@ -133,7 +133,7 @@ def build_up(
     start : Judged
         The model to begin with
     recipe : FitRecipe
-    most : int
+    max_parts : int
         Parts added at most
     kinds : Sequence[str], default ('blob', 'arm', 'ring')
     gain : float, default 1.0
@@ -145,17 +145,17 @@ def build_up(
     """
     best, patience = start, 1
     current = start
-    for _ in range(most):
-        more = with_one_more(host, current.model, recipe, kinds)
-        if more is None:
+    for _ in range(max_parts):
+        larger = with_one_more(host, current.model, recipe, kinds)
+        if larger is None:
             break
-        if more.log_z > best.log_z + gain:
-            best, patience = more, 1
+        if larger.log_z > best.log_z + gain:
+            best, patience = larger, 1
         elif patience == 0:
             break
         else:
             patience -= 1  # two blobs may pay together where one does not
-        current = more
+        current = larger
     if best is not start:
         final = judged(host.stamp, refine(host.stamp, best.model, steps=8, tolerance=0.5), recipe)
         best = final if final.log_z > best.log_z else best
@@ -172,8 +172,8 @@ def pruned(
     for k in reversed(range(1, len(start.model.parts))):
         if start.model.parts[k].kind != "lensed":
             fewer = [p for i, p in enumerate(best.model.parts) if i != k]
-            found = judged(host.stamp, refine(host.stamp, solve(host.stamp, fewer), steps=8, tolerance=0.5), recipe)
-            best = found if found.log_z > best.log_z else best
+            judgement = judged(host.stamp, refine(host.stamp, solve(host.stamp, fewer), steps=8, tolerance=0.5), recipe)
+            best = judgement if judgement.log_z > best.log_z else best
     return best
 
 # %% ../../nbs/lensing/fit_rival.ipynb #5e3b8136
@@ -206,9 +206,9 @@ def search_rival(
     -------
     Judged
     """
-    alone = judged(host.stamp, refine(host.stamp, host.model, steps=5, tolerance=0.5), recipe)
+    host_alone = judged(host.stamp, refine(host.stamp, host.model, steps=5, tolerance=0.5), recipe)
     grown = [neighbours or only_neighbours(host, recipe), build_up(host, judged(host.stamp, host.model, recipe), recipe, recipe.blobs)]
-    best = max([alone, *grown, *_in_place_of_images(host, recipe, places)], key=lambda j: j.log_z)
+    best = max([host_alone, *grown, *_in_place_of_images(host, recipe, places)], key=lambda j: j.log_z)
     return pruned(host, best, recipe)
 
 # %% ../../nbs/lensing/fit_rival.ipynb #6d3dd3bf
@@ -218,9 +218,9 @@ def _in_place_of_images(host: Host, recipe: FitRecipe, places: np.ndarray | None
     if places is None or not len(places):
         return out
     x, y = host.centre
-    away = np.hypot(places[:, 0] - x, places[:, 1] - y)
+    distance = np.hypot(places[:, 0] - x, places[:, 1] - y)
     parts = list(host.model.parts)
-    for px, py in places[away > 0.3][: recipe.blobs, :2]:
+    for px, py in places[distance > 0.3][: recipe.blobs, :2]:
         turn = 2 * np.arctan2(py - y, px - x)
         parts.append(new_part("sersic", recipe, x, y, values=[px, py, np.log(0.35), 0.0, -0.2 * np.cos(turn), -0.2 * np.sin(turn)]))
         model = refine(host.stamp, solve(host.stamp, parts), range(len(host.model.parts), len(parts)), steps=8, tolerance=1.0)

@@ -53,17 +53,17 @@ def _descend(gram: np.ndarray, proj: np.ndarray, out: np.ndarray) -> None:
                 if out[i, a] < 0:
                     active[a], negative = False, True
             if not negative:
-                wanted, most = -1, 1e-3
+                next_column, largest_step = -1, 1e-3
                 for a in range(k):
                     if not active[a] and gram[i, a, a] > 0:
                         step = proj[i, a]
                         for c in range(k):
                             step -= gram[i, a, c] * out[i, c]
-                        if step > most * math.sqrt(gram[i, a, a]):
-                            wanted, most = a, step / math.sqrt(gram[i, a, a])
-                if wanted < 0:
+                        if step > largest_step * math.sqrt(gram[i, a, a]):
+                            next_column, largest_step = a, step / math.sqrt(gram[i, a, a])
+                if next_column < 0:
                     break
-                active[wanted] = True
+                active[next_column] = True
         for a in range(k):
             out[i, a] = max(out[i, a], 0.0)
         for _ in range(500):
@@ -74,9 +74,9 @@ def _descend(gram: np.ndarray, proj: np.ndarray, out: np.ndarray) -> None:
                 step = proj[i, a]
                 for c in range(k):
                     step -= gram[i, a, c] * out[i, c]
-                new = max(out[i, a] + step / gram[i, a, a], 0.0)
-                moved = max(moved, abs(new - out[i, a]) * math.sqrt(gram[i, a, a]))
-                out[i, a] = new
+                value = max(out[i, a] + step / gram[i, a, a], 0.0)
+                moved = max(moved, abs(value - out[i, a]) * math.sqrt(gram[i, a, a]))
+                out[i, a] = value
             if moved < 1e-3:
                 break
 
@@ -193,14 +193,14 @@ def slopes_of(
         (n_par, band, pixels) float32, for unit flux
     """
     part, steps = model.parts[k], STEPS[model.parts[k].kind]
-    known, key = stamp.slopes, (part.kind, part.values.tobytes())
-    if key not in known:
-        if len(known) >= REMEMBERED:
-            known.pop(next(iter(known)))
-        known[key] = columns_of(stamp, part.kind, part.values + np.diag(steps))
-        known[key] -= model.columns[k]
-        known[key] /= steps[:, None, None].astype(np.float32)
-    return known[key]
+    slopes, key = stamp.slopes, (part.kind, part.values.tobytes())
+    if key not in slopes:
+        if len(slopes) >= REMEMBERED:
+            slopes.pop(next(iter(slopes)))
+        slopes[key] = columns_of(stamp, part.kind, part.values + np.diag(steps))
+        slopes[key] -= model.columns[k]
+        slopes[key] /= steps[:, None, None].astype(np.float32)
+    return slopes[key]
 
 
 def curvature(
@@ -334,12 +334,12 @@ def refine(
         columns = model.columns.copy()
         for k in free:
             columns[k] = columns_of(stamp, parts[k].kind, parts[k].values)[0]
-        tried = solve(stamp, parts, columns)
-        gain = model.objective - tried.objective
+        trial = solve(stamp, parts, columns)
+        gain = model.objective - trial.objective
         if gain > 0:
             pairs = [(parts[k].values - model.parts[k].values, columns[k] - model.columns[k], STEPS[parts[k].kind]) for k in free]
             slopes = [secant(s, *p) for s, p in zip(slopes, pairs)] if age < PATIENCE else None
-            model, damping, age = tried, max(damping / 5, 1e-4), age + 1
+            model, damping, age = trial, max(damping / 5, 1e-4), age + 1
             stale = stale + 1 if gain < tolerance else 0
         elif age > 0:
             slopes = None  # slopes that were carried over may be at fault

@@ -22,7 +22,7 @@ from ..base.errors import BadInput, unknown_name
 from ..base.kernels import compiled
 from .batched import blur_batch, shoot_batch
 from .deflection import LensParams, sie_deflection
-from .fourier import blur_stamp, plan, room
+from .fourier import blur_stamp, fft_plan, room
 from dark_halo_scope.lensing.psf import (
     PSF,
     TABLE_END,
@@ -380,7 +380,7 @@ def numba_stamps(
             shoot(systems[i], rows[i], group, *_stamp(source, i, accuracy), size, pixscale / b.cells, b.cells // 2, rays, grids)
             pixels = pixel_transfer(psf, int(i), b.side) if isinstance(psf, PixelPSF) else _ROUND
             light = grids, size + 8, flux[i], b.per_step[k], b.last[k], tables, b.which[k], pixels
-            compiled(blur_stamp)(*light, b.factor, plan(cells), plan(b.side), *scratch, stamps[i])
+            compiled(blur_stamp)(*light, b.factor, fft_plan(cells), fft_plan(b.side), *scratch, stamps[i])
     return stamps
 
 # %% ../../nbs/lensing/render.ipynb #f4e82edf

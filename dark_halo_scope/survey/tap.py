@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ..base.config import check_ranges
 from ..base.errors import BadInput
-from ..base.schema import PARENT, TYPES, band_columns
+from ..base.schema import PARENT, TYPES, columns_per_band
 
 # %% ../../nbs/survey/tap.ipynb #5cfbbe1a
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def catalogue_type(
     -------
     pa.DataType
     """
-    type_of_name = {c.name: TYPES[c.dtype] for c in band_columns(PARENT, "griz")}
+    type_of_name = {c.name: TYPES[c.dtype] for c in columns_per_band(PARENT, "griz")}
     return type_of_name.get(name) or INTEGER_TYPES.get(name.rsplit("_", 1)[0] if name.startswith("nobs") else name, pa.float32())
 
 
