@@ -47,7 +47,7 @@ def test_same_seed_same_products(toy: Path, tmp_path: Path) -> None:
         assert ensure(run, product.name).name == read_receipt(toy / product.address).name, product.name
 
 
-def test_same_release_same_plan_and_another_seed_another(toy: Path, tmp_path: Path) -> None:
+def test_same_release_same_plan_and_another_salt_another(toy: Path, tmp_path: Path) -> None:
     "One worker instead of two, no notebooks, up to the plan; stamps are compared in `test_run_scale`, and every product with what was recorded in `test_frozen`"
     run = broken_copy(toy, tmp_path)
     for name in ("density", "parent", "plan"):
