@@ -9,6 +9,17 @@ On any page:            $TeX$ and $$TeX$$ {#eq-name}   MathML, numbered where it
                         {{< code module:Name.field >}}   a default or constant of the library
 On one page each:       {{< results >}}, {{< api >}}, {{< receipts >}}, {{< appendix >}}   the result pages named after it, the library, the committed receipts, the methods on one page
                         {{< rooms >}}   the rooms from the ground up, as the import contracts list them
+
+Why each part is here, and what smaller thing was not enough:
+
+bibliography, cite, entry    Quarto cites by itself; the stand-in passes [@Key] through. pandoc's citeproc reads whole documents, a process per page, and
+                             gives a list of references without the arXiv numbers; here pandoc is called once for all works.
+maths, mathml                The stand-in writes TeX as text, and Quarto loads a script from the network to draw it. One call of pandoc draws every formula.
+number, refer, float, block  Numbers across pages ("Equation 6.1" in chapter 9): Quarto numbers them in books only, a website's pages do not share them.
+embed, outputs, described    Stored outputs by their heading, and words for those who cannot see them: Quarto embeds by a label that each cell would need.
+receipt_value, code_value    A number that stands in a sentence is read from a receipt or from the library; a Quarto extension of this would be written in Lua.
+results, order, api, rooms, receipts, appendix    Pages made from the tree, which neither tool lists by itself.
+outside, CODE                Nothing of this may change code: each replacement is made around code blocks, inline code and comments.
 """
 
 import ast
@@ -35,7 +46,7 @@ RECEIPTS = ROOT / "data_manifests" / "receipts"
 BIB = ROOT / "nbs" / "references.bib"
 SHORTCODE = re.compile(r"\{\{<\s*(embed|receipts?|code|results|api|appendix|rooms)\b\s*(.*?)\s*>\}\}", re.DOTALL)
 KEY = r"[A-Z][A-Za-z]*\d{4}[a-z]?\b"
-CITED = re.compile(rf"\[(-?@{KEY}[^\]\[]*)\]|(?<![\w`/.@])@({KEY})")
+CITED = re.compile(rf"\[(@{KEY}[^\]\[]*)\]|(?<![\w`/.@])@({KEY})")
 REFERENCE = re.compile(r"(?<![\w`/.])@((?:fig|tbl|eq|sec)-[\w-]+)")
 CODE = re.compile(r"(^ {0,3}(`{3,}|~{3,})[\s\S]*?^ {0,3}\2[ \t]*$|(?<!`)`[^`\n]+`(?!`)|<!--[\s\S]*?-->)", re.MULTILINE)
 BLOCK_MATHS = re.compile(r"^\$\$(.+?)\$\$[ \t]*(?:\{#(eq-[\w-]+)\})?[ \t]*$", re.MULTILINE | re.DOTALL)
@@ -134,8 +145,6 @@ def spelt(value: object, form: str, where: str) -> str:
         raise ValueError(f"{where}: not one value")
     if isinstance(value, list | tuple):
         return ", ".join(spelt(v, form, where) for v in value)
-    if form.startswith("/"):  # a unit: /1e6 prints millions
-        return f"{float(str(value)) / float(form[1:]):.1f}"
     return format(value, form) if form else str(value)
 
 
@@ -273,8 +282,7 @@ class Book:
 
     def cite(self, page: Path, cited: list[str], match: re.Match[str]) -> str:
         "A citation as a reader sees it"
-        keys = re.findall(rf"(-?)@({KEY})", match[1] or f"@{match[2]}")
-        for _, key in keys:
+        for key in re.findall(rf"@({KEY})", match[1] or f"@{match[2]}"):
             if key not in self.works:
                 self.faults.append(f"{page}: references.bib has no {key}")
                 return match[0]
@@ -283,8 +291,7 @@ class Book:
         if match[2]:
             key = match[2]
             return f"[{surnames(self.works[key])} ({year(self.works[key])})](#ref-{key})"
-        text = re.sub(rf"-@({KEY})", lambda m: f"[{year(self.works[m[1]])}](#ref-{m[1]})", match[1])
-        text = re.sub(rf"(?<!#ref-)@({KEY})", lambda m: f"[{surnames(self.works[m[1]])} {year(self.works[m[1]])}](#ref-{m[1]})", text)
+        text = re.sub(rf"@({KEY})", lambda m: f"[{surnames(self.works[m[1]])} {year(self.works[m[1]])}](#ref-{m[1]})", match[1])
         return f"({text})"
 
     def refer(self, page: Path, match: re.Match[str]) -> str:
@@ -548,7 +555,7 @@ def mathml(formulas: list[tuple[str, bool]]) -> list[str]:
     "TeX to MathML, all in one call of pandoc: a browser needs nothing else to draw it"
     if not formulas:
         return []
-    formulas = [(re.sub(r"\{\\(rm|tt|bf|it)\s+([^{}]*)\}", r"{\\math\1{\2}}", tex), block) for tex, block in formulas]  # TeX's old spelling
+    formulas = [(re.sub(r"\{\\(rm|tt)\s+([^{}]*)\}", r"{\\math\1{\2}}", tex), block) for tex, block in formulas]  # TeX's old spelling
     text = "\n\n".join(f"$${tex}$$" if block else f"${tex}$" for tex, block in formulas)
     done = subprocess.run(
         [pypandoc.get_pandoc_path(), "-f", "markdown", "-t", "html", "--mathml", "--wrap=none", "--fail-if-warnings"],

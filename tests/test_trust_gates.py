@@ -271,6 +271,10 @@ MEASURED = {  # part of the receipt; the gates of a product share their sound se
     "realism": lambda: [realism_power(fault_draws=40)],
     "more, scores": lambda: gate_power.score_power(2 * MORE, 20, 10, ladders=ladders(gate_power.SCORES_PLANTED)),
 }
+MEASURED |= {  # a gate that the receipt does not have yet, by itself and before its part among more hosts
+    f"new, {gate}": partial(gate_power.power_table, (gate,), draws=DRAWS, fault_draws=40, n_pix=12 if gate in gate_power.ON_COLUMNS else 40)
+    for gate in {*gate_power.PLANTED} - {row["gate"] for row in power_recorded()["gates"]}
+}
 MEASURED |= {f"more, {gate}": partial(among_more, gate) for gate in gate_power.ON_COLUMNS}
 MEASURED |= {f"more, {gate}": partial(on_pixels, gate) for gate in gate_power.ON_PIXELS}
 
