@@ -1259,7 +1259,9 @@ def mean_of(
 
 def study_receipt(
     study_rows: Mapping[str, Any],  # From `study`
-    before: Mapping[str, Any],  # Receipt of other changes, at least {"rows": {"small": the packaged network's numbers, from `measured`}}
+    earlier_receipt: Mapping[
+        str, Any
+    ],  # Receipt of other changes, at least {"rows": {"small": the packaged network's numbers, from `measured`}}
     command: str,
 ) -> dict[str, Any]:  # The receipt before, with date, machine, command, chosen, gain and more rows by change
     """A receipt with the rows of a study, and the change that is chosen among all of them
@@ -1268,7 +1270,7 @@ def study_receipt(
     ----------
     study_rows : Mapping[str, Any]
         From `study`
-    before : Mapping[str, Any]
+    earlier_receipt : Mapping[str, Any]
         Receipt of other changes, at least {"rows": {"small": the packaged network's numbers, from `measured`}}
     command : str
 
@@ -1278,7 +1280,7 @@ def study_receipt(
         The receipt before, with date, machine, command, chosen, gain and more rows by change
     """
     runs = [row["run"] for row in study_rows.values()]
-    rows = {**before["rows"]}
+    rows = {**earlier_receipt["rows"]}
     for name, row in study_rows.items():
         stays = bool(row["recipe"].get("n_measured")) or row["recipe"].get("start") == "pictures"
         rows[name] = {k: row[k] for k in ("identity", "network", "chosen on", "reported on", "all", "pictures without z") if k in row}
@@ -1290,4 +1292,4 @@ def study_receipt(
         "date": max(r["finished"] for r in runs)[:10],
         "machine": f"{runs[-1]['cpus']} shared cores of an {runs[-1]['machine']}, no accelerator",
     }
-    return {**before} | facts | {"command": command, "chosen": chosen, "gain on the reported half": gain, "rows": rows}
+    return {**earlier_receipt} | facts | {"command": command, "chosen": chosen, "gain on the reported half": gain, "rows": rows}

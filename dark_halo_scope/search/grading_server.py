@@ -233,7 +233,7 @@ def state_of(
         "longest": COMMENT_MAX,
         "grades": list(GRADES.items()),
         "marks": {key_of[n]: opinion for n, opinion in opinions(book, desk.grader).items() if n in key_of},
-        "trail": [(key_of[n], *before) for n, *before in trail(book, desk.grader) if n in key_of],
+        "trail": [(key_of[n], *marks_before) for n, *marks_before in trail(book, desk.grader) if n in key_of],
     }
 
 # %% ../../nbs/search/grading_server.ipynb #4f285a88

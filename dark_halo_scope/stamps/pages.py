@@ -84,10 +84,10 @@ class Chunk(NamedTuple):
     @classmethod
     def of(
         cls,
-        said: pq.ColumnChunkMetaData,
+        metadata: pq.ColumnChunkMetaData,
     ) -> "Chunk":
         "The same, freed from its footer"
-        return cls(*(getattr(said, name) for name in cls._fields))
+        return cls(*(getattr(metadata, name) for name in cls._fields))
 
     @property
     def plain(self) -> bool:

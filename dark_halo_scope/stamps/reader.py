@@ -655,8 +655,8 @@ class Filled:
         "Which of its column's values each is, in as few bytes as numbers of values need"
         numbers = self._values[name]
         coded = pa.array(values).dictionary_encode("encode")
-        ours = np.array([numbers.setdefault(value, len(numbers)) for value in coded.dictionary.to_pylist()], np.int64)
-        return ours.astype(np.min_scalar_type(len(numbers)))[coded.indices.to_numpy()]
+        number_of_value = np.array([numbers.setdefault(value, len(numbers)) for value in coded.dictionary.to_pylist()], np.int64)
+        return number_of_value.astype(np.min_scalar_type(len(numbers)))[coded.indices.to_numpy()]
 
     def columns(self) -> dict[str, np.ndarray]:
         "What was taken in, text as the numbers of its values; empty where nothing was"
@@ -814,7 +814,8 @@ def build_index(
     if not columns or not len(columns["row"]):
         raise BadInput(f"no stamp is left in {', '.join(s.name for s in sets)} after the selection (lost: {n_lost or 'nothing to read'})")
     identity, values = (
-        {name.removeprefix("identity "): held[name] for name in held if name.startswith("identity ")} for held in (columns, filled.values())
+        {name.removeprefix("identity "): columns_of_part[name] for name in columns_of_part if name.startswith("identity ")}
+        for columns_of_part in (columns, filled.values())
     )
     columns = {name: column for name, column in columns.items() if not name.startswith("identity ")}
     scale = [columns.pop(name) for name in sorted(columns) if name.startswith("scale ")]
@@ -1063,13 +1064,13 @@ def decode_unit(
         {uri}: row group {group} is not readable ({' '.join(str(error).split())[:200]})
     """
     set_number, uri, group = index.units[number]
-    wanted = pixel_columns(index.sets[set_number], recipe)
-    if (uri, *wanted) not in files:
+    pixel_names = pixel_columns(index.sets[set_number], recipe)
+    if (uri, *pixel_names) not in files:
         files.clear() if len(files) > 256 else None
-        files[(uri, *wanted)] = _pixel_file(uri, wanted, index.written.get(uri))
-    file, pixels = files[(uri, *wanted)], []
+        files[(uri, *pixel_names)] = _pixel_file(uri, pixel_names, index.written.get(uri))
+    file, pixels = files[(uri, *pixel_names)], []
     try:
-        for column in wanted:
+        for column in pixel_names:
             stored = stored_bands(file.names, column) if column in file.names else ()
             pages = None
             if column in file.chunks:

@@ -578,14 +578,14 @@ def lupton_block(examinee: Examinee, folder: str | Path, recipe: ExamRecipe) -> 
     for seed in recipe.seeds:
         noisy = levelled(pictures, 0.0, seed, recipe.times)
         earlier = np.char.find(noisy.group, "Real_lenses_test") >= 0
-        arcs, alike = noisy.take(noisy.label == 1), noisy.take((noisy.label != 1) & ~earlier)
-        block = ask_block(examinee, arcs, {"look-alikes": alike, "earlier candidates": noisy.take(earlier)})
-        arc_logit, alike_logit, half = examinee.of(arcs)[0], examinee.of(alike)[0], fold_by_key(alike.ident, 2)
+        arcs, look_alikes = noisy.take(noisy.label == 1), noisy.take((noisy.label != 1) & ~earlier)
+        block = ask_block(examinee, arcs, {"look-alikes": look_alikes, "earlier candidates": noisy.take(earlier)})
+        arc_logit, alike_logit, half = examinee.of(arcs)[0], examinee.of(look_alikes)[0], fold_by_key(look_alikes.ident, 2)
         for rate in RATES:
             limit, *of_half = (np.quantile(part, 1 - rate) for part in (alike_logit, alike_logit[half == 0], alike_logit[half == 1]))
             nested = alike_logit > np.array(of_half)[1 - half]  # the threshold of the other half
-            found = count(arc_logit > limit, arcs.ident) | {"false positives, nested": count(nested, alike.ident)["text"]}
-            block["found"][f"where {rate:g} of look-alikes pass"] = found
+            counts = count(arc_logit > limit, arcs.ident) | {"false positives, nested": count(nested, look_alikes.ident)["text"]}
+            block["found"][f"where {rate:g} of look-alikes pass"] = counts
         out.append(block)
     return out
 

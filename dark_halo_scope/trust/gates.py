@@ -673,13 +673,13 @@ def known_clean(
     s = with_clean_light(s, recipe)
     if s.image is None or s.clean is None:
         return not_checked(name, "needs pixels and the plan's columns of lens and source, to work out what should be there")
-    known = s.take(~np.isnan(s.clean[:, 0]))
-    if known.label.all() or known.label.sum() < 30:
+    clean_stamps = s.take(~np.isnan(s.clean[:, 0]))
+    if clean_stamps.label.all() or clean_stamps.label.sum() < 30:
         hst = (
             "; HST sources need their bank" if "src_kind" in s.columns and s.bank is None and (s.columns["src_kind"] == "hst").any() else ""
         )
-        return not_checked(name, f"{int(known.label.sum())} painted stamps of known light and {int((~s.label).sum())} controls{hst}")
-    return known
+        return not_checked(name, f"{int(clean_stamps.label.sum())} painted stamps of known light and {int((~s.label).sum())} controls{hst}")
+    return clean_stamps
 
 # %% ../../nbs/trust/gates.ipynb #c80219fb
 def core_gate(s: GateInput, recipe: GateRecipe) -> GateResult:
