@@ -379,7 +379,7 @@ def measure_gates(
         files = stamp_shards(folder, rows, 20_000, 2 + 2 * len(GRZ) * 8 * 8)
         return taken(lambda: len(read_product(files)[0].columns["task_id"]))
 
-
+# %% ../../nbs/bench/scale.ipynb #5d0c71e2
 def measure_metrics(
     rows: int,
 ) -> dict[str, float]:
