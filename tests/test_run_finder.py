@@ -245,9 +245,9 @@ def test_the_packaged_network_is_the_study_s_and_its_card_says_the_study_s_numbe
     said += [rare["lenses"], rare["Huang A and B"], *counts.values()]
     assert [c["text"] for c in said if c["text"] not in card and c is not counts["own frames, opposite patch out"]] == []
     index = Path(network_file()).parents[2].joinpath("nbs", "index.ipynb").read_text()
-    for page, noun in ((front, " lenses"), (index, "")):
+    for page in (front, index):
         quoted = {"finds {k} of {n} real lenses": above["lenses"], "flags {k} of the same frames": above["own frames without arc"]}
-        for words, c in (quoted | {"finds {k} of {n}" + noun: rare["lenses"]}).items():
+        for words, c in (quoted | {"finds {k} of {n} lenses": rare["lenses"]}).items():
             assert f"{words.format(**c)} ({100 * c['lo']:.0f} to {100 * c['hi']:.0f} %)" in page
         for name, words in (("Huang A and B", "candidates"), ("random pairs", "random pairs")):
             assert f"{counts[name]['k']} of {counts[name]['n']} {words}" in page
