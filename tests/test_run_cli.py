@@ -52,12 +52,14 @@ def test_a_negative_declination_is_an_argument(monkeypatch, capsys, tmp_path, de
 
 
 def test_ctrl_c_is_one_line(tmp_path):
-    code = "import time, sys; from dark_halo_scope.command import cli; cli.main()"
-    wait = "import sys; sys.argv = ['dhs', 'compare', 'x']; import dark_halo_scope.trust.generations as g; g.from_run = lambda uri: __import__('time').sleep(60); "
+    code = "from dark_halo_scope.command import cli; cli.main()"
+    wait = "import sys, time; sys.argv = ['dhs', 'compare', 'x']; import dark_halo_scope.trust.generations as g; "
+    wait += "g.from_run = lambda uri: (open('started', 'w').close(), time.sleep(60)); "
     child = subprocess.Popen(
         [sys.executable, "-c", wait + code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True
     )
-    time.sleep(6)
+    while not (tmp_path / "started").exists() and child.poll() is None:
+        time.sleep(0.05)
     os.killpg(child.pid, signal.SIGINT)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 130 and said.splitlines() == ["dhs: stopped; what was finished is kept, the same command goes on"], said
@@ -72,17 +74,19 @@ time.sleep(wait)
 """
 
 
+@pytest.mark.parametrize("forked", [False, True])
 @pytest.mark.parametrize("stopped", [False, True])
-def test_what_a_kernel_says_is_in_a_file_and_ctrl_c_is_one_line(tmp_path, stopped):
-    "A notebook whose kernel writes to its terminal, to its end or to Ctrl-C"
+def test_what_a_kernel_says_is_in_a_file_and_ctrl_c_is_one_line(tmp_path, stopped, forked):
+    "A notebook whose kernel, forked or from nothing, writes to its terminal, to its end or to Ctrl-C"
     cells = [
         nbformat.v4.new_code_cell(f"wait = {60 if stopped else 0}", metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell(NOISY),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "phase0_noise.ipynb")
-    code = "import sys; from pathlib import Path; from dark_halo_scope.command import cli; from dark_halo_scope.run import phases; "
+    code = "import sys; from pathlib import Path; from dark_halo_scope.command import cli; from dark_halo_scope.run import forks, phases; "
+    code += f"f = forks.Forks(); f.begin() if {forked} else None; "
     code += "phases.phase_notebook = lambda phase: Path('phase0_noise.ipynb').resolve(); "
-    code += "cli.app.command('noise')(lambda: print(phases.run_notebook('phase0_noise', {}, 'logs/noise.ipynb'))); sys.argv = ['dhs', 'noise']; cli.main()"
+    code += "cli.app.command('noise')(lambda: print(phases.run_notebook('phase0_noise', {}, 'logs/noise.ipynb', f))); sys.argv = ['dhs', 'noise']; cli.main()"
     child = subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True
     )

@@ -21,6 +21,7 @@ from ..base.jsonable import read_json, write_json
 from ..base.receipts import read_receipt, run_facts
 from ..base.resources import phase_notebook
 from ..base.storage import exists, join
+from .forks import Forks
 from .phases import Recipe, check_parameters, declared_parameters, load_recipe, open_run, recipe_values, run_notebook
 from .products import Run, asked_for, check_given, ensure, given, product_files, state
 
@@ -129,22 +130,24 @@ def run_phases(
     """
     asked_products, seconds = asked_for(run), {}
     phases = list(dict.fromkeys(p.phase for p in asked_products))
-    for k, phase in enumerate(phases):
-        products = [p.name for p in asked_products if p.phase == phase]
-        started, name = time.perf_counter(), phase or products[0]
-        states = state(run)
-        if all(states[product] == "done" for product in products):
-            seconds[name] = 0.0
-            print(f"{k + 1}/{len(phases)} {name}: done before", flush=True)
-            continue
-        print(f"{k + 1}/{len(phases)} {name}: {', '.join(run.product(product).meaning for product in products)}", flush=True)
-        if phase:
-            run_notebook(phase, phase_values(phase, parameters), join(logs, f"{phase}.ipynb"))
-        else:
-            for product in products:
-                ensure(run, product)
-        seconds[name] = time.perf_counter() - started
-        print(f"{k + 1}/{len(phases)} {name}: {seconds[name]:.1f} s", flush=True)
+    with Forks() as forks:
+        for k, phase in enumerate(phases):
+            products = [p.name for p in asked_products if p.phase == phase]
+            started, name = time.perf_counter(), phase or products[0]
+            states = state(run)
+            if all(states[product] == "done" for product in products):
+                seconds[name] = 0.0
+                print(f"{k + 1}/{len(phases)} {name}: done before", flush=True)
+                continue
+            forks.begin()
+            print(f"{k + 1}/{len(phases)} {name}: {', '.join(run.product(product).meaning for product in products)}", flush=True)
+            if phase:
+                run_notebook(phase, phase_values(phase, parameters), join(logs, f"{phase}.ipynb"), forks)
+            else:
+                for product in products:
+                    ensure(run, product)
+            seconds[name] = time.perf_counter() - started
+            print(f"{k + 1}/{len(phases)} {name}: {seconds[name]:.1f} s", flush=True)
     return seconds
 
 # %% ../../nbs/run/generation.ipynb #10a8e76a

@@ -13,10 +13,11 @@ import importlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..base.config import read_yaml, recipe_from, with_overrides
 from ..base.errors import BadInput, unknown_name
@@ -36,6 +37,7 @@ from ..parent.selection import SelectionRecipe
 from ..parent.splits import SplitRecipe
 from ..parent.tap import CatalogueRecipe
 from .engine import Engine
+from .forks import Forks
 from .products import Run, ensure, opened
 from ..search.candidates import CandidateRecipe
 from ..search.completeness import CompletenessRecipe
@@ -533,6 +535,7 @@ def phase_names() -> list[str]:
 # %% ../../nbs/run/phases.ipynb #b7add8dc
 def kernels_saying_to(
     file: Path,  # Written when a kernel starts
+    forks: Forks | None = None,  # Where kernels come from; None: each starts from nothing
 ) -> Any:  # A class for nbclient
     """A manager of kernels that writes to a file what they and their workers say outside the notebook, such as tracebacks after Ctrl-C
 
@@ -540,6 +543,8 @@ def kernels_saying_to(
     ----------
     file : Path
         Written when a kernel starts
+    forks : Forks | None, default None
+        Where kernels come from; None: each starts from nothing
 
     Returns
     -------
@@ -550,8 +555,14 @@ def kernels_saying_to(
 
     class Quiet(AsyncKernelManager):
         async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
-            with file.open("wb") as stream:
-                await super()._async_launch_kernel(kernel_cmd, **options | {"stderr": stream})
+            if forks and forks.begun and kernel_cmd[0] == sys.executable:
+                arguments, provisioner = kernel_cmd[kernel_cmd.index("ipykernel_launcher") + 1 :], cast(Any, self.provisioner)
+                provisioner.process = forks.fork(arguments, options["env"], options.get("cwd", os.getcwd()), file)
+                provisioner.pid = provisioner.pgid = provisioner.process.pid
+                self._reconcile_connection_info(provisioner.connection_info)
+            else:
+                with file.open("wb") as stream:
+                    await super()._async_launch_kernel(kernel_cmd, **options | {"stderr": stream})
 
     return Quiet
 
@@ -560,6 +571,7 @@ def run_notebook(
     phase: str,  # Such as "phase3_parent"
     parameters: Mapping[str, Any],  # As the notebook declares them
     log: str,  # Where the executed notebook goes
+    forks: Forks | None = None,  # Where kernels come from; None: each starts from nothing
 ) -> str:  # The executed notebook
     """Runs a phase through papermill; raises BadInput for an undeclared parameter and for bad input met inside
 
@@ -571,6 +583,8 @@ def run_notebook(
         As the notebook declares them
     log : str
         Where the executed notebook goes
+    forks : Forks | None, default None
+        Where kernels come from; None: each starts from nothing
 
     Returns
     -------
@@ -595,7 +609,7 @@ def run_notebook(
     except OSError as error:
         raise BadInput(f"{Path(log).parent}: cannot be made ({error.strerror})") from error
     words = Path(log).with_suffix(".err")
-    quiet = {"progress_bar": False, "extra_arguments": ["--log-level=ERROR"], "kernel_manager_class": kernels_saying_to(words)}
+    quiet = {"progress_bar": False, "extra_arguments": ["--log-level=ERROR"], "kernel_manager_class": kernels_saying_to(words, forks)}
     try:
         papermill.execute_notebook(str(notebook), log, parameters=values, kernel_name="python3", cwd=os.getcwd(), **quiet)
     except PapermillExecutionError as error:
