@@ -18,10 +18,12 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    "Heavy evidence may take longer than a quick test"
+    "Heavy evidence may take longer than a quick test; one file that uses the toy run comes first and the others last, so that one process makes it while the other has work"
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(900))
+    users = [item.path for item in items if "toy" in getattr(item, "fixturenames", ())]
+    items.sort(key=lambda item: 1 if item.path not in users else 0 if item.path == users[-1] else 2)
 
 
 @pytest.fixture(scope="session")

@@ -184,7 +184,10 @@ def test_the_desk_says_that_grades_are_kept(ignored: bool, tmp_path: Path) -> No
 def test_a_run_with_64_open_files(toy: Path, tmp_path: Path) -> None:
     "It works, or says in one line what it lacks"
     shutil.copytree(toy, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "stamps")
+    brick = next(p for p in sorted((tmp_path / "run" / "stamps").iterdir()) if p.is_dir())
+    shutil.rmtree(brick)
+    Path(storage.join(str(tmp_path / "run"), "_stamps.receipt.json")).unlink()
     command = f"ulimit -n 64; exec {sys.executable} -m dark_halo_scope run phase4c_inject --recipe toy --out {tmp_path / 'run'} --workers 2"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 or (done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1), done.stderr[-2000:]
+    assert done.returncode or brick.is_dir()
