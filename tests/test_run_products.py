@@ -1,6 +1,7 @@
 "One way: what decides a product is in its receipt, guards stop what depends on them, and nothing made otherwise passes for what was asked"
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -245,6 +246,43 @@ def test_a_partial_search_is_not_taken_for_the_whole(copy: Path) -> None:
     rows = search_attrition(found)
     assert found.without["its brick was not searched"] > 0 and rows[0]["cut"] == "its brick was searched"
     assert rows[0]["before"] - rows[0]["kept"] == found.without["its brick was not searched"]
+
+
+def test_few_galaxies_are_held_and_all_are_counted(copy: Path) -> None:
+    "With a threshold and the listed lenses: what is above or beside, and counts that are those of the whole"
+    from dark_halo_scope.search.candidates import search_cuts
+    from dark_halo_scope.search.products import AT_LENS, searched
+
+    run = at(copy)
+    sky, parent, recipe = opened(run, "sky"), opened(run, "parent"), run.recipe.candidates
+    whole = searched(sky, parent, recipe, run.recipe.sky.bands)
+    threshold = float(np.quantile(whole.galaxies["logit"], 0.9))
+    lenses = {c: whole.galaxies[c][:3] for c in ("ra", "dec")}
+    few = searched(sky, parent, recipe, run.recipe.sky.bands, threshold, lenses)
+    wanted = whole.galaxies["logit"] >= np.float32(threshold)
+    wanted[:3] = True
+    assert AT_LENS == 1.5 and all((few.galaxies[c] == v[wanted]).all() for c, v in whole.galaxies.items())
+    assert (few.n, few.without, few.highest) == (len(wanted), whole.without, whole.galaxies["logit"].max())
+    alive = np.ones(len(wanted), bool)
+    for row, (cut, keep) in zip(few.cuts, search_cuts(whole.galaxies, whole.galaxies["logit"], threshold, recipe).items(), strict=True):
+        assert row == {"cut": cut, "before": int(alive.sum()), "kept": int((alive & keep).sum())}
+        alive &= keep
+
+
+@pytest.mark.parametrize("fault, says", [("nan", "1 of .* logits are not finite"), ("twice", "1 galaxies have two scores")])
+def test_scores_that_are_none_are_refused_before_anything_is_listed(copy: Path, fault: str, says: str) -> None:
+    from dark_halo_scope.search.products import sky_scores
+
+    sky, brick = opened(at(copy), "sky"), next(p for p in sorted((copy / "sky").rglob("*.parquet")) if len(read_table(p)))
+    table = read_table(brick)
+    if fault == "nan":
+        logit = table["logit"].to_numpy().copy()
+        logit[0] = np.nan
+        table = table.set_column(table.column_names.index("logit"), table.schema.field("logit"), pa.array(logit))
+    else:
+        table = pa.concat_tables([table, table.slice(0, 1)])
+    write_product(table, brick, "scores", {k: v for k, v in read_receipt(brick).identity.items() if k != "rows"})
+    assert re.search(says, refusal(sky_scores, sky))
 
 
 def test_a_threshold_of_another_network_is_refused(copy: Path) -> None:

@@ -299,7 +299,7 @@ def test_a_lens_counts_once_though_two_candidates_lie_near_it() -> None:
     beside = np.append(dec, dec[0] + 4 / 3600)
     pair = pa.table({"ra": np.append(ra, ra[0]), "dec": beside})
     census = {"kind": np.append(np.full(len(ra), "ring"), "spiral").astype(object), "ra": np.append(ra, ra[0]), "dec": beside}
-    sample = Searched(sky | {"logit": logit}, "m", {})
+    sample = Searched(sky | {"logit": logit}, "m", {}, len(logit), [], float(logit.max()))
     told = beside_census(replace(found, table=pair), sample, census, {"ra": ra[:1], "dec": dec[:1]}, recipe.known_arcsec)
     assert told.purity.found == 1 == told.lenses[-1]["lenses"] and told.kinds[0] == "lens" and told.kinds[-1] == "spiral"
 

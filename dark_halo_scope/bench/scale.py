@@ -428,9 +428,9 @@ def measure_search(
 ) -> dict[str, float]:
     "The galaxies searched with their scores, one file per brick"
     with tempfile.TemporaryDirectory() as folder:
-        sample, names = sample_of(folder, rows), []
+        sample, names, draw = sample_of(folder, rows), [], np.random.default_rng(1)
         for piece in sample.pieces(["release", "brickid", "objid", "brickname"]):
-            score = piece.append_column("logit", pa.array(np.zeros(len(piece), np.float32))).append_column(
+            score = piece.append_column("logit", pa.array(draw.normal(size=len(piece)).astype(np.float32))).append_column(
                 "model_id", pa.array(["x"] * len(piece))
             )
             for first in range(0, len(score), PER_BRICK):
@@ -441,8 +441,8 @@ def measure_search(
         recipe = CandidateRecipe(splits=("train", "test"))
 
         def work() -> int:
-            search = searched(sky, sample, recipe, GRZ)
-            return len(search.galaxies["logit"]) + sum(search.without.values())
+            search = searched(sky, sample, recipe, GRZ, threshold=3.0)
+            return search.n + sum(search.without.values())
 
         return taken(work)
 

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ALSO', 'PRODUCTS', 'ParentRecipe', 'bricks_wanted', 'sweep_tasks', 'piece_tasks', 'sweep_counts', 'density',
            'counted_bricks', 'brick_facts', 'parent_columns', 'selected_rows', 'with_cuts', 'parent_cuts',
-           'parent_tasks', 'sweep_bricks', 'sweep_galaxies', 'parent', 'searched_galaxies', 'release_given']
+           'parent_tasks', 'sweep_bricks', 'sweep_galaxies', 'parent', 'searched_pieces', 'searched_galaxies',
+           'release_given']
 
 # %% ../../nbs/parent/products.ipynb #1e7080ea
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -480,12 +481,48 @@ def parent(
     )
 
 # %% ../../nbs/parent/products.ipynb #73efd5c0
+def searched_pieces(
+    parent: Input,
+    splits: Sequence[str] = (),  # Splits of the parent sample; empty: all
+    columns: Sequence[str] | None = None,  # Only these
+) -> Iterator[pa.Table]:  # Product `parent`
+    """Sweep by sweep: the parent sample of some splits, last every galaxy near a known lens, which no training ever saw; raises BadInput when no galaxy is in the splits
+
+    Parameters
+    ----------
+    parent : Input
+    splits : Sequence[str], default ()
+        Splits of the parent sample; empty: all
+    columns : Sequence[str] | None, default None
+        Only these
+
+    Returns
+    -------
+    Iterator[pa.Table]
+        Product `parent`
+
+    Raises
+    ------
+    BadInput
+        {parent.uri}: no galaxy in split(s) {', '.join(splits) or 'any'}
+    """
+    read, n_galaxies = [*columns, *([] if "split" in columns else ["split"])] if columns else None, 0
+    for piece in parent.pieces(read):
+        kept = piece.filter(pc.is_in(piece["split"], pa.array(list(splits)))) if splits else piece
+        n_galaxies += len(kept)
+        yield kept.select(columns) if columns else kept
+    if not n_galaxies:
+        raise BadInput(f"{parent.uri}: no galaxy in split(s) {', '.join(splits) or 'any'}")
+    known = read_table(parent.beside("known_hosts.parquet"), read)
+    yield known.select(columns) if columns else known
+
+
 def searched_galaxies(
     parent: Input,
     splits: Sequence[str] = (),  # Splits of the parent sample; empty: all
     columns: Sequence[str] | None = None,  # Only these, of a sample that is large
 ) -> pa.Table:  # Product `parent`
-    """The parent sample of some splits, and every galaxy near a known lens, which no training ever saw; raises BadInput when no galaxy is left
+    """The same as one table
 
     Parameters
     ----------
@@ -499,18 +536,8 @@ def searched_galaxies(
     -------
     pa.Table
         Product `parent`
-
-    Raises
-    ------
-    BadInput
-        {parent.uri}: no galaxy in split(s) {', '.join(splits) or 'any'}
     """
-    read = [*columns, *([] if "split" in columns else ["split"])] if columns else None
-    pieces = [piece.filter(pc.is_in(piece["split"], pa.array(list(splits)))) if splits else piece for piece in parent.pieces(read)]
-    if not sum(len(piece) for piece in pieces):
-        raise BadInput(f"{parent.uri}: no galaxy in split(s) {', '.join(splits) or 'any'}")
-    galaxies = pa.concat_tables([*pieces, read_table(parent.beside("known_hosts.parquet"), read)]).combine_chunks()
-    return galaxies.select(columns) if columns else galaxies
+    return pa.concat_tables(list(searched_pieces(parent, splits, columns))).combine_chunks()
 
 # %% ../../nbs/parent/products.ipynb #7e744010
 def release_given(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CandidateRecipe', 'Threshold', 'threshold_at_fpr', 'threshold_at_purity', 'choose_threshold', 'rate_rows',
            'candidate_name', 'KnownList', 'known_list', 'crossmatch', 'same_system', 'checked_scores', 'search_cuts',
-           'ranked', 'viewer_link', 'candidate_columns', 'CandidateList', 'list_candidates']
+           'ranked', 'viewer_link', 'candidate_columns', 'CandidateList', 'nothing_above', 'list_candidates']
 
 # %% ../../nbs/search/candidates.ipynb #3a827871
 from collections.abc import Mapping, Sequence
@@ -606,6 +606,11 @@ class CandidateList:
     attrition: list[dict[str, Any]]  # cut, before, kept
 
 
+def nothing_above(n: int, threshold: float, highest: float) -> BadInput:
+    "What is said of a search that found nothing"
+    return BadInput(f"candidates: none of {n:,} galaxies scores {threshold:.4g} or higher (the highest {highest:.4g}); expected one")
+
+
 def list_candidates(
     searched: Mapping[str, np.ndarray],  # Columns of `parent`, one row a searched galaxy
     logit: np.ndarray,  # (n,) float32
@@ -639,11 +644,6 @@ def list_candidates(
     Returns
     -------
     CandidateList
-
-    Raises
-    ------
-    BadInput
-        candidates: none of {len(logit)} galaxies scores {threshold.logit} or higher (the highest {logit.max()}); expected one
     """
     logit = np.asarray(logit, np.float32)
     checked_scores(searched, logit)
@@ -653,9 +653,7 @@ def list_candidates(
         alive &= keep
     order = ranked(searched, logit, np.flatnonzero(alive))
     if not len(order):
-        raise BadInput(
-            f"candidates: none of {len(logit):,} galaxies scores {threshold.logit:.4g} or higher (the highest {logit.max():.4g}); expected one"
-        )
+        raise nothing_above(len(logit), threshold.logit, float(logit.max()))
     owner = same_system(searched["ra"][order], searched["dec"][order], recipe.duplicate_arcsec)
     lead = owner == np.arange(len(order))
     attrition.append({"cut": f"one a system ({recipe.duplicate_arcsec:g} arcsec)", "before": len(order), "kept": int(lead.sum())})
