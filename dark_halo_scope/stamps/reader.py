@@ -540,7 +540,7 @@ def _scale_columns(names: Sequence[str], column: str, bands: Sequence[str], uri:
     return [f"{column_prefix(column)}scale_{b}" for b in bands]
 
 # %% ../../nbs/stamps/reader.ipynb #0f3e2c81
-SIDE_BY_SIDE = 4  # Files read at once
+SIDE_BY_SIDE = 2  # Files read at once: of more, memory holds more than it gains time
 
 
 @dataclass(frozen=True)
