@@ -93,14 +93,13 @@ MAKERS: dict[str, Callable[[Path], Path]] = {"score": scored, "model": modelled,
 
 
 @pytest.fixture(scope="module")
-def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def written(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     "The folder that a command wrote, made when it is first asked for"
-    made: dict[str, Path] = {}
+    made = {"candidates": toy / "candidates"}
 
     def of(command: str) -> Path:
         if command not in made:
-            toy = command == "candidates"
-            made[command] = request.getfixturevalue("toy") / "candidates" if toy else MAKERS[command](tmp_path_factory.mktemp(command))
+            made[command] = MAKERS[command](tmp_path_factory.mktemp(command))
         return made[command]
 
     return of

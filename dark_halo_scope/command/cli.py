@@ -397,22 +397,35 @@ def score(
 # %% ../../nbs/command/cli.ipynb #4f29cc43
 @app.command("train")
 def train_command(
-    on: Annotated[list[str], typer.Option("--on", help="Stamps of lenses, as dhs fetch writes them; may be repeated.")],
-    against: Annotated[list[str], typer.Option("--against", help="Stamps of galaxies that are none; may be repeated.")],
+    on: Annotated[list[str] | None, typer.Option("--on", help="Stamps of lenses, as dhs fetch writes them; may be repeated.")] = None,
+    against: Annotated[list[str] | None, typer.Option("--against", help="Stamps of galaxies that are none; may be repeated.")] = None,
     network: Annotated[str, typer.Option("--from", help="Network that is taught further: a checkpoint, or one of the package.")] = "finder",
-    out: Annotated[str, typer.Option("--out", help="Folder of the network and its report.")] = "runs/taught",
+    out: Annotated[str, typer.Option("--out", help="Folder of the network and its report; with --recipe, of the run.")] = "runs/taught",
     folds: Annotated[int, typer.Option("--folds", help="Parts of the galaxies: each is scored by a network that has not seen it.")] = 5,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the stamps.")] = 40,
     with_anchors: Annotated[bool, typer.Option("--with-anchors", help="Teach lenses of the package's own examination too.")] = False,
     device: Device = "cpu",
+    recipe: Annotated[str, typer.Option("--recipe", help="Instead of teaching: the network of this recipe's run, from its stamps.")] = "",
+    set_: Set = None,
+    processes: Annotated[int, typer.Option("--processes", help="With --recipe: processes that learn together, one a GPU.")] = 1,
 ) -> None:
-    """A network taught further on your own stamps, examined on galaxies it has not seen.
+    """A network taught further on your own stamps, examined on galaxies it has not seen; or the network of a run, by several processes.
 
     Example: dhs train --on runs/lenses/stamps.parquet --against runs/others/stamps.parquet --from small --out runs/mine
+
+    Example: dhs train --recipe gen5_prime --out runs/gen5_prime --processes 8 --set train.read.lanes=8
     """
+    if bool(recipe) == bool(on and against):
+        raise BadInput("dhs train: expected --on and --against, to teach a network further, or --recipe, to train the network of a run")
+    if recipe:
+        from dark_halo_scope.run.processes import train_run
+
+        receipt = train_run(recipe, out, set_ or [], processes)
+        print(f"network {receipt.name}: {out}/model/best.pt" if receipt else "", end="\n" if receipt else "")
+        return
     from dark_halo_scope.lists.teaching import TeachRecipe, teach
 
-    report = teach(on, against, out, network, TeachRecipe(folds=folds, epochs=epochs, with_anchors=with_anchors), device)
+    report = teach(on or [], against or [], out, network, TeachRecipe(folds=folds, epochs=epochs, with_anchors=with_anchors), device)
     for name in ("before", "after"):
         f = report[name]
         print(
@@ -571,25 +584,40 @@ def emr(
     recipe: RecipeName = "gen1",
     hours: Annotated[float, typer.Option("--hours", help="How long the job should take.")] = 4.0,
     rate: Annotated[float, typer.Option("--rate", help="Stamps per second of a core, from dhs bench brick.")] = 1000.0,
+    region: Annotated[str, typer.Option("--region", help="Of Amazon's, where bucket and cluster lie.")] = "us-east-1",
+    instance: Annotated[str, typer.Option("--instance", help="Kind of machine.")] = "m7i.4xlarge",
+    cores: Annotated[int, typer.Option("--cores", help="Of each machine, one task a core.")] = 16,
+    price: Annotated[float, typer.Option("--price", help="Dollars an hour of a machine on demand.")] = 0.8064,
+    spot: Annotated[bool, typer.Option("--spot", help="All machines but two from the spot market; what they lose runs again.")] = False,
+    subnet: Annotated[str, typer.Option("--subnet", help="Such as subnet-0a1b2c3d; empty: the account's default.")] = "",
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="KEY=VALUE on the cluster and its machines; may be repeated.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the job and submit nothing.")] = False,
 ) -> None:
     """A phase as a Spark job on Amazon EMR: node-hours first, then the job.
 
     Example: dhs emr phase4c_inject --stamps 600000 --bricks 5000 --out s3://bucket/gen1 --dry-run
     """
-    from dark_halo_scope.run.emr import PROGRAM, ClusterRecipe, emr_job, job_size, submit
+    from dark_halo_scope.run.emr import PROGRAM, ClusterRecipe, emr_job, job_size, recipe_for_cluster, submit
 
-    cluster = ClusterRecipe(hours=hours, stamps_per_s=rate)
-    size, job = job_size(stamps, bricks, cluster), emr_job(phase, recipe, out, stamps, bricks, cluster=cluster)
+    tags = dict(text.partition("=")[::2] for text in tag or [])
+    if "" in (*tags, *tags.values()):
+        raise BadInput(f"--tag {' '.join(tag or [])}: expected KEY=VALUE, such as project=lenses")
+    where: dict[str, Any] = {"region": region, "instance": instance, "cores": cores, "spot": spot, "subnet": subnet, "tags": tags}
+    cluster = ClusterRecipe(hours=hours, stamps_per_s=rate, usd_per_hour=price, **where)
+    text, there = recipe_for_cluster(recipe, out)
+    size, job = job_size(stamps, bricks, cluster), emr_job(phase, there, out, stamps, bricks, cluster=cluster)
     print(
-        f"{size['nodes']:.0f} nodes for {size['hours']:.1f} h: {size['node_hours']:.1f} node-hours, {size['terabytes']:.2f} TB",
+        f"{size['nodes']:.0f} nodes for {size['hours']:.1f} h: {size['node_hours']:.1f} node-hours, {size['terabytes']:.2f} TB, "
+        f"{size['usd_on_demand']:.0f} dollars on demand, {size['usd_spot']:.0f} on the spot market",
         file=sys.stderr,
     )
     if dry_run:
         print(json.dumps(job, indent=1))
     else:
         write_bytes(PROGRAM.encode(), f"{out.rstrip('/')}/start.py")
-        print(f"cluster {submit(job)}")
+        if text:
+            write_bytes(text, there)
+        print(f"cluster {submit(job, region)}")
 
 # %% ../../nbs/command/cli.ipynb #d5043461
 @app.command()
