@@ -64,14 +64,6 @@ def test_a_margin_is_each_stamps_own():
         assert apart.tobytes() == together[rows].tobytes()
 
 
-@pytest.mark.parametrize("choice", [{}, {"psf": "gaussian"}, {"psfsize_means": "fwhm"}])
-def test_the_pixel_is_in_psfsize_whatever_it_means(choice):
-    psfsize = np.array([[1.3, 1.2, 1.1]])
-    psf = psf_params(psfsize, PaintRecipe(**choice))
-    assert psf.includes_pixel and np.array_equal(psf.fwhm, psfsize) == bool(choice), "a Moffat of that effective area is narrower"
-    assert (psf.fwhm <= psfsize).all()
-
-
 def test_a_margin_out_of_range_is_refused():
     for wrong in (-1, 65):
         with pytest.raises(ValueError, match=f"margin={wrong}: expected 0 to 64 pixels"):

@@ -81,12 +81,6 @@ def test_the_input_that_spoilt_the_first_exam_is_refused():
     assert np.isfinite(score_images(model, recipe, one_rendering([chain])[0].flux[inner])).all()
 
 
-@pytest.mark.parametrize("choice", [{"times": 0.0}, {"times": -1.0}, {"seeds": ()}])
-def test_an_exam_of_no_seed_or_no_noise_is_refused(choice):
-    with pytest.raises(BadInput, match="expected at least one seed and a positive noise"):
-        ExamRecipe(**choice)
-
-
 def test_an_exam_without_its_noise_is_red(folder, monkeypatch):
     "The fix put back wrong: fluxes restored, no noise added"
     who = network_examinee(NETWORK)

@@ -50,41 +50,6 @@ def test_a_paired_set_is_flagged_and_an_unpaired_one_is_not():
     assert g.pairing_gate(sound, g.GateRecipe()).passed and g.pairing_gate(paired, g.GateRecipe()).value == 1
 
 
-@pytest.mark.parametrize("k", [0, 3, 120])
-def test_the_interval_of_shared_hosts_is_clopper_and_pearsons(k):
-    s = g.toy_product(np.random.default_rng(0))
-    objid = s.columns["objid"].copy()
-    objid[np.flatnonzero(~s.label)[:k]] -= 200  # the galaxies of painted stamps
-    s = replace(s, columns=s.columns | {"objid": objid, "brickid": objid})
-    found = g.pairing_gate(s, g.GateRecipe(alpha=0.02))
-    limits = stats.binomtest(k, 200).proportion_ci(0.96, "exact")
-    assert found.value == k / 200 and found.interval == pytest.approx((limits.low, limits.high), abs=1e-9)
-    assert found.passed is (k / 200 <= 0.01) and f"{k} of 200 control galaxies" in found.why
-
-
-def test_sources_that_two_splits_share_are_counted():
-    "Rows 0, 5, 10 ... are the test split; a source of two rows in a line is shared where one of them is such a row"
-    s = g.toy_product(np.random.default_rng(0))
-    for each, shared in ((1, 0), (2, 40), (400, 1)):
-        source = np.where(s.label, np.arange(400) // each, -1)
-        found = g.split_gate(replace(s, columns=s.columns | {"src_index": source}), g.GateRecipe())
-        assert found.curve["shared"]["source galaxies"] == shared and found.passed is (shared == 0)
-    none = replace(s, columns=s.columns | {"src_index": np.full(400, -1)})
-    assert g.split_gate(none, g.GateRecipe()).curve["shared"]["source galaxies"] == 0
-
-
-def test_profiles_of_arcs_peak_at_theta_E_even_where_the_stamp_ends_first():
-    "Rings of several radii; the last is so wide that no pixel lies beyond the profile's last bin"
-    theta_E = np.array([2.0, 3.5, 5.0, 9.5])
-    y, x = (np.indices((64, 64)) - 31.5) * 0.262
-    rings = np.exp(-0.5 * ((np.hypot(x, y) - theta_E[:, None, None]) / (0.1 * theta_E[:, None, None])) ** 2)[:, None]
-    columns = {"is_control": np.zeros(4, bool), "theta_E": theta_E}
-    bins = np.linspace(0, 2.4, 25)
-    profiles = g.arc_profiles(g.GateInput(columns, rings + 1, np.ones_like(rings), ("r",)), 0.262, bins)
-    assert profiles.shape == (4, 24) and profiles.sum(1) == pytest.approx(1)
-    assert [g.peak_of(p, (bins[1:] + bins[:-1]) / 2) for p in profiles] == pytest.approx([1.0] * 4, abs=0.05)
-
-
 def test_seeds_repeated_host_is_caught():
     "All injections with theta_E >= 2 on one galaxy"
     bad = g.diversity_gate(g.toy_product(np.random.default_rng(0), fault="repeats", size=1.0), g.GateRecipe())
@@ -260,16 +225,6 @@ def test_recorded_power_of_the_gates():
         <= {*gate_power.PLANTED, *gate_power.SCORES_PLANTED}
     )
     assert all(r["hosts"] == MORE and r["false_alarms"] == 0 and np.isfinite(r["fault80"]) for r in more)
-
-
-@pytest.mark.parametrize("name", [*gate_power.PLANTED, *gate_power.SCORES_PLANTED])
-def test_the_ladder_of_a_fault_rises_and_every_rung_can_be_its_reach(name):
-    sizes = {**gate_power.PLANTED, **gate_power.SCORES_PLANTED}[name][1]
-    assert len(sizes) == 5 and all(abs(above) <= 10 * abs(below) for below, above in zip(sizes, sizes[1:]))
-    for step, (below, size) in enumerate(zip((0.0, *sizes), sizes)):
-        reach = gate_power.size_caught(sizes, [0.1] * step + [0.9] * (5 - step))
-        assert abs(below) < abs(reach) < abs(size)
-    assert np.isnan(gate_power.size_caught(sizes, [0.79] * 5)) and gate_power.size_caught(sizes, [0.8] * 5) == pytest.approx(sizes[0])
 
 
 def test_the_reach_scales_with_what_decides_a_gate():

@@ -18,7 +18,6 @@ from dark_halo_scope.trust.realism import (
     host_model,
     opposite,
     painted_out,
-    radial_features,
     realism_probe,
     ridge_scores,
 )
@@ -116,23 +115,6 @@ def test_host_model_follows_an_ellipse():
     model, _ = host_model(image)
     inside = (np.hypot(X, Y) > 0.6) & (np.hypot(X, Y) < 3)
     assert np.abs((image - model)[1, inside]).mean() < 3 * NOISE[1]
-
-
-def test_rings_of_the_host_model_are_a_pixel_and_a_half_wide():
-    round_host = np.exp(-(X**2 + Y**2) / 50) * np.ones((3, 1, 1))
-    model, rings = host_model(round_host)
-    assert [int(rings[50, 50 + k]) for k in (0, 1, 2, 4, 5, 7)] == [0, 0, 1, 2, 3, 4] and rings[50, 46] == rings[54, 50] == 2
-    assert np.abs(model - round_host).max() < 0.02
-
-
-@pytest.mark.parametrize("n_pix", [63, 64])
-def test_features_of_rings_are_those_of_the_mirrored_picture(n_pix):
-    "Whether a picture's middle is a pixel or a corner between four"
-    stack = np.random.default_rng(3).normal(0, 0.02, (2, 3, n_pix, n_pix)).astype(np.float32)
-    features, names = radial_features(stack)
-    assert features.shape == (2, len(names)) and names[:2] == ["g mean 0-2", "g scatter 0-2"]
-    for mirrored in (stack[..., ::-1], stack[..., ::-1, :], stack.swapaxes(2, 3)):
-        assert radial_features(mirrored)[0] == pytest.approx(features, abs=1e-6)
 
 
 def test_shape_of_an_arc():
