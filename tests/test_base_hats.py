@@ -106,6 +106,21 @@ def test_what_lsdb_writes_is_read(tmp_path: Path) -> None:
     assert back["objid"].to_numpy().sum() == frame["objid"].sum() and CELL not in back.column_names
 
 
+def test_files_end_as_the_catalogue_says(tmp_path: Path) -> None:
+    write_hats(pa.table({"ra": [1.0, 200.0], "dec": [2.0, -30.0]}), str(tmp_path), "mine")
+    plain = hats_files(str(tmp_path))
+    for file in plain:
+        Path(file).rename(file.removesuffix("parquet") + "snappy.parquet")
+    facts = (tmp_path / "hats.properties").read_text().replace("hats_npix_suffix=.parquet", "hats_npix_suffix=.snappy.parquet")
+    (tmp_path / "hats.properties").write_text(facts)
+    assert sorted(read_hats(str(tmp_path))["ra"].to_pylist()) == [1.0, 200.0]
+    (tmp_path / "hats.properties").unlink()
+    assert hats_files(str(tmp_path)) == plain, ".parquet, where nothing is said"
+    (tmp_path / "hats.properties").write_text(facts.replace("=.snappy.parquet", "=/"))
+    with pytest.raises(BadInput, match="files ending in '/'; expected Norder and Npix, and one file per cell"):
+        hats_files(str(tmp_path))
+
+
 def test_what_is_no_catalogue_is_one_line(sky: str, tmp_path: Path) -> None:
     run = open_run("toy", str(tmp_path), ["rooms=[]", f"release={sky}/release", f"catalogue.hats={sky}/release"], workers=1)
     with pytest.raises(BadInput, match="no partition_info.csv"):

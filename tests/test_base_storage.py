@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from pyarrow import fs
 
+from dark_halo_scope.base import storage
 from dark_halo_scope.base.config import check_ranges
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.hats import read_hats, write_hats
-from dark_halo_scope.base.storage import clear_folder, list_files, sizes_below
+from dark_halo_scope.base.storage import clear_folder, list_files, size_of, sizes_below
 from dark_halo_scope.stamps.normalise import NormaliseRecipe
 
 
@@ -19,6 +22,25 @@ def test_files_are_listed_with_their_sizes_however_deep(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "three").write_bytes(b"123")
     assert sizes_below(tmp_path) == {f"{tmp_path}/a/one": 1, f"{tmp_path}/a/b/three": 3}
     assert list_files(tmp_path, "three") == [f"{tmp_path}/a/b/three"]
+
+
+class Sizeless(MemoryFileSystem):
+    "Like a web server that sends files in chunks: it says what is there, not how long it is"
+
+    def info(self, path: str, **options: object) -> dict:
+        return super().info(path, **options) | {"size": None}
+
+
+def test_the_size_of_a_file_is_told_or_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "three").write_bytes(b"123")
+    assert size_of(tmp_path / "three") == 3 and size_of(tmp_path) is None and size_of(tmp_path / "absent") is None
+    monkeypatch.setattr(storage, "read_bytes", None)
+    assert size_of(tmp_path / "three") == 3, "without reading it"
+    monkeypatch.undo()
+    web = Sizeless()
+    web.pipe_file("/four", b"1234")
+    monkeypatch.setattr(storage, "filesystem", lambda uri: (fs.PyFileSystem(fs.FSSpecHandler(web)), "/four"))
+    assert size_of("https://host/four") == 4
 
 
 def test_a_folder_is_emptied_and_stays_and_one_that_is_absent_is_not_made(tmp_path: Path) -> None:

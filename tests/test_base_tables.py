@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.base.galaxy import galaxy_key
-from dark_halo_scope.base.skylist import SetAsideWarning, degrees_of, position_name, read_names, read_positions, typed, unique_names
-from dark_halo_scope.base.tables import read_any_table, text_table
+from dark_halo_scope.base.skylist import SetAsideWarning, angles, degrees_of, position_name, read_names, read_positions, typed, unique_names
+from dark_halo_scope.base.tables import AnyColumn, read_any_table, text_table
 
 A, B = ("A", 150.1, -2.25), ("B", 10.5, 0.5)
 AB = [A, B]
@@ -85,6 +85,15 @@ def in_hours(unit: str) -> Table:
     t = table()
     t["ra"] = t["ra"] / 15
     t["ra"].unit = unit
+    return t
+
+
+def two_positions() -> Table:
+    "A and B, and where they were seen once; UCDs say which is which"
+    t = table()
+    t["RAJ2000"], t["DEJ2000"] = t["ra"] + 1, t["dec"] + 1
+    for name, ucd in (("ra", "pos.eq.ra;meta.main"), ("dec", "pos.eq.dec;meta.main"), ("RAJ2000", "pos.eq.ra"), ("DEJ2000", "pos.eq.dec")):
+        t[name].info.meta = {"ucd": ucd}
     return t
 
 
@@ -161,6 +170,7 @@ LISTS = {
     "typographers' signs": ("name,ra,dec\nA,150.1°,\u22122°15′00″\nB,10.5°,0.5°\n", AB),
     "-0 degrees": ("name,ra,dec\nA,10:00:24,-00:30:00\n", [("A", 150.1, -0.5)]),
     "sexagesimal beside degrees": ("name,RA,DEC,ra_deg,dec_deg\nA,10:00:24,-02:15:00,150.1,-2.25\nB,00:42:00,00:30:00,10.5,.5\n", AB),
+    "right ascension a hair below 0": ("name,ra,dec\nA,-1e-20,1\n", [("A", 0.0, 1.0)]),
     "right ascension below 0": ("name,ra,dec\nA,-209.9,-2.25\nB,370,0.5\nC,360,1\n", [A, ("C", 0.0, 1.0)]),
     "exponents": ("name,ra,dec\nA,1.501e2,-2.25E0\nB,10.5,.5\n", AB),
     "a row off the sky": (PLAIN + "C,10,95\nD,-9999,-999\n", AB),
@@ -173,6 +183,7 @@ LISTS = {
     "FITS in upper case": (written(renamed(name="NAME", ra="RA", dec="DEC"), "fits"), AB),
     "FITS in hours": (written(in_hours("h"), "fits"), AB),
     "VOTable": (written(table(), "votable"), AB),
+    "VOTable with a main position and another": (written(two_positions(), "votable"), AB),
     "VOTable in hours": (written(in_hours("hourangle"), "votable"), AB),
     "ECSV": (written(table(), "ascii.ecsv"), AB),
     "ECSV with a sky coordinate": (
@@ -254,8 +265,9 @@ def test_a_bad_row_is_named_and_set_aside_not_the_list(tmp_path):
     (tmp_path / "list.csv").write_text(PLAIN + "C,10,95\nD,x,1\nE,10\n#F,1,1\nG,1,1\n")
     with pytest.warns(
         SetAsideWarning, match=r"4 of 7 rows set aside \(line 4: declination 95, expected -90 to 90; line 5: ra 'x' is no angle; line 6"
-    ):
+    ) as told:
         places = read_positions(str(tmp_path / "list.csv"))
+    assert told[0].filename == __file__, "the warning points at the line that asked for the list"
     assert places.columns["name"].tolist() == ["A", "B", "G"] and places.rows.tolist() == [2, 3, 8]
     assert [(a.row, a.name) for a in places.set_aside] == [(4, "C"), (5, "D"), (6, ""), (7, "")]
     assert "commented out" in places.set_aside[-1].reason
@@ -343,6 +355,20 @@ def test_angles_and_names_are_astropy_s(ra, dec):
     back_ra = Angle(f"{name[1:3]}h{name[3:5]}m{name[5:sign]}s").deg
     back_dec = Angle(f"{name[sign]}{name[sign + 1 : sign + 3]}d{name[sign + 3 : sign + 5]}m{name[sign + 5 :]}s").deg
     assert -1e-9 <= ra - back_ra < 0.01 / 240 + 1e-9 and -1e-9 <= abs(dec) - abs(back_dec) < 0.1 / 3600 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("unit", "degrees"),
+    [
+        *((name, 1.0) for name in ("", "deg", "degree", "degrees", "d", "Deg")),
+        *((name, 15.0) for name in ("h", "hour", "hours", "hourangle")),
+        *(("rad", 57.29577951308232), ("radian", 57.29577951308232), ("arcmin", 1 / 60), ("arcsec", 1 / 3600), ("mas", 1 / 3.6e6)),
+    ],
+)
+def test_a_unit_in_brackets_is_an_angle_of_so_many_degrees(unit, degrees):
+    column = AnyColumn(f"RA [{unit}]", np.array(["1.5", "-2"], object))
+    values, why = angles(column, True, "list")
+    assert values == pytest.approx([1.5 * degrees, -2 * degrees], rel=1e-6, abs=1e-12) and not why
 
 
 def test_names_alone(tmp_path):

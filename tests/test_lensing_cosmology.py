@@ -5,6 +5,7 @@ import pytest
 from astropy.cosmology import FlatLambdaCDM
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.special import gammainc
 
 from dark_halo_scope.base.errors import BadInput
@@ -54,6 +55,23 @@ def test_source_redshifts_follow_their_density():
     drawn = draw_source_redshift(u, np.zeros(20000), z0=0.9, by_area=False)
     assert np.mean(drawn < 1.0) == pytest.approx(gammainc(2, (1 / 0.9) ** 1.5), abs=2e-3)
     assert np.mean(drawn < 2.0) == pytest.approx(gammainc(2, (2 / 0.9) ** 1.5), abs=2e-3)
+
+
+def test_source_redshifts_are_no_steps():
+    "Draws side by side differ, and by little: the bins of the density are not seen"
+    drawn = draw_source_redshift(np.linspace(0.02, 0.98, 4000), np.full(4000, 0.4))
+    assert (np.diff(drawn) > 0).all() and np.diff(drawn).max() < 0.005
+
+
+def test_lens_redshifts_follow_volume_and_efficiency():
+    "The density written down once more, with astropy's volume and distances"
+    peer = FlatLambdaCDM(H0=70, Om0=0.3, Tcmb0=0)
+    z, z_s = np.linspace(0.01, 1.0, 100), np.linspace(0.02, 6, 300)
+    ratio = peer.comoving_distance(z).value[:, None] / peer.comoving_distance(z_s).value
+    behind = np.clip(1 - ratio, 0, None) ** 2 @ (z_s**2 * np.exp(-((z_s / 0.9) ** 1.5)))
+    growth = np.cumsum(peer.differential_comoving_volume(z).value * behind)
+    drawn = draw_population(PopulationRecipe(n=4000), Cosmology(70, 0.3))["z_l"]
+    assert stats.kstest(drawn, lambda x: np.interp(x, z, growth / growth[-1])).statistic < 0.03
 
 
 def test_draws_do_not_depend_on_their_company():

@@ -11,7 +11,16 @@ from scipy import ndimage
 
 from dark_halo_scope.base.errors import BadInput
 from dark_halo_scope.lensing import cosmos
-from dark_halo_scope.lensing.cosmos import BankRecipe, bank_table, build_bank, clean_source, gaussian_psf, load_bank
+from dark_halo_scope.lensing.cosmos import (
+    BankRecipe,
+    bank_table,
+    build_bank,
+    clean_source,
+    gaussian_psf,
+    load_bank,
+    segment,
+    smoothed_noise,
+)
 from dark_halo_scope.lensing.sources import stamp_fault
 
 PSF = gaussian_psf()
@@ -85,6 +94,16 @@ def test_a_touching_neighbour_is_cut_off():
     assert beside.image[near].sum() < 2e-3 and abs(beside.flux / alone.flux - 1) < 0.1
     lit = beside.mask & ~near
     assert np.abs(beside.image - alone.image)[lit].max() < 0.02 * alone.image.max()
+
+
+@pytest.mark.parametrize(("saddle", "objects"), [(4.5, 2), (5.5, 1)])
+def test_two_peaks_are_two_objects_where_the_light_between_them_falls_below_five_sigma(saddle, objects):
+    y, x = np.mgrid[:64, :64] - 31.5
+    pair = sum(np.exp(-((x - at) ** 2 + y**2) / 18) for at in (0, 11))
+    smooth = ndimage.gaussian_filter(pair, BankRecipe().smooth)
+    between = smooth[32, 31:43].min() / smoothed_noise(BankRecipe().smooth, BankRecipe().noise_length)
+    central, neighbours = segment(pair * saddle / between, 1.0, BankRecipe())
+    assert central[32, 32] and central[32, 42] == (objects == 1) and neighbours[32, 42] == neighbours.any() == (objects == 2)
 
 
 def test_the_galaxy_stays_where_it_was():

@@ -19,8 +19,8 @@ from dark_halo_scope.command.cli import main
 from dark_halo_scope.lensing import fit, fit_host, fit_solve
 from dark_halo_scope.lensing.fit import fit_lens, intervals
 from dark_halo_scope.lensing.fit_export import coolest
-from dark_halo_scope.lensing.fit_lens import Posterior, normalised, t_draws, t_log_density
-from dark_halo_scope.lensing.fit_parts import FitRecipe, fit_stamp, new_part, paint_parts
+from dark_halo_scope.lensing.fit_lens import Posterior, distinct, normalised, t_draws, t_log_density
+from dark_halo_scope.lensing.fit_parts import KINDS, FitRecipe, fit_stamp, new_part, paint_parts
 from dark_halo_scope.lensing.fit_rival import judged
 from dark_halo_scope.lensing.fit_solve import curvature, fluxes, refine, solve
 from dark_halo_scope.lensing.psf import psf_from_psfsize
@@ -93,6 +93,39 @@ def test_a_recipe_that_cannot_work_is_refused(change):
 
 
 # ---- what is found, and what is not
+
+
+PLAIN = {"ln_radius": 0.3, "ln_width": -1.2, "ln_length": 0.1}
+ENDS = {
+    ("bent", "ln_radius"): (-1.6, 2.3),
+    ("bent", "ln_width"): (-2.5, 1.0),
+    ("bent", "ln_length"): (-2.5, 3.0),
+    ("ring", "ln_radius"): (-1.6, 2.3),
+    ("ring", "ln_width"): (-2.5, 1.0),
+    **{("ring", name): (-2.0, 2.0) for name in ("c1", "s1", "c2", "s2", "c3", "s3")},
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), ENDS)
+def test_bent_light_changes_up_to_its_limits_and_not_beyond(kind, name):
+    stamp, column = fit_stamp(np.zeros((1, 88, 88)), np.ones((1, 88, 88)), psf_from_psfsize([[1.3]])), KINDS[kind].index(name)
+    rows = np.tile([PLAIN.get(n, 0.0) for n in KINDS[kind]], (6, 1))
+    low, high = ENDS[kind, name]
+    rows[:, column] = low - 1, low, low + 0.2, high - 0.2, high, high + 1
+    beyond_low, at_low, above, below, at_high, beyond_high = paint_parts(stamp, kind, rows)
+    assert np.array_equal(beyond_low, at_low) and np.array_equal(beyond_high, at_high)
+    assert np.abs(above - at_low).max() > 1e-5 < np.abs(below - at_high).max()
+
+
+def test_draws_that_differ_in_radius_or_source_position_are_other_starts():
+    "Best first: one that lies near a better one in these three is the same start, whatever the rest of it says"
+    near = {"ln_theta_E": 0.1, "u": 0.12, "v": 0.12}
+    for column, name in enumerate(KINDS["lensed"]):
+        rows = np.zeros((3, len(KINDS["lensed"])))
+        rows[1:, column] = 0.9 * near.get(name, 1.0), 1.1 * near.get(name, 1.0)
+        assert distinct(rows, 3).tolist() == ([0, 2] if name in near else [0]), name
+    apart = np.arange(4.0)[:, None] * np.ones(13)
+    assert distinct(apart, 3).tolist() == [0, 1, 2]
 
 
 def test_a_lens_is_a_lens_and_two_neighbours_are_not(lens):

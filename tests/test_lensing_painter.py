@@ -29,7 +29,7 @@ from dark_halo_scope.bench.render import (
 from dark_halo_scope.lensing import render
 from dark_halo_scope.lensing.deflection import jacobian, sie_deflection, source_position
 from dark_halo_scope.lensing.psf import noise_equivalent_area, psf_profile
-from dark_halo_scope.lensing.rays import lens_rows, trace
+from dark_halo_scope.lensing.rays import DROP, block_maps, judge_image, lens_rows, trace
 from dark_halo_scope.lensing.reference import adaptive_rays, lenstronomy_lens, lenstronomy_source, reference_stamps
 from dark_halo_scope.lensing.render import (
     ClumpyParams,
@@ -484,6 +484,38 @@ def test_bad_input_names_the_argument_and_the_first_bad_index(said):
 
 
 # The machine ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_no_tile_that_may_see_light_is_dropped():
+    "Tiles of several sizes along a row of a picture with one bright pixel: its distance, as far as the tile reaches, decides"
+    image = np.zeros((72, 72), np.float32)
+    image[36, 44] = 1.0
+    maps, part = block_maps(image), np.array([0, 0, 1, 0, 1, 35.5, 35.5, 1], np.float32)  # one pixel per arcsec, no turn
+    lens = lens_rows(a_lens(theta_E=1e-6, q=1.0, gamma1=0.0, gamma2=0.0))[0]
+    x = np.arange(-36, 36, dtype=np.float32)
+    for side in (2, 8, 14, 20):
+        verdict, middle = np.empty(len(x), np.int8), np.stack([x, 0 * x + 0.5, 0 * x + 1e3, 0 * x]).astype(np.float32)
+        judge_image.py_func(lens, part, maps, middle, len(x), np.float32(side), np.array([1e9, 1e-6, 1e-6], np.float32), verdict)
+        away = np.abs(x + 35.5 - 44)
+        assert (verdict[away < side * 2**-0.5] != DROP).all() and (verdict[away > side * 2**-0.5 + 26] == DROP).all()
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        a_lens(),
+        a_source(),
+        clumpy(a_source(3), [np.random.default_rng(0)]),
+        sersic_parts(a_source()),
+        MoffatPSF([[1.0]], 3.0),
+        GaussianPSF([[0.8]]),
+    ],
+    ids=lambda held: type(held).__name__,
+)
+def test_what_holds_arrays_is_equal_to_itself_alone(held):
+    "So it can be the key of a cache, and no comparison asks which pixels are meant"
+    twin = replace(held)
+    assert held == held and held != twin and len({held, twin, held}) == 2
 
 
 def test_importing_needs_no_writable_place_and_no_heavy_backend(tmp_path):

@@ -167,8 +167,9 @@ def test_bad_input_is_named():
         c.reliability(x, y)
     with pytest.raises(BadInput, match="scores that overlap"):
         c.fit_calibrator(np.r_[np.zeros(5), np.ones(5)], np.arange(10) >= 5)
-    with pytest.raises(BadInput, match="rising range"):
-        c.survey_yield(x, y, 0.0, (0.1, 0.01))
+    for wrong in ((0.1, 0.01), 0.0, 1.0, -0.1, (0.0, 0.1), (0.1, 1.0)):
+        with pytest.raises(BadInput, match="prevalence: .* expected a fraction or a rising range between 0 and 1"):
+            c.survey_yield(x, y, 0.0, wrong)
 
 
 @pytest.mark.parametrize("n_neg, n_pos, fpr", [(20_000, 4_000, 1e-2), (100_000, 4_000, 3e-3)])

@@ -61,6 +61,15 @@ def test_fpr_at_tpr_by_brute_force(case, tpr):
     assert found.optimistic - 1e-12 <= found.midrank <= found.pessimistic + 1e-12
 
 
+@given(scored(), st.floats(0, 0.99), st.floats(0.01, 1))
+@settings(max_examples=150, deadline=None)
+def test_the_middle_of_a_tie_is_on_the_straight_line_across_it(case, fpr, tpr):
+    curve = m.roc(*case)
+    x, y = np.r_[0, curve.fpr], np.r_[0, curve.tpr]
+    assert m.tpr_range_at_fpr(curve, fpr).midrank == pytest.approx(np.interp(fpr + 1e-9, x, y), abs=1e-6)
+    assert m.fpr_range_at_tpr(curve, tpr).midrank == pytest.approx(np.interp(tpr - 1e-9, y, x), abs=1e-6)
+
+
 def test_row_order_changes_nothing():
     r = np.random.default_rng(0)
     s, y = r.normal(size=3000).astype(np.float32), r.random(3000) < 0.4
@@ -205,6 +214,30 @@ def test_exact_interval_by_hand():
     fewest, most = (s[n:] > n - k_lo).sum(), (s[n:] >= n - 1 - k_hi).sum()
     wanted = stats.beta.ppf(0.0125, fewest, p - fewest + 1), stats.beta.ppf(1 - 0.0125, most + 1, p - most)
     assert np.allclose(m.exact_interval(curve.fp, curve.tp, q), wanted)
+
+
+@pytest.mark.parametrize(("sets", "measures"), [(1.0, 1.0), (4.0, 1.0), (1.0, 9.0), (4.0, 9.0)])
+def test_each_sample_scatters_by_its_own_design_effect(sets, measures):
+    "Equal distributions of scores, a tenth above the threshold: the spread of two binomials, each of as many stamps as it is worth"
+    n, p, q = 4000, 20_000, 0.1
+    lo, hi = m.mixture_interval(np.arange(1, n + 1), np.arange(1, n + 1) * (p // n), q, deff=(sets, measures))
+    spread = np.sqrt(q * (1 - q) * (sets / n + measures / p))
+    assert (lo + hi) / 2 == pytest.approx(q, rel=0.03) and hi - lo == pytest.approx(2 * 1.96 * spread, rel=0.05)
+
+
+def test_bits_are_mixed_as_splitmix64_does():
+    "The first outputs of the generator from the states 0 and 1 (Steele et al. 2014); neighbouring numbers differ in half of all bits"
+    states = np.array([0, 1], np.uint64).view(np.float64)
+    assert [hex(v) for v in m.mixed_bits(states).tolist()] == ["0xe220a8397b1dcdaf", "0x910a2dec89025cc1"]
+    mixed = m.mixed_bits(np.arange(1.0, 4097.0))
+    changed = np.unpackbits((mixed[1:] ^ mixed[:-1]).view(np.uint8)).reshape(-1, 64).mean(0)
+    assert len(np.unique(mixed)) == 4096 and np.abs(changed - 0.5).max() < 0.05
+
+
+def test_an_area_has_no_threshold_and_no_ties():
+    found = m.auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
+    assert found.value == 0.75 and np.isnan(found.threshold) and (found.above, found.tied_pos, found.tied_neg) == (-1, 0, 0)
+    assert (found.status, found.level, found.n_pos, found.n_neg) == ("ok", 0.95, 2, 2) and "above" not in str(found)
 
 
 def test_design_effect_of_copies_is_their_number():
