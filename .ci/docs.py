@@ -22,13 +22,11 @@ HEAVIEST = 1_500_000  # bytes of one page with its pictures
 
 def process(force: bool) -> None:
     "nbdev's own processing: API cells, links, and a copy of the tree in _proc"
-    from nbdev.doclinks import _build_modidx
     from nbdev.quarto import proc_nbs, refresh_quarto_yml
 
     os.chdir(ROOT)
     warnings.filterwarnings("ignore", message="Found cells containing imports")
     refresh_quarto_yml()
-    _build_modidx()
     proc_nbs(force=force, n_workers=0)  # one process imports the library once; workers would each import it
     for page in sorted(PROC.rglob("*.*")):  # what was deleted or renamed in the tree
         if page.is_file() and not (ROOT / "nbs" / page.relative_to(PROC)).exists():
