@@ -30,6 +30,18 @@ def test_no_process_is_started_for_nothing(tmp_path: Path) -> None:
         train_run("toy", str(tmp_path), processes=2)
 
 
+def test_epochs_are_told_while_they_come_and_a_fault_is_one_line(monkeypatch, capsys, tmp_path: Path) -> None:
+    "In the place of torchrun a program that says an epoch, noise, and the refusal of one process"
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\necho 'epoch 1/2: loss' >&2\necho 'noise' >&2\necho 'dhs: too few lanes' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr("dark_halo_scope.run.processes.inputs_of", lambda run, name: None)
+    with pytest.raises(BadInput, match="^too few lanes$"):
+        train_run("toy", str(tmp_path / "run"), processes=2)
+    assert capsys.readouterr().err == "epoch 1/2: loss\n"
+
+
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(toy: Path, tmp_path: Path) -> None:
     "The same lanes, dealt to one process or to two; and what a process refuses arrives as one line"

@@ -63,8 +63,13 @@ def train_run(
         recipe,
     ]
     words += ["--out", out, *(word for choice in choices for word in ("--set", choice))]
-    done = subprocess.run([sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        said = [line.partition("dhs: ")[2] for line in done.stderr.splitlines() if "dhs: " in line]
-        raise BadInput(said[0] if said else f"training: exit code {done.returncode} of {processes} processes: {done.stderr.strip()[-300:]}")
+    lines = []
+    with subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True, errors="replace") as learning:
+        for line in learning.stderr or ():
+            lines.append(line.strip())
+            if line.startswith("epoch "):  # the rest is what torchrun says of a process that failed
+                print(line, end="", file=sys.stderr, flush=True)
+    if learning.returncode:
+        said = [line.partition("dhs: ")[2] for line in lines if "dhs: " in line]
+        raise BadInput(said[0] if said else f"training: exit code {learning.returncode} of {processes} processes: {' '.join(lines)[-300:]}")
     return read_receipt(run.address("model"))
