@@ -131,7 +131,7 @@ def counter_image(
     if len(places) < 2:
         return {}
     n_pix = stamp.image.shape[-1]
-    nearest = radius_from(n_pix, stamp.pixscale, places[:, 0], places[:, 1]).argmin(0).ravel()
+    nearest = stamp.packed(radius_from(n_pix, stamp.pixscale, places[:, 0], places[:, 1]).argmin(0))
     light = np.einsum("b,bp->bp", model.flux[:, k].astype(np.float32), model.columns[k])
     template = np.where(nearest == len(places) - 1, light, 0)
     power = float((template.astype(float) ** 2).sum())

@@ -37,9 +37,8 @@ def significance(
     np.ndarray
         (y, x)
     """
-    n_pix = stamp.image.shape[-1]
     counted = (stamp.weight > 0).sum(0)
-    plane = residual.sum(0).reshape(n_pix, n_pix)
+    plane = stamp.spread(residual.sum(0))
     noise = ndimage.gaussian_filter(counted.astype(float), SMOOTH / np.sqrt(2)) / (4 * np.pi * SMOOTH**2)
     return np.asarray(ndimage.gaussian_filter(plane.astype(float), SMOOTH) / np.sqrt(np.maximum(noise, 1e-6)))
 
@@ -310,7 +309,7 @@ def with_model_error(
     -------
     FitStamp
     """
-    extra = 1 + (share * light.reshape(stamp.image.shape)) ** 2
+    extra = 1 + (share * stamp.spread(light)) ** 2
     return replace(stamp, weight=(stamp.weight / extra).astype(np.float32))
 
 # %% ../../nbs/lensing/fit_host.ipynb #0f685539
@@ -356,4 +355,4 @@ def errors_of_host(
     (xy, xx), yy = np.gradient(dx, stamp.pixscale, axis=(1, 2)), np.gradient(dy, stamp.pixscale, axis=1)
     blurred = sigma[:, None, None, None] ** 2 * np.stack([xx + yy, (xx - yy) / 2, xy], 1)
     images = np.concatenate([recipe.uneven * light[:, None] * shapes, recipe.psf_error * blurred], 1)
-    return shared_error((images.reshape(*images.shape[:2], -1) * stamp.root[:, None]).astype(np.float32))
+    return shared_error((stamp.packed(images) * stamp.root[:, None]).astype(np.float32))

@@ -22,6 +22,7 @@ from .deflection import jacobian, source_position
 from .fit_host import Host, significance
 from .fit_parts import FitRecipe, FitStamp, Part, columns_of, lens_of, new_part, source_of
 from .fit_solve import Solved, curvature, fluxes, refine, slopes_of, solve
+from .rays import REACH, SHEAR, lens_rows
 
 # %% ../../nbs/lensing/fit_lens.ipynb #a6413d56
 def host_part(
@@ -251,7 +252,7 @@ def scored(
     """
     out = []
     for i in range(0, len(rows), chunk):
-        columns = columns_of(settings[0].stamp, part.kind, rows[i : i + chunk])
+        columns = columns_of(settings[0].stamp, part.kind, rows[i : i + chunk], settings[0].stamp.sketch)
         out.append(np.stack([profile_chi2(back, columns)[0] for back in settings]))
     return np.asarray(np.concatenate(out, 1) + (((rows - part.middle) / part.width) ** 2).sum(1))
 
@@ -386,7 +387,7 @@ def search_lens(
 # %% ../../nbs/lensing/fit_lens.ipynb #d35ebdac
 def image_places(
     part: Part,  # A lensed part
-    reach: float = 8.0,  # Half side of the square searched [arcsec]
+    reach: float = 8.0,  # Half side of the square searched at most [arcsec]
     step: float = 0.05,  # [arcsec]
 ) -> np.ndarray:  # (n, 3) x, y [arcsec], magnification of a point; brightest first
     """Images of the source's centre
@@ -396,7 +397,7 @@ def image_places(
     part : Part
         A lensed part
     reach : float, default 8.0
-        Half side of the square searched [arcsec]
+        Half side of the square searched at most [arcsec]
     step : float, default 0.05
         [arcsec]
 
@@ -407,8 +408,11 @@ def image_places(
     """
     lens = lens_of(part.values[None])
     sx, sy = source_of(part.values[None], lens)[0, 0, :2]
-    grid = np.arange(-reach, reach + step, step)
-    x, y = np.meshgrid(grid, grid)
+    cx, cy, row = lens.center_x[0], lens.center_y[0], lens_rows(lens)[0]
+    # An isothermal lens deflects by so much at most, wherever the image lies.
+    farthest = (np.hypot(sx - cx, sy - cy) + row[REACH] + row[SHEAR] * np.hypot(cx, cy)) / (1 - row[SHEAR]) + 4 * step
+    grid = np.arange(-min(reach, farthest), min(reach, farthest) + step, step)
+    x, y = np.meshgrid(cx + grid, cy + grid)
     bx, by = (b[0] for b in source_position(lens, x[None], y[None]))
     distance = np.hypot(bx - sx, by - sy)
     low = (distance == ndimage.minimum_filter(distance, 3)) & (distance < 4 * step)

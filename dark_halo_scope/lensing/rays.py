@@ -159,6 +159,13 @@ def trace(lens: np.ndarray, x: np.ndarray, y: np.ndarray, m: int, psi: np.ndarra
     "Replace the positions of the first m rays by those in the source plane, and note psi"
     strength, q2, f, c, s = lens[STRENGTH], lens[Q2], lens[FLATNESS], lens[COS], lens[SIN]
     cx, cy, g1, g2 = lens[CENTER_X], lens[CENTER_Y], lens[GAMMA1], lens[GAMMA2]
+    if strength == _ZERO and lens[SHEAR] == _ZERO:  # a galaxy that nothing lenses: no ray is bent
+        for k in range(m):
+            i = np.uint64(k)
+            dx, dy = x[i] - cx, y[i] - cy
+            u, v = c * dx + s * dy, c * dy - s * dx
+            psi[i] = np.sqrt(q2 * u * u + v * v) + _TINY
+        return
     scale = strength / f
     for k in range(m):
         i = np.uint64(k)

@@ -306,6 +306,7 @@ def batches(
     n_pix: int,  # Pixels along one side
     pixscale: float,  # [arcsec]
     accuracy: Accuracy,
+    cells: int | None = None,  # Cells per pixel; None: as many as the PSFs ask for
 ) -> tuple[np.ndarray, list[LensBatch]]:  # Radial tables (n_table, TABLE_SIZE), and the batches
     """Group systems by the grid that their PSFs ask for
 
@@ -318,6 +319,8 @@ def batches(
     pixscale : float
         [arcsec]
     accuracy : Accuracy
+    cells : int | None, default None
+        Cells per pixel; None: as many as the PSFs ask for
 
     Returns
     -------
@@ -328,15 +331,16 @@ def batches(
     kinds, table_index = np.unique(betas, return_inverse=True, equal_nan=True)
     radial_tables = [radial_table(None if np.isnan(b) else float(b)) for b in kinds]
     table_index, ends = table_index.reshape(betas.shape), np.array([end for _, end in radial_tables])
-    grids = np.stack([cells_per_pixel(psf.fwhm, pixscale), grid_padding(psf, pixscale, accuracy.spill)], -1)
+    needed = cells_per_pixel(psf.fwhm, pixscale)
+    grids = np.stack([needed if cells is None else np.full_like(needed, cells), grid_padding(psf, pixscale, accuracy.spill)], -1)
     out = []
-    for cells, padding in np.unique(grids, axis=0).tolist():
+    for per_pixel, padding in np.unique(grids, axis=0).tolist():
         side = fft.next_fast_len(n_pix + padding, real=True)
-        members = np.flatnonzero((grids == (cells, padding)).all(1))
+        members = np.flatnonzero((grids == (per_pixel, padding)).all(1))
         for m in (members[i : i + accuracy.chunk] for i in range(0, len(members), accuracy.chunk)):
             step = psf.fwhm[m] * (2 * np.pi / (side * pixscale))
             per_step, last = (step * ((TABLE_SIZE - 1) / TABLE_END)).astype(np.float32), (ends[table_index[m]] / step).astype(np.float32)
-            out.append(LensBatch(m, cells, side, grid_factor(side, cells, not psf.includes_pixel), per_step, last, table_index[m]))
+            out.append(LensBatch(m, per_pixel, side, grid_factor(side, per_pixel, not psf.includes_pixel), per_step, last, table_index[m]))
     return np.stack([table for table, _ in radial_tables]), out
 
 # %% ../../nbs/lensing/render.ipynb #b889f09b
