@@ -7,14 +7,15 @@ __all__ = ['MANTISSA', 'TIE_TOLERANCE', 'FEW', 'valid_scores', 'Roc', 'roc', 'na
            'fpr_range_at_tpr', 'RunningRoc', 'TiedScores', 'refuse_ties', 'clopper_pearson', 'upper_limit',
            'others_between', 'exact_interval', 'count_points', 'mixture_interval', 'bisect', 'mixed_bits',
            'one_per_host', 'design_effect', 'Measured', 'measured_table', 'host_index', 'n_hosts', 'negatives_needed',
-           'lowest_fpr', 'rate_interval', 'tpr_at_fpr', 'fpr_at_tpr', 'auc_influence', 'clustered_sd', 'auroc',
-           'partial_auroc', 'auprc', 'precision_from_rates', 'precision_at_recall', 'recall_at_precision', 'bin_names',
-           'binned', 'fpr_by_class', 'labelled_and_vetted', 'top_negatives', 'top_of_scores', 'BestEpoch', 'best_epoch',
-           'operating_points']
+           'lowest_fpr', 'Sample', 'rate_interval', 'tpr_at_fpr', 'fpr_at_tpr', 'auc_influence', 'clustered_sd',
+           'auroc', 'partial_auroc', 'auprc', 'precision_from_rates', 'precision_at_recall', 'recall_at_precision',
+           'bin_names', 'binned', 'fpr_by_class', 'labelled_and_vetted', 'top_negatives', 'top_of_scores', 'BestEpoch',
+           'best_epoch', 'operating_points']
 
 # %% ../../nbs/stats/metrics.ipynb #85b815c6
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -670,8 +671,13 @@ def one_per_host(
         (m,) rows kept
     """
     key = hosts.astype(np.int64) * 2 + labels
-    order = np.lexsort((mixed_bits(scores), key))
-    return np.sort(order[np.append(True, np.diff(key[order]) != 0)])
+    order = np.argsort(key, kind="stable")
+    first = np.append(True, np.diff(key[order]) != 0)
+    bits = mixed_bits(scores)[order]
+    least = np.minimum.reduceat(bits, np.flatnonzero(first))[np.cumsum(first) - 1]
+    chosen = np.flatnonzero(bits == least)  # of equal scores of one host the first
+    group = np.cumsum(first)[chosen]
+    return np.sort(order[chosen[np.append(True, np.diff(group) != 0)]])
 
 # %% ../../nbs/stats/metrics.ipynb #e57780df
 def design_effect(
@@ -694,8 +700,8 @@ def design_effect(
     float
         at least 1
     """
-    _, group = np.unique(hosts, return_inverse=True)
-    size, hit = np.bincount(group), np.bincount(group, above)
+    size, hit = np.bincount(hosts), np.bincount(hosts, above)
+    size, hit = size[size > 0], hit[size > 0]
     rate = above.mean()
     if len(size) < 2 or not 0 < rate < 1:
         return float(size.max())
@@ -870,12 +876,41 @@ def lowest_fpr(
 # %% ../../nbs/stats/metrics.ipynb #8560ff01
 FEW = 20  # expected false positives below which only the exact interval is trusted
 
+# %% ../../nbs/stats/metrics.ipynb #f350ff4e
+class Sample:
+    """Scores with their curve and hosts, sorted once for all that is asked of them
+
+    Parameters
+    ----------
+    scores : Any
+        (n,) scores
+    labels : Any
+        (n,) 0 or 1
+    hosts : Any, default None
+        (n,) host of every stamp
+    """
+
+    def __init__(
+        self,
+        scores: Any,  # (n,) scores
+        labels: Any,  # (n,) 0 or 1
+        hosts: Any = None,  # (n,) host of every stamp
+    ) -> None:
+        self.scores, self.labels = valid_scores(scores, labels)
+        self.curve, self.hosts = roc(self.scores, self.labels), host_index(hosts, len(self.scores))
+        self.hosts_pos, self.hosts_neg = n_hosts(self.hosts, self.labels), n_hosts(self.hosts, ~self.labels)
+
+    @cached_property
+    def replicate(self) -> Roc:
+        "The curve of one stamp of every host and class"
+        if self.hosts is None:
+            return self.curve
+        rows = one_per_host(self.scores, self.labels, self.hosts)
+        return roc(self.scores[rows], self.labels[rows])
+
 # %% ../../nbs/stats/metrics.ipynb #efcbc676
 def rate_interval(
-    s: np.ndarray,  # (n,) scores
-    y: np.ndarray,  # (n,) bool
-    h: np.ndarray | None,  # (n,) host index, None if no host repeats
-    curve: Roc,  # their curve
+    sample: Sample,
     q: float,  # fraction of the threshold-setting class above it
     threshold: float,  # where the value was read
     negatives_set: bool,  # whether the negatives set the threshold
@@ -885,14 +920,7 @@ def rate_interval(
 
     Parameters
     ----------
-    s : np.ndarray
-        (n,) scores
-    y : np.ndarray
-        (n,) bool
-    h : np.ndarray | None
-        (n,) host index, None if no host repeats
-    curve : Roc
-        their curve
+    sample : Sample
     q : float
         fraction of the threshold-setting class above it
     threshold : float
@@ -907,6 +935,7 @@ def rate_interval(
     tuple[float, float, str]
         limits and method
     """
+    s, y, h, curve = sample.scores, sample.labels, sample.hosts, sample.curve
     pair = (curve.fp, curve.tp) if negatives_set else (curve.tp, curve.fp)
     events, deff = min(q, 1 - q) * float(pair[0][-1]), (1.0, 1.0)
     if h is not None:
@@ -915,11 +944,8 @@ def rate_interval(
         events = min(events / deff[0], n_hosts(h, measured & hit), n_hosts(h, measured & ~hit))
     if events >= FEW:
         return *mixture_interval(*pair, q, level, deff), "mixture"
-    if h is not None:
-        rows = one_per_host(s, y, h)
-        replicate = roc(s[rows], y[rows])
-        pair = (replicate.fp, replicate.tp) if negatives_set else (replicate.tp, replicate.fp)
-    return *exact_interval(*pair, q, level), "exact"
+    one = sample.replicate
+    return *exact_interval(*((one.fp, one.tp) if negatives_set else (one.tp, one.fp)), q, level), "exact"
 
 # %% ../../nbs/stats/metrics.ipynb #8738ccf8
 def tpr_at_fpr(
@@ -951,19 +977,22 @@ def tpr_at_fpr(
     -------
     Measured
     """
-    s, y = valid_scores(scores, labels)
-    curve, h = roc(s, y), host_index(hosts, len(s))
+    return _tpr_at_fpr(Sample(scores, labels, hosts), fpr, level, ties)
+
+
+def _tpr_at_fpr(sample: Sample, fpr: float, level: float, ties: str) -> Measured:
+    curve = sample.curve
     tie_range = tpr_range_at_fpr(curve, fpr)
     name = f"tpr at fpr {fpr:g}"
     if ties == "refuse":
         refuse_ties(tie_range, name, curve, f"and {int(fpr * curve.n_neg + 1e-9):,} negatives are allowed above")
     value = tie_range.pessimistic if ties == "refuse" else getattr(tie_range, ties)
-    lo, hi, method = rate_interval(s, y, h, curve, fpr, tie_range.threshold, True, level)
-    hosts_neg, need = n_hosts(h, ~y), negatives_needed(fpr, level)
+    lo, hi, method = rate_interval(sample, fpr, tie_range.threshold, True, level)
+    hosts_neg, need = sample.hosts_neg, negatives_needed(fpr, level)
     short = hosts_neg < need
     status = f"not enough negatives ({hosts_neg:,} hosts, {need:,} needed)" if short else "ok"
     lo, hi = (lo, hi) if short else (min(lo, value), max(hi, value))
-    counts = (curve.n_pos, curve.n_neg, n_hosts(h, y), hosts_neg)
+    counts = (curve.n_pos, curve.n_neg, sample.hosts_pos, hosts_neg)
     return Measured(
         name,
         float("nan") if short else value,
@@ -1009,15 +1038,18 @@ def fpr_at_tpr(
     -------
     Measured
     """
-    s, y = valid_scores(scores, labels)
-    curve, h = roc(s, y), host_index(hosts, len(s))
+    return _fpr_at_tpr(Sample(scores, labels, hosts), tpr, level, ties)
+
+
+def _fpr_at_tpr(sample: Sample, tpr: float, level: float, ties: str) -> Measured:
+    curve = sample.curve
     tie_range = fpr_range_at_tpr(curve, tpr)
     name = f"fpr at tpr {tpr:g}"
     if ties == "refuse":
         refuse_ties(tie_range, name, curve, f"and {int(np.ceil(tpr * curve.n_pos)):,} lenses are wanted above")
     value = tie_range.pessimistic if ties == "refuse" else getattr(tie_range, ties)
-    lo, hi, method = rate_interval(s, y, h, curve, tpr, tie_range.threshold, False, level)
-    counts = (curve.n_pos, curve.n_neg, n_hosts(h, y), n_hosts(h, ~y))
+    lo, hi, method = rate_interval(sample, tpr, tie_range.threshold, False, level)
+    counts = (curve.n_pos, curve.n_neg, sample.hosts_pos, sample.hosts_neg)
     return Measured(
         name,
         value,
@@ -1054,12 +1086,19 @@ def auc_influence(
         AUROC, and each row's share of its deviation (n,)
     """
     s, y = valid_scores(scores, labels)
-    ranks = stats.rankdata(s)
     n_pos = int(y.sum())
     n_neg = len(y) - n_pos
-    own_ranks = np.empty(len(y))
-    own_ranks[y], own_ranks[~y] = stats.rankdata(s[y]), stats.rankdata(s[~y])
-    part = np.where(y, (ranks - own_ranks) / n_neg, 1 - (ranks - own_ranks) / n_pos)  # share of the other class that each one beats
+    order = np.argsort(s)
+    ascending = s[order]
+    group = np.cumsum(np.append(False, ascending[1:] != ascending[:-1]))  # of equal scores, from the lowest up
+    lenses, others = np.bincount(group, y[order]), np.bincount(group, ~y[order])
+    lenses_below, others_below = (
+        np.cumsum(lenses) - lenses / 2,
+        np.cumsum(others) - others / 2,
+    )  # ties by half: ranks less ranks in the own class
+    below = np.empty(len(y))
+    below[order] = np.where(y[order], others_below[group], lenses_below[group])
+    part = np.where(y, below / n_neg, 1 - below / n_pos)  # share of the other class that each one beats
     auc = float(part[y].mean())
     return auc, (part - auc) / np.where(y, n_pos, n_neg)
 
@@ -1281,9 +1320,9 @@ def recall_at_precision(
     -------
     Measured
     """
-    s, y = valid_scores(scores, labels)
-    curve, h = roc(s, y), host_index(hosts, len(s))
-    share = curve.n_pos / len(s) if prevalence is None else prevalence
+    sample = Sample(scores, labels, hosts)
+    curve = sample.curve
+    share = curve.n_pos / len(sample.scores) if prevalence is None else prevalence
     passing = np.flatnonzero(precision_from_rates(curve.tpr, curve.fpr, share) >= precision)
     i = int(passing[-1]) if len(passing) else -1
 
@@ -1291,13 +1330,13 @@ def recall_at_precision(
         best = 0.0
         for r in np.linspace(0.02, 1, 50):
             t = fpr_range_at_tpr(curve, float(r)).threshold
-            limits = rate_interval(s, y, h, curve, float(r), t, False, level)
+            limits = rate_interval(sample, float(r), t, False, level)
             if precision_from_rates(r, limits[end], share) >= precision:
                 best = float(r)
         return best
 
     value = float(curve.tpr[i]) if i >= 0 else 0.0
-    counts = (curve.n_pos, curve.n_neg, n_hosts(h, y), n_hosts(h, ~y))
+    counts = (curve.n_pos, curve.n_neg, sample.hosts_pos, sample.hosts_neg)
     t, above = (float(curve.threshold[i]), int(curve.fp[i])) if i >= 0 else (float("inf"), 0)
     name = f"recall at precision {precision:g}, prevalence {share:.3g}"
     return Measured(name, value, min(reached(1), value), max(reached(0), value), "inverted", *counts, t, above, level=level)
@@ -1559,6 +1598,7 @@ def operating_points(
     -------
     list[Measured]
     """
-    rows = [tpr_at_fpr(scores, labels, f, hosts, level, ties) for f in fprs]
-    rows += [fpr_at_tpr(scores, labels, t, hosts, level, ties) for t in tprs]
+    sample = Sample(scores, labels, hosts)
+    rows = [_tpr_at_fpr(sample, f, level, ties) for f in fprs]
+    rows += [_fpr_at_tpr(sample, t, level, ties) for t in tprs]
     return [*rows, auroc(scores, labels, hosts, level)]
