@@ -97,6 +97,19 @@ def test_coadds_have_dr10s_layout_for_two_readers(release, kind, band):
         assert stored.get("ZQUANTIZ", "NO_DITHER") == "NO_DITHER" and header["BUNIT"] == "1/nanomaggy^2"
 
 
+def test_the_lists_of_checksums_are_where_the_survey_has_them_and_sha256sum_agrees(release):
+    "One in each brick's folder, one for the sweeps, one for the table of bricks"
+    lists = sorted(Path(release.root).rglob("*.sha256sum"))
+    bricks = [f"legacysurvey_dr10_south_coadd_{brick.name[:3]}_{brick.name}.sha256sum" for brick in mock_bricks(SMALL)]
+    assert {path.name for path in lists} == {*bricks, "legacysurvey_dr10_south.sha256sum", "legacysurvey_dr10_south_sweep_10.1.sha256sum"}
+    named = set()
+    for path in lists:
+        subprocess.run(["sha256sum", "--check", "--strict", "--quiet", path.name], cwd=path.parent, check=True)
+        named |= {str(path.parent / line.split("*")[1]) for line in path.read_text().splitlines()}
+    coadds = {str(path) for path in Path(release.coadds()).rglob("*.fz")}
+    assert named == coadds | set(release.sweeps()) | {release.bricks()}
+
+
 def test_maskbits_file(release):
     path = release.coadd(mock_bricks(SMALL)[0].name, "maskbits")
     with fits.open(path) as opened:

@@ -1,7 +1,9 @@
 "The copy of bricks: from a web server and from a folder, to a folder and to a bucket, broken off, damaged, over its limit"
 
 import functools
+import hashlib
 import os
+import re
 import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -126,6 +128,53 @@ def test_files_that_are_broken_or_missing_are_set_aside_and_leave_nothing(origin
         cache.ensure_brick(portal, copy, "0001m002", client=quick())
 
 
+def with_lists(origin, folder):
+    "The same release with the survey's list in each brick's folder"
+    shutil.copytree(origin.root, folder, dirs_exist_ok=True)
+    served = Release(str(folder))
+    for name in BRICKS:
+        files = sorted(Path(served.coadd_folder(name)).iterdir())
+        lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()} *{file.name}\n" for file in files]
+        Path(served.checksums(str(files[0]))).write_text("".join(lines))
+    return served
+
+
+@pytest.mark.parametrize("web", [False, True])
+def test_a_file_that_the_surveys_list_does_not_tell_of_is_set_aside(origin, tmp_path, web):
+    "A changed bit that leaves a whole FITS file, a broken list, a file that no list names, and a folder without a list"
+    served = with_lists(origin, tmp_path / "served")
+    bit, no_line = Path(served.coadd(BRICKS[0], "image", "r")), Path(served.coadd(BRICKS[0], "image", "z"))
+    data = bytearray(bit.read_bytes())
+    data[-4000] ^= 1
+    bit.write_bytes(data)
+    lists = [Path(served.checksums(served.coadd(name, "maskbits"))) for name in BRICKS]
+    lists[0].write_text("".join(line for line in lists[0].read_text().splitlines(True) if no_line.name not in line))
+    lists[1].write_text("<html>maintenance</html>")
+    lists[2].unlink()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(SimpleHTTPRequestHandler, directory=served.root))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    source = Release(f"http://127.0.0.1:{server.server_port}") if web else served
+    try:
+        result = cache.fetch_files(cache.plan_fetch(source, Release(str(tmp_path / "copy")), BRICKS), quick())
+    finally:
+        server.shutdown()
+        server.server_close()
+    aside = {name.rpartition("/")[2]: reason for name, reason in result.set_aside.items()}
+    assert len(aside) == 11 and result.files == 19 and result.listed == 8
+    line = rf"{bit.name}: SHA-256 is {hashlib.sha256(data).hexdigest()}; expected [0-9a-f]{{64}}, as \S*/{lists[0].name} says"
+    assert re.search(line, aside[bit.name])
+    assert all(f"{lists[1].name}: line 1 is '<html>" in reason for name, reason in aside.items() if BRICKS[1] in name)
+    assert not (tmp_path / "copy" / bit.relative_to(served.root)).exists() and no_line.name not in aside
+
+
+def test_the_receipt_of_a_copy_counts_what_lists_told_of(origin, tmp_path):
+    served = with_lists(origin, tmp_path / "served")
+    receipt = cache.copy_bricks(served, Release(str(tmp_path / "copy")), BRICKS[:1])
+    assert receipt.run["fetched"] == receipt.run["listed"] == 10
+    assert cache.copy_bricks(origin, Release(str(tmp_path / "bare")), BRICKS[:1]).run["listed"] == 0
+    assert receipt.name == cache.copy_bricks(origin, Release(str(tmp_path / "again")), BRICKS[:1]).name
+
+
 @pytest.mark.parametrize(
     "change", [lambda b: b[:-2880], lambda b: b[: len(b) // 2], lambda b: b"<html></html>", lambda b: b + b"trailing" * 400, lambda b: b""]
 )
@@ -188,5 +237,12 @@ def test_a_copy_in_a_bucket(origin, monkeypatch):
         ra, dec = sky(np.array([120.0, 300.0]), np.array([150.0, 222.0]))
         assert read_cutouts(copy, BRICKS[0], ra, dec).image.tobytes() == read_cutouts(origin, BRICKS[0], ra, dec).image.tobytes()
         assert cache.is_intact(copy.coadd(BRICKS[0], "image", "r"))
+        client = boto3.client("s3", region_name="us-east-1")
+        name = copy.coadd(BRICKS[0], "image", "r").removeprefix("s3://stars/")
+        client.delete_object(Bucket="stars", Key=f"{name}.sha256")
+        line = f"{'0' * 64} *{name.rpartition('/')[2]}\n".encode()
+        client.put_object(Bucket="stars", Key=f"{name.rpartition('/')[0]}/legacysurvey.sha256sum", Body=line)
+        with pytest.raises(BadInput, match="image-r.fits.fz: SHA-256 is .*; expected 000"):
+            read_cutouts(copy, BRICKS[0], ra, dec)
     finally:
         server.stop()

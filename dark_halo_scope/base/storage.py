@@ -228,8 +228,9 @@ def read_bytes(
 def list_files(
     uri: str | Path,  # Folder
     suffix: str = "",  # Keep only names that end in this
+    deep: bool = True,  # At any depth; False for those of the folder itself
 ) -> list[str]:  # Addresses, sorted; empty when the folder is not there
-    """Every file at any depth below a folder; raises BadInput when the place cannot be asked
+    """Every file below a folder; raises BadInput when the place cannot be asked
 
     Parameters
     ----------
@@ -237,6 +238,8 @@ def list_files(
         Folder
     suffix : str, default ''
         Keep only names that end in this
+    deep : bool, default True
+        At any depth; False for those of the folder itself
 
     Returns
     -------
@@ -251,7 +254,7 @@ def list_files(
     """
     system, path = filesystem(uri)
     with _told(uri, "listed"):
-        entries = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        entries = system.get_file_info(fs.FileSelector(path, recursive=deep, allow_not_found=True))
     names = sorted(f.path for f in entries if f.type == fs.FileType.File and f.path.endswith(suffix))
     prefix = "s3://" if scheme_of(uri) == "s3" else ""
     return [prefix + name for name in names if not Path(name).name.startswith((".", "_tmp"))]

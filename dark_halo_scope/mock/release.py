@@ -7,9 +7,10 @@ __all__ = ['BrickMade', 'place_objects', 'observe_brick', 'written_columns', 'ma
            'truth_type', 'with_seeing', 'write_truth', 'make_bricks', 'make_mock']
 
 # %% ../../nbs/mock/release.ipynb #58024743
+import hashlib
 import io
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -127,6 +128,24 @@ def written_columns(
     return {name: values for name, values in (catalogue | numbers).items() if not name.endswith(absent)}
 
 
+def _write_list(
+    sums: Mapping[str, str],  # File -> its SHA-256, all of one folder
+    release: Release,
+) -> None:
+    "The list of checksums of a folder, under the survey's name and in its form"
+    lines = [f"{digest} *{file.rpartition('/')[2]}\n" for file, digest in sorted(sums.items())]
+    write_bytes("".join(lines).encode(), release.checksums(next(iter(sums))))
+
+
+def _write_summed(
+    data: bytes,
+    file: str,
+) -> dict[str, str]:  # File -> its SHA-256
+    "Writes a file with the checksums of its parts"
+    write_summed(data, file)
+    return {file: hashlib.sha256(data).hexdigest()}
+
+
 def make_brick(
     brick: MockBrick,
     recipe: MockRecipe,
@@ -151,13 +170,15 @@ def make_brick(
         return made_brick
     stacks, mask, catalogue = observe_brick(brick, objects, recipe)
     seed = int(rng("mock dither", recipe.seed, brick.brickid).integers(1, 10001))
+    sums: dict[str, str] = {}
     for band, stack in stacks.items():
         for kind in ("image", "invvar", "psfsize", "nexp"):
             data = coadd_bytes([getattr(stack, kind)], coadd_header(brick, recipe.n_pix, kind, band), seed)
-            write_summed(data, release.coadd(brick.name, kind, band))
+            sums |= _write_summed(data, release.coadd(brick.name, kind, band))
     wise = (mask >> MASKBITS["WISEM1"] & 1).astype(np.uint8)
     layers, names = [release_bits(mask, release.facts.maskbits), wise, np.zeros_like(wise)], ("MASKBITS", "WISEM1", "WISEM2")
-    write_summed(coadd_bytes(layers, coadd_header(brick, recipe.n_pix, "maskbits"), seed, names), release.coadd(brick.name, "maskbits"))
+    masks = coadd_bytes(layers, coadd_header(brick, recipe.n_pix, "maskbits"), seed, names)
+    _write_list(sums | _write_summed(masks, release.coadd(brick.name, "maskbits")), release)
     catalogue = written_columns(catalogue, release)
     write_bytes(fits_table_bytes(catalogue, MOCKID=recipe_identity(recipe), BRICK=brick.name), release.tractor(brick.name))
     return made_brick
@@ -195,14 +216,19 @@ def write_catalogues(
         Numbers of bricks, sweeps and objects
     """
     release = Release(root)
-    write_bytes(gzipped(fits_table_bytes(rows_to_columns([brick_row(b, t) for b, t in zip(bricks, tractors)]))), release.bricks())
+    imaged = gzipped(fits_table_bytes(rows_to_columns([brick_row(b, t) for b, t in zip(bricks, tractors)])))
+    write_bytes(imaged, release.bricks())
+    _write_list({release.bricks(): hashlib.sha256(imaged).hexdigest()}, release)
     write_bytes(gzipped(fits_table_bytes(rows_to_columns([sky_row(b) for b in bricks]))), release.all_bricks())
     sweeps = [mock_sweep_columns(t) for t in tractors]
     catalogue = {name: np.concatenate([s[name] for s in sweeps]) for name in sweeps[0]}
     size = release.facts.sweep_size
     names = np.array([sweep_corners(ra, dec, size) for ra, dec in zip(catalogue["RA"].tolist(), catalogue["DEC"].tolist())])
+    sums: dict[str, str] = {}
     for name in sorted(set(names.tolist())):
-        write_summed(fits_table_bytes({k: v[names == name] for k, v in catalogue.items()}, "SWEEP"), release.sweep(name))
+        sums |= _write_summed(fits_table_bytes({k: v[names == name] for k, v in catalogue.items()}, "SWEEP"), release.sweep(name))
+    if sums:
+        _write_list(sums, release)
     return {"bricks": len(bricks), "sweeps": len(set(names.tolist())), "objects": len(names)}
 
 # %% ../../nbs/mock/release.ipynb #e048520d

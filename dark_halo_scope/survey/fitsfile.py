@@ -8,6 +8,7 @@ __all__ = ['CardValue', 'BLOCK', 'CARD', 'MAX_HEADER_BLOCKS', 'ALL_ONES', 'WORDS
            'check_data_sum', 'read_header', 'find_hdu', 'row_dtype']
 
 # %% ../../nbs/survey/fitsfile.ipynb #0495da2b
+import hashlib
 import re
 from dataclasses import dataclass
 from math import prod
@@ -18,19 +19,22 @@ import pyarrow as pa
 from ..base.errors import BadInput
 from ..base.kernels import compiled
 from ..base.storage import filesystem, read_bytes, scheme_of
-from ..base.sums import with_checksums
+from ..base.sums import check_listed, listed_sum, with_checksums
 from ..base.tables import gunzip
 
 # %% ../../nbs/survey/fitsfile.ipynb #88eea81c
 def open_random(
     uri: str,  # Local path or address; a name that ends in .gz is unpacked
+    in_order: bool = False,  # It is read from front to end, as `with_checksums` asks
 ) -> pa.NativeFile:
-    """A file for reading at any offset, compared with its checksums where they stand beside it; raises BadInput when it is missing or its gzip stream is broken
+    """A file for reading at any offset, compared with the checksums that stand beside it; raises BadInput when it is missing or its gzip stream is broken
 
     Parameters
     ----------
     uri : str
         Local path or address; a name that ends in .gz is unpacked
+    in_order : bool, default False
+        It is read from front to end, as `with_checksums` asks
 
     Returns
     -------
@@ -42,11 +46,14 @@ def open_random(
         {uri}: cannot be opened ({error.strerror or 'no such file'})
     """
     if str(uri).endswith(".gz"):
-        return pa.BufferReader(gunzip(read_bytes(uri), str(uri)))
+        packed = read_bytes(uri)
+        if scheme_of(uri) != "https" and (listed := listed_sum(uri)):
+            check_listed(hashlib.sha256(packed).hexdigest(), str(uri), listed)
+        return pa.BufferReader(gunzip(packed, str(uri)))
     system, path = filesystem(uri)
     try:
         file = system.open_input_file(path)
-        return file if scheme_of(uri) == "https" else with_checksums(file, str(uri))
+        return file if scheme_of(uri) == "https" else with_checksums(file, str(uri), in_order)
     except OSError as error:
         raise BadInput(f"{uri}: cannot be opened ({error.strerror or 'no such file'})") from error
 

@@ -244,6 +244,12 @@ class Release:
             raise unknown_name("band", str(band), self.facts.bands, where=f"coadd '{kind}'")
         return self.file("coadd", kind=kind, band=str(band), **names)
 
+    def checksums(self, file: str) -> str:
+        "The survey's own list of the SHA-256 of a file and its neighbours: one in each folder, named after it"
+        folder = file.rpartition("/")[0]
+        below = [part for part in folder.removeprefix(self.root).split("/") if part]
+        return join(folder, f"{'_'.join(['legacysurvey', self.facts.root.rpartition('/')[2], *below])}.sha256sum")
+
     def sweeps(self) -> list[str]:
         """Every sweep there is, sorted by name; raises BadInput when there is none
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..base.errors import BadInput
+from ..base.sums import Listed
 from .bricks import brick_edges, brick_names
 from .fitsfile import check_data_sum, data_sum, find_hdu, header_int, open_random, read_at, row_dtype, word_sum
 
@@ -61,7 +62,7 @@ def table_chunks(
     chunk_bytes: int = 16 * 2**20,  # Memory of one block of rows as stored [bytes]
     extension: int | str = 1,  # HDU
 ) -> Iterator[pa.Table]:
-    """The columns of a FITS table, a block of rows at a time; raises BadInput when the file is not whole, a column is missing, or, behind the last rows, the sum in its header is another
+    """The columns of a FITS table, a block of rows at a time; raises BadInput when the file is not whole, a column is missing, or, behind the last rows, the sum in its header or in the folder's list is another
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ def table_chunks(
     Iterator[pa.Table]
     """
     where = str(uri)
-    with open_random(uri) as file:
+    with open_random(uri, in_order=True) as file:
         hdu = find_hdu(file, extension, where)
         layout = row_dtype(hdu, where, tuple(columns))
         rows = header_int(hdu.header, "NAXIS2", where)
@@ -96,6 +97,8 @@ def table_chunks(
             rows_end = rows * width  # what lies behind the rows, and the padding
             total = word_sum(read_at(file, hdu.start + rows_end, hdu.end - hdu.start - rows_end, where), rows_end, total)
             check_data_sum(hdu, total, f"{where}: HDU {extension}")
+        if isinstance(file, Listed):
+            file.finish()
         if not rows:
             yield pa.table({name: arrow_column(np.empty(0, layout)[name], name, where) for name in columns})
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +27,14 @@ from dark_halo_scope.learning.checkpoints import content_digest, load_checkpoint
 from dark_halo_scope.learning.models import build_model
 from dark_halo_scope.learning.recipes import TrainRecipe
 from dark_halo_scope.lensing.cosmos import build_bank, load_bank
+from dark_halo_scope.mock.files import fits_table_bytes, gzipped
 from dark_halo_scope.parent.selection import check_sky, sweep_columns
 from dark_halo_scope.run.phases import load_recipe
 from dark_halo_scope.stamps.codec import parquet_options
 from dark_halo_scope.stamps.reader import Reader, Reading, StampSet, build_index
+from dark_halo_scope.survey.cache import copy_bricks
 from dark_halo_scope.survey.coadds import read_cutouts
+from dark_halo_scope.survey.release import Release
 from dark_halo_scope.survey.sweeps import check_rows
 from dark_halo_scope.survey.sweeps import read_fits_columns as read_sweep
 
@@ -48,7 +52,7 @@ class Kind:
     text: bool = False  # Whether people write it
     says: Callable[[bytes, Any], bool] | None = None  # For what carries no digest: whether this came out because the damaged text says so
     named: Callable[[Path], Path] = lambda path: path  # What a refusal names
-    blind: float = 0.0  # Share of copies at most in which nothing tells of a change: a release as the survey serves it, without checksums
+    blind: float = 0.0  # Share of copies at most in which nothing tells of a change: a release without the survey's lists of checksums
 
 
 def hashed(*arrays: Any) -> str:
@@ -82,28 +86,64 @@ def as_large(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
 # Survey files.
 
 
-def coadd(kind: str, band: str | None, summed: bool = True) -> Callable[[Path], Path]:
-    "A brick whose coadds were copied with their checksums, or that is read where the survey serves it"
+def list_folder(folder: Path, release: Release) -> Path:
+    "The list of checksums that the survey puts into a folder"
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    written = Path(release.checksums(str(files[0])))
+    written.write_text("".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()} *{path.name}\n" for path in files))
+    return written
+
+
+def coadd(kind: str, band: str | None, sums: str = "own") -> Callable[[Path], Path]:
+    "A brick whose coadds were copied with checksums of their own, or stand in a folder with the survey's list, or with neither (sums is empty)"
 
     def make(folder: Path) -> Path:
         release = write_brick(folder, side=300)
-        for path in sorted(folder.rglob("*.fz")) if summed else ():
-            write_summed(path.read_bytes(), str(path))
-        return Path(release.coadd("1501p022", kind, band))
+        path = Path(release.coadd("1501p022", kind, band))
+        for file in sorted(folder.rglob("*.fz")) if sums == "own" else ():
+            write_summed(file.read_bytes(), str(file))
+        if sums == "list":
+            list_folder(path.parent, release)
+        return path
 
     return make
 
 
-def read_coadd(path: Path) -> str:
-    from dark_halo_scope.survey.release import Release
+def coadd_list(folder: Path) -> Path:
+    return Path(Release(str(folder)).checksums(str(coadd("image", "r", "list")(folder))))
 
+
+def read_coadd(path: Path) -> str:
     cut = read_cutouts(Release(str(path.parents[4])), "1501p022", *sky(np.array([90.2, 200.7]), np.array([120.4, 201.1]), 300))
     return hashed(cut.image, cut.invvar, cut.maskbits, cut.psfsize, cut.ok, cut.dx, cut.dy)
+
+
+def read_fetched(path: Path) -> str:
+    "The brick as phase 4b copies it and phase 4c reads it"
+    with tempfile.TemporaryDirectory() as folder:
+        copy_bricks(Release(str(path.parents[4])), Release(folder), ["1501p022"])
+        return read_coadd(Path(folder, *path.parts[-5:]))
 
 
 def bare_sweep(folder: Path) -> Path:
     path = folder / "sweep-150p000-155p005.fits"
     sweep_table(60).write(path)
+    return path
+
+
+def served_sweep(folder: Path) -> Path:
+    path = bare_sweep(folder)
+    list_folder(folder, Release(str(folder)))
+    return path
+
+
+def bricks_table(folder: Path) -> Path:
+    "The table of a release's bricks as the survey serves it, packed"
+    release = Release(str(folder))
+    path = Path(release.bricks())
+    path.parent.mkdir()
+    path.write_bytes(gzipped(fits_table_bytes({"ra": np.arange(40) / 7, "dec": np.arange(40) / 9, "nexp_r": np.arange(40) % 5})))
+    list_folder(path.parent, release)
     return path
 
 
@@ -299,10 +339,18 @@ KINDS = {
     "coadd image": Kind(coadd("image", "r"), read_coadd),
     "mask": Kind(coadd("maskbits", None), read_coadd),
     "sweep": Kind(make_sweep, rows_of_sweep),
-    "bare image": Kind(coadd("image", "r", False), read_coadd, blind=0.06),
-    "bare invvar": Kind(coadd("invvar", "r", False), read_coadd, blind=0.06),
-    "bare psfsize": Kind(coadd("psfsize", "r", False), read_coadd),
-    "bare mask": Kind(coadd("maskbits", None, False), read_coadd, blind=0.02),
+    "served image": Kind(coadd("image", "r", "list"), read_coadd),
+    "served invvar": Kind(coadd("invvar", "r", "list"), read_coadd),
+    "served psfsize": Kind(coadd("psfsize", "r", "list"), read_coadd),
+    "served mask": Kind(coadd("maskbits", None, "list"), read_coadd),
+    "served list": Kind(coadd_list, lambda path: read_coadd(path.with_name("legacysurvey-1501p022-image-r.fits.fz")), text=True),
+    "served sweep": Kind(served_sweep, rows_of_sweep),
+    "served bricks": Kind(bricks_table, lambda path: content_hash(read_sweep(str(path), ["ra", "dec", "nexp_r"]))),
+    "fetched image": Kind(coadd("image", "r", "list"), read_fetched),
+    "bare image": Kind(coadd("image", "r", ""), read_coadd, blind=0.06),
+    "bare invvar": Kind(coadd("invvar", "r", ""), read_coadd, blind=0.06),
+    "bare psfsize": Kind(coadd("psfsize", "r", ""), read_coadd),
+    "bare mask": Kind(coadd("maskbits", None, ""), read_coadd, blind=0.02),
     "sweep, summed": Kind(summed_sweep, rows_of_sweep),
     "bare sweep": Kind(bare_sweep, rows_of_sweep, blind=0.16),
     "plan": Kind(make_plan, read_plan),
