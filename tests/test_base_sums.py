@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -11,8 +12,11 @@ from hypothesis import strategies as st
 
 from dark_halo_scope.base import sums
 from dark_halo_scope.base.errors import BadInput
+from dark_halo_scope.base.products import Place
 from dark_halo_scope.base.sums import listed_sum, parse_sums, with_checksums
+from dark_halo_scope.parent.products import sweep_tasks
 from dark_halo_scope.survey.fitsfile import open_random
+from dark_halo_scope.survey.release import Release
 from dark_halo_scope.survey.sweeps import read_fits_columns
 
 from .test_survey_files import sweep_table
@@ -191,3 +195,29 @@ def test_a_folder_of_notes_that_is_not_there_changes_nothing(tmp_path, monkeypat
         assert open_random(str(tmp_path / "a.fits")).read() == b"whole"
     (tmp_path / "gone").write_bytes(b"a file in its place")
     assert open_random(str(tmp_path / "a.fits")).read() == b"whole"
+
+
+def test_sweeps_that_nothing_tells_of_are_counted_before_they_are_read(tmp_path, capsys):
+    "Those with checksums of their own, and those in a list, are not among them"
+    release = Release(str(tmp_path))
+    places = [release.sweep(f"{ra:03d}p000-{ra + 5:03d}p005") for ra in (150, 155, 160)]
+    os.makedirs(os.path.dirname(places[0]))
+    for place in places:
+        sweep_table(5).write(place)
+    recipe = SimpleNamespace(catalogue=SimpleNamespace(tap=False, hats=""), selection=None)
+    inputs = {"release": SimpleNamespace(uri=str(tmp_path))}
+    place = Place(str(tmp_path / "density.parquet"), str(tmp_path))
+
+    def said():
+        assert len(sweep_tasks(inputs, recipe, place)) == 3
+        return capsys.readouterr().out
+
+    assert "3 of 3 sweeps have no checksums beside them" in said()
+    sums.write_summed(open(places[0], "rb").read(), places[0])
+    with open(release.checksums(places[1]), "w") as file:
+        file.write(f"{'1' * 64} *{os.path.basename(places[1])}\n")
+    line = said()
+    assert line.startswith("1 of 3 sweeps") and "the survey's legacysurvey_dr10_south_sweep_10.1.sha256sum there" in line
+    assert sums.unsummed(places) == [places[2]]
+    sums.write_summed(open(places[2], "rb").read(), places[2])
+    assert said() == ""

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PART', 'CHANGED', 'LIST', 'SETTLED', 'AT_ONCE', 'crc', 'sum_path', 'write_summed', 'Checked', 'parse_sums',
-           'listed_sum', 'check_listed', 'compared_note', 'is_noted', 'Listed', 'with_checksums', 'footer_sum']
+           'listed_sum', 'unsummed', 'check_listed', 'compared_note', 'is_noted', 'Listed', 'with_checksums',
+           'footer_sum']
 
 # %% ../../nbs/base/sums.ipynb #6b7bebe4
 import hashlib
@@ -12,6 +13,7 @@ import os
 import re
 import time
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -217,6 +219,17 @@ def listed_sum(
     if len(found) > 1:
         raise BadInput(f"{uri}: {' and '.join(found.values())} give it different SHA-256")
     return next(iter(found.items()), None)
+
+
+def unsummed(
+    files: Sequence[str],
+) -> list[str]:
+    "Those files that neither checksums of their own nor a list in their folder tell of"
+    known: dict[str, set[str]] = {}
+    for folder in {file.rpartition("/")[0] for file in files}:
+        own = {place.rpartition("/")[2].removesuffix(sum_path("")) for place in list_files(folder, sum_path(""), deep=False)}
+        known[folder] = own.union(*(sums for _, sums in _lists_in(folder)))
+    return [file for file in files if file.rpartition("/")[2] not in known[file.rpartition("/")[0]]]
 
 
 def check_listed(
