@@ -39,7 +39,7 @@ def notes(tmp_path, monkeypatch):
     "Where notes are left, of files that were changed just now too"
     folder = tmp_path / "notes"
     folder.mkdir()
-    monkeypatch.setattr(sums, "user_folder", lambda name: str(folder))
+    monkeypatch.setattr(sums, "_notes", lambda: str(folder))
     monkeypatch.setattr(sums, "SETTLED", -60.0)
     return folder
 
@@ -191,7 +191,7 @@ def test_a_folder_of_notes_that_is_not_there_changes_nothing(tmp_path, monkeypat
     (tmp_path / "a.fits").write_bytes(b"whole")
     (tmp_path / "l.sha256sum").write_text(f"{digest(b'whole')}  a.fits\n")
     for folder in ("", str(tmp_path / "gone")):
-        monkeypatch.setattr(sums, "user_folder", lambda name, folder=folder: folder)
+        monkeypatch.setattr(sums, "_notes", lambda folder=folder: folder)
         assert open_random(str(tmp_path / "a.fits")).read() == b"whole"
     (tmp_path / "gone").write_bytes(b"a file in its place")
     assert open_random(str(tmp_path / "a.fits")).read() == b"whole"

@@ -99,7 +99,10 @@ def sweep_tasks(
     sweeps = release.sweeps()[: place.limit or None]
     if bare := unsummed(sweeps):
         list_name = release.checksums(bare[0]).rpartition("/")[2]
-        print(f"{len(bare)} of {len(sweeps)} sweeps have no checksums beside them: put the survey's {list_name} there to have them compared", flush=True)
+        print(
+            f"{len(bare)} of {len(sweeps)} sweeps have no checksums beside them: put the survey's {list_name} there to have them compared",
+            flush=True,
+        )
     return [Task(sweep.rsplit("/", 1)[-1].removesuffix(".fits"), {"sweep": sweep, **common}) for sweep in sweeps]
 
 

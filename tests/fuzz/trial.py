@@ -106,8 +106,9 @@ def table(results: dict[str, Found]) -> str:
 
 def write_receipt(path: Path, results: dict[str, Found], n: int, first: int) -> None:
     "Keeps the counts of each kind, with when and where they were made"
-    kept = json.loads(path.read_text()) if path.exists() else {"made_by": "python -m tests.fuzz", "kinds": {}}
+    kept = json.loads(path.read_text())["kinds"] if path.exists() else {}
     made = {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
     for name, found in results.items():
-        kept["kinds"][name] = made | {"copies": n, "first": first} | found.counts
-    path.write_text(json.dumps(kept, indent=1) + "\n")
+        kept[name] = made | {"copies": n, "first": first} | found.counts
+    receipt = {"made_by": f"python -m tests.fuzz --n {n} --first {first} --receipt FILE"} | made | {"kinds": kept}
+    path.write_text(json.dumps(receipt, indent=1) + "\n")
