@@ -1,11 +1,14 @@
 "What tests share: a quiet, single-threaded process, the command, one toy run, a cutout service, a browser, and where real pixels lie"
 
 import fcntl
+import io
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,19 @@ def real_data() -> Path:
 def dhs(*arguments: str, cwd: Path, timeout: float = 600) -> subprocess.CompletedProcess:
     "The command, as a user runs it"
     return subprocess.run([sys.executable, "-m", "dark_halo_scope", *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+def dhs_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    "The command in this process, which spares it the imports of another one"
+    from dark_halo_scope.command import cli
+
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["dhs", *arguments])
+        patch.setattr(warnings, "showwarning", warnings.showwarning)  # the command sets its own
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    return subprocess.CompletedProcess(arguments, end.value.code or 0, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")

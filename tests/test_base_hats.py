@@ -18,7 +18,7 @@ from dark_halo_scope.mock.sky import MockRecipe
 from dark_halo_scope.run.phases import open_run
 from dark_halo_scope.run.products import Run, ensure, opened
 
-from .conftest import dhs
+from .conftest import dhs, dhs_here
 from .tap_service import tractor_rows
 
 SKY = MockRecipe(seed=5, rows=1, columns=2, n_pix=400, lrgs=40, blue=15, spirals=1, rings=1, mergers=1, stars=10, n_lenses=3)
@@ -132,5 +132,5 @@ def test_what_is_no_catalogue_is_one_line(sky: str, tmp_path: Path) -> None:
     Path(hats_files(str(broken))[0]).write_bytes(b"PAR1")
     with pytest.raises(BadInput, match="not readable as Parquet"):
         read_hats(str(broken))
-    done = dhs("hats", str(tmp_path / "none.parquet"), str(tmp_path / "out"), cwd=tmp_path)
+    done = dhs_here("hats", str(tmp_path / "none.parquet"), str(tmp_path / "out"), cwd=tmp_path)
     assert done.returncode == 2 and "not there" in done.stderr

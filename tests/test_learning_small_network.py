@@ -22,7 +22,7 @@ from dark_halo_scope.stats.metrics import auroc
 
 NETWORK = str(manifest("models", "small.safetensors"))
 FEW = "plan.n_total_per_split={train: 400, val: 2400, test: 4000}"  # nothing is trained
-SKY = ["mock.rows=1", "mock.columns=4", "mock.n_pix=700", "mock.lrgs=60", "mock.n_lenses=4", "splits.nside=512"]
+SKY = ["mock.rows=1", "mock.columns=4", "mock.n_pix=500", "mock.lrgs=40", "mock.n_lenses=4", "splits.nside=512"]
 
 
 def areas(folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
@@ -46,7 +46,11 @@ def areas(folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
 def test_areas_are_of_the_same_stamps_in_both_splits(tmp_path: Path) -> None:
     "On a sky of four small bricks: cuts remove injections and no negative, in either split"
     every, cut = (
-        {r["split"]: r for r in areas(tmp_path, [*SKY, FEW.replace("2400", "60").replace("4000", "60")]) if r["stamps"].startswith(kind)}
+        {
+            r["split"]: r
+            for r in areas(tmp_path, [*SKY, FEW.replace("400,", "10,", 1).replace("2400", "60").replace("4000", "60")])
+            if r["stamps"].startswith(kind)
+        }
         for kind in ("every", "after")
     )
     for split in ("val", "test"):

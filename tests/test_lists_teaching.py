@@ -1,5 +1,7 @@
 """A network taught further: nobody is examined on what was taught, the examination's lenses stay out, and the commands say what they did."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,7 +15,7 @@ from dark_halo_scope.lists import teaching
 from dark_halo_scope.lists.teaching import TeachRecipe, dealt, gained, labelled_stamps, places_of, teach
 from dark_halo_scope.trust.anchors import known_lenses
 
-from .conftest import dhs
+from .conftest import dhs_here
 from .stamp_toys import toy_table
 
 
@@ -29,54 +31,55 @@ def listed(path, n, arc, seed, ra=None):
     return str(path)
 
 
-@pytest.fixture
-def lists(tmp_path):
-    return [listed(tmp_path / "lenses.parquet", 18, 0.05, 1)], [listed(tmp_path / "others.parquet", 24, 0.0, 2)]
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lists")
+    return [listed(folder / "lenses.parquet", 18, 0.05, 1)], [listed(folder / "others.parquet", 24, 0.0, 2)]
 
 
-def test_no_stamp_is_scored_by_a_network_that_saw_its_galaxy(lists, tmp_path, monkeypatch):
-    "What each network was taught, against what it was asked: no place in common; the report holds every stamp once"
-    taught, asked = [], []
+@pytest.fixture(scope="module")
+def lesson(lists, tmp_path_factory):
+    "One lesson, and what was seen of it: the stamps taught to each network, the network it began as, and how many stamps each was asked about"
+    seen = SimpleNamespace(taught=[], begun=[], asked=[], out=tmp_path_factory.mktemp("lesson"))
 
     def noted(sets, recipe, out, **more):
         table = read_table(sets[0])
-        taught.append(set(table.filter(pa.array(np.isin(table["split"].to_pylist(), ["train", "val"])))["task_id"].to_pylist()))
+        seen.taught.append(set(table.filter(pa.array(np.isin(table["split"].to_pylist(), ["train", "val"])))["task_id"].to_pylist()))
+        seen.begun.append(build_model(recipe.model).eval())
         return train(sets, recipe, out, **more)
 
     def scored(self, images, meta=None, turns=False):
-        asked.append(len(images))
+        seen.asked.append(len(images))
         return logits(self, images, meta, turns)
 
     train, logits = teaching.train, LensNetwork.logits
-    monkeypatch.setattr(teaching, "train", noted)
-    monkeypatch.setattr(LensNetwork, "logits", scored)
-    report = teach(*lists, str(tmp_path / "out"), recipe=TeachRecipe(folds=3, epochs=1, head_epochs=0), device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teaching, "train", noted)
+        patch.setattr(LensNetwork, "logits", scored)
+        seen.report = teach(*lists, str(seen.out), recipe=TeachRecipe(folds=3, epochs=1, head_epochs=0), device="cpu")
+    return seen
+
+
+def test_no_stamp_is_scored_by_a_network_that_saw_its_galaxy(lists, lesson):
+    "What each network was taught, against what it was asked: no place in common; the report holds every stamp once"
     stamps, _ = labelled_stamps(*lists)
     fold, names = dealt(stamps, 3), np.array(stamps["task_id"].to_pylist())
     for k in range(3):
-        assert taught[k] == set(names[fold != k]) and asked[k] == (fold == k).sum()
-    scores = read_table(str(tmp_path / "out" / "scores.parquet"))
-    assert scores["name"].to_pylist() == names.tolist() and report["lenses"] == 18 and report["others"] == 24
+        assert lesson.taught[k] == set(names[fold != k]) and lesson.asked[k] == (fold == k).sum()
+    scores = read_table(str(lesson.out / "scores.parquet"))
+    assert scores["name"].to_pylist() == names.tolist() and lesson.report["lenses"] == 18 and lesson.report["others"] == 24
     assert (
         gained(scores["logit"].to_numpy(), scores["label"].to_numpy(), places_of(*(scores[c].to_numpy() for c in ("ra", "dec"))))
-        == report["after"]
+        == lesson.report["after"]
     )
 
 
-def test_a_lesson_begins_with_all_that_the_network_knows(lists, tmp_path, monkeypatch):
+def test_a_lesson_begins_with_all_that_the_network_knows(lesson):
     "Its last layer too: with a new one, twenty lenses taught nothing"
-    begun = []
-
-    def noted(sets, recipe, out, **more):
-        begun.append(build_model(recipe.model).eval())
-        return train(sets, recipe, out, **more)
-
-    train, stamps = teaching.train, torch.randn(4, 3, 64, 64)
-    monkeypatch.setattr(teaching, "train", noted)
-    teach(*lists, str(tmp_path / "out"), recipe=TeachRecipe(folds=3, epochs=1), device="cpu")
+    stamps = torch.randn(4, 3, 64, 64)
     with torch.no_grad():
         before = LensNetwork.load().model.eval()(stamps)[0]
-        assert len(begun) == 4 and all(torch.equal(model(stamps)[0], before) for model in begun)
+        assert len(lesson.begun) == 4 and all(torch.equal(model(stamps)[0], before) for model in lesson.begun)
 
 
 def test_lenses_of_the_examination_are_kept_out(lists, tmp_path):
@@ -103,13 +106,15 @@ def test_one_galaxy_is_in_one_fold_and_has_one_answer(lists, tmp_path):
 
 
 def test_commands_teach_and_find_alike(lists, tmp_path):
-    done = dhs("train", "--on", lists[0][0], "--against", lists[1][0], "--folds", "3", "--epochs", "1", "--out", "taught", cwd=tmp_path)
+    done = dhs_here(
+        "train", "--on", lists[0][0], "--against", lists[1][0], "--folds", "3", "--epochs", "1", "--out", "taught", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "after: AUROC" in done.stdout and "fold 3/3" in done.stderr
-    near = dhs("similar", "1-3", "--stamps", lists[0][0], "--network", "taught/network.pt", "--n", "3", "--out", "near", cwd=tmp_path)
+    near = dhs_here("similar", "1-3", "--stamps", lists[0][0], "--network", "taught/network.pt", "--n", "3", "--out", "near", cwd=tmp_path)
     assert near.returncode == 0, near.stderr[-2000:]
     assert "1.000  1-3" in near.stdout and (tmp_path / "near" / "similar.vot").exists()
-    wrong = dhs("similar", "1-99", "--stamps", lists[0][0], "--out", "near", cwd=tmp_path)
+    wrong = dhs_here("similar", "1-99", "--stamps", lists[0][0], "--out", "near", cwd=tmp_path)
     assert wrong.returncode == 2 and "unknown stamp '1-99'" in wrong.stderr and "Traceback" not in wrong.stderr
 
 

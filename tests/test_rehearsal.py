@@ -26,7 +26,7 @@ from dark_halo_scope.run.phases import open_run
 from dark_halo_scope.run.products import asked_for, make, verify
 from dark_halo_scope.survey.release import Release
 
-from .conftest import dhs
+from .conftest import dhs, dhs_here
 
 SKY = MockRecipe(rows=3, columns=4, n_pix=440, lrgs=24, blue=20, spirals=1, rings=2, mergers=1, stars=4, n_lenses=10, seed=11)
 WIDE = ("1498p020", "1501p020")  # Bricks of 3600 pixels, as the survey's are
@@ -215,7 +215,7 @@ def test_local_and_spark_write_the_same_bytes(name: str, survey: Survey, tmp_pat
 
 def refusal(*arguments: str, folder: Path) -> str:
     "The one line of a command that ends with exit code 2"
-    done = dhs(*arguments, cwd=folder)
+    done = dhs_here(*arguments, cwd=folder)
     lines = [line for line in done.stderr.splitlines() if line.startswith("dhs:")]
     assert done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
     return lines[0]

@@ -26,7 +26,7 @@ from dark_halo_scope.stamps.codec import decode
 from dark_halo_scope.survey.release import Release
 from dark_halo_scope.trust.products import table_arrays
 
-from .conftest import dhs
+from .conftest import dhs, dhs_here
 
 
 def test_demo_runs_every_phase_and_reports(toy: Path) -> None:
@@ -158,7 +158,7 @@ def one_line(done: subprocess.CompletedProcess) -> str:
 
 
 def test_undeclared_parameter(tmp_path: Path) -> None:
-    line = one_line(dhs("run", "phase3_parent", "-p", "no_such=1", cwd=tmp_path))
+    line = one_line(dhs_here("run", "phase3_parent", "-p", "no_such=1", cwd=tmp_path))
     assert "no_such" in line and "recipe" in line and "workers" in line
     assert not list(tmp_path.rglob("*.parquet"))
 
@@ -190,7 +190,7 @@ def test_wrong_recipe(override: str, said: str) -> None:
 
 def test_misspelt_key_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\nselektion: {variant: v3_color_relaxed}\n")
-    line = one_line(dhs("run", "phase3_parent", "--recipe", "mine.yaml", cwd=tmp_path))
+    line = one_line(dhs_here("run", "phase3_parent", "--recipe", "mine.yaml", cwd=tmp_path))
     assert "mine.yaml" in line and "did you mean 'selection'" in line
 
 
@@ -275,11 +275,17 @@ def test_missing_coadd_and_missing_input(toy: Path, tmp_path: Path) -> None:
 
 def test_unwritable_output(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    line = one_line(dhs("run", "phase2_density", "--recipe", "toy", "--out", "file/inside", cwd=tmp_path))
+    line = one_line(dhs_here("run", "phase2_density", "--recipe", "toy", "--out", "file/inside", cwd=tmp_path))
     assert "file" in line
 
 
-@pytest.mark.parametrize(("phase", "more"), [("phase1_observability", ["-p", "n_lenses=2000"]), ("phase4b_cache", ["-p", "pause=0.0"])])
+@pytest.mark.parametrize(
+    ("phase", "more"),
+    [
+        pytest.param("phase1_observability", ["-p", "n_lenses=2000"], marks=pytest.mark.slow),
+        ("phase4b_cache", ["-p", "pause=0.0"]),
+    ],
+)
 def test_the_phases_beside_the_demo(phase: str, more: list[str], toy: Path) -> None:
     out = "runs/toy" if phase != "phase1_observability" else "runs/one"
     done = dhs("run", phase, "--recipe", "toy", "--out", out, *more, cwd=toy.parents[1])

@@ -30,7 +30,7 @@ from dark_halo_scope.survey.viewer import ViewerRecipe
 from dark_halo_scope.survey.web import HttpClient, RequestPolicy
 from dark_halo_scope.trust.anchors import known_impostors, name_agrees
 
-from .conftest import dhs
+from .conftest import dhs, dhs_here
 from .cutout_service import Service
 
 LIST = "name,ra,dec\none,150.1,2.2\ntwo,30.0,-5.0\nnowhere,10.0,-88.0\n"
@@ -73,7 +73,7 @@ def test_the_command(service, tmp_path):
     done = dhs("fetch", listed(tmp_path), "--out", "got", "--service", service.address, cwd=tmp_path)
     assert done.returncode == 0 and "3 stamps" in done.stdout and "1 without" in done.stdout, done.stderr
     assert read_receipt(tmp_path / "got" / "stamps.parquet").product == "stamps"
-    wrong = dhs("fetch", listed(tmp_path, "name,alpha,delta\nx,1,2\n"), "--out", "not", "--service", service.address, cwd=tmp_path)
+    wrong = dhs_here("fetch", listed(tmp_path, "name,alpha,delta\nx,1,2\n"), "--out", "not", "--service", service.address, cwd=tmp_path)
     assert wrong.returncode == 2 and "ra" in wrong.stderr and not (tmp_path / "not" / "stamps.parquet").exists()
 
 

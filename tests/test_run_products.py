@@ -194,7 +194,7 @@ def test_repainted_stamps_train_a_new_network(copy: Path) -> None:
     import torch
 
     before = torch.load(copy / "model" / "best.pt", weights_only=True)["model"]
-    run = at(copy, "paint.psf=gaussian", "plan.n_total_per_split={train: 200, val: 80, test: 80}")
+    run = at(copy, "paint.psf=gaussian", "plan.n_total_per_split={train: 40, val: 24, test: 24}")
     ensure(run, "model")
     after = torch.load(copy / "model" / "best.pt", weights_only=True)["model"]
     assert any(not torch.equal(before[name], after[name]) for name in before)

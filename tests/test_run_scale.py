@@ -326,7 +326,7 @@ def dying(folder: str, job: Job) -> dict:
     return do_job(job)
 
 
-@pytest.mark.parametrize("kind", ["local", "spark"])
+@pytest.mark.parametrize("kind", ["local", pytest.param("spark", marks=pytest.mark.slow)])
 def test_worker_killed_mid_brick(kind: str, planned: Run, reference: dict, tmp_path: Path, monkeypatch, stop_spark) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()

@@ -486,11 +486,10 @@ def fingerprints(
     for place in np.ndindex(flux.shape[:2]):
         stretched = np.arcsinh(flux[place] / soft[place[1]])
         detail = gaussian_filter(stretched, 0.5 / PIXSCALE) - gaussian_filter(stretched, 1.2 / PIXSCALE)
-        small = map_coordinates(detail, [y / PIXSCALE + middle, x / PIXSCALE + middle], order=1, mode="nearest")
-        small -= np.array([np.median(small[rings == k]) for k in range(rings.max() + 1)])[rings]
-        small[(r > radius) | (r < 1)] = 0
-        out[place] = small / max(np.linalg.norm(small) * np.sqrt(flux.shape[1]), 1e-9)
-    return out
+        out[place] = map_coordinates(detail, [y / PIXSCALE + middle, x / PIXSCALE + middle], order=1, mode="nearest")
+    out -= np.stack([np.median(out[..., rings == k], axis=-1) for k in range(rings.max() + 1)], axis=-1)[..., rings]
+    out[..., (r > radius) | (r < 1)] = 0
+    return out / np.maximum(np.linalg.norm(out, axis=(2, 3), keepdims=True) * np.sqrt(flux.shape[1]), 1e-9)
 
 
 def near_duplicates(
@@ -570,13 +569,15 @@ def refuse_seen(
         {exam_set.name} {exam_set.ident[i]} of the exam lies {distance} arcsec from {train_set.name} {train_set.ident[j]} in training; leave it out of one of them
         {exam_set.name} {exam_set.ident[i]} of the exam looks like {train_set.name} {train_set.ident[j]} in training (correlation {correlation}); leave it out of one of them
     """
+    exam_prints = [fingerprints(exam_set.flux) for exam_set in exam]
     for train_set in train:
-        for exam_set in exam:
+        train_prints = fingerprints(train_set.flux)
+        for exam_set, prints in zip(exam, exam_prints):
             for i, j, distance in near_positions(exam_set.ra, exam_set.dec, train_set.ra, train_set.dec):
                 raise BadInput(
                     f"{exam_set.name} {exam_set.ident[i]} of the exam lies {distance:.1f} arcsec from {train_set.name} {train_set.ident[j]} in training; leave it out of one of them"
                 )
-            for i, j, correlation in near_duplicates(fingerprints(exam_set.flux), fingerprints(train_set.flux)):
+            for i, j, correlation in near_duplicates(prints, train_prints):
                 raise BadInput(
                     f"{exam_set.name} {exam_set.ident[i]} of the exam looks like {train_set.name} {train_set.ident[j]} in training (correlation {correlation:.2f}); leave it out of one of them"
                 )
