@@ -59,7 +59,7 @@ def dhs_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "A folder in which `dhs demo --recipe toy` ran: every phase notebook once, through papermill; one for all processes of a test run"
-    if made := os.environ.get("DHS_TOY"):  # by the test run that started this one
+    if made := os.environ.get("DHS_TOY"):  # by `make test`, or by the test run that started this one
         return Path(made)
     root = tmp_path_factory.getbasetemp()
     folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "toy"
