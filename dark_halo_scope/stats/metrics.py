@@ -7,7 +7,7 @@ __all__ = ['MANTISSA', 'TIE_TOLERANCE', 'FEW', 'valid_scores', 'Roc', 'roc', 'na
            'fpr_range_at_tpr', 'RunningRoc', 'TiedScores', 'refuse_ties', 'clopper_pearson', 'upper_limit',
            'others_between', 'exact_interval', 'count_points', 'mixture_interval', 'bisect', 'mixed_bits',
            'one_per_host', 'design_effect', 'Measured', 'measured_table', 'host_index', 'n_hosts', 'negatives_needed',
-           'lowest_fpr', 'Sample', 'rate_interval', 'tpr_at_fpr', 'fpr_at_tpr', 'auc_influence', 'clustered_sd',
+           'lowest_fpr', 'Scored', 'rate_interval', 'tpr_at_fpr', 'fpr_at_tpr', 'auc_influence', 'clustered_sd',
            'auroc', 'partial_auroc', 'auprc', 'precision_from_rates', 'precision_at_recall', 'recall_at_precision',
            'bin_names', 'binned', 'fpr_by_class', 'labelled_and_vetted', 'top_negatives', 'top_of_scores', 'BestEpoch',
            'best_epoch', 'operating_points']
@@ -876,8 +876,8 @@ def lowest_fpr(
 # %% ../../nbs/stats/metrics.ipynb #8560ff01
 FEW = 20  # expected false positives below which only the exact interval is trusted
 
-# %% ../../nbs/stats/metrics.ipynb #f350ff4e
-class Sample:
+# %% ../../nbs/stats/metrics.ipynb #f4782d39
+class Scored:
     """Scores with their curve and hosts, sorted once for all that is asked of them
 
     Parameters
@@ -910,7 +910,7 @@ class Sample:
 
 # %% ../../nbs/stats/metrics.ipynb #efcbc676
 def rate_interval(
-    sample: Sample,
+    sample: Scored,
     q: float,  # fraction of the threshold-setting class above it
     threshold: float,  # where the value was read
     negatives_set: bool,  # whether the negatives set the threshold
@@ -920,7 +920,7 @@ def rate_interval(
 
     Parameters
     ----------
-    sample : Sample
+    sample : Scored
     q : float
         fraction of the threshold-setting class above it
     threshold : float
@@ -977,10 +977,10 @@ def tpr_at_fpr(
     -------
     Measured
     """
-    return _tpr_at_fpr(Sample(scores, labels, hosts), fpr, level, ties)
+    return _tpr_at_fpr(Scored(scores, labels, hosts), fpr, level, ties)
 
 
-def _tpr_at_fpr(sample: Sample, fpr: float, level: float, ties: str) -> Measured:
+def _tpr_at_fpr(sample: Scored, fpr: float, level: float, ties: str) -> Measured:
     curve = sample.curve
     tie_range = tpr_range_at_fpr(curve, fpr)
     name = f"tpr at fpr {fpr:g}"
@@ -1038,10 +1038,10 @@ def fpr_at_tpr(
     -------
     Measured
     """
-    return _fpr_at_tpr(Sample(scores, labels, hosts), tpr, level, ties)
+    return _fpr_at_tpr(Scored(scores, labels, hosts), tpr, level, ties)
 
 
-def _fpr_at_tpr(sample: Sample, tpr: float, level: float, ties: str) -> Measured:
+def _fpr_at_tpr(sample: Scored, tpr: float, level: float, ties: str) -> Measured:
     curve = sample.curve
     tie_range = fpr_range_at_tpr(curve, tpr)
     name = f"fpr at tpr {tpr:g}"
@@ -1320,7 +1320,7 @@ def recall_at_precision(
     -------
     Measured
     """
-    sample = Sample(scores, labels, hosts)
+    sample = Scored(scores, labels, hosts)
     curve = sample.curve
     share = curve.n_pos / len(sample.scores) if prevalence is None else prevalence
     passing = np.flatnonzero(precision_from_rates(curve.tpr, curve.fpr, share) >= precision)
@@ -1598,7 +1598,7 @@ def operating_points(
     -------
     list[Measured]
     """
-    sample = Sample(scores, labels, hosts)
+    sample = Scored(scores, labels, hosts)
     rows = [_tpr_at_fpr(sample, f, level, ties) for f in fprs]
     rows += [_fpr_at_tpr(sample, t, level, ties) for t in tprs]
     return [*rows, auroc(scores, labels, hosts, level)]
