@@ -17,13 +17,16 @@ from dark_halo_scope.base.schema import product_columns
 from dark_halo_scope.bench.lens_trials import bias_and_coverage, painted_lens, psf_of, run_trial, unlensed, well_seen
 from dark_halo_scope.command.cli import main
 from dark_halo_scope.lensing import fit, fit_host, fit_solve
+from dark_halo_scope.lensing import fit_lens as fit_lens_room
+from dark_halo_scope.lensing.deflection import source_position
 from dark_halo_scope.lensing.fit import fit_lens, intervals
 from dark_halo_scope.lensing.fit_export import coolest
-from dark_halo_scope.lensing.fit_lens import Posterior, distinct, normalised, t_draws, t_log_density
-from dark_halo_scope.lensing.fit_parts import KINDS, FitRecipe, fit_stamp, new_part, paint_parts
+from dark_halo_scope.lensing.fit_lens import Posterior, distinct, image_places, normalised, t_draws, t_log_density
+from dark_halo_scope.lensing.fit_parts import KINDS, FitRecipe, columns_of, fit_stamp, lens_of, new_part, paint_parts, source_of
 from dark_halo_scope.lensing.fit_rival import judged
 from dark_halo_scope.lensing.fit_solve import curvature, fluxes, refine, solve
 from dark_halo_scope.lensing.psf import psf_from_psfsize
+from dark_halo_scope.lensing.rays import REACH
 from dark_halo_scope.lists.models import LensModelRecipe, brick_tasks, candidates_with, model_brick, model_list
 from dark_halo_scope.mock.release import make_mock
 from dark_halo_scope.mock.sky import MockRecipe
@@ -143,6 +146,43 @@ def test_the_outer_image_of_a_wide_lens_is_no_stranger(monkeypatch):
     monkeypatch.setattr(fit_host, "_paired", lambda x, y, far: np.zeros(len(x), bool))
     assert wide.verdict == "lens preferred" and abs(wide.theta_E / trial.truth["theta_E"] - 1) < 0.06 and trial.truth["theta_E"] > 3.1
     assert fit_lens(*given, posterior=False).verdict != "lens preferred"
+
+
+def test_columns_hold_the_pixels_that_count_in_some_band(lens):
+    "What is packed comes back to its place, and a stamp with holes has the columns of the whole one without them"
+    image, invvar = lens
+    holes = np.random.default_rng(4).random(image.shape) < [[[0.9]], [[0.5]], [[0.5]]]
+    whole, some = (fit_stamp(image, np.where(h, 0, invvar), PSF) for h in (np.zeros_like(holes), holes))
+    assert np.array_equal(some.used, np.flatnonzero(~holes.all(0))) and 0 < len(some.used) < len(whole.used) == 64 * 64
+    assert np.array_equal(some.spread(some.packed(image)), np.where(holes.all(0), 0, image))
+    blob = new_part("sersic", FitRecipe(), values=[0.4, -0.3, -1.0, 0.0, 0.1, 0.0])
+    columns = whole.spread(columns_of(whole, blob.kind, blob.values))[0]
+    assert np.array_equal(some.spread(columns_of(some, blob.kind, blob.values))[0], np.where(holes, 0, columns))
+
+
+@pytest.mark.parametrize("kind", ["sersic", "lensed"])
+def test_a_sketch_is_the_same_picture(kind):
+    "On one cell per pixel, for seeings from 1.1 arcsec: of forty draws over the prior that lie within the stamp, none is off by more than 3 % of its peak"
+    stamp = fit_stamp(np.zeros((3, 64, 64)), np.ones((3, 64, 64)), psf_from_psfsize([[1.4, 1.2, 1.1]]))
+    part, draw = new_part(kind, FitRecipe()), np.random.default_rng(8)
+    rows = part.middle + part.width * draw.normal(size=(40, len(part.middle)))
+    rows[:, 0] = np.minimum(rows[:, 0], np.log(3)) if kind == "lensed" else np.clip(rows[:, 0], -4, 4)
+    fine, sketch = paint_parts(stamp, kind, rows), paint_parts(stamp, kind, rows, stamp.sketch)
+    inside = (slice(None), slice(None), slice(4, 60), slice(4, 60))
+    assert (np.abs(sketch - fine)[inside].max((1, 2, 3)) < 0.03 * fine.max((1, 2, 3))).all()
+
+
+def test_images_lie_on_their_source_and_none_lies_beyond_the_search(monkeypatch):
+    "Thirty lenses over a wide prior: each ray lands near the source (an image about to merge with another need not exist), and a search over sixteen arcsec finds no other"
+    part, draw, rows_of = new_part("lensed", FitRecipe(shear=0.1)), np.random.default_rng(9), fit_lens_room.lens_rows
+    for values in part.middle + part.width * draw.normal(size=(30, len(part.middle))):
+        monkeypatch.setattr(fit_lens_room, "lens_rows", rows_of)
+        near, lens = image_places(part.at(values), reach=16), lens_of(values[None])
+        bx, by = source_position(lens, near[None, :, 0], near[None, :, 1])
+        assert np.allclose(np.stack([bx[0], by[0]]).T, source_of(values[None], lens)[0, 0, :2], atol=0.1 * max(lens.theta_E[0], 1))
+        monkeypatch.setattr(fit_lens_room, "lens_rows", lambda one: rows_of(one) + 20 * (np.arange(11) == REACH))
+        wide = image_places(part.at(values), reach=16)
+        assert len(near) and (np.hypot(*(wide[:, None, :2] - near[None, :, :2]).T).min(0) < 0.02).all()
 
 
 def test_slopes_carried_over_end_where_painted_ones_do(lens, monkeypatch):
