@@ -30,9 +30,9 @@ demo: setup  ## the main job from nothing: a mock survey, every phase, a report
 	dhs demo --out runs/demo
 
 test: setup  ## quick evidence: every notebook and every quick test
-	@# one toy run for all: the tests read it, notebooks that would make one of their own find a copy where they look
+	@# one toy run for all: the tests read it, notebooks that would make one of their own find a copy where they look (without its logs, which are notebooks and no pages)
 	rm -rf $(SHARED) && mkdir -p $(SHARED) && cd $(SHARED) && dhs demo --recipe toy --out runs/toy --workers 2
-	for room in phases tutorials; do mkdir -p nbs/$$room/runs && { [ -e nbs/$$room/runs/toy ] || tar -c -C $(SHARED)/runs --exclude=logs toy | tar -x -C nbs/$$room/runs; }; done  # logs are notebooks too, and no pages
+	for room in phases tutorials; do mkdir -p nbs/$$room/runs && { [ -e nbs/$$room/runs/toy ] || tar -c -C $(SHARED)/runs --exclude=logs toy | tar -x -C nbs/$$room/runs; }; done
 	nbdev_test --n_workers 2 --flags ""
 	DHS_TOY=$(CURDIR)/$(SHARED)/runs/toy pytest -m "not slow and not gpu" -n 2 --dist loadfile --junitxml=runs/tests.xml tests
 

@@ -21,7 +21,18 @@ from dark_halo_scope.lensing import fit_lens as fit_lens_room
 from dark_halo_scope.lensing.deflection import source_position
 from dark_halo_scope.lensing.fit import fit_lens, intervals
 from dark_halo_scope.lensing.fit_export import coolest
-from dark_halo_scope.lensing.fit_lens import Posterior, distinct, image_places, normalised, t_draws, t_log_density
+from dark_halo_scope.lensing.fit_lens import (
+    Posterior,
+    SharedRows,
+    background_of,
+    distinct,
+    image_places,
+    normalised,
+    profile_chi2,
+    settings_of,
+    t_draws,
+    t_log_density,
+)
 from dark_halo_scope.lensing.fit_parts import KINDS, FitRecipe, columns_of, fit_stamp, lens_of, new_part, paint_parts, source_of
 from dark_halo_scope.lensing.fit_rival import judged
 from dark_halo_scope.lensing.fit_solve import curvature, fluxes, refine, solve
@@ -170,6 +181,21 @@ def test_a_sketch_is_the_same_picture(kind):
     fine, sketch = paint_parts(stamp, kind, rows), paint_parts(stamp, kind, rows, stamp.sketch)
     inside = (slice(None), slice(None), slice(4, 60), slice(4, 60))
     assert (np.abs(sketch - fine)[inside].max((1, 2, 3)) < 0.03 * fine.max((1, 2, 3))).all()
+
+
+def test_a_part_multiplied_once_serves_every_setting(lens):
+    "The host alone, with each of two neighbours, and with both: chi2 from shared products is that of each setting's own"
+    image, invvar = lens
+    host = fit_host.fit_host(fit_stamp(image, invvar, PSF))
+    beside = [new_part("sersic", FitRecipe(), values=[x, 1.0, np.log(0.4), 0.0, 0.0, 0.1]) for x in (-1.2, 1.5)]
+    models = settings_of(host, beside)
+    part, draw = new_part("lensed", FitRecipe()), np.random.default_rng(5)
+    columns = columns_of(host.stamp, "lensed", part.middle + part.width * draw.normal(size=(12, len(part.middle))))
+    shared = SharedRows(host.stamp, models).crosses(columns)
+    assert len(models) == len(shared) == 4
+    for model, crosses in zip(models, shared):
+        back = background_of(host.stamp, model)
+        assert np.allclose(profile_chi2(back, columns, False, crosses)[0], profile_chi2(back, columns)[0], rtol=1e-4)
 
 
 def test_images_lie_on_their_source_and_none_lies_beyond_the_search(monkeypatch):

@@ -250,8 +250,8 @@ class SharedRows:
         stamp: FitStamp,
         models: Sequence[Solved],  # One per setting
     ) -> None:
-        first: dict[bytes, int] = {}
-        rows, parts = [stamp.data[None]], [[p.values.tobytes() for p in m.parts] for m in models]
+        first: dict[tuple[str, bytes], int] = {}
+        rows, parts = [stamp.data[None]], [[(p.kind, p.values.tobytes()) for p in m.parts] for m in models]
         for model, names in zip(models, parts):
             for k, name in enumerate(names):
                 if name not in first:
