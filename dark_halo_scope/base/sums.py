@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import time
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from isal.isal_zlib import crc32
 
 from .errors import BadInput
 from .resources import user_folder
@@ -45,7 +45,7 @@ def crc(
     str
         8 hexadecimal digits
     """
-    return f"{zlib.crc32(data):08x}"
+    return f"{crc32(data):08x}"
 
 
 def sum_path(

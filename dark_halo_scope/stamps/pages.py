@@ -8,7 +8,6 @@ __all__ = ['Chunk', 'column_pages', 'pooled', 'light_of_steps', 'Pixels', 'store
 # %% ../../nbs/stamps/pages.ipynb #9ed1f113
 import math
 import weakref
-import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from isal.isal_zlib import crc32
 
 from ..base.errors import BadInput
 from ..base.kernels import compiled
@@ -136,7 +136,7 @@ def column_pages(
         if head[1] != 0 or head[5][2] != 0:
             return None
         n, body = head[5][1], data[position : position + head[3]]
-        if compare and zlib.crc32(body) != head.get(4, zlib.crc32(body)) & 0xFFFFFFFF:
+        if compare and 4 in head and crc32(body) != head[4] & 0xFFFFFFFF:
             raise BadInput(f"the page of row {n_read} {CHANGED}")
         position, n_read = position + head[3], n_read + n
         if chunk.compression == "ZSTD":
