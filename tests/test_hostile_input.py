@@ -181,6 +181,7 @@ def test_the_desk_says_that_grades_are_kept(ignored: bool, tmp_path: Path) -> No
 # Few open files.
 
 
+@pytest.mark.slow
 def test_a_run_with_64_open_files(toy: Path, tmp_path: Path) -> None:
     "It works, or says in one line what it lacks"
     shutil.copytree(toy, tmp_path / "run")

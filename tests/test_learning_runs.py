@@ -91,6 +91,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path, bricks):
     assert histories[0] == histories[1]
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path, bricks):
     "20 float64 steps of a network without batch statistics or dropout: weights agree to 1e-10"
     chosen = recipe(

@@ -43,6 +43,7 @@ def areas(folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_areas_are_of_the_same_stamps_in_both_splits(tmp_path: Path) -> None:
     "On a sky of four small bricks: cuts remove injections and no negative, in either split"
     every, cut = (

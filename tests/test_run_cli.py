@@ -76,7 +76,12 @@ time.sleep(wait)
 
 @pytest.mark.parametrize(
     ("stopped", "forked"),
-    [(False, False), (True, True), pytest.param(False, True, marks=pytest.mark.slow), pytest.param(True, False, marks=pytest.mark.slow)],
+    [
+        (True, True),
+        pytest.param(False, False, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
+        pytest.param(True, False, marks=pytest.mark.slow),
+    ],
 )
 def test_what_a_kernel_says_is_in_a_file_and_ctrl_c_is_one_line(tmp_path, stopped, forked):
     "A notebook whose kernel, forked or from nothing, writes to its terminal, to its end or to Ctrl-C"

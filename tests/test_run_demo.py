@@ -283,7 +283,7 @@ def test_unwritable_output(tmp_path: Path) -> None:
     ("phase", "more"),
     [
         pytest.param("phase1_observability", ["-p", "n_lenses=2000"], marks=pytest.mark.slow),
-        ("phase4b_cache", ["-p", "pause=0.0"]),
+        pytest.param("phase4b_cache", ["-p", "pause=0.0"], marks=pytest.mark.slow),
     ],
 )
 def test_the_phases_beside_the_demo(phase: str, more: list[str], toy: Path) -> None:

@@ -221,6 +221,7 @@ def test_a_constant_answer_per_set_scores_one_half(corpus):
         assert all(v["value"] == 0.5 for v in found["auc"].values()) and found["above all LRGs"]["lenses"]["k"] == 0
 
 
+@pytest.mark.slow
 def test_the_real_corpus_is_fit_to_be_asked(real_data):
     "Of the sets at hand, no network is asked about an object that it was taught"
     whole = [read_set(real_data, name) for name in ("huang2020", "desi_pairs")]

@@ -189,6 +189,7 @@ def test_another_recipe_in_the_same_folder_is_not_taken(copy: Path) -> None:
     assert set(read_table(other.address("plan"))["experiment_id"].to_pylist()) == {"other"}
 
 
+@pytest.mark.slow
 def test_repainted_stamps_train_a_new_network(copy: Path) -> None:
     "The same rows with other pixels: a finished training is not taken up again"
     import torch

@@ -548,7 +548,9 @@ def test_s3_has_the_same_bytes_and_no_secret(bucket: str, planned: Run, referenc
     assert make(run, "stamps").run == again.run  # a second run makes nothing again
 
 
-@pytest.mark.parametrize(("fault", "every"), [("500", 7), ("slow", 3), ("cut", 7)])
+@pytest.mark.parametrize(
+    ("fault", "every"), [pytest.param("500", 7, marks=pytest.mark.slow), pytest.param("slow", 3, marks=pytest.mark.slow), ("cut", 7)]
+)
 def test_s3_faults(fault: str, every: int, proxy: type[Proxy], bucket: str, planned: Run, reference: dict) -> None:
     "Requests are spoiled in turn; nothing is lost, doubled or half-written"
     run = run_at(planned, join(bucket, "run"), workers=1)

@@ -217,6 +217,7 @@ def test_three_lenses_of_the_exam_are_among_the_des_pictures(real_data):
     refuse_seen([lenses], [read_set(real_data, "des_lrgs"), read_set(real_data, "dr10_nonlens_8bit")])
 
 
+@pytest.mark.slow
 def test_the_best_grades_score_best_once_noise_and_sampling_are_one(real_data):
     "A over C, against the same pairs; as the figures come, the softest (C) score highest"
     who = network_examinee(NETWORK)

@@ -71,6 +71,7 @@ def test_a_first_hour(toy: Path) -> None:
     assert len(promised("01_first_hour")) > 8 and not missing("01_first_hour", toy.parents[1])
 
 
+@pytest.mark.slow
 def test_your_cutouts(tmp_path: Path, galaxies: str) -> None:
     said = follow("02_your_cutouts", tmp_path, galaxies)
     assert "4 stamps" in said and "3 scored, 1 without" in said and not missing("02_your_cutouts", tmp_path)
@@ -120,6 +121,7 @@ def test_grading_with_colleagues(after_first_hour: Path) -> None:
     assert not missing("06_grading", after_first_hour)
 
 
+@pytest.mark.slow
 def test_a_lens_model_for_every_candidate(tmp_path: Path) -> None:
     said = follow("07_model", tmp_path)
     assert "4 modelled" in said and "theta_E" in said and not missing("07_model", tmp_path)
