@@ -221,3 +221,22 @@ def test_sweeps_that_nothing_tells_of_are_counted_before_they_are_read(tmp_path,
     assert sums.unsummed(places) == [places[2]]
     sums.write_summed(open(places[2], "rb").read(), places[2])
     assert said() == ""
+
+
+def test_coadds_that_nothing_tells_of_are_named_before_they_are_painted(tmp_path, capsys):
+    "The first brick's images; with a list beside them nothing is said, nor of the portal's, whose folders cannot be listed"
+    release = Release(str(tmp_path))
+    images = [release.coadd("1501p022", "image", band) for band in "gr"]
+    os.makedirs(os.path.dirname(images[0]))
+    for image in images:
+        open(image, "wb").close()
+    release.tell_unsummed_coadds(["1501p022", "1501p025"], "gr")
+    line = capsys.readouterr().out
+    assert line.startswith("2 of 2 images of 1501p022, the first brick, have no checksums beside them")
+    assert "the survey's legacysurvey_dr10_south_coadd_150_1501p022.sha256sum there" in line
+    with open(release.checksums(images[0]), "w") as file:
+        file.writelines(f"{'1' * 64} *{os.path.basename(image)}\n" for image in images)
+    release.tell_unsummed_coadds(["1501p022"], "gr")
+    Release().tell_unsummed_coadds(["1501p022"], "gr")
+    release.tell_unsummed_coadds([], "gr")
+    assert capsys.readouterr().out == ""

@@ -444,3 +444,19 @@ def test_four_bands_and_a_larger_stamp_run_end_to_end(tmp_path: Path) -> None:
 
     assert decode(stamps).shape[1:] == (4, 72, 72) and set(state(run).values()) == {"done"}
     assert "mag_i" in read_table(run.address("candidates")).column_names
+
+
+@pytest.mark.parametrize("name", ["stamps", "sky"])
+def test_images_that_nothing_tells_of_are_named_before_they_are_read(copy: Path, name: str, capsys: pytest.CaptureFixture) -> None:
+    "A copy of the survey without its lists is read, not in silence"
+    run = at(copy)
+    product = run.product(name)
+    given = products.inputs_of(run, name), base.Chosen(run.recipe, product), run.place(product)
+    tasks = base.function_named(product.tasks)
+    first = tasks(*given)[0].name
+    assert capsys.readouterr().out == ""
+    for pattern in ("*.sha256", "*.sha256sum"):
+        for listed in (copy / "release").rglob(pattern):
+            listed.unlink()
+    tasks(*given)
+    assert capsys.readouterr().out.startswith(f"3 of 3 images of {first}, the first brick, have no checksums beside them")

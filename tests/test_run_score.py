@@ -106,6 +106,7 @@ def test_a_place_scored_alone_has_the_score_it_has_in_company(tiny, tmp_path):
     np.testing.assert_allclose(logit, searched["logit"].to_numpy(), atol=5e-3)  # the list's stamps were stored in float16
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(tiny, tmp_path):
     one, two = at(copied(tiny, tmp_path / "one")), at(copied(tiny, tmp_path / "two"), workers=2)
     names = [make(run, "sky").name for run in (one, two)]

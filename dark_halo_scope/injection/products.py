@@ -399,6 +399,7 @@ def paint_tasks(
     assert source.receipt is not None
     name = source.receipt.name
     runs = plan_bricks(source.uri, name, place.limit)
+    Release(inputs["release"].uri).tell_unsummed_coadds([run[0] for run in runs], recipe.sky.bands)
     return [Task(brick, {"rows": (file, name, first, n), "brick": brick} | common) for brick, file, first, n in runs]
 
 # %% ../../nbs/injection/products.ipynb #d0eb4ea3

@@ -280,6 +280,7 @@ def sky_tasks(
     common |= {"turns": recipe.score.turns, "device": place.device}
     identity = {"network": networks(files, names).name}
     tasks = []
+    Release(inputs["release"].uri).tell_unsummed_coadds(bricks.tolist(), recipe.sky.bands)
     for brick, first, n in zip(bricks.tolist(), start.tolist(), size.tolist()):
         brick_rows = rows.slice(first, n)
         tasks.append(

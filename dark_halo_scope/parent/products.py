@@ -25,7 +25,6 @@ from ..base.products import Chosen, Input, Inputs, Made, Place, Product, Task
 from ..base.receipts import read_receipt, read_table, receipt_path
 from ..base.schema import check_table, product_columns
 from ..base.storage import exists
-from ..base.sums import unsummed
 from .density import COUNTS, count_sweep, counts_table, regions
 from .selection import SelectionRecipe, add_attrition, near_any, select_sweep, with_magnitudes
 from .splits import SplitRecipe, brick_cells, near_other_split, split_of_bricks
@@ -97,12 +96,7 @@ def sweep_tasks(
         names = ["-".join(re.findall(r"(?:Norder|Npix)=\d+", file)) for file in files]
         return [Task(name, {"sweep": file, **common}) for name, file in zip(names, files, strict=True)]
     sweeps = release.sweeps()[: place.limit or None]
-    if bare := unsummed(sweeps):
-        list_name = release.checksums(bare[0]).rpartition("/")[2]
-        print(
-            f"{len(bare)} of {len(sweeps)} sweeps have no checksums beside them: put the survey's {list_name} there to have them compared",
-            flush=True,
-        )
+    release.tell_unsummed(sweeps, "sweeps")
     return [Task(sweep.rsplit("/", 1)[-1].removesuffix(".fits"), {"sweep": sweep, **common}) for sweep in sweeps]
 
 

@@ -8,13 +8,15 @@ __all__ = ['COADDS_PER_BAND', 'CORNERS', 'check_brickname', 'sweep_corner', 'swe
 
 # %% ../../nbs/survey/release.ipynb #1fb2c0f1
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..base.config import recipe_identity
 from ..base.errors import BadInput, unknown_name
-from ..base.storage import exists, join, list_files
+from ..base.storage import exists, join, list_files, scheme_of
+from ..base.sums import unsummed
 from .facts import ALIASES, DEFAULT, SurveyFacts, release_names, survey_facts
 
 # %% ../../nbs/survey/release.ipynb #50e9c956
@@ -249,6 +251,20 @@ class Release:
         folder = file.rpartition("/")[0]
         below = [part for part in folder.removeprefix(self.root).split("/") if part]
         return join(folder, f"{'_'.join(['legacysurvey', self.facts.root.rpartition('/')[2], *below])}.sha256sum")
+
+    def tell_unsummed(self, files: list[str], what: str) -> None:
+        "Says how many files of a copy nothing beside them tells of, and which list of the survey would; the portal's folders cannot be listed"
+        if scheme_of(self.root) != "https" and (bare := unsummed(files)):
+            missing = self.checksums(bare[0]).rpartition("/")[2]
+            print(
+                f"{len(bare)} of {len(files)} {what} have no checksums beside them: put the survey's {missing} there to have them compared",
+                flush=True,
+            )
+
+    def tell_unsummed_coadds(self, bricks: list[str], bands: Sequence[str]) -> None:
+        "The same of the first brick's images: one folder is listed, where all would take hours in a bucket"
+        for brick in bricks[:1]:
+            self.tell_unsummed([self.coadd(brick, "image", band) for band in bands], f"images of {brick}, the first brick,")
 
     def sweeps(self) -> list[str]:
         """Every sweep there is, sorted by name; raises BadInput when there is none
