@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TOOLS := runs/tools
 SHARED := runs/test
+# Three processes for two cores: many tests wait, for a server, a browser or a command.
+QUICK = DHS_TOY=$(CURDIR)/$(SHARED)/runs/toy pytest -m "not slow and not gpu" -n 3 --dist loadfile tests
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test hooks one full shuffled mutants audit docs bench export update prepare tidy types release clean
+.PHONY: help setup demo test toy hooks one full shuffled mutants audit docs bench export update prepare tidy types release clean
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/  -/'
 
@@ -30,12 +32,14 @@ hooks: setup  ## once per clone: git merges notebooks cell by cell
 demo: setup  ## the main job from nothing: a mock survey, every phase, a report
 	dhs demo --out runs/demo
 
-test: setup  ## quick evidence: every notebook and every quick test
-	@# one toy run for all: the tests read it, notebooks that would make one of their own find a copy where they look (without its logs, which are notebooks and no pages)
-	rm -rf $(SHARED) && mkdir -p $(SHARED) && cd $(SHARED) && dhs demo --recipe toy --out runs/toy --workers 2
+test: toy  ## quick evidence: every notebook and every quick test
+	@# notebooks that would make a toy run of their own find a copy where they look (without its logs, which are notebooks and no pages)
 	for room in phases tutorials; do mkdir -p nbs/$$room/runs && { [ -e nbs/$$room/runs/toy ] || tar -c -C $(SHARED)/runs --exclude=logs toy | tar -x -C nbs/$$room/runs; }; done
 	nbdev_test --n_workers 2 --flags ""
-	DHS_TOY=$(CURDIR)/$(SHARED)/runs/toy pytest -m "not slow and not gpu" -n 2 --dist loadfile --junitxml=runs/tests.xml tests
+	$(QUICK) --junitxml=runs/tests.xml
+
+toy: setup  # one toy run for all tests
+	rm -rf $(SHARED) && mkdir -p $(SHARED) && cd $(SHARED) && dhs demo --recipe toy --out runs/toy --workers 2
 
 one: setup  ## one test, or one notebook: make one T=tests/test_stats_metrics.py::test_x, make one T=nbs/lensing/psf.ipynb
 	@test -n "$(T)" || { echo "make one: name what to run, such as T=tests/test_stats_metrics.py or T=nbs/lensing/psf.ipynb" >&2; exit 2; }
@@ -47,8 +51,8 @@ full: setup  ## the evidence too heavy for every run
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory audit
 
-shuffled: setup  ## the quick tests ten times, each time in another order
-	for order in 1 2 3 4 5 6 7 8 9 10; do pytest -m "not slow and not gpu" -n 2 --dist loadfile --random-order --random-order-seed=$$order tests || exit 1; done
+shuffled: toy  ## the quick tests ten times, each time in another order
+	for order in 1 2 3 4 5 6 7 8 9 10; do $(QUICK) --random-order --random-order-seed=$$order || exit 1; done
 
 mutants: $(TOOLS)/.installed  ## small faults put into the library, and how many of them the tests notice
 	python .ci/mutants.py

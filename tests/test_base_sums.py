@@ -16,7 +16,7 @@ from dark_halo_scope.base.products import Place
 from dark_halo_scope.base.sums import listed_sum, parse_sums, with_checksums
 from dark_halo_scope.parent.products import sweep_tasks
 from dark_halo_scope.survey.fitsfile import open_random
-from dark_halo_scope.survey.release import Release
+from dark_halo_scope.survey.release import Release, tell_unsummed_images
 from dark_halo_scope.survey.sweeps import read_fits_columns
 
 from .test_survey_files import sweep_table
@@ -230,13 +230,13 @@ def test_coadds_that_nothing_tells_of_are_named_before_they_are_painted(tmp_path
     os.makedirs(os.path.dirname(images[0]))
     for image in images:
         open(image, "wb").close()
-    release.tell_unsummed_coadds(["1501p022", "1501p025"], "gr")
+    tell_unsummed_images(release, ["1501p022", "1501p025"], "gr")
     line = capsys.readouterr().out
     assert line.startswith("2 of 2 images of 1501p022, the first brick, have no checksums beside them")
     assert "the survey's legacysurvey_dr10_south_coadd_150_1501p022.sha256sum there" in line
     with open(release.checksums(images[0]), "w") as file:
         file.writelines(f"{'1' * 64} *{os.path.basename(image)}\n" for image in images)
-    release.tell_unsummed_coadds(["1501p022"], "gr")
-    Release().tell_unsummed_coadds(["1501p022"], "gr")
-    release.tell_unsummed_coadds([], "gr")
+    tell_unsummed_images(release, ["1501p022"], "gr")
+    tell_unsummed_images(Release(), ["1501p022"], "gr")
+    tell_unsummed_images(release, [], "gr")
     assert capsys.readouterr().out == ""

@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import sys
 import threading
+from contextlib import contextmanager
 from urllib.parse import urlparse
 
 import numpy as np
@@ -192,11 +193,17 @@ def test_a_book_of_something_else_is_left_alone(tmp_path):
 # ---- the server
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grading")
+@contextmanager
+def serving(folder):
     with open(folder / "log", "w") as log, Served(write_list(folder), ["Ana", "Ben"], log=log) as server:
         server.folder = folder
+        yield server
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    "One server for all tests that leave it as it was"
+    with serving(tmp_path_factory.mktemp("grading")) as server:
         yield server
 
 
@@ -344,7 +351,9 @@ def test_a_port_that_will_not_do_is_one_line(served, tmp_path, monkeypatch, caps
 
 
 def test_the_server_keeps_no_log_of_secrets(served):
-    "Of all that was asked above"
+    "Of what is answered, and of what is refused"
+    grade_body(served, "Ana")
+    assert ask(served.port, "GET", f"/{secret_of(served, 'Ben')}/nothing")[0] == 404
     log = (served.folder / "log").read_text() + served.printed()
     assert not any(secret_of(served, grader) in log for grader in ("Ana", "Ben"))
     assert os.stat(served.folder / "candidates.grades.sqlite").st_mode & 0o077 == 0
@@ -417,18 +426,25 @@ def test_the_page_is_in_the_package():
     assert callable(grading_app(toy_deck(1), None, {}, ()))
 
 
-def test_what_was_acknowledged_outlives_a_killed_server(served):
-    "Marks are posted as fast as they go, by two graders; the server is killed in the middle of them: the last test of it"
+@pytest.fixture
+def own(tmp_path):
+    "A server of a test's own"
+    with serving(tmp_path) as server:
+        yield server
+
+
+def test_what_was_acknowledged_outlives_a_killed_server(own):
+    "Marks are posted as fast as they go, by two graders; the server is killed in the middle of them"
     said = {"Ana": [], "Ben": []}
 
     def work(grader):
-        page, i = f"/{secret_of(served, grader)}/grades", 0
-        cards = json.loads(ask(served.port, "GET", page.replace("grades", "state"))[2])["cards"]
-        headers = {"Origin": f"http://127.0.0.1:{served.port}", "Content-Type": "application/json"}
+        page, i = f"/{secret_of(own, grader)}/grades", 0
+        cards = json.loads(ask(own.port, "GET", page.replace("grades", "state"))[2])["cards"]
+        headers = {"Origin": f"http://127.0.0.1:{own.port}", "Content-Type": "application/json"}
         try:
             while True:
                 mark = {"id": f"{i:08d}", "card": cards[i % 50], "grade": "ABC"[i % 3], "comment": "", "seconds": 0, "undo": False}
-                said[grader] += json.loads(ask(served.port, "POST", page, headers, json.dumps({"marks": [mark]}).encode())[2])["saved"]
+                said[grader] += json.loads(ask(own.port, "POST", page, headers, json.dumps({"marks": [mark]}).encode())[2])["saved"]
                 i += 1
         except (OSError, ValueError, http.client.HTTPException):
             return
@@ -437,10 +453,10 @@ def test_what_was_acknowledged_outlives_a_killed_server(served):
     for thread in threads:
         thread.start()
     threads[0].join(1.5)
-    served.kill()
+    own.kill()
     for thread in threads:
         thread.join()
-    book = GradeBook(served.folder / "candidates.grades.sqlite")
+    book = GradeBook(own.folder / "candidates.grades.sqlite")
     kept = {g: [i for (i,) in book.ask("SELECT id FROM mark WHERE grader = ? ORDER BY seq", g)] for g in said}
     assert all(len(v) > 20 for v in said.values())
     assert all(

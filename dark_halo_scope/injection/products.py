@@ -32,7 +32,7 @@ from .plan import SplitShare, control_counts, controls_said, plan_galaxies, shar
 from ..lensing.sources import SourceBank
 from ..stamps.codec import parquet_options
 from ..survey.coadds import read_cutouts
-from ..survey.release import Release
+from ..survey.release import Release, tell_unsummed_images
 
 # %% ../../nbs/injection/products.ipynb #e242c230
 def bank_given(
@@ -399,7 +399,7 @@ def paint_tasks(
     assert source.receipt is not None
     name = source.receipt.name
     runs = plan_bricks(source.uri, name, place.limit)
-    Release(inputs["release"].uri).tell_unsummed_coadds([run[0] for run in runs], recipe.sky.bands)
+    tell_unsummed_images(Release(inputs["release"].uri), [run[0] for run in runs], recipe.sky.bands)
     return [Task(brick, {"rows": (file, name, first, n), "brick": brick} | common) for brick, file, first, n in runs]
 
 # %% ../../nbs/injection/products.ipynb #d0eb4ea3

@@ -25,7 +25,7 @@ from ..base.schema import table_from
 from ..base.storage import exists, join, list_files, read_bytes
 from ..parent.products import searched_galaxies
 from ..survey.coadds import Cutouts, observing_columns, read_cutouts
-from ..survey.release import Release
+from ..survey.release import Release, tell_unsummed_images
 
 # %% ../../nbs/learning/products.ipynb #e2f0f83e
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ def sky_tasks(
     common |= {"turns": recipe.score.turns, "device": place.device}
     identity = {"network": networks(files, names).name}
     tasks = []
-    Release(inputs["release"].uri).tell_unsummed_coadds(bricks.tolist(), recipe.sky.bands)
+    tell_unsummed_images(Release(inputs["release"].uri), bricks.tolist(), recipe.sky.bands)
     for brick, first, n in zip(bricks.tolist(), start.tolist(), size.tolist()):
         brick_rows = rows.slice(first, n)
         tasks.append(

@@ -29,7 +29,7 @@ from .density import COUNTS, count_sweep, counts_table, regions
 from .selection import SelectionRecipe, add_attrition, near_any, select_sweep, with_magnitudes
 from .splits import SplitRecipe, brick_cells, near_other_split, split_of_bricks
 from .tap import CatalogueRecipe, count_piece, estimate_queries, pieces_of, select_piece, service_of
-from ..survey.release import Release
+from ..survey.release import Release, tell_unsummed
 from ..survey.sweeps import read_fits_columns as read_fits
 
 # %% ../../nbs/parent/products.ipynb #1b32d512
@@ -96,7 +96,7 @@ def sweep_tasks(
         names = ["-".join(re.findall(r"(?:Norder|Npix)=\d+", file)) for file in files]
         return [Task(name, {"sweep": file, **common}) for name, file in zip(names, files, strict=True)]
     sweeps = release.sweeps()[: place.limit or None]
-    release.tell_unsummed(sweeps, "sweeps")
+    tell_unsummed(release, sweeps, "sweeps")
     return [Task(sweep.rsplit("/", 1)[-1].removesuffix(".fits"), {"sweep": sweep, **common}) for sweep in sweeps]
 
 

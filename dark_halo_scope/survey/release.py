@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COADDS_PER_BAND', 'CORNERS', 'check_brickname', 'sweep_corner', 'sweep_corners', 'sweep_bounds', 'parse_address',
-           'Release']
+           'Release', 'tell_unsummed', 'tell_unsummed_images']
 
 # %% ../../nbs/survey/release.ipynb #1fb2c0f1
 import re
@@ -252,20 +252,6 @@ class Release:
         below = [part for part in folder.removeprefix(self.root).split("/") if part]
         return join(folder, f"{'_'.join(['legacysurvey', self.facts.root.rpartition('/')[2], *below])}.sha256sum")
 
-    def tell_unsummed(self, files: list[str], what: str) -> None:
-        "Says how many files of a copy nothing beside them tells of, and which list of the survey would; the portal's folders cannot be listed"
-        if scheme_of(self.root) != "https" and (bare := unsummed(files)):
-            missing = self.checksums(bare[0]).rpartition("/")[2]
-            print(
-                f"{len(bare)} of {len(files)} {what} have no checksums beside them: put the survey's {missing} there to have them compared",
-                flush=True,
-            )
-
-    def tell_unsummed_coadds(self, bricks: list[str], bands: Sequence[str]) -> None:
-        "The same of the first brick's images: one folder is listed, where all would take hours in a bucket"
-        for brick in bricks[:1]:
-            self.tell_unsummed([self.coadd(brick, "image", band) for band in bands], f"images of {brick}, the first brick,")
-
     def sweeps(self) -> list[str]:
         """Every sweep there is, sorted by name; raises BadInput when there is none
 
@@ -285,3 +271,36 @@ class Release:
         "The sweeps that hold these positions [deg], sorted by name: needs no listing, so it works on the portal"
         names = {sweep_corners(float(x), float(y), self.facts.sweep_size) for x, y in zip(ra, dec, strict=True)}
         return [self.sweep(name) for name in sorted(names)]
+
+# %% ../../nbs/survey/release.ipynb #5b1f0c77
+def tell_unsummed(
+    release: Release,
+    files: Sequence[str],  # Of the release
+    what: str,  # They are, for the line
+) -> None:
+    """Says how many files of a copy nothing beside them tells of, and which list of the survey would; the portal's folders cannot be listed
+
+    Parameters
+    ----------
+    release : Release
+    files : Sequence[str]
+        Of the release
+    what : str
+        They are, for the line
+    """
+    if scheme_of(release.root) != "https" and (bare := unsummed(files)):
+        missing = release.checksums(bare[0]).rpartition("/")[2]
+        print(
+            f"{len(bare)} of {len(files)} {what} have no checksums beside them: put the survey's {missing} there to have them compared",
+            flush=True,
+        )
+
+
+def tell_unsummed_images(
+    release: Release,
+    bricks: Sequence[str],
+    bands: Sequence[str],
+) -> None:
+    "The same of the first brick's images: one folder is listed, where all would take hours in a bucket"
+    for brick in bricks[:1]:
+        tell_unsummed(release, [release.coadd(brick, "image", band) for band in bands], f"images of {brick}, the first brick,")
