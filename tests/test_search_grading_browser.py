@@ -52,12 +52,12 @@ class Person:
         return self.page.text_content(where)
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory):
-    "One product for the whole file, and the server that the last test kills"
+@pytest.fixture
+def desk(tmp_path):
+    "A product, and its server, which a test may kill"
 
     class Desk:
-        folder = tmp_path_factory.mktemp("grading")
+        folder = tmp_path
         arguments = write_list(folder)  # 40 candidates, 6 lenses, 4 that are none: fifty cards; and three examples
         graders = ("Ana", "Ben", "Eva")
         server = Served(arguments, graders)
