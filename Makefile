@@ -5,8 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TOOLS := runs/tools
 SHARED := runs/test
-# Three processes for two cores: many tests wait, for a server, a browser or a command.
-QUICK = DHS_TOY=$(CURDIR)/$(SHARED)/runs/toy pytest -m "not slow and not gpu" -n 3 --dist loadfile tests
+QUICK = DHS_TOY=$(CURDIR)/$(SHARED)/runs/toy pytest -m "not slow and not gpu" -n 2 --dist loadfile tests
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 
