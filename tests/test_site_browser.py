@@ -66,6 +66,7 @@ def faults_of(tab: Any, url: str) -> list[str]:
         # an icon that still comes when the tab goes on to the next page is aborted, not absent
         "requestfailed": lambda r: None if "ERR_ABORTED" in (r.failure or "") else said.append(f"not loaded: {r.url}"),
     }
+    tab.goto("about:blank")  # what the page before still says is not said of this one
     for event, note in notes.items():
         tab.on(event, note)
     try:
