@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .fourier import CORNER
 from dark_halo_scope.lensing.rays import (
     CENTER_X,
     CENTER_Y,
@@ -113,7 +114,7 @@ def judge_sersic_batch(
     part: Tensor,  # (m, 10)
     middle: tuple[Tensor, Tensor, Tensor],  # Source position of each tile's middle, and psi; (m,)
     side: float,  # Of the tiles [arcsec]
-    limits: tuple[float, float, float],  # fine, drop, cusp of `Accuracy`
+    limits: tuple[Tensor, Tensor, Tensor],  # fine, drop, cusp of `Accuracy`; (m,)
 ) -> tuple[Tensor, Tensor]:  # Tiles that hold light, tiles to split
     """What `judge_sersic` says, for a tensor of tiles
 
@@ -127,8 +128,8 @@ def judge_sersic_batch(
         Source position of each tile's middle, and psi; (m,)
     side : float
         Of the tiles [arcsec]
-    limits : tuple[float, float, float]
-        fine, drop, cusp of `Accuracy`
+    limits : tuple[Tensor, Tensor, Tensor]
+        fine, drop, cusp of `Accuracy`; (m,)
 
     Returns
     -------
@@ -283,7 +284,7 @@ def shoot_batch(
     part: Tensor,  # Rows of one component, (n, ...)
     stamps: tuple[Tensor, Tensor, Tensor, Tensor]
     | None,  # All pixels of a bank, (offset, height, width) of each system's image, and the same two of the maps; None for Sersics
-    limits: Any,  # fine, drop, cusp of `Accuracy`; for stamps what a tile may miss, what is empty and the brightest pixel, a tensor (n,) each
+    limits: Tensor,  # As `paint_source` takes them, (n, 3)
     size: int,  # Cells of the window along one side, even
     cell: float,  # [arcsec]
     offset: int,  # Grid index of the window's edge
@@ -299,8 +300,8 @@ def shoot_batch(
         Rows of one component, (n, ...)
     stamps : tuple[Tensor, Tensor, Tensor, Tensor] | None
         All pixels of a bank, (offset, height, width) of each system's image, and the same two of the maps; None for Sersics
-    limits : Any
-        fine, drop, cusp of `Accuracy`; for stamps what a tile may miss, what is empty and the brightest pixel, a tensor (n,) each
+    limits : Tensor
+        As `paint_source` takes them, (n, 3)
     size : int
         Cells of the window along one side, even
     cell : float
@@ -322,10 +323,11 @@ def shoot_batch(
         side = 4 * cell / 2**level
         tile_lens, tile_part = lens[owner], part[owner]
         middle = trace_batch(tile_lens, edge + (ix + 0.5) * side, edge + (iy + 0.5) * side)
+        allowed = limits[owner].unbind(1)
         lit, rough = (
-            judge_sersic_batch(tile_lens, tile_part, middle, side, limits)
+            judge_sersic_batch(tile_lens, tile_part, middle, side, allowed)
             if stamps is None
-            else judge_image_batch(tile_lens, tile_part, stamps[2], stamps[3][owner], middle, side, tuple(limit[owner] for limit in limits))
+            else judge_image_batch(tile_lens, tile_part, stamps[2], stamps[3][owner], middle, side, allowed)
         )
         beyond = 4 * torch.maximum(ix, iy) + 4 > size << level
         split = lit & (beyond | rough) if level < MAX_LEVEL else lit & beyond
@@ -397,4 +399,4 @@ def blur_batch(
     low, high = tables.gather(2, flat).view_as(place), tables.gather(2, flat + 1).view_as(place)
     psf = torch.where(radius <= last[..., None, None], torch.lerp(low, high, place - lower), 0.0)
     fine_stamps = torch.fft.irfft2(spectra * psf * factor[fy][:, None] * factor, s=(size, size))
-    return fine_stamps[..., cells::cells, cells::cells][..., :n_pix, :n_pix] * cells**2
+    return fine_stamps[..., CORNER * cells :: cells, CORNER * cells :: cells][..., :n_pix, :n_pix] * cells**2

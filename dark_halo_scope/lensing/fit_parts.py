@@ -20,8 +20,8 @@ from ..base.errors import BadInput, unknown_name
 from .deflection import LensParams
 from .fourier import blur_stamp, fft_plan, room
 from .psf import PSF, PixelPSF, pixel_transfer
-from .rays import compiled, lens_rows, paint_component, sersic_rows
-from .render import Accuracy, batches, ray_room
+from .rays import compiled, lens_rows, paint_source, sersic_rows, spline_table
+from .render import WHOLE_CELLS, Accuracy, batches, ray_room
 
 # %% ../../nbs/lensing/fit_parts.ipynb #f4ab299e
 @dataclass(frozen=True, eq=False)
@@ -98,9 +98,9 @@ class Canvas:
     offset : int
         Grid line of the window's edge
     limits : np.ndarray
-        As `paint_component` takes them
-    rays : tuple[np.ndarray, np.ndarray]
-        Scratch of the rays
+        As `paint_source` takes them
+    rays : tuple[Any, ...]
+        Scratch of the rays, and what they give to grid lines
     grids : np.ndarray
         (1, s N, s N) float32
     psf : tuple[Any, ...]
@@ -116,8 +116,8 @@ class Canvas:
     size: int  # Cells of the window along one side
     cell: float  # [arcsec]
     offset: int  # Grid line of the window's edge
-    limits: np.ndarray  # As `paint_component` takes them
-    rays: tuple[np.ndarray, np.ndarray]  # Scratch of the rays
+    limits: np.ndarray  # As `paint_source` takes them
+    rays: tuple[Any, ...]  # Scratch of the rays, and what they give to grid lines
     grids: np.ndarray  # (1, s N, s N) float32
     psf: tuple[Any, ...]  # What `blur_stamp` takes between the grids and the factor
     sampled: np.ndarray  # Factor along one axis where light is given at points
@@ -150,22 +150,30 @@ def canvas_of(
     -------
     Canvas
     """
-    tables, (batch,) = batches(psf, n_pix, pixscale, accuracy, cells)
-    cells, n_band = batch.cells, psf.fwhm.shape[1]
-    size, along = cells * n_pix + cells % 2, cells * batch.side  # an odd number of cells: half a cell wider on each side
+    tables, (batch,) = batches(psf, n_pix, pixscale, accuracy, (cells,) if cells else WHOLE_CELLS)
+    cells, n_band = int(batch.cells), psf.fwhm.shape[1]
+    size, along = batch.size + cells % 2, cells * batch.side  # an odd number of cells: half a cell wider on each side
     j = np.arange(along // 2 + 1)
     sampled = (np.ones(len(j)) if psf.includes_pixel else np.sinc(j / batch.side)).astype(np.float32)
     round_psf = np.zeros((0, 2, 1, 1), np.float32)  # in place of spectra, where the PSF is a radial table
     transfer = pixel_transfer(psf, 0, batch.side) if isinstance(psf, PixelPSF) else round_psf
-    blur = min(size + 8, along), np.ones((1, n_band), np.float32), batch.per_step[0], batch.last[0], tables, batch.which[0], transfer
+    blur = (
+        min(batch.offset + size + 4, along),
+        np.ones((1, n_band), np.float32),
+        batch.per_step[0],
+        batch.last[0],
+        tables,
+        batch.which[0],
+        transfer,
+    )
     plans = fft_plan(along), fft_plan(batch.side), *room(along, batch.side, n_band)
     limits = np.array((accuracy.fine, accuracy.drop, accuracy.cusp), np.float32)
     return Canvas(
         size,
         pixscale / cells,
-        cells // 2,
+        batch.offset,
         limits,
-        ray_room(size),
+        (*ray_room(size), spline_table()),
         np.zeros((1, along, along), np.float32),
         blur,
         sampled,
@@ -622,8 +630,8 @@ def _bent(row: np.ndarray, closed: bool, q: float, phi: float, size: int, cell: 
     radius, width, c, s = math.exp(row[2]), math.exp(row[3]), math.cos(phi), math.sin(phi)
     edge, total = -0.5 * size * cell, 0.0
     grid[:] = 0
-    for j in range(size + offset):
-        for i in range(size + offset):
+    for j in range(offset, offset + size + 1):
+        for i in range(offset, offset + size + 1):
             dx, dy = edge + (i - offset) * cell - row[0], edge + (j - offset) * cell - row[1]
             u, v = c * dx + s * dy, c * dy - s * dx
             across = (math.sqrt(q * u * u + v * v / q) - radius) / width
@@ -644,8 +652,8 @@ def _bent(row: np.ndarray, closed: bool, q: float, phi: float, size: int, cell: 
                 grid[j, i] = light
                 total += light
     if total > 0:
-        for j in range(size + offset):
-            for i in range(size + offset):
+        for j in range(offset, offset + size + 1):
+            for i in range(offset, offset + size + 1):
                 grid[j, i] /= total
 
 # %% ../../nbs/lensing/fit_parts.ipynb #743d5646
@@ -690,13 +698,12 @@ def paint_parts(
     else:
         raise unknown_name("part", kind, KINDS)
     grid, window, blur = canvas.grids[0], (canvas.size, canvas.cell, canvas.offset), compiled(blur_stamp)
-    draw, factor = (compiled(_bent), canvas.sampled) if bent else (compiled(paint_component), canvas.splined)
+    draw, factor = (compiled(_bent), canvas.sampled) if bent else (compiled(paint_source), canvas.splined)
     for i in range(len(rows)):
         if bent:
             draw(rows[i], kind == "ring", float(q[i]), float(phi[i]), *window, grid)
         else:
-            grid[:] = 0
-            draw(systems[i], lights[i, 0], *_NO_IMAGE, *window, canvas.limits, *canvas.rays, grid)
+            draw(systems[i], lights[i], _ONE_PART, *_NO_IMAGE, *window, canvas.limits, *canvas.rays, canvas.grids)
         blur(canvas.grids, *canvas.psf, factor, *canvas.plans, out[i])
     return out
 
@@ -706,7 +713,7 @@ BENT_LIMITS = {  # Of the parameters of bent light, as the painter can draw it
     "bent": np.array([[*2 * [-np.inf], -1.6, -2.5, -np.inf, -2.5, *2 * [-np.inf]], [*2 * [np.inf], 2.3, 1.0, np.inf, 3.0, *2 * [np.inf]]]),
     "ring": np.array([[*2 * [-np.inf], -1.6, -2.5, *2 * [-np.inf], *6 * [-2.0]], [*2 * [np.inf], 2.3, 1.0, *2 * [np.inf], *6 * [2.0]]]),
 }
-_NO_IMAGE = np.zeros((0, 0), np.float32), np.zeros((4, 0, 0), np.float32)
+_ONE_PART, _NO_IMAGE = np.zeros(1, np.int64), (np.zeros((0, 0), np.float32), np.zeros((4, 0, 0), np.float32))
 
 
 def columns_of(

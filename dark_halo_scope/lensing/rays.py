@@ -7,28 +7,44 @@ __all__ = ['F', 'STRENGTH', 'Q2', 'FLATNESS', 'COS', 'SIN', 'CENTER_X', 'CENTER_
            'SERSIC_X', 'SERSIC_Y', 'SERSIC_COS', 'SERSIC_SIN', 'SERSIC_Q', 'INVERSE_R2', 'POWER', 'SHIFT',
            'SERSIC_PEAK', 'ROOT_Q', 'IMAGE_X', 'IMAGE_Y', 'IMAGE_COS', 'IMAGE_SIN', 'PIXELS_PER_ARCSEC',
            'MIDDLE_COLUMN', 'MIDDLE_ROW', 'IMAGE_PEAK', 'DROP', 'TRACE', 'SPLIT', 'MAX_SHRINK', 'NODES',
-           'QUADRATURE_WEIGHTS', 'BATCH', 'MAX_LEVEL', 'MAX_TILES', 'fast_log2', 'fast_exp2', 'fast_atan', 'fast_atanh',
-           'lens_rows', 'sersic_rows', 'trace', 'sersic_light_of', 'lens_stretch', 'judge_sersic', 'block_maps',
-           'bank_maps', 'image_pixels', 'judge_image', 'image_light_of', 'image_rows', 'lines_of', 'spline_shares',
-           'combine', 'give', 'ray_positions', 'next_level', 'paint_component']
+           'QUADRATURE_WEIGHTS', 'BATCH', 'MAX_LEVEL', 'SplineTable', 'MAX_TILES', 'CALM', 'FAINT', 'fast_log2',
+           'fast_exp2', 'fast_atan', 'fast_atanh', 'lens_rows', 'sersic_rows', 'trace', 'sersic_light_of',
+           'lens_stretch', 'judge_sersic', 'block_maps', 'bank_maps', 'image_pixels', 'judge_image', 'image_light_of',
+           'image_rows', 'spline_table', 'table_row', 'give', 'ray_positions', 'trace_around', 'calm_tiles',
+           'next_level', 'paint_component', 'light_on', 'paint_source']
 
 # %% ../../nbs/lensing/rays.ipynb #2157d152
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
+from numpy.polynomial import Chebyshev, Polynomial
+from scipy.interpolate import BSpline
 from scipy.ndimage import convolve, maximum_filter
 
-from ..base.kernels import compiled, kernel
+from ..base.kernels import add_sum, compiled, kernel, put_sum
 from .deflection import LensParams
 from .sources import ImageParams, SourceBank, sersic_b, sersic_central
 
 # %% ../../nbs/lensing/rays.ipynb #4e5ed1bd
 F = np.float32
 _ONE, _HALF, _TINY = F(1), F(0.5), F(1e-30)
-_LOG = [F(2 / math.log(2) / k) for k in (1, 3, 5, 7)]
-_L1, _L3, _L5, _L7 = _LOG
-_E0, _E1, _E2, _E3, _E4, _E5, _E6 = (F(math.log(2) ** k / math.factorial(k)) for k in range(7))
+
+
+def _fitted(function: Callable[[np.ndarray], np.ndarray], degree: int, low: float, high: float) -> list[np.float32]:
+    "Coefficients, of rising powers, of the polynomial through the Chebyshev points between low and high"
+    return [F(c) for c in Chebyshev.interpolate(function, degree, [low, high]).convert(kind=Polynomial).coef]
+
+
+def _artanh_ratio(t: np.ndarray) -> np.ndarray:
+    "artanh(s) / s for t = s^2"
+    ratio: np.ndarray = np.arctanh(np.sqrt(t)) / np.sqrt(t)
+    return ratio
+
+
+_L1, _L3, _L5 = (F(2 / math.log(2) * float(c)) for c in _fitted(_artanh_ratio, 2, 0, (math.sqrt(2) - 1) ** 4))
+_E0, _E1, _E2, _E3, _E4, _E5 = _fitted(np.exp2, 5, -0.5, 0.5)
 _LOWEST, _SQRT_HALF, _MANTISSA, _BIAS = F(-126), np.int32(0x3F3504F3), np.int32(23), np.int32(127)
 
 
@@ -40,7 +56,7 @@ def fast_log2(x: np.float32) -> np.float32:
     m = np.int32(bits - (exponent << _MANTISSA)).view(np.float32)
     s = (m - _ONE) / (m + _ONE)
     t = s * s
-    return np.float32(exponent) + s * (_L1 + t * (_L3 + t * (_L5 + t * _L7)))
+    return np.float32(exponent) + s * (_L1 + t * (_L3 + t * _L5))
 
 
 @kernel
@@ -49,7 +65,7 @@ def fast_exp2(x: np.float32) -> np.float32:
     x = max(x, _LOWEST)
     integer = np.floor(x + _HALF)
     r = x - integer
-    p = _E0 + r * (_E1 + r * (_E2 + r * (_E3 + r * (_E4 + r * (_E5 + r * _E6)))))
+    p = _E0 + r * (_E1 + r * (_E2 + r * (_E3 + r * (_E4 + r * _E5))))
     power: np.float32 = p * np.int32((np.int32(integer) + _BIAS) << _MANTISSA).view(np.float32)
     return power
 
@@ -57,8 +73,8 @@ def fast_exp2(x: np.float32) -> np.float32:
 _QUARTER_PI, _HALF_PI, _LN2 = F(math.pi / 4), F(math.pi / 2), F(math.log(2))
 _A3, _A5, _A7, _A9 = F(-3.33329491539e-1), F(1.99777106478e-1), F(-1.38776856032e-1), F(8.05374449538e-2)
 _TAN_LOW, _TAN_HIGH = F(math.sqrt(2) - 1), F(math.sqrt(2) + 1)
-_H3, _H5, _H7, _H9, _H11 = (F(1 / k) for k in (3, 5, 7, 9, 11))
-_ZERO, _TWO, _THREE, _HALVED, _TWICE = F(0), F(2), F(3), np.int32(1 << 23), np.int32(24)
+_H1, _H3, _H5, _H7, _H9 = _fitted(_artanh_ratio, 4, 0, 1 / 9)
+_ZERO, _TWO, _HALVED, _TWICE = F(0), F(2), np.int32(1 << 23), np.int32(24)
 
 
 @kernel
@@ -75,7 +91,7 @@ def fast_atan(up: np.float32, down: np.float32) -> np.float32:
 
 @kernel
 def fast_atanh(up: np.float32, down: np.float32, gap: np.float32) -> np.float32:
-    "Inverse hyperbolic tangent of up / down, 0 <= up < down, with gap = down^2 - up^2: powers of four taken off (down + up)^2 / gap, then the series"
+    "Inverse hyperbolic tangent of up / down, 0 <= up < down, with gap = down^2 - up^2: powers of four taken off (down + up)^2 / gap, then a polynomial"
     square = (down + up) * (down + up)
     level = (
         np.float32(square).view(np.int32) - np.float32(gap).view(np.int32) + _HALVED
@@ -84,7 +100,7 @@ def fast_atanh(up: np.float32, down: np.float32, gap: np.float32) -> np.float32:
     top, bottom = (up, down) if level == 0 else (square - e * gap, square + e * gap)
     t = top / bottom
     w = t * t
-    return _LN2 * np.float32(level) + t + t * w * (_H3 + w * (_H5 + w * (_H7 + w * (_H9 + w * _H11))))
+    return _LN2 * np.float32(level) + t * (_H1 + w * (_H3 + w * (_H5 + w * (_H7 + w * _H9))))
 
 # %% ../../nbs/lensing/rays.ipynb #65df5de4
 STRENGTH, Q2, FLATNESS, COS, SIN, CENTER_X, CENTER_Y, GAMMA1, GAMMA2, SHEAR, REACH = range(11)  # Columns of `lens_rows`
@@ -393,57 +409,48 @@ def image_rows(
     return np.stack(rows, -1).astype(F)
 
 # %% ../../nbs/lensing/rays.ipynb #e8ddfd98
-_SIXTH, _FOUR = F(1 / 6), F(4)
 _NODES = (1 + np.polynomial.legendre.leggauss(4)[0]) / 2  # From 0 to 1 across a tile
 _WEIGHTS = np.polynomial.legendre.leggauss(4)[1] / 2  # Sum to 1
 NODES, QUADRATURE_WEIGHTS = _NODES.astype(F), _WEIGHTS.astype(F)
 BATCH = 64  # Tiles traced and handed over together
+MAX_LEVEL = 14
+SplineTable = tuple[np.ndarray, np.ndarray]
+
+
+@lru_cache(8)
+def spline_table(
+    shift: float = 0.0,  # How far the window's edge lies beyond a grid line [cells]
+) -> SplineTable:  # Weighted shares (n, 4 nodes, 8 lines) float32; first line from the tile's cell and how many lines, (n, 2) int32
+    """What the nodes of tiles give to grid lines, for every level and every place in a cell where a tile of that level may begin
+
+    Parameters
+    ----------
+    shift : float, default 0.0
+        How far the window's edge lies beyond a grid line [cells]
+
+    Returns
+    -------
+    SplineTable
+        Weighted shares (n, 4 nodes, 8 lines) float32; first line from the tile's cell and how many lines, (n, 2) int32
+    """
+    spline = BSpline.basis_element(np.arange(-2.0, 3.0), extrapolate=False)
+    shares, spans = [], []
+    for level in range(MAX_LEVEL + 1):
+        begins = shift + np.arange(max(1, 2 ** (level - 2))) / max(1, 2 ** (level - 2))
+        nodes = begins[:, None] + _NODES * 4 / 2**level
+        first = np.floor(nodes[:, 0]).astype(int) - 1
+        lines = first[:, None] + np.arange(8)
+        shares.append(np.nan_to_num(spline(nodes[:, :, None] - lines[:, None, :])) * _WEIGHTS[:, None])
+        spans.append(np.column_stack([first, np.floor(nodes[:, 3]) + 3 - first]))
+    return np.concatenate(shares).astype(F), np.concatenate(spans).astype(np.int32)
 
 
 @kernel
-def lines_of(level: int) -> int:
-    "Grid lines along one side that the rays of a tile give to"
-    return 7 if level == 0 else (5 if level == 1 else 4)
-
-
-@kernel
-def spline_shares(tile: np.ndarray, m: int, level: int, cell: np.ndarray, shares: np.ndarray) -> None:
-    "Weighted shares (4 nodes, lines, m tiles) along one side, and the cell in which each tile begins"
-    length, per_cell = _FOUR / np.float32(1 << level), np.float32(1.0) / np.float32(1 << level)
-    for k in range(m):
-        cell[k] = (4 * tile[k]) >> level
-    for j in range(4):
-        first_line = int(length * NODES[j]) if level < 3 else 0
-        for line in range(lines_of(level)):
-            for k in range(m):
-                shares[j, line, k] = _ZERO
-        first, second, third, fourth = (
-            shares[j, first_line],
-            shares[j, first_line + 1],
-            shares[j, first_line + 2],
-            shares[j, first_line + 3],
-        )
-        sixth, shift = _SIXTH * QUADRATURE_WEIGHTS[j], length * NODES[j] - np.float32(first_line)
-        for k in range(m):
-            i = np.uint64(k)
-            u = np.float32(4 * tile[i] - (cell[i] << level)) * per_cell + shift
-            w = _ONE - u
-            first[i] = w * w * w * sixth
-            second[i] = (_FOUR + _THREE * u * u * (u - _TWO)) * sixth
-            third[i] = (_FOUR + _THREE * w * w * (w - _TWO)) * sixth
-            fourth[i] = u * u * u * sixth
+def table_row(tile: int, level: int) -> int:
+    "Row of `spline_table` for a tile"
+    return level if level < 2 else 1 + (1 << (level - 2)) + (tile & ((1 << (level - 2)) - 1))
 
 # %% ../../nbs/lensing/rays.ipynb #625b534a
-@kernel
-def combine(four: np.ndarray, shares: np.ndarray, line: int, m: int, out: np.ndarray) -> None:
-    "Sum over the 4 nodes of light times shares, for one line and m tiles"
-    a, b, c, d = four[0], four[1], four[2], four[3]
-    p, q, r, s = shares[0, line], shares[1, line], shares[2, line], shares[3, line]
-    for k in range(m):
-        i = np.uint64(k)
-        out[i] = a[i] * p[i] + b[i] * q[i] + c[i] * r[i] + d[i] * s[i]
-
-
 @kernel
 def give(
     light: np.ndarray,
@@ -452,31 +459,27 @@ def give(
     m: int,
     level: int,
     offset: int,
-    cells: np.ndarray,
-    scratch: np.ndarray,
+    shares: np.ndarray,
+    spans: np.ndarray,
+    rows: np.ndarray,
     grid: np.ndarray,
 ) -> None:
-    "Add the 16 rays (4, 4, m) of each of m tiles to the grid"
-    along, across, tile_light = scratch[0:4], scratch[4:8], scratch[8:15]
-    rows = scratch[15:19].reshape(7, 4, BATCH)
-    spline_shares(ix, m, level, cells[0], along)
-    spline_shares(iy, m, level, cells[1], across)
-    lines = lines_of(level)
-    for j in range(4):
-        for line in range(lines):
-            combine(light[j], along, line, m, rows[line, j])
-    for y in range(lines):
-        for x in range(lines):
-            combine(rows[x], across, y, m, tile_light[y, x])
+    "Add the 16 rays (4, 4, m) of each of m tiles to the grid: along its rows into `rows` (4, 8), then across them"
     for k in range(m):
-        gx, gy = cells[0, k] + offset - 1, cells[1, k] + offset - 1
-        for y in range(lines):
-            for x in range(lines):
-                grid[gy + y, gx + x] += tile_light[y, x, k]
+        i = np.uint64(k)
+        tx, ty = ix[i], iy[i]
+        row_x, row_y = table_row(tx, level), table_row(ty, level)
+        x, y = ((4 * tx) >> level) + offset + spans[row_x, 0], ((4 * ty) >> level) + offset + spans[row_y, 0]
+        along, across = shares[row_x], shares[row_y]
+        for j in range(4):
+            put_sum(rows[j], along, light[j, 0, i], light[j, 1, i], light[j, 2, i], light[j, 3, i])
+        for line in range(spans[row_y, 1]):
+            add_sum(grid[y + line, x:], rows, across[0, line], across[1, line], across[2, line], across[3, line])
 
 # %% ../../nbs/lensing/rays.ipynb #578f1655
-MAX_LEVEL = 14
 MAX_TILES = 1 << 15
+CALM = F(3e-2)  # Of psi^3, what strength times a tile's area may be for its rays to be bent to second order
+FAINT = 0.3  # Share of its light that a source must leave on the stamp for the limits to hold as they are
 
 
 @kernel
@@ -490,28 +493,83 @@ def ray_positions(ix: np.ndarray, iy: np.ndarray, m: int, side: np.float32, edge
                 x[begin + t] = edge + (np.float32(ix[t]) + NODES[i]) * side
                 y[begin + t] = edge + (np.float32(iy[t]) + NODES[j]) * side
 
+# %% ../../nbs/lensing/rays.ipynb #341d5277
+@kernel
+def trace_around(
+    lens: np.ndarray,
+    ix: np.ndarray,
+    iy: np.ndarray,
+    m: int,
+    side: np.float32,
+    edge: np.float32,
+    work: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+) -> None:
+    "Source positions of the 16 rays (4, 4, m) of each of m tiles, to second order around the tiles' middles"
+    bx, by, psi, wx, wy, hx, hy, pull, nx, ny = work[0], work[1], work[2], work[3], work[4], work[5], work[6], work[7], work[8], work[9]
+    c, s, q2, strength, g1, g2 = lens[COS], lens[SIN], lens[Q2], lens[STRENGTH], lens[GAMMA1], lens[GAMMA2]
+    for k in range(m):
+        i = np.uint64(k)
+        bx[i], by[i] = edge + (np.float32(ix[i]) + _HALF) * side, edge + (np.float32(iy[i]) + _HALF) * side
+        nx[i], ny[i] = bx[i] - lens[CENTER_X], by[i] - lens[CENTER_Y]
+    trace(lens, bx, by, m, psi)
+    for k in range(m):
+        i = np.uint64(k)
+        dx, dy = nx[i], ny[i]
+        u, v = c * dx + s * dy, c * dy - s * dx
+        inverse, p2 = _ONE / (u * u + v * v), psi[i] * psi[i]
+        a, b = -_HALF * (q2 * u / p2 + u * inverse), -_HALF * (v / p2 + v * inverse)
+        hx[i], hy[i] = c * a - s * b, s * a + c * b
+        wx[i], wy[i], pull[i] = -dy, dx, strength / psi[i] * inverse
+        nx[i], ny[i] = -_HALF * inverse * dx, -_HALF * inverse * dy
+    for j in range(4):
+        for l in range(4):
+            ox, oy = (NODES[l] - _HALF) * side, (NODES[j] - _HALF) * side
+            rx, ry, begin = ox - g1 * ox - g2 * oy, oy - g2 * ox + g1 * oy, np.uint64((4 * j + l) * m)
+            for k in range(m):
+                i = np.uint64(k)
+                w = wx[i] * ox + wy[i] * oy
+                once = pull[i] * w
+                along, outward = once + once * (hx[i] * ox + hy[i] * oy), once * w
+                x[begin + i] = bx[i] + rx - (wx[i] * along + nx[i] * outward)
+                y[begin + i] = by[i] + ry - (wy[i] * along + ny[i] * outward)
+
+
+@kernel
+def calm_tiles(lens: np.ndarray, psi: np.ndarray, m: int, side: np.float32, calm: np.ndarray) -> None:
+    "Whether each of m tiles is so small, or so far from the lens, that `trace_around` will do"
+    allowed = lens[STRENGTH] * side * side / CALM
+    for k in range(m):
+        i = np.uint64(k)
+        calm[i] = psi[i] * psi[i] * psi[i] > allowed
+
 
 @kernel
 def next_level(
-    ix: np.ndarray, iy: np.ndarray, verdict: np.ndarray, m: int, limit: int, last: bool, jx: np.ndarray, jy: np.ndarray
-) -> tuple[int, int]:
-    "Move tiles to trace to the front, and list the quarters of tiles to split that begin within the limit (cells of the next level); returns both numbers"
-    traced = children = 0
+    ix: np.ndarray, iy: np.ndarray, verdict: np.ndarray, calm: np.ndarray, m: int, limit: int, last: bool, jx: np.ndarray, jy: np.ndarray
+) -> tuple[int, int, int]:
+    "Move calm tiles to trace to the front and list the others at the end of j; list at its front the quarters of tiles to split that begin within the limit (cells of the next level); returns the three numbers"
+    traced = others = children = 0
     for i in range(m):
         tx, ty = ix[i], iy[i]
         beyond = 8 * max(tx, ty) + 8 > limit
-        if verdict[i] != DROP and (beyond or verdict[i] == SPLIT and not last and children + 4 <= jx.size):
+        if verdict[i] != DROP and (beyond or verdict[i] == SPLIT and not last and children + others + 5 <= jx.size):
             for child in range(4):
                 cx, cy = 2 * tx + (child & 1), 2 * ty + (child >> 1)
                 if 4 * cx < limit and 4 * cy < limit:
                     jx[children], jy[children] = cx, cy
                     children += 1
-        elif verdict[i] != DROP:
+        elif verdict[i] != DROP and calm[i]:
             ix[traced], iy[traced] = tx, ty
             traced += 1
-    return traced, children
+        elif verdict[i] != DROP:
+            others += 1
+            jx[jx.size - others], jy[jx.size - others] = tx, ty
+    return traced, others, children
 
 # %% ../../nbs/lensing/rays.ipynb #f1632993
+@kernel
 def paint_component(
     lens: np.ndarray,  # Row of `lens_rows`
     part: np.ndarray,  # Row of `sersic_rows` or `image_rows`
@@ -523,6 +581,7 @@ def paint_component(
     limits: np.ndarray,  # (3,) float32, see `Accuracy`
     tiles: np.ndarray,  # (2, 2, MAX_TILES) int32 scratch
     scratch: np.ndarray,  # (4, MAX_TILES) float32 scratch
+    table: SplineTable,  # `spline_table` of where the window's edge lies between grid lines
     grid: np.ndarray,  # float32; added to
 ) -> int:  # Number of rays traced
     """Add the lensed light of one component, as a share of unit flux, to the grid
@@ -549,6 +608,8 @@ def paint_component(
         (2, 2, MAX_TILES) int32 scratch
     scratch : np.ndarray
         (4, MAX_TILES) float32 scratch
+    table : SplineTable
+        `spline_table` of where the window's edge lies between grid lines
     grid : np.ndarray
         float32; added to
 
@@ -558,8 +619,8 @@ def paint_component(
         Number of rays traced
     """
     x, y, psi, light = scratch[0], scratch[1], scratch[2], scratch[3]
-    cells, work = np.empty((2, BATCH), np.int32), np.empty((19, 7, BATCH), np.float32)
-    verdict, index = np.empty(tiles.shape[2], np.int8), np.empty(16 * BATCH, np.int32)
+    (shares, spans), rows, work = table, np.empty((4, 8), np.float32), np.empty((10, BATCH), np.float32)
+    verdict, calm, index = np.empty(tiles.shape[2], np.int8), np.empty(tiles.shape[2], np.int8), np.empty(16 * BATCH, np.int32)
     edge, rays, level = np.float32(-0.5 * size * cell), 0, 0
     across_window = -(-size // 4)
     m = across_window * across_window
@@ -572,22 +633,108 @@ def paint_component(
         for i in range(m):
             x[i], y[i] = edge + (np.float32(ix[i]) + _HALF) * side, edge + (np.float32(iy[i]) + _HALF) * side
         trace(lens, x, y, m, psi)
+        calm_tiles(lens, psi, m, side, calm)
         if image.size == 0:
             judge_sersic(lens, part, scratch, m, side, limits, verdict)
         else:
             judge_image(lens, part, maps, scratch, m, side, limits, verdict)
-        traced, children = next_level(
-            ix, iy, verdict, m, size << (level + 1), level == MAX_LEVEL, tiles[1 - (level & 1), 0], tiles[1 - (level & 1), 1]
-        )
-        rays += m + 16 * traced
-        for first in range(0, traced, BATCH):
-            n_tiles = min(BATCH, traced - first)
-            ray_positions(ix[first:], iy[first:], n_tiles, side, edge, x, y)
-            trace(lens, x, y, 16 * n_tiles, psi)
-            if image.size == 0:
-                sersic_light_of(part, x, y, 16 * n_tiles, side * side, light)
-            else:
-                image_light_of(part, image, x, y, 16 * n_tiles, side * side, index, light)
-            give(light[: 16 * n_tiles].reshape(4, 4, n_tiles), ix[first:], iy[first:], n_tiles, level, offset, cells, work, grid)
+        jx, jy = tiles[1 - (level & 1), 0], tiles[1 - (level & 1), 1]
+        traced, others, children = next_level(ix, iy, verdict, calm, m, size << (level + 1), level == MAX_LEVEL, jx, jy)
+        rays += m + 16 * (traced + others)
+        for calmly in (True, False):
+            tx, ty, n = (ix, iy, traced) if calmly else (jx[jx.size - others :], jy[jx.size - others :], others)
+            for first in range(0, n, BATCH):
+                n_tiles = min(BATCH, n - first)
+                if calmly:
+                    trace_around(lens, tx[first:], ty[first:], n_tiles, side, edge, work, x, y)
+                else:
+                    ray_positions(tx[first:], ty[first:], n_tiles, side, edge, x, y)
+                    trace(lens, x, y, 16 * n_tiles, psi)
+                if image.size == 0:
+                    sersic_light_of(part, x, y, 16 * n_tiles, side * side, light)
+                else:
+                    image_light_of(part, image, x, y, 16 * n_tiles, side * side, index, light)
+                give(
+                    light[: 16 * n_tiles].reshape(4, 4, n_tiles), tx[first:], ty[first:], n_tiles, level, offset, shares, spans, rows, grid
+                )
         m, level = children, level + 1
+    return rays
+
+# %% ../../nbs/lensing/rays.ipynb #bb886713
+@kernel
+def light_on(grid: np.ndarray) -> np.float32:
+    "Sum of a grid, column by column"
+    columns, light = np.zeros(grid.shape[1], np.float32), _ZERO
+    for y in range(grid.shape[0]):
+        line = grid[y]
+        for x in range(columns.size):
+            columns[x] += line[x]
+    for column in columns:
+        light += column
+    return light
+
+
+def paint_source(
+    lens: np.ndarray,  # Row of `lens_rows`, (11,)
+    parts: np.ndarray,  # Rows of `sersic_rows` or `image_rows`, (n_part, ...)
+    group: np.ndarray,  # Group of each part, (n_part,)
+    image: np.ndarray,  # (height, width) float32; (0, 0) for Sersics
+    maps: np.ndarray,  # `block_maps` of the image
+    size: int,  # Cells of the window along one side, even
+    cell: float,  # Size of a cell [arcsec]
+    offset: int,  # Grid line at the window's edge, or the last before it
+    limits: np.ndarray,  # (3,) float32, see `Accuracy`
+    tiles: np.ndarray,  # (2, 2, MAX_TILES) int32 scratch
+    scratch: np.ndarray,  # (4, MAX_TILES) float32 scratch
+    table: SplineTable,  # `spline_table` of where the window's edge lies between grid lines
+    grids: np.ndarray,  # (n_group, s N, s N) float32; written
+) -> int:  # Number of rays traced
+    """Lensed light of each group of a source's parts, as a share of unit flux; once more, with a limit as much smaller, where hardly any of it is on the stamp
+
+    Parameters
+    ----------
+    lens : np.ndarray
+        Row of `lens_rows`, (11,)
+    parts : np.ndarray
+        Rows of `sersic_rows` or `image_rows`, (n_part, ...)
+    group : np.ndarray
+        Group of each part, (n_part,)
+    image : np.ndarray
+        (height, width) float32; (0, 0) for Sersics
+    maps : np.ndarray
+        `block_maps` of the image
+    size : int
+        Cells of the window along one side, even
+    cell : float
+        Size of a cell [arcsec]
+    offset : int
+        Grid line at the window's edge, or the last before it
+    limits : np.ndarray
+        (3,) float32, see `Accuracy`
+    tiles : np.ndarray
+        (2, 2, MAX_TILES) int32 scratch
+    scratch : np.ndarray
+        (4, MAX_TILES) float32 scratch
+    table : SplineTable
+        `spline_table` of where the window's edge lies between grid lines
+    grids : np.ndarray
+        (n_group, s N, s N) float32; written
+
+    Returns
+    -------
+    int
+        Number of rays traced
+    """
+    rays = 0
+    for g in range(grids.shape[0]):
+        grid, allowed = grids[g], limits.copy()
+        for _ in range(2):
+            grid[:] = _ZERO
+            for part in range(group.size):
+                if group[part] == g:
+                    rays += paint_component(lens, parts[part], image, maps, size, cell, offset, allowed, tiles, scratch, table, grid)
+            light = light_on(grid)
+            if light == 0 or light > FAINT:
+                break
+            allowed[1] = limits[1] * light / FAINT
     return rays
