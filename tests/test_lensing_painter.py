@@ -503,7 +503,7 @@ def test_no_tile_that_may_see_light_is_dropped():
     x = np.arange(-36, 36, dtype=np.float32)
     for side in (2, 8, 14, 20):
         verdict, middle = np.empty(len(x), np.int8), np.stack([x, 0 * x + 0.5, 0 * x + 1e3, 0 * x]).astype(np.float32)
-        judge_image(lens, part, maps, middle, len(x), np.float32(side), np.array([1e9, 1e-6, 1e-6], np.float32), verdict)
+        judge_image(lens, part, maps, middle, len(x), np.float32(side), np.array([1e-6, 1e9, 1e-6], np.float32), verdict)
         away = np.abs(x + 35.5 - 44)
         assert (verdict[away < side * 2**-0.5] != DROP).all() and (verdict[away > side * 2**-0.5 + 26] == DROP).all()
 

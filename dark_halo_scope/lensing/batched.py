@@ -182,7 +182,7 @@ def judge_image_batch(
     place: Tensor,  # (offset, height, width) of each tile's maps, (m, 3)
     middle: tuple[Tensor, Tensor, Tensor],  # Source position of each tile's middle, and psi; (m,)
     side: float,  # Of the tiles [arcsec]
-    limits: tuple[Tensor, Tensor, Tensor],  # What a tile may miss, what counts as empty, and the brightest pixel; (m,)
+    limits: tuple[Tensor, Tensor, Tensor],  # What counts as empty, what a tile may miss, and the brightest pixel; (m,)
 ) -> tuple[Tensor, Tensor]:  # Tiles that hold light, tiles to split
     """What `judge_image` says, for a tensor of tiles
 
@@ -201,7 +201,7 @@ def judge_image_batch(
     side : float
         Of the tiles [arcsec]
     limits : tuple[Tensor, Tensor, Tensor]
-        What a tile may miss, what counts as empty, and the brightest pixel; (m,)
+        What counts as empty, what a tile may miss, and the brightest pixel; (m,)
 
     Returns
     -------
@@ -209,7 +209,7 @@ def judge_image_batch(
         Tiles that hold light, tiles to split
     """
     torch = importlib.import_module("torch")
-    (bx, by, psi), (fine, floor, peak) = middle, limits
+    (bx, by, psi), (floor, fine, peak) = middle, limits
     offset, height, width = place.unbind(1)
     stretch, far = stretch_batch(lens, psi, side)
     u, v = image_at(part, bx, by)

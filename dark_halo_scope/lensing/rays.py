@@ -323,7 +323,7 @@ def judge_image(
     verdict: np.ndarray,
 ) -> None:
     "Drop, trace or split each of m tiles over a stamp: `middle` holds source position, psi and room for one more, and is used up"
-    width, height, fine, floor = _TWO * part[MIDDLE_COLUMN], _TWO * part[MIDDLE_ROW], limits[0], limits[1]
+    width, height, floor, fine = _TWO * part[MIDDLE_COLUMN], _TWO * part[MIDDLE_ROW], limits[0], limits[1]
     scale = part[PIXELS_PER_ARCSEC]
     error = side * side * scale * scale * F(0.125)
     u, v, weight, reach = middle[0], middle[1], middle[2], middle[3]
@@ -683,7 +683,7 @@ def paint_source(
     size: int,  # Cells of the window along one side, even
     cell: float,  # Size of a cell [arcsec]
     offset: int,  # Grid line at the window's edge, or the last before it
-    limits: np.ndarray,  # (3,) float32, see `Accuracy`
+    limits: np.ndarray,  # (3,) float32: fine, drop and cusp of `Accuracy`; for an image what is empty, what a tile may miss, and the brightest pixel
     tiles: np.ndarray,  # (2, 2, MAX_TILES) int32 scratch
     scratch: np.ndarray,  # (4, MAX_TILES) float32 scratch
     table: SplineTable,  # `spline_table` of where the window's edge lies between grid lines
@@ -710,7 +710,7 @@ def paint_source(
     offset : int
         Grid line at the window's edge, or the last before it
     limits : np.ndarray
-        (3,) float32, see `Accuracy`
+        (3,) float32: fine, drop and cusp of `Accuracy`; for an image what is empty, what a tile may miss, and the brightest pixel
     tiles : np.ndarray
         (2, 2, MAX_TILES) int32 scratch
     scratch : np.ndarray

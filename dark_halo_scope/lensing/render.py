@@ -258,8 +258,8 @@ def ray_limits(
     """
     if not isinstance(source, ImageParams):
         return np.tile(np.array((accuracy.fine, accuracy.drop, accuracy.cusp), np.float32), (len(source), 1))
-    peaks = np.array([image.max() for image in source.bank.images])[source.index]
-    limits: np.ndarray = peaks[:, None] * (accuracy.image_fine, accuracy.image_drop, 1)
+    peaks = np.array([source.bank.images[i].max() for i in source.index])
+    limits: np.ndarray = peaks[:, None] * (accuracy.image_drop, accuracy.image_fine, 1)
     return limits.astype(np.float32)
 
 
@@ -337,7 +337,7 @@ def batches(
     grids = np.stack([cells_per_pixel(psf.fwhm, pixscale, choices), grid_padding(psf, pixscale, accuracy.spill)], -1)
     out = []
     for cells, padding in np.unique(grids, axis=0).tolist():
-        # the grid of a broken number of cells is as even as the window: eights of pixels
+        # where cells per pixel are not a whole number, eight pixels are
         side = (
             8 * fft.next_fast_len(-(-int(n_pix + padding) // 8), real=True)
             if cells % 1
