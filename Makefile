@@ -8,6 +8,8 @@ SHARED := runs/test
 QUICK = DHS_TOY=$(CURDIR)/$(SHARED)/runs/toy pytest -m "not slow and not gpu" -n 2 --dist loadfile tests
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
+# Where the environment forbids it, each of some hundred processes would compile the whole library for itself.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test toy hooks one full shuffled mutants audit docs bench export update prepare tidy types release clean
 help:  ## this list
@@ -19,9 +21,8 @@ $(STAMP): constraints.txt settings.ini setup.py
 	$(PYTHON) -m venv $(VENV)
 	@# a newer pip than Python's own resolves the packages in a third of the time
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel
+	@# what is imported is compiled then; nine files of ten never are
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable ".[dev]"
-	@# compiled by every core and without the packages' tests, where pip takes one core and all files; what is left out is compiled when imported
-	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@touch $(STAMP)
 
 hooks: setup  ## once per clone: git merges notebooks cell by cell

@@ -35,7 +35,7 @@ def ab_magnitude(
 # %% ../../nbs/base/magnitudes.ipynb #b56261f7
 def flux_of(
     magnitude: np.ndarray | float,  # [AB mag]
-) -> np.ndarray:  # [nanomaggies], in the precision of the magnitude; 0 for magnitude infinity
+) -> np.ndarray:  # [nanomaggies], float64; 0 for magnitude infinity
     """Flux of an AB magnitude
 
     Parameters
@@ -46,6 +46,6 @@ def flux_of(
     Returns
     -------
     np.ndarray
-        [nanomaggies], in the precision of the magnitude; 0 for magnitude infinity
+        [nanomaggies], float64; 0 for magnitude infinity
     """
-    return 10.0 ** (0.4 * (ZERO_POINT - np.asarray(magnitude)))
+    return 10.0 ** (0.4 * (ZERO_POINT - np.asarray(magnitude, np.float64)))

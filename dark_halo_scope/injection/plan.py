@@ -26,6 +26,7 @@ from ..base.config import check_ranges
 from ..base.draws import uniforms_table
 from ..base.errors import BadInput, unknown_name
 from ..base.galaxy import IDENTITY
+from ..base.magnitudes import ab_magnitude, flux_of
 from ..base.schema import table_from
 from .grid import PHYSICAL, draw_configurations, prior_names
 from .physical import lens_weight
@@ -487,7 +488,7 @@ def total_magnitude(
         r magnitude (n,) of host and arc together, dereddened
     """
     grown = expected_magnification(t["theta_E"], np.hypot(t["src_x"], t["src_y"]), t["src_reff"]) if src_dmag_of == "unlensed" else 1.0
-    return -2.5 * np.log10(10 ** (-0.4 * t["mag_r"]) + grown * 10 ** (-0.4 * t["src_mag_r"]))
+    return ab_magnitude(flux_of(t["mag_r"]) + grown * flux_of(t["src_mag_r"]))
 
 
 def match_total(

@@ -20,7 +20,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
-from scipy.interpolate import BSpline
 from scipy.ndimage import convolve, maximum_filter
 
 from ..base.kernels import add_sum, compiled, kernel, put_sum
@@ -433,14 +432,15 @@ def spline_table(
     SplineTable
         Weighted shares (n, 4 nodes, 8 lines) float32; first line from the tile's cell and how many lines, (n, 2) int32
     """
-    spline = BSpline.basis_element(np.arange(-2.0, 3.0), extrapolate=False)
     shares, spans = [], []
     for level in range(MAX_LEVEL + 1):
         begins = shift + np.arange(max(1, 2 ** (level - 2))) / max(1, 2 ** (level - 2))
         nodes = begins[:, None] + _NODES * 4 / 2**level
         first = np.floor(nodes[:, 0]).astype(int) - 1
         lines = first[:, None] + np.arange(8)
-        shares.append(np.nan_to_num(spline(nodes[:, :, None] - lines[:, None, :])) * _WEIGHTS[:, None])
+        away = np.abs(nodes[:, :, None] - lines[:, None, :])
+        spline = np.where(away < 1, 4 + 3 * away * away * (away - 2), np.maximum(2 - away, 0) ** 3) / 6  # cubic
+        shares.append(spline * _WEIGHTS[:, None])
         spans.append(np.column_stack([first, np.floor(nodes[:, 3]) + 3 - first]))
     return np.concatenate(shares).astype(F), np.concatenate(spans).astype(np.int32)
 

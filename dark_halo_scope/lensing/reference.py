@@ -11,8 +11,8 @@ import importlib
 from typing import Any
 
 import numpy as np
+import scipy
 from scipy.ndimage import map_coordinates, spline_filter
-from scipy.signal import fftconvolve
 
 from .deflection import LensParams, ellipticity
 from .psf import PSF, PixelPSF, psf_profile
@@ -305,6 +305,7 @@ def reference_stamps(
         ]
         for band in range(n_band):
             light = sum(flux[band] * grid for grid, (_, flux, _) in zip(shared, groups))
-            blurred = fftconvolve(light, psf_coefficients(psf, i, band, pixscale, pixscale / lines, grid_lines), mode="same")
+            # `scipy.signal` is loaded here, at first use: every painter would wait half a second for it
+            blurred = scipy.signal.fftconvolve(light, psf_coefficients(psf, i, band, pixscale, pixscale / lines, grid_lines), mode="same")
             stamps[i, band] = blurred[1 + lines // 2 :: lines, 1 + lines // 2 :: lines][:n_pix, :n_pix]
     return stamps.astype(np.float32)
