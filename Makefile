@@ -21,7 +21,7 @@ $(STAMP): constraints.txt settings.ini setup.py
 	$(PYTHON) -m venv $(VENV)
 	@# a newer pip than Python's own resolves the packages in a third of the time
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel
-	@# what is imported is compiled then; nine files of ten never are
+	@# what is imported is compiled then: two files of three never are
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable ".[dev]"
 	@touch $(STAMP)
 
