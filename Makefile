@@ -46,6 +46,7 @@ one: setup  ## one test, or one notebook: make one T=tests/test_stats_metrics.py
 	$(if $(filter %.ipynb,$(T)),nbdev_test --path $(T) --n_workers 0 --flags "",pytest $(T))
 
 full: setup  ## the evidence too heavy for every run
+	nbdev_test --n_workers 2 --flags slow
 	pytest -m "slow and not gpu" tests
 	$(MAKE) --no-print-directory shuffled
 	$(MAKE) --no-print-directory mutants
