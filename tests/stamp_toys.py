@@ -21,7 +21,8 @@ def toy_images(n, seed=0, arc=0.05, size=64):
     return (control + light[:, None]).astype(np.float32), control.astype(np.float32), theta[:, 0, 0]
 
 
-def toy_table(n, brick="0001p000", number=1, seed=0, codec="float16", arc=0.05, splits=("train",), control=False, size=64):
+def toy_table(n, brick="0001p000", number=1, seed=0, codec="float16", arc=0.05, splits=("train",), control=False, size=64, hosts=False):
+    "One brick; where asked for (`hosts`), with what painting online needs of a host and cuts on an arc"
     painted, unpainted, theta = toy_images(n, seed, arc, size)
     ids, lens = np.arange(n), np.arange(n) % 2 == 1
     rng = np.random.default_rng([seed, 9])
@@ -45,6 +46,12 @@ def toy_table(n, brick="0001p000", number=1, seed=0, codec="float16", arc=0.05, 
         "psfsize_r": rng.normal(1.3, 0.1, n).astype(np.float32),
         "psfdepth_r": rng.normal(1200, 100, n).astype(np.float32),
     }
+    if hosts:
+        for band, mag, seeing in (("g", 20.5, 1.5), ("r", 19.0, 1.3), ("z", 18.3, 1.2)):
+            known = {f"mag_{band}": mag, f"psfsize_{band}": seeing, f"mw_transmission_{band}": 0.9}
+            columns = {name: np.full(n, value, np.float32) for name, value in known.items()} | columns
+            columns[f"arc_snr_{band}"] = columns["arc_snr"]
+        columns |= {f"shape_e{i}": np.zeros(n, np.float32) for i in (1, 2)}
     columns |= encode(painted, codec)
     if control:
         columns |= encode(unpainted, codec, column="ctrl_stamp")

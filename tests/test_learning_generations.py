@@ -55,7 +55,7 @@ def test_the_generations_differ_as_the_record_says():
 
 @pytest.fixture(scope="module")
 def bricks(tmp_path_factory):
-    return write_bricks(tmp_path_factory.mktemp("stamps"), bricks=1, n=32, splits=("train", "val"), control=True)
+    return write_bricks(tmp_path_factory.mktemp("stamps"), bricks=1, n=32, splits=("train", "val"), control=True, hosts=True)
 
 
 QUICK = {"gen1"}  # The rest differ in what other tests look at, and in the network, which `test_learning_networks` takes

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -24,16 +23,7 @@ BANDS = ("g", "r", "z")
 def bricks(tmp_path_factory):
     folder, paths = tmp_path_factory.mktemp("stamps"), []
     for i in range(2):
-        table = toy_table(64, f"{i:04d}p000", i, seed=i, splits=("train", "train", "val", "test"), control=True)
-        n = table.num_rows
-        for band, mag in zip(BANDS, (20.5, 19.0, 18.3)):
-            table = table.append_column(f"mag_{band}", pa.array(np.full(n, mag, np.float32)))
-        for band, size in zip(BANDS, (1.5, 1.3, 1.2)):
-            if f"psfsize_{band}" not in table.column_names:
-                table = table.append_column(f"psfsize_{band}", pa.array(np.full(n, size, np.float32)))
-            table = table.append_column(f"mw_transmission_{band}", pa.array(np.full(n, 0.9, np.float32)))
-        for i_component in (1, 2):
-            table = table.append_column(f"shape_e{i_component}", pa.array(np.zeros(n, np.float32)))
+        table = toy_table(64, f"{i:04d}p000", i, seed=i, splits=("train", "train", "val", "test"), control=True, hosts=True)
         paths.append(str(folder / f"brick={i}.parquet"))
         pq.write_table(table, paths[-1], row_group_size=16)
     return paths

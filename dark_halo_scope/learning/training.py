@@ -1062,7 +1062,9 @@ def rehearse(
     RuntimeError
         {short_recipe.model.name}: the loss of step {number} is {result.loss}
     """
-    short_recipe = replace(recipe, read=replace(recipe.read, batch_size=batch_size, lanes=1, hard_negatives="", window=batch_size))
+    # in single precision: most processors emulate half of it, and take ten times as long
+    few = replace(recipe.read, batch_size=batch_size, lanes=1, hard_negatives="", window=batch_size)
+    short_recipe = replace(recipe, precision="fp32", read=few)
     train_index = build_index(training_sets(sets, short_recipe.pairs), short_recipe.select, reading(short_recipe))
     process, name, path = Process(), data_identity(train_index), storage.join(out_dir, "rehearsal.pt")
     batches = [batch for batch, _ in zip(Reader(train_index, reading(short_recipe)).batches(), range(steps + 1))]
