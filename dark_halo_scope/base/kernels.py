@@ -8,11 +8,14 @@ __all__ = ['MATHS', 'Kernel', 'put_sum', 'add_sum', 'cache_folder', 'compiled', 
 # %% ../../nbs/base/kernels.ipynb #95db1595
 import os
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from llvmlite import ir
 from numba import config, njit, types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 from .resources import code_hash, user_folder
@@ -38,6 +41,24 @@ MATHS: dict[str, Any] = {"fastmath": {"nsz", "nnan", "ninf"}, "error_model": "nu
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
+def _in_turn(dispatcher: Any) -> Any:
+    "The same numba function, which of several processes only one compiles at a time; where no file can be locked, each at once"
+    lock = Path(config.CACHE_DIR) / f"{dispatcher.py_func.__name__}.lock"  # type: ignore[attr-defined]
+    compile_now = dispatcher.compile
+
+    def compile(signature: Any) -> Any:
+        with global_compiler_lock, ExitStack() as held:  # numba's own lock first: threads take the two in one order
+            with suppress(OSError, ImportError):
+                import fcntl
+
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                fcntl.flock(held.enter_context(lock.open("a")), fcntl.LOCK_EX)
+            return compile_now(signature)
+
+    dispatcher.compile = compile
+    return dispatcher
+
+
 @lru_cache(None)
 def compiled(
     function: Callable[..., Any],  # A plain function of arrays and numbers
@@ -60,7 +81,7 @@ def compiled(
     maths = MATHS if fast else {}
     try:
         config.CACHE_DIR = config.CACHE_DIR or cache_folder()  # type: ignore[attr-defined]
-        return njit(cache=True, nogil=True, **maths)(function)
+        return _in_turn(njit(cache=True, nogil=True, **maths)(function))
     except (OSError, RuntimeError):
         return njit(nogil=True, **maths)(function)
 
