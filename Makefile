@@ -21,8 +21,8 @@ $(STAMP): constraints.txt settings.ini setup.py
 	$(PYTHON) -m venv $(VENV)
 	@# a newer pip than Python's own resolves the packages in a third of the time
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel
-	@# what is imported is compiled then: two files of three never are
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	@# what is imported is compiled then: two files of three never are; a wheel made here (pyspark's, 450 MB) is not compressed to be unpacked
+	DIST_EXTRA_CONFIG=$(CURDIR)/.ci/wheels.cfg $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable ".[dev]"
 	@touch $(STAMP)
 
 hooks: setup  ## once per clone: git merges notebooks cell by cell

@@ -1,6 +1,7 @@
 "What tests share: a quiet, single-threaded process, the command, one toy run, a cutout service, a browser, and where real pixels lie"
 
 import fcntl
+import gc
 import io
 import os
 import shutil
@@ -27,6 +28,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(900))
     users = [item.path for item in items if "toy" in getattr(item, "fixturenames", ())]
     items.sort(key=lambda item: 1 if item.path not in users else 0 if item.path == users[-1] else 2)
+
+
+def pytest_collection_finish() -> None:
+    "What the imports made is no garbage, and need not be looked at again and again"
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
