@@ -131,7 +131,7 @@ def test_a_meta_network_uses_its_columns(tmp_path, bricks):
 
 
 def test_mixed_precision_keeps_distinct_logits(tmp_path):
-    paths = write_bricks(tmp_path / "stamps", bricks=2, n=100, row_group=64, splits=("train", "val", "val", "test"))
+    paths = write_bricks(tmp_path / "stamps", bricks=2, n=48, row_group=64, splits=("train", "val", "val", "test"))
     summary = train(paths, recipe(precision="bf16", epochs=1), str(tmp_path / "run"), progress=False, device="cpu")
     logit = score_stamps(paths, summary["checkpoint"])["logit"].to_numpy()
     assert logit.dtype == np.float32 and len(np.unique(logit)) > 0.99 * len(logit)
