@@ -34,11 +34,16 @@ def entry(head: str, text: str) -> list[str]:
     return [head, f"    {text}"] if text else [head]
 
 
+def type_of(annotation: ast.expr) -> str:
+    "A type as a reader sees it: one that is imported later stands in quotes in the code"
+    return str(annotation.value) if isinstance(annotation, ast.Constant) else ast.unparse(annotation)
+
+
 def typed(name: str, annotation: ast.expr | None, default: ast.expr | None) -> str:
     "`name : type, default value`, as far as they are stated"
     value = ast.unparse(default) if default else ""
     plain = value and len(value) <= SHORT and not value.startswith("field(")
-    parts = [ast.unparse(annotation)] if annotation else []
+    parts = [type_of(annotation)] if annotation else []
     parts += [f"default {value}" if plain else "optional"] if default else []
     return f"{name} : {', '.join(parts)}" if parts else name
 
@@ -120,7 +125,7 @@ def sections(node: Function | ast.ClassDef, said: dict[int, str], helpers: dict[
         title, listed, errors = "Parameters", list(parameters(node, said)), list(raised(ast.Module(node.body, []), helpers))
         text = said.get(node.returns.end_lineno or 0, "") if node.returns else ""
         named = bool(text or any(t for _, t in listed)) and node.returns and ast.unparse(node.returns) != "None"
-        returns = [entry(ast.unparse(node.returns), text)] if named and node.returns else []
+        returns = [entry(type_of(node.returns), text)] if named and node.returns else []
     lines = section(title, [entry(*one) for one in listed] if any(text for _, text in listed) else []) + section("Returns", returns)
     kinds = dict.fromkeys(kind for kind, _ in errors)
     texts = {kind: dict.fromkeys(" ".join(t.split()) for k, t in errors if k == kind and t.strip()) for kind in kinds}

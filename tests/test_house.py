@@ -32,8 +32,10 @@ def exported(cell: nbformat.NotebookNode) -> bool:
     return cell.cell_type == "code" and cell.source.lstrip().startswith("#| export")
 
 
-def test_painting_needs_neither_torch_nor_lenstronomy() -> None:
-    code = "import sys, dark_halo_scope.injection.paint; print([m for m in ('torch', 'lenstronomy', 'matplotlib', 'pyspark') if m in sys.modules])"
+@pytest.mark.parametrize("module", ["injection.paint", "lists.positions"], ids=["painting", "fetching"])
+def test_what_needs_no_network_loads_neither_torch_nor_lenstronomy(module: str) -> None:
+    heavy = "('torch', 'lenstronomy', 'matplotlib', 'pyspark')"
+    code = f"import sys, dark_halo_scope.{module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

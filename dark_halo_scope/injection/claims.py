@@ -135,7 +135,7 @@ class Tally:
 
         Returns
         -------
-        'Tally'
+        Tally
         """
         p = {c: plan[c].to_numpy(zero_copy_only=False) for c in plan.column_names}
         host, control = galaxy_key(p), p["is_control"].astype(bool)

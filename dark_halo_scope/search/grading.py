@@ -76,7 +76,7 @@ class Deck:
     bands : tuple[str, ...]
     truth : tuple[str, ...]
         (n,) keys of TRUTHS
-    examples : 'Deck | None', default None
+    examples : Deck | None, default None
         Planted cards that are shown first with their answer, and not graded
     """
 

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from isal.isal_zlib import crc32
 
 from ..base.errors import BadInput
@@ -253,6 +252,8 @@ class Pixels:
         out : np.ndarray
             (len(rows), band, y, x) float32, filled [nmgy/pix]
         """
+        import torch
+
         cuts = np.searchsorted(rows, self.starts)
         bands = np.arange(self.shape[0]) if self.picks is None else np.array(self.picks)
         for page, start, lo, hi in zip(self.pages, self.starts, cuts, [*cuts[1:], len(rows)]):

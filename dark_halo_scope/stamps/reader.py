@@ -18,13 +18,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
 from ..base import draws, storage
 from ..base.config import check_ranges
@@ -36,6 +35,9 @@ from ..parent.splits import SplitRecipe, near_other_split, split_of_bricks
 from .codec import column_prefix, decode_npz, stored_bands
 from .pages import Chunk, Pixels, column_pages, pooled, stored_pixels
 from ..survey.bricks import brick_ids
+
+if TYPE_CHECKING:  # a fetched stamp, or a planned one, is read by processes that never train
+    import torch
 
 # %% ../../nbs/stamps/reader.ipynb #b58d45f8
 @dataclass(frozen=True)
@@ -1175,12 +1177,12 @@ class Batch:
         (n, band, y, x) float32, the same cutouts unpainted [nmgy/pix]
     """
 
-    image: torch.Tensor  # (n, band, y, x) float32 [nmgy/pix]
-    label: torch.Tensor  # (n,) float32, 1 lens, 0 not
-    weight: torch.Tensor  # (n,) float32, weight in the loss
-    meta: torch.Tensor  # (n, k) float32, observing conditions
+    image: "torch.Tensor"  # (n, band, y, x) float32 [nmgy/pix]
+    label: "torch.Tensor"  # (n,) float32, 1 lens, 0 not
+    weight: "torch.Tensor"  # (n,) float32, weight in the loss
+    meta: "torch.Tensor"  # (n, k) float32, observing conditions
     row: np.ndarray  # (n,) int64, rows of the index
-    control: torch.Tensor | None = None  # (n, band, y, x) float32, the same cutouts unpainted [nmgy/pix]
+    control: "torch.Tensor | None" = None  # (n, band, y, x) float32, the same cutouts unpainted [nmgy/pix]
 
     def __len__(self) -> int:
         return len(self.row)
@@ -1200,6 +1202,8 @@ def join_batches(
     -------
     Batch
     """
+    import torch
+
     if len(parts) == 1:
         return parts[0]
     control = torch.cat([p.control for p in parts if p.control is not None]) if parts[0].control is not None else None
@@ -1207,8 +1211,10 @@ def join_batches(
     return Batch(image, label, weight, meta, np.concatenate([p.row for p in parts]), control)
 
 # %% ../../nbs/stamps/reader.ipynb #b031dad6
-def _gather(units: dict[int, Unit], index: StampIndex, rows: np.ndarray, plane: int) -> torch.Tensor:
+def _gather(units: dict[int, Unit], index: StampIndex, rows: np.ndarray, plane: int) -> "torch.Tensor":
     "float32 pixels of rows of the index (sorted), out of decoded units"
+    import torch
+
     source, first = index.unit[rows], index.row[rows]
     cuts = np.flatnonzero(np.diff(source, prepend=-1))
     _, height, width = units[int(source[0])].pixels[plane].shape
@@ -1237,6 +1243,8 @@ def gather_batch(
     -------
     Batch
     """
+    import torch
+
     rows = np.sort(rows)
     read_control = len(next(iter(units.values())).pixels) > 1
     return Batch(
@@ -1364,6 +1372,8 @@ class Reader:
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         "This process's part of every global batch from step `start` on; a part may be empty near the end of an epoch"
+        import torch
+
         lanes, copies = lane_units(self.index, self.recipe, epoch), epoch_copies(self.index, self.recipe, epoch)
         own_lanes = [
             _lane_batches(self.index, self.recipe, epoch, lane, lanes[lane], copies, start)

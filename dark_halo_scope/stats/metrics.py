@@ -319,7 +319,7 @@ class RunningRoc:
 
         Returns
         -------
-        'RunningRoc'
+        RunningRoc
 
         Raises
         ------

@@ -213,7 +213,7 @@ class GateInput:
 
         Returns
         -------
-        'GateInput'
+        GateInput
         """
         arrays = {k: None if v is None else v[rows] for k, v in (("image", self.image), ("ctrl", self.ctrl), ("clean", self.clean))}
         return replace(self, columns={k: v[rows] for k, v in self.columns.items()}, **arrays)  # type: ignore[arg-type]
@@ -667,7 +667,7 @@ def known_clean(
 
     Returns
     -------
-    'GateInput | GateResult'
+    GateInput | GateResult
         controls and the arcs whose light is known; or why there are none
     """
     s = with_clean_light(s, recipe)
@@ -1027,7 +1027,7 @@ def run_gates(
 
     Parameters
     ----------
-    product : 'pa.Table | GateInput | str | Sequence[str]'
+    product : pa.Table | GateInput | str | Sequence[str]
         a stamps table, or where one is
     recipe : GateRecipe | None, default None
     paint : PaintRecipe | None, default None
