@@ -33,3 +33,11 @@ def test_of_processes_that_begin_at_once_one_compiles(tmp_path, monkeypatch, exi
     for one in several:
         one.join(60)
     assert sorted(misses.get(timeout=1) for _ in several) == [0, 0, 1]
+
+
+def test_where_no_folder_can_be_had_none_is_littered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kernels, "cache_folder", lambda: "")
+    monkeypatch.setattr(kernels.config, "CACHE_DIR", "")
+    assert kernels.compiled.__wrapped__(steps)(np.array([1.0, -2.0])) == 3
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 "The command: one line whatever goes wrong, quick to refuse, and recipes that make sense"
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -112,6 +113,20 @@ def test_what_a_kernel_says_is_in_a_file_and_ctrl_c_is_one_line(tmp_path, stoppe
 def test_a_mock_that_cannot_be_made_is_refused_when_the_recipe_is_read(override, says, tmp_path):
     with pytest.raises(BadInput, match=says):
         load_recipe("toy", [override], str(tmp_path))
+
+
+def test_a_refusal_takes_a_small_part_of_what_a_phase_imports(tmp_path):
+    "In processor time, beside the import in the same minute"
+
+    def spent(*arguments):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    whole = spent("-c", "import dark_halo_scope.run.phases")
+    for line in ("--help", "fetc", "version", "run phase9"):
+        assert spent("-m", "dark_halo_scope", *line.split()) < whole / 3, line
 
 
 HEAVY = {"torch", "numba", "pandas", "scipy", "astropy", "sklearn", "matplotlib", "h5py", "pyspark", "papermill", "IPython"}

@@ -81,7 +81,8 @@ def compiled(
     maths = MATHS if fast else {}
     try:
         config.CACHE_DIR = config.CACHE_DIR or cache_folder()  # type: ignore[attr-defined]
-        return _in_turn(njit(cache=True, nogil=True, **maths)(function))
+        made = njit(cache=True, nogil=True, **maths)(function)
+        return _in_turn(made) if config.CACHE_DIR else made  # type: ignore[attr-defined]
     except (OSError, RuntimeError):
         return njit(nogil=True, **maths)(function)
 
